@@ -1,0 +1,200 @@
+"""The catalogue of runtimes: which framework and version runs in which image, started by which launcher.
+
+It is read from ``runtimes/catalog.toml``, whose comments explain the members.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+
+CATALOG_FILE = "catalog.toml"
+IMAGE_PREFIX = "localml/"
+_PACKAGE = Path(__file__).resolve().parents[1]
+_IGNORED = frozenset({"__pycache__", "build", ".mypy_cache", ".ruff_cache"})
+
+
+class _Entry(BaseModel):
+    """A ``[runtimes.NAME]`` table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    parent: str | None = None
+    launcher: str | None = None
+    contains: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
+    default: bool = False
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    runtimes: dict[str, _Entry]
+    frameworks: dict[str, dict[str, str]] = {}
+
+
+class Runtime(_Entry):
+    """An environment that jobs run in: an image of the Docker engine, a virtual environment of the process engine."""
+
+    name: str
+
+    @property
+    def image(self) -> str:
+        """The image's name without a tag; ``:latest`` is the one last built."""
+        return IMAGE_PREFIX + self.name
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that starts the user's code; empty if the runtime has no launcher."""
+        return ("python", "-m", "localml_launcher", self.launcher) if self.launcher else ()
+
+
+class Catalog:
+    """The runtimes of one ``catalog.toml`` and the frameworks that they give. Immutable."""
+
+    def __init__(self, folder: Path, runtimes: dict[str, Runtime], frameworks: dict[str, dict[str, str]]) -> None:
+        self.folder = folder
+        self._runtimes = runtimes
+        self._frameworks = frameworks
+
+    def runtimes(self) -> tuple[Runtime, ...]:
+        """All runtimes, in the order of the file."""
+        return tuple(self._runtimes.values())
+
+    def runtime(self, name: str) -> Runtime:
+        """The runtime of that name.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``.
+        """
+        if name not in self._runtimes:
+            raise not_found("runtime", name)
+        return self._runtimes[name]
+
+    def frameworks(self, built: Collection[str] | None = None) -> dict[str, list[str]]:
+        """Versions by framework, the preferred version first.
+
+        Args:
+            built: names of runtimes; only what these give is listed. None lists everything that can be built.
+        """
+        listed = {
+            framework: [version for version, name in versions.items() if built is None or name in built]
+            for framework, versions in self._frameworks.items()
+        }
+        return {framework: versions for framework, versions in listed.items() if versions}
+
+    def find(self, framework: str, version: str | None = None) -> Runtime:
+        """The runtime for a framework; without a version the preferred one.
+
+        Raises:
+            LocalmlError: ``INVALID`` with field ``framework`` or ``framework_version``; it names the known ones.
+        """
+        versions = self._frameworks.get(framework)
+        if versions is None:
+            known = ", ".join(sorted(self._frameworks))
+            raise invalid("framework", f"'{framework}' is not known; known are {known}", known=sorted(self._frameworks))
+        if not version:
+            version = next(iter(versions))
+        if version not in versions:
+            raise invalid(
+                "framework_version",
+                f"{framework} '{version}' is not known; known are {', '.join(versions)}",
+                known=list(versions),
+            )
+        return self._runtimes[versions[version]]
+
+    def of_image(self, image: str) -> Runtime | None:
+        """The runtime of an image reference of ours (``localml/base``, ``localml/base:latest``), else None."""
+        if not image.startswith(IMAGE_PREFIX):
+            return None
+        name = image.removeprefix(IMAGE_PREFIX).split("@")[0].split(":")[0]
+        return self._runtimes.get(name)
+
+    def lineage(self, name: str) -> tuple[Runtime, ...]:
+        """The runtime and what it is made from, the first ancestor first."""
+        runtime = self.runtime(name)
+        return (*self.lineage(runtime.parent), runtime) if runtime.parent else (runtime,)
+
+    def fingerprint(self, name: str) -> str:
+        """12 hex digits that change when a file changes which the runtime, or an ancestor of it, is made from."""
+        digest = hashlib.sha256()
+        for runtime in self.lineage(name):
+            for part in (runtime.name, *runtime.copies):
+                for file in _files(self.folder / part):
+                    executable = file.stat().st_mode & 0o100
+                    data = file.read_bytes()
+                    path = file.relative_to(self.folder).as_posix()
+                    digest.update(f"{path}\0{executable}\0{len(data)}\0".encode() + data)
+        return digest.hexdigest()[:12]
+
+
+def load_catalog(path: Path | None = None) -> Catalog:
+    """Read a catalogue.
+
+    Args:
+        path: the ``catalog.toml``; by default the one that comes with localml.
+
+    Raises:
+        LocalmlError: ``INTERNAL``: it is missing, malformed, or names a runtime that it does not have.
+    """
+    path = path or runtimes_dir() / CATALOG_FILE
+    try:
+        file = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise LocalmlError(Code.INTERNAL, f"{path}: {error}") from error
+    runtimes = {name: Runtime(name=name, **entry.model_dump()) for name, entry in file.runtimes.items()}
+    for problem in _problems(file, path.parent):
+        raise LocalmlError(Code.INTERNAL, f"{path}: {problem}")
+    return Catalog(path.parent, runtimes, file.frameworks)
+
+
+def runtimes_dir() -> Path:
+    """The folder of runtimes: beside the package in a checkout, inside the package in an installed wheel."""
+    checkout = _PACKAGE.parent / "runtimes"
+    return checkout if (checkout / CATALOG_FILE).is_file() else _PACKAGE / "_assets" / "runtimes"
+
+
+def cache_dir() -> Path:
+    """Where downloads and builds are kept: ``$LOCALML_CACHE``, else ``.cache`` of the checkout or of the user."""
+    given = os.environ.get("LOCALML_CACHE")
+    if given:
+        return Path(given).expanduser().absolute()
+    if (_PACKAGE.parent / "runtimes" / CATALOG_FILE).is_file():
+        return _PACKAGE.parent / ".cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "localml"
+
+
+def _problems(file: _File, folder: Path) -> Iterator[str]:
+    for name, entry in file.runtimes.items():
+        if entry.parent is not None and list(file.runtimes).index(name) <= _position(file, entry.parent):
+            yield f"runtime '{name}': its parent '{entry.parent}' must be listed before it"
+        for part in (name, *entry.copies):
+            if not (folder / part).is_dir():
+                yield f"runtime '{name}': the folder '{part}' is missing"
+    for framework, versions in file.frameworks.items():
+        if not versions:
+            yield f"framework '{framework}' has no versions"
+        for version, name in versions.items():
+            if name not in file.runtimes:
+                yield f"framework '{framework}' {version}: there is no runtime '{name}'"
+
+
+def _position(file: _File, name: str) -> int:
+    """Where a runtime stands in the file; behind all others if it does not."""
+    names = list(file.runtimes)
+    return names.index(name) if name in names else len(names)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(part in _IGNORED or part.endswith(".egg-info") for part in parts):
+            yield path

@@ -1,0 +1,303 @@
+"""The tables. Rows are the domain records; nested parts are frozen specs kept as JSON.
+
+All times are seconds since the Unix epoch (UTC) as floats. Wide JSON lives in :class:`WorkloadDetail`, so that
+listing a hundred thousand workloads reads narrow rows only.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, Column, Dialect, Index, MetaData, String, TypeDecorator, text
+from sqlmodel import Field, SQLModel
+
+from localml.core.causes import Cause
+from localml.core.states import AttemptState, Desired, Kind, State
+
+SQLModel.metadata.naming_convention = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+).naming_convention
+
+
+class EnumText(TypeDecorator[StrEnum]):
+    """A string enum kept as its plain value, so that a new member needs no migration."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
+        return None if value is None else self.kind(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        return None if value is None else self.kind(value)
+
+
+def _enum(kind: type[StrEnum], default: StrEnum | None = None, *, required: bool = False) -> Any:
+    column: Column[Any] = Column(EnumText(kind), nullable=not required and default is None)
+    return Field(sa_column=column) if required else Field(default=default, sa_column=column)
+
+
+def _live_name_index() -> Index:
+    return Index(
+        "uq_workload_live_name",
+        "dialect",
+        "project",
+        "kind",
+        "name",
+        "version",
+        unique=True,
+        sqlite_where=text("deleted_at IS NULL"),
+    )
+
+
+class Meta(SQLModel, table=True):
+    """Facts about this installation (install id, when it was made)."""
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class Pool(SQLModel, table=True):
+    """A node of the tree of limits; a limit left NULL is none. ``name`` is the path, such as ``cloudml/train``."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    parent_id: int | None = Field(default=None, foreign_key="pool.id")
+    cpu: float | None = None
+    memory: int | None = None
+    gpu: float | None = None
+    max_workloads: int | None = None
+
+
+class User(SQLModel, table=True):
+    """Who calls. ``project`` and ``org`` are the tenancy ids that vendors show."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    name: str = Field(unique=True)
+    password_hash: str
+    admin: bool = False
+    project: str = Field(index=True)
+    org: str = "default"
+    created_at: float
+
+
+class AccessKey(SQLModel, table=True):
+    """A key pair of a signing scheme; the secret is encrypted, because HMAC needs it back."""
+
+    __tablename__ = "access_key"
+
+    id: str = Field(primary_key=True)
+    user_id: int = Field(foreign_key="user.id", index=True)
+    secret: bytes
+    created_at: float
+    disabled_at: float | None = None
+
+
+class Token(SQLModel, table=True):
+    """A bearer token; only its SHA-256 is kept."""
+
+    hash: str = Field(primary_key=True)
+    user_id: int = Field(foreign_key="user.id", index=True)
+    purpose: str = "api"
+    created_at: float
+    expires_at: float | None = None
+
+
+class Workload(SQLModel, table=True):
+    """Anything that runs. ``id`` grows with the order of arrival."""
+
+    __table_args__ = (
+        _live_name_index(),
+        Index("ix_workload_active", "state", sqlite_where=text("ended_at IS NULL")),
+        Index("ix_workload_uncleaned", "id", sqlite_where=text("cleaned = 0")),
+        Index("ix_workload_state_id", "state", "id"),
+        Index("ix_workload_kind_state_id", "kind", "state", "id"),
+        Index("ix_workload_dialect_kind_project", "dialect", "kind", "project", "id"),
+        Index("ix_workload_owner_id", "owner", "id"),
+        Index("ix_workload_project_id", "project", "id"),
+        Index("ix_workload_pool_id", "pool", "id"),
+        Index("ix_workload_name", "name", "id"),
+        Index("ix_workload_started_at", "started_at", "id"),
+        Index("ix_workload_ended_at", "ended_at", "id"),
+        Index("ix_workload_updated_at", "updated_at", "id"),
+        Index("ix_workload_priority", "priority", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    kind: Kind = _enum(Kind, required=True)
+    dialect: str
+    project: str
+    owner: str
+    name: str
+    version: str = ""
+    pool: str
+    priority: int = 0
+    desired: Desired = _enum(Desired, Desired.RUN)
+    state: State = _enum(State, State.QUEUED)
+    outcome: State | None = _enum(State)  # the state that 'stopping' leads to
+    cause: Cause | None = _enum(Cause)
+    message: str = ""
+    exit_code: int | None = None
+    attempt: int = 1  # which try of the whole workload this is
+    retries: int = 0  # tries that counted against the policy
+    cpu: float = 0.0  # sums over all replicas, for quotas and lists
+    memory: int = 0
+    gpu: float = 0.0
+    not_before: float | None = None
+    created_at: float
+    updated_at: float
+    queued_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    deleted_at: float | None = None
+    cleaned: bool = False  # nothing of it is left in the engine
+
+
+class WorkloadDetail(SQLModel, table=True):
+    """The wide part of a workload: its frozen spec and the request as it was given."""
+
+    __tablename__ = "workload_detail"
+
+    workload_id: int = Field(primary_key=True, foreign_key="workload.id")
+    spec: str  # WorkloadSpec as JSON
+    request: Any = Field(default=None, sa_column=Column(JSON))  # the vendor's body, answered back as given
+    images: Any = Field(default=None, sa_column=Column(JSON))  # role -> image id pinned at submission
+
+
+class Attempt(SQLModel, table=True):
+    """One container of one replica: ``number`` grows with every try."""
+
+    __table_args__ = (
+        Index("uq_attempt_replica", "workload_id", "role", "index", "number", unique=True),
+        Index("ix_attempt_live", "workload_id", sqlite_where=text("removed = 0")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    workload_id: int = Field(foreign_key="workload.id")
+    role: str
+    index: int
+    number: int
+    name: str = Field(unique=True)  # the engine's deterministic name
+    node: str = "local"
+    state: AttemptState = _enum(AttemptState, AttemptState.PLANNED)
+    handle: Any = Field(default=None, sa_column=Column(JSON))  # read by the engine only
+    ports: Any = Field(default=None, sa_column=Column(JSON))  # label -> [container, host]
+    address: str | None = None
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    cause: Cause | None = _enum(Cause)
+    message: str = ""
+    removed: bool = False  # the engine holds nothing of it any more
+
+
+class GpuLease(SQLModel, table=True):
+    """Ties a GPU to an attempt, written in the transaction that places it. ``fraction`` 1 is exclusive."""
+
+    __tablename__ = "gpu_lease"
+    __table_args__ = (
+        Index(
+            "uq_gpu_lease_exclusive",
+            "node",
+            "gpu",
+            unique=True,
+            sqlite_where=text("released_at IS NULL AND fraction >= 1.0"),
+        ),
+        Index("ix_gpu_lease_held", "gpu", sqlite_where=text("released_at IS NULL")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    attempt_id: int = Field(foreign_key="attempt.id", index=True)
+    workload_id: int = Field(foreign_key="workload.id")
+    node: str = "local"
+    gpu: str
+    fraction: float = 1.0
+    acquired_at: float
+    released_at: float | None = None
+
+
+class GpuMark(SQLModel, table=True):
+    """A GPU that gets no new work: drained by a user, or fenced because it reported errors."""
+
+    __tablename__ = "gpu_mark"
+
+    gpu: str = Field(primary_key=True)
+    node: str = "local"
+    reason: str
+    fenced: bool = False
+    at: float
+
+
+class Event(SQLModel, table=True):
+    """An append-only fact about a workload (or, with no workload, about the platform)."""
+
+    __table_args__ = (Index("ix_event_workload_id", "workload_id", "id"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    workload_id: int | None = Field(default=None, foreign_key="workload.id")
+    at: float
+    severity: str = "normal"  # normal | warning
+    reason: str  # CamelCase, one word
+    message: str
+    source: str = "localml"
+    replica: str = ""
+
+
+class LogFile(SQLModel, table=True):
+    """Where a replica's output lies. ``size`` is the number of bytes kept; the file itself is the truth."""
+
+    __tablename__ = "log_file"
+    __table_args__ = (Index("uq_log_file", "attempt_id", "stream", unique=True),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    workload_id: int = Field(foreign_key="workload.id", index=True)
+    attempt_id: int = Field(foreign_key="attempt.id")
+    stream: str  # stdout | stderr
+    path: str  # below the data directory
+    size: int = 0
+    closed: bool = False
+    pruned_at: float | None = None
+
+
+class Series(SQLModel, table=True):
+    """A named numeric series of a workload's replica."""
+
+    __table_args__ = (Index("uq_series", "workload_id", "replica", "name", unique=True),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    workload_id: int = Field(foreign_key="workload.id")
+    replica: str = ""
+    name: str
+
+
+class Sample(SQLModel, table=True):
+    """One point of a series; ``at`` in milliseconds since the epoch keeps the rows small."""
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    series_id: int = Field(primary_key=True, foreign_key="series.id")
+    at: int = Field(primary_key=True)
+    value: float
+
+
+class NodeMark(SQLModel, table=True):
+    """A machine that gets no new work."""
+
+    __tablename__ = "node_mark"
+
+    node: str = Field(primary_key=True)
+    reason: str = ""
+    at: float

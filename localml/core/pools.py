@@ -1,0 +1,172 @@
+"""Pools: a tree of limits on what workloads may use. Vendors see quotas, virtual clusters, resource plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.models import Pool, Workload
+from localml.core.ports import Store
+from localml.core.states import ACTIVE
+
+ROOT = "default"
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a pool's workloads ask for together: all that are not over, waiting ones included."""
+
+    cpu: float = 0.0
+    memory: int = 0
+    gpu: float = 0.0
+    workloads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """A pool with its limits (None: no limit) and what is asked of it and of those below it."""
+
+    name: str
+    parent: str | None
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+    used: Usage
+
+
+def ensure(session: Session, path: str) -> Pool:
+    """The pool of this path, made with its ancestors (without limits) if it is new: ``a/b`` is a child of ``a``."""
+    found = session.exec(select(Pool).where(Pool.name == path)).first()
+    if found is not None:
+        return found
+    parent_path, _, _ = path.rpartition("/")
+    parent = ensure(session, parent_path) if parent_path else None
+    pool = Pool(name=path, parent_id=parent.id if parent else None)
+    session.add(pool)
+    session.flush()
+    return pool
+
+
+class Pools:
+    """The tree."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def set_limits(
+        self,
+        path: str,
+        *,
+        cpu: float | None = None,
+        memory: int | None = None,
+        gpu: float | None = None,
+        max_workloads: int | None = None,
+    ) -> PoolInfo:
+        """Make the pool if it is new and set all its limits; None lifts one."""
+        for name, value in (("cpu", cpu), ("memory", memory), ("gpu", gpu), ("max_workloads", max_workloads)):
+            if value is not None and value < 0:
+                raise invalid(name, f"must not be negative, not {value}")
+        if not path or path.startswith("/") or path.endswith("/") or "//" in path:
+            raise invalid("pool", f"{path!r} is no path of names parted by '/'")
+
+        def act(session: Session) -> None:
+            pool = ensure(session, path)
+            pool.cpu, pool.memory, pool.gpu, pool.max_workloads = cpu, memory, gpu, max_workloads
+            session.add(pool)
+
+        self._store.write(act)
+        return self.get(path)
+
+    def get(self, path: str) -> PoolInfo:
+        """One pool; ``NOT_FOUND`` if there is none."""
+        for pool in self.list():
+            if pool.name == path:
+                return pool
+        raise not_found("pool", path)
+
+    def list(self) -> list[PoolInfo]:
+        """All pools by name, each with the use of everything below it."""
+        with self._store.read() as session:
+            pools = {pool.id or 0: pool for pool in session.exec(select(Pool).order_by(Pool.name))}
+            own = usage_by_pool(session)
+        ids = {pool.name: number for number, pool in pools.items()}
+        sums: dict[int, Usage] = dict.fromkeys(pools, Usage())
+        for name, used in own.items():
+            number: int | None = ids.get(name)
+            while number is not None:
+                have = sums[number]
+                sums[number] = Usage(
+                    have.cpu + used.cpu,
+                    have.memory + used.memory,
+                    have.gpu + used.gpu,
+                    have.workloads + used.workloads,
+                )
+                number = pools[number].parent_id
+        return [
+            PoolInfo(
+                pool.name,
+                pools[pool.parent_id].name if pool.parent_id else None,
+                pool.cpu,
+                pool.memory,
+                pool.gpu,
+                pool.max_workloads,
+                sums[number],
+            )
+            for number, pool in pools.items()
+        ]
+
+
+def usage_by_pool(session: Session) -> dict[str, Usage]:
+    """pool -> sums over its own workloads that are not over."""
+    query = (
+        sqlalchemy.select(
+            col(Workload.pool),
+            func.sum(col(Workload.cpu)),
+            func.sum(col(Workload.memory)),
+            func.sum(col(Workload.gpu)),
+            func.count(),
+        )
+        .where(col(Workload.state).in_([*ACTIVE]))
+        .group_by(col(Workload.pool))
+    )
+    return {
+        name: Usage(float(cpu or 0), int(memory or 0), float(gpu or 0), int(count))
+        for name, cpu, memory, gpu, count in session.execute(query)
+    }
+
+
+def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: float) -> None:
+    """Whether the pool and its ancestors have room for this much more, counting everything that is not over.
+
+    Raises:
+        LocalmlError: ``QUOTA`` with the numbers, for dialects that refuse at submission.
+    """
+    pools = {pool.id or 0: pool for pool in session.exec(select(Pool))}
+    by_name = {pool.name: pool for pool in pools.values()}
+    own = usage_by_pool(session)
+    pool = by_name.get(path)
+    while pool is not None:
+        below = [used for name, used in own.items() if name == pool.name or name.startswith(pool.name + "/")]
+        for what, limit, used, asked in (
+            ("cpu", pool.cpu, sum(one.cpu for one in below), cpu),
+            ("memory", pool.memory, sum(one.memory for one in below), memory),
+            ("gpu", pool.gpu, sum(one.gpu for one in below), gpu),
+        ):
+            if limit is not None and asked > 0 and used + asked > limit + _EPSILON:
+                raise LocalmlError(
+                    Code.QUOTA,
+                    f"{what}: pool '{pool.name}' has {limit:g} in all, {used:g} in use; {asked:g} more were asked for",
+                    field=what,
+                    details={"pool": pool.name, "limit": limit, "used": used, "asked": asked},
+                )
+        if pool.max_workloads is not None and sum(one.workloads for one in below) + 1 > pool.max_workloads:
+            raise LocalmlError(
+                Code.QUOTA, f"pool '{pool.name}' takes at most {pool.max_workloads} workloads at a time", field="pool"
+            )
+        pool = pools.get(pool.parent_id) if pool.parent_id else None

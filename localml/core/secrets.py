@@ -1,0 +1,73 @@
+"""Secrets at rest: recoverable ones encrypted with a key file, the others only as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.fernet import Fernet
+from werkzeug.security import check_password_hash, generate_password_hash
+
+
+class Vault:
+    """Encrypts what must be read again (HMAC secrets) with the installation's key file (mode 0600)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._fernet = Fernet(key)
+
+    @classmethod
+    def open(cls, path: Path) -> Vault:
+        """Read the key file, making it on first use."""
+        try:
+            return cls(path.read_bytes())
+        except FileNotFoundError:
+            key = Fernet.generate_key()
+            write_private(path, key)
+            return cls(key)
+
+    def seal(self, text: str) -> bytes:
+        """Encrypt."""
+        return self._fernet.encrypt(text.encode())
+
+    def unseal(self, sealed: bytes) -> str:
+        """Decrypt what :meth:`seal` gave."""
+        return self._fernet.decrypt(sealed).decode()
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.unlink(missing_ok=True)
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def hash_password(password: str) -> str:
+    """A salted scrypt hash."""
+    return generate_password_hash(password)
+
+
+def password_matches(stored: str, password: str) -> bool:
+    """Compare in constant time."""
+    return check_password_hash(stored, password)
+
+
+def hash_token(token: str) -> str:
+    """SHA-256 of a random token; tokens have enough entropy to need no salt."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def new_token() -> str:
+    """256 random bits as URL-safe text."""
+    return secrets.token_urlsafe(32)
+
+
+def new_access_key() -> tuple[str, str]:
+    """(access key, secret key): 20 and 40 letters and digits, as cloud vendors' are."""
+    return "AK" + secrets.token_hex(9).upper(), secrets.token_hex(20)
