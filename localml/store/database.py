@@ -1,0 +1,222 @@
+"""The SQLite file: many readers, one writer that commits in groups.
+
+A write is a function of a session. It runs on the writer's thread inside a savepoint of a transaction that it
+shares with the other writes waiting at that moment; :meth:`Database.write` returns when that transaction is on
+disk (``synchronous=FULL``). So an acknowledged write survives a crash, eight clients share one fsync, and no
+read transaction is ever upgraded. A write that raises is rolled back alone.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import QueuePool, StaticPool
+from sqlmodel import Session
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.failpoints import FAILPOINTS
+
+T = TypeVar("T")
+
+FILE_NAME = "localml.db"
+_MAX_GROUP: Final = 256
+_BUSY_MS: Final = 10_000
+
+
+def connect_raw(path: Path) -> sqlite3.Connection:
+    """A plain connection with the pragmas that every connection to the file uses."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    _pragmas(connection)
+    return connection
+
+
+def _pragmas(connection: Any) -> None:
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_MS}",
+        "cache_size=-8000",
+    ):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def open_engine(path: Path, begin: str, **pool: Any) -> Engine:
+    """An SQLAlchemy engine whose transactions start with ``begin`` (``BEGIN`` or ``BEGIN IMMEDIATE``)."""
+    engine = create_engine(
+        "sqlite://", creator=lambda: connect_raw(path), json_serializer=_dump_json, future=True, **pool
+    )
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # sqlite3 itself is told never to begin (isolation_level None): the kind of transaction is ours to choose
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _dump_json(value: Any) -> str:
+    import json
+
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+class _Write:
+    """One function waiting for its turn, and where its result goes."""
+
+    __slots__ = ("act", "future")
+
+    def __init__(self, act: Callable[[Session], Any]) -> None:
+        self.act = act
+        self.future: Future[Any] = Future()
+
+
+class Database:
+    """An open database file.
+
+    Args:
+        path: the file; it must already have the current schema (see :mod:`localml.store.schema`).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._readers = open_engine(path, "BEGIN", poolclass=QueuePool, pool_size=8, max_overflow=56, pool_timeout=30)
+        self._writer = open_engine(path, "BEGIN IMMEDIATE", poolclass=StaticPool)
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._closed = False
+        self._close_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="localml-writer", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session on one consistent snapshot. Rows stay usable after it is closed."""
+        with Session(self._readers, expire_on_commit=False) as session:
+            try:
+                yield session
+            finally:
+                session.expunge_all()
+
+    def write(self, act: Callable[[Session], T]) -> T:
+        """Run ``act`` in a write transaction and return its result once that is on disk.
+
+        Raises:
+            LocalmlError: ``STORAGE`` when the file cannot be written (disk full, I/O error), ``UNAVAILABLE`` when the
+                database is closed; nothing was stored then. Whatever ``act`` raises is raised here.
+        """
+        return self.submit(act).result()
+
+    def submit(self, act: Callable[[Session], T]) -> Future[T]:
+        """Like :meth:`write`, but returns at once."""
+        job = _Write(act)
+        with self._close_lock:
+            if self._closed:
+                raise LocalmlError(Code.UNAVAILABLE, "the server is shutting down")
+            self._queue.put(job)
+        return job.future
+
+    def close(self) -> None:
+        """Finish the writes that wait, then close the file."""
+        with self._close_lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._queue.put(None)
+        self._thread.join()
+        self._readers.dispose()
+        self._writer.dispose()
+
+    def backup(self, target: Path) -> None:
+        """Copy the live database to ``target`` while it goes on being used."""
+        backup_file(self.path, target)
+
+    def _run(self) -> None:
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group, last = self._group(first)
+            self._commit(group)
+            if last:
+                return
+
+    def _group(self, first: _Write) -> tuple[list[_Write], bool]:
+        group = [first]
+        while len(group) < _MAX_GROUP:
+            try:
+                job = self._queue.get_nowait()
+            except queue.Empty:
+                return group, False
+            if job is None:
+                return group, True
+            group.append(job)
+        return group, False
+
+    def _commit(self, group: list[_Write]) -> None:
+        done: list[tuple[_Write, Any]] = []
+        try:
+            with self._writer.connect() as connection, connection.begin():
+                for job in group:
+                    try:
+                        done.append((job, self._one(connection, job)))
+                    except DBAPIError as error:
+                        if _storage(error):
+                            raise
+                        job.future.set_exception(error)
+                    except BaseException as error:
+                        job.future.set_exception(error)
+                FAILPOINTS.hit("before-commit")
+        except Exception as error:
+            failure = _readable(error)
+            for job in group:
+                if not job.future.done():
+                    job.future.set_exception(failure)
+            return
+        for job, result in done:
+            job.future.set_result(result)
+
+    @staticmethod
+    def _one(connection: Connection, job: _Write) -> Any:
+        session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+        try:
+            result = job.act(session)
+            session.commit()
+            session.expunge_all()
+            return result
+        finally:
+            session.close()
+
+
+def _storage(error: DBAPIError) -> bool:
+    text = str(error.orig).lower()
+    return any(mark in text for mark in ("disk is full", "disk i/o error", "readonly database", "unable to open"))
+
+
+def _readable(error: Exception) -> Exception:
+    if isinstance(error, DBAPIError):
+        return LocalmlError(Code.STORAGE, f"the database could not be written ({error.orig}); nothing was stored")
+    return error
+
+
+def backup_file(source: Path, target: Path) -> None:
+    """Copy a database file with SQLite's own online backup, through a temporary name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".part")
+    temporary.unlink(missing_ok=True)
+    origin, copy = connect_raw(source), sqlite3.connect(temporary)
+    try:
+        origin.backup(copy)
+        copy.execute("PRAGMA journal_mode=DELETE").close()
+    finally:
+        copy.close()
+        origin.close()
+    temporary.replace(target)

@@ -1,0 +1,30 @@
+"""Alembic's environment: one SQLite file, given as ``config.attributes['path']``."""
+
+from typing import Any, Literal
+
+from alembic import context
+from sqlalchemy.pool import StaticPool
+from sqlmodel import SQLModel
+
+from localml.core.models import EnumText
+from localml.store.database import open_engine
+
+
+def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
+    """Write our own column types as the plain types that they are in the file."""
+    return "sa.String()" if kind == "type" and isinstance(item, EnumText) else False
+
+
+engine = open_engine(context.config.attributes["path"], "BEGIN IMMEDIATE", poolclass=StaticPool)
+with engine.connect() as connection:
+    context.configure(
+        connection=connection,
+        target_metadata=SQLModel.metadata,
+        render_as_batch=True,
+        render_item=render_item,
+        compare_type=True,
+        transactional_ddl=True,
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+engine.dispose()
