@@ -1,0 +1,179 @@
+"""From a placed attempt to the engine's plan: environment, folders, ports, names that resolve."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from localml.control.snapshot import AttemptRow, WorkloadRow
+from localml.core.specs import Mount, Port, Role, WorkloadSpec
+from localml.engines.base import LABEL_INSTALL, LABEL_WORKLOAD, Bind, GpuGrant, PublishedPort, ReplicaPlan
+
+BUCKETS_IN_CONTAINER = "/buckets"
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all plans of an installation share.
+
+    ``mount_source`` turns a mount's source into a folder of this machine; ``our_image`` tells whether an image is
+    one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
+    that names no image gets ``default_image``.
+    """
+
+    install: str
+    node: str
+    isolated: bool
+    bind_address: str
+    buckets: Path
+    mount_source: Callable[[Mount, WorkloadRow], Path]
+    our_image: Callable[[str], bool]
+    default_image: str
+    user: str | None
+    gpu: Callable[[str], GpuGrant]
+    host_cpus: float
+
+
+def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
+    """The engine's name of one attempt: deterministic, so that a repeated start finds its own container."""
+    safe = "".join(char if char.isalnum() or char in "_.-" else "-" for char in role)
+    return f"lml-{install}-{workload_id}-{safe}-{index}-{number}"
+
+
+def network_name(install: str, workload_id: int, number: int) -> str:
+    """The private network of one try of a gang."""
+    return f"lml-{install}-{workload_id}-{number}"
+
+
+def hostname(role: str, index: int) -> str:
+    """The name under which the others of a gang reach a replica."""
+    safe = "".join(char if char.isalnum() or char == "-" else "-" for char in role.lower())
+    return f"{safe}-{index}"
+
+
+def is_gang(spec: WorkloadSpec) -> bool:
+    """Whether the workload gets a network of its own."""
+    return spec.replicas > 1
+
+
+def choose_ports(role: Role, isolated: bool, taken: set[int]) -> dict[str, tuple[int, int]]:
+    """label -> (container port, host port) for one replica; host 0 where nothing is published.
+
+    Free host ports are found by binding; a port that somebody takes before the container starts is reported by the
+    engine and chosen anew.
+    """
+    chosen: dict[str, tuple[int, int]] = {}
+    with ExitStack() as held:
+        for port in role.ports:
+            needs_host = port.publish or not isolated
+            host = _host_port(port, taken, held) if needs_host else 0
+            container = host if not isolated else (port.container or host or _free(taken, held))
+            chosen[port.label] = (container, host)
+    return chosen
+
+
+def _host_port(port: Port, taken: set[int], held: ExitStack) -> int:
+    if port.host:
+        taken.add(port.host)
+        return port.host
+    return _free(taken, held)
+
+
+def _free(taken: set[int], held: ExitStack) -> int:
+    while True:
+        # each socket stays bound until all ports are chosen, or the system could offer the same one twice
+        probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+        probe.bind(("", 0))
+        number = int(probe.getsockname()[1])
+        if number not in taken:
+            taken.add(number)
+            return number
+
+
+def build(
+    site: Site, row: WorkloadRow, spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], image: str
+) -> ReplicaPlan:
+    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included."""
+    role = spec.role(one.role)
+    ports = dict(one.ports or {})
+    binds, mounts = _binds(site, row, spec)
+    resources = role.resources
+    buckets = BUCKETS_IN_CONTAINER if site.isolated else str(site.buckets)
+    env = {
+        **role.env,
+        "LOCALML_WORKLOAD": str(row.id),
+        "LOCALML_NAME": row.name,
+        "LOCALML_ROLE": role.name,
+        "LOCALML_INDEX": str(one.index),
+        "LOCALML_ATTEMPT": str(one.number),
+        "LOCALML_BUCKETS": buckets,
+        "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
+    }
+    if mounts:
+        env["LOCALML_MOUNTS"] = json.dumps(mounts, separators=(",", ":"))
+    for label, (container, _) in ports.items():
+        env[f"LOCALML_PORT_{label.upper().replace('-', '_').replace('.', '_')}"] = str(container)
+    return ReplicaPlan(
+        name=one.name,
+        image=image,
+        command=role.command,
+        env=env,
+        labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.name": row.name},
+        workdir=role.workdir,
+        cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
+        memory=resources.memory,
+        shm=resources.shm,
+        pids=resources.pids,
+        gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
+        binds=binds,
+        ports=tuple(PublishedPort(label, inside, host) for label, (inside, host) in ports.items() if host),
+        bind_address=site.bind_address,
+        hostname=hostname(role.name, one.index),
+        network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
+        user=site.user if site.our_image(role.image or site.default_image) else None,
+    )
+
+
+def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
+    return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
+
+
+def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind, ...], dict[str, str]]:
+    """Bind mounts, and target -> real path for engines whose replicas share the machine's files."""
+    found = [Bind(str(site.buckets), BUCKETS_IN_CONTAINER)]
+    for mount in spec.mounts:
+        source = site.mount_source(mount, row)
+        if not source.exists():
+            source.mkdir(parents=True, exist_ok=True)
+            _give_away(source, site.user)
+        found.append(Bind(str(source), mount.target, mount.read_only))
+    if site.isolated:
+        return tuple(found), {}
+    return (), {bind.target: bind.source for bind in found[1:]}
+
+
+def _give_away(path: Path, user: str | None) -> None:
+    if user is not None and os.geteuid() == 0:
+        uid, _, gid = user.partition(":")
+        os.chown(path, int(uid), int(gid or uid))
+
+
+def cluster(site: Site, spec: WorkloadSpec, gang: Iterable[AttemptRow], role: str, index: int) -> Mapping[str, object]:
+    """Who is in the gang and where: ``{"roles": {"worker": ["worker-0:2222", ...]}, "role": ..., "index": ...}``.
+
+    An address is ``host:port`` with the role's first port, or the bare host when it has none.
+    """
+    roles: dict[str, list[str]] = {}
+    for one in sorted(gang, key=lambda attempt: (attempt.role, attempt.index)):
+        host = hostname(one.role, one.index) if site.isolated and is_gang(spec) else LOOPBACK
+        ports = one.ports or {}
+        first = next((label.label for label in spec.role(one.role).ports), None)
+        address = f"{host}:{ports[first][0]}" if first is not None and first in ports else host
+        roles.setdefault(one.role, []).append(address)
+    return {"roles": roles, "role": role, "index": index}
