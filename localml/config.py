@@ -1,0 +1,100 @@
+"""Settings of one server: command line over environment (``LOCALML_*``) over defaults, as one frozen value.
+
+Plain code instead of a settings library: there are a dozen settings, and the usual library alone would take a fifth
+of the time in which ``localml up`` has to answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from localml.core.catalog import cache_dir
+from localml.core.errors import invalid
+from localml.core.quantities import parse_memory
+
+ENGINES = ("auto", "docker", "process", "fake")
+DEFAULT_PORT = 7070
+DEFAULT_GATEWAY_PORT = 7071
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def default_data() -> Path:
+    """``~/.localml``."""
+    return Path.home() / ".localml"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What ``localml up`` was told.
+
+    ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
+    ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
+    ``max_replicas`` is how many containers run at a time (0: sixteen per core).
+    ``hosts`` are further names under which this server may be called (Host header).
+    """
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    gateway_port: int = DEFAULT_GATEWAY_PORT
+    engine: str = "auto"
+    gpus: str = "auto"
+    auth: bool = True
+    cpus: float | None = None
+    memory: int | None = None
+    cpu_overcommit: float = 4.0
+    max_replicas: int = 0
+    threads: int = 32
+    hosts: tuple[str, ...] = ()
+    cache: Path = Path()
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise invalid("engine", f"must be one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if not 0 <= self.port <= 65535:
+            raise invalid("port", f"must be between 0 and 65535, not {self.port}")
+        if not self.auth and self.host not in LOOPBACK:
+            raise invalid("no-auth", f"is only allowed on loopback, not on {self.host}")
+        if self.cpus is not None and self.cpus <= 0:
+            raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
+
+
+def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
+    """The settings from the environment, overridden by those ``given`` that are not None.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the setting.
+    """
+    values: dict[str, Any] = {"data": default_data(), "cache": cache_dir()}
+    for name, convert in _FROM_ENVIRONMENT.items():
+        text = environment.get(f"LOCALML_{name.upper()}")
+        if text:
+            try:
+                values[name] = convert(text)
+            except ValueError as error:
+                raise invalid(f"LOCALML_{name.upper()}", f"{text!r} is not valid: {error}") from error
+    if environment.get("LOCALML_NO_AUTH", "").lower() in ("1", "true", "yes"):
+        values["auth"] = False
+    values.update({name: value for name, value in given.items() if value is not None})
+    values["data"] = Path(values["data"]).expanduser().absolute()
+    return replace(Config(data=values.pop("data")), **values)
+
+
+_FROM_ENVIRONMENT: dict[str, Any] = {
+    "data": Path,
+    "host": str,
+    "port": int,
+    "gateway_port": int,
+    "engine": str,
+    "gpus": str,
+    "cpus": float,
+    "memory": parse_memory,
+    "cpu_overcommit": float,
+    "max_replicas": int,
+    "threads": int,
+    "hosts": lambda text: tuple(one.strip() for one in text.split(",") if one.strip()),
+}

@@ -1,0 +1,6 @@
+"""The APIs that are served, as a list one can read: path prefix -> ``module:factory`` of the dialect's app."""
+
+DIALECTS: tuple[tuple[str, str], ...] = (
+    ("/localml/v1", "localml.dialects.native:create_app"),
+    ("/cloud_ml", "localml.dialects.cloudml:create_app"),
+)

@@ -1,0 +1,421 @@
+"""One installation, put together: the only place where the parts meet.
+
+Dialects, the command line and the tests get a :class:`Platform` and use its services; nothing is found through
+module-level state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlmodel import Session
+
+from localml.config import LOOPBACK, Config
+from localml.control.admission import Reason
+from localml.control.plans import Site
+from localml.control.reconciler import Reconciler
+from localml.control.snapshot import Machine, WorkloadRow
+from localml.core import pools
+from localml.core.catalog import Catalog, load_catalog, runtimes_dir
+from localml.core.clock import Clock, SystemClock
+from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.feed import Feed
+from localml.core.identity import ADMIN, Credentials, Identity
+from localml.core.lifecycle import record_event
+from localml.core.logfiles import LogStore
+from localml.core.models import GpuLease, GpuMark, Meta, NodeMark
+from localml.core.pools import Pools
+from localml.core.secrets import Vault, write_private
+from localml.core.series import Samples
+from localml.core.specs import Mount
+from localml.core.workloads import Submission, Workloads
+from localml.engines import engine_class
+from localml.engines.base import Engine, GpuGrant
+from localml.gpus import Gpu, Inventory, open_inventory
+from localml.objects import Buckets
+from localml.store.database import Database
+from localml.store.lock import DataLock
+from localml.store.schema import prepare
+
+NODE = "local"
+DEFAULT_IMAGE = "localml/base:latest"
+CREDENTIALS_NAME = "credentials.json"
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class GpuView:
+    """A GPU, who holds it, and what keeps it from new work (empty when nothing does)."""
+
+    gpu: Gpu
+    leases: tuple[GpuLease, ...]
+    mark: GpuMark | None
+    trouble: str
+
+
+class Platform:
+    """All services of one installation.
+
+    Args:
+        config: the settings.
+        engine, inventory, clock: for tests; made from the settings when left out.
+
+    Raises:
+        LocalmlError: ``CONFLICT`` when another server holds the data directory, ``UNAVAILABLE`` when the engine
+            that was asked for does not answer, ``INVALID`` for settings.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        engine: Engine | None = None,
+        inventory: Inventory | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = config
+        self.clock: Clock = clock or SystemClock()
+        self.started_at = self.clock.now()
+        self.data = config.data
+        self.lock = DataLock(config.data)
+        try:
+            self._open(engine, inventory)
+        except BaseException:
+            self.lock.release()
+            raise
+
+    def _open(self, engine: Engine | None, inventory: Inventory | None) -> None:
+        self.data.chmod(0o700)
+        self.gpus: Inventory = inventory or open_inventory(self.config.gpus)
+        self.db = Database(prepare(self.data))
+        self.install = self._install_id()
+        self.identity = Identity(self.db, Vault.open(self.data / "secret.key"), self.clock)
+        self.credentials = self._credentials()
+        self.feed = Feed()
+        self.logs = LogStore(self.data)
+        self.pools = Pools(self.db)
+        self.samples = Samples(self.db)
+        self.buckets = Buckets(self.data / "buckets")
+        self.catalog: Catalog = load_catalog()
+        self.engine = engine or self._engine()
+        self._gpus_by_uuid = {gpu.uuid: gpu for gpu in self.gpus.devices()}
+        self.reconciler = Reconciler(
+            self.db,
+            self.engine,
+            self._site(),
+            self.logs,
+            self.clock,
+            machine=self.machine,
+            unhealthy=self.gpus.health,
+            changed=self.feed.changed,
+        )
+        self.workloads = Workloads(
+            self.db,
+            self.clock,
+            check=self._check,
+            changed=self.feed.changed,
+            nudge=self.reconciler.nudge,
+        )
+        self._watch_stop = threading.Event()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the control loop; containers of an earlier run are adopted by its first tick."""
+        self.reconciler.start()
+        if any(not gpu.simulated for gpu in self.gpus.devices()):
+            threading.Thread(target=self._watch_gpus, name="localml-gpu-watch", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop everything of this process. Workloads go on."""
+        self._watch_stop.set()
+        self.feed.close()
+        self.reconciler.close()
+        self.samples.flush()
+        self.engine.close()
+        self.gpus.close()
+        self.db.close()
+        self.lock.release()
+
+    def _watch_gpus(self) -> None:
+        for gpu, reason in self.gpus.watch(self._watch_stop):
+            self.mark_gpu(gpu, reason, fenced=True)
+
+    def _install_id(self) -> str:
+        def act(session: Session) -> str:
+            found = session.get(Meta, "install")
+            if found is None:
+                found = Meta(key="install", value=secrets.token_hex(4))
+                session.add(found)
+            return found.value
+
+        return self.db.write(act)
+
+    def _credentials(self) -> Credentials:
+        """The administrator's credentials, made at first start and kept in a file that only the owner reads."""
+        path = self.data / CREDENTIALS_NAME
+        made = self.identity.first_credentials()
+        if made is not None:
+            write_private(path, json.dumps(asdict(made), indent=2).encode())
+            return made
+        try:
+            return Credentials(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            return self._renew_credentials(path, f"{path.name} could not be read ({error})")
+
+    def _renew_credentials(self, path: Path, why: str) -> Credentials:
+        """New ones after a crash between the two writes of the first start, or after the file was lost."""
+        caller = self.identity.user(ADMIN)
+        password = secrets.token_urlsafe(12)
+        self.identity.set_password(caller.name, password)
+        access, secret = self.identity.create_key(caller)
+        token = self.identity.create_token(caller)
+        made = Credentials(caller.name, password, access, secret, caller.project, token)
+        write_private(path, json.dumps(asdict(made), indent=2).encode())
+        now = self.clock.now()
+        self.db.write(lambda s: record_event(s, None, "CredentialsRenewed", why, now=now, warning=True))
+        return made
+
+    def _engine(self) -> Engine:
+        name = self.config.engine
+        if name in ("auto", "docker"):
+            from localml.engines.docker import DockerEngine, docker_available
+
+            trouble = docker_available()
+            if trouble is None:
+                engine: Engine = DockerEngine(self.install, bind_address=self.config.host)
+                return engine
+            if name == "docker":
+                raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")
+            self.engine_note = f"no Docker ({trouble}): jobs run as child processes, without isolation"
+        if name == "fake":
+            fake: Engine = engine_class("fake")(self.clock, install=self.install)
+            return fake
+        from localml.engines.environments import Environments
+
+        environments = Environments(self.config.cache, runtimes_dir())
+        process: Engine = engine_class("process")(
+            self.data / "replicas", self.install, environments=environments.env_for
+        )
+        return process
+
+    engine_note = ""
+    """Why the engine is not the one that one would expect; empty when it is."""
+
+    def _site(self) -> Site:
+        owner = self.data.stat()
+        return Site(
+            install=self.install,
+            node=NODE,
+            isolated=self.engine.isolated,
+            bind_address=self.config.host if self.config.host not in ("localhost", "::1") else LOOPBACK[0],
+            buckets=self.buckets.root,
+            mount_source=self._mount_source,
+            our_image=lambda image: self.catalog.of_image(image) is not None,
+            default_image=DEFAULT_IMAGE,
+            user=f"{owner.st_uid}:{owner.st_gid}",
+            gpu=self._grant,
+            host_cpus=float(os.cpu_count() or 1),
+        )
+
+    def _grant(self, uuid: str) -> GpuGrant:
+        gpu = self._gpus_by_uuid.get(uuid)
+        if gpu is None:  # leased by an earlier run with another set of GPUs
+            return GpuGrant(uuid, 0, simulated=True)
+        return GpuGrant(uuid, gpu.index, simulated=gpu.simulated, device_nodes=gpu.device_nodes)
+
+    def _mount_source(self, mount: Mount, row: WorkloadRow) -> Path:
+        if mount.source.startswith("workspace:"):
+            return self.workspace(row.owner, mount.source.removeprefix("workspace:"))
+        if mount.source.startswith("/") and not self._names_bucket(mount.source):
+            return Path(mount.source)
+        return self.buckets.path(mount.source)
+
+    def _names_bucket(self, source: str) -> bool:
+        first = source.split("/", 2)[1]
+        return (self.buckets.root / first).is_dir() and not Path("/" + first).exists()
+
+    def workspace(self, owner: str, name: str) -> Path:
+        """The folder that localml keeps for a user under this name."""
+        if not name or "/" in name or name.startswith("."):
+            raise invalid("mounts", f"workspace name {name!r} must not be empty, start with '.' or hold '/'")
+        return self.data / "workspaces" / owner / name
+
+    # -- the machine -----------------------------------------------------------------------------
+
+    def machine(self) -> Machine:
+        """Size of the machine as admission sees it: declared or real, GPUs that others use left out."""
+        import psutil
+
+        cpus = self.config.cpus or float(os.cpu_count() or 1)
+        memory = self.config.memory or int(psutil.virtual_memory().total)
+        busy = self.gpus.busy()
+        gpus = tuple((gpu.uuid, gpu.name) for gpu in self.gpus.devices() if gpu.uuid not in busy)
+        replicas = self.config.max_replicas or int(16 * cpus)
+        return Machine(NODE, cpus * self.config.cpu_overcommit, memory, gpus, replicas)
+
+    def _check(self, submission: Submission) -> None:
+        """Refuse at once what this machine never has, with the numbers."""
+        self._check_mounts(submission)
+        machine = self.machine()
+        all_gpus = self.gpus.devices()
+        cores = machine.cpu / self.config.cpu_overcommit
+        cpu = memory = gpu = 0.0
+        for role in submission.spec.roles:
+            need = role.resources
+            if need.cpu and need.cpu > cores + _EPSILON:
+                raise _too_much("cpu", need.cpu, cores, "CPU cores")
+            matching = [one for one in all_gpus if need.gpu_type is None or need.gpu_type.lower() in one.name.lower()]
+            if need.gpu > len(matching):
+                kind = f"GPUs of type {need.gpu_type}" if need.gpu_type else "GPUs"
+                raise _too_much("gpu", need.gpu, len(matching), kind)
+            cpu += (need.cpu or 0) * role.count
+            memory += (need.memory or 0) * role.count
+            gpu += need.gpu * role.count
+        for what, asked, there, unit in (
+            ("cpu", cpu, machine.cpu, "CPU cores"),
+            ("memory", memory, float(machine.memory), "bytes of memory"),
+            ("gpu", gpu, float(len(all_gpus)), "GPUs"),
+        ):
+            if asked > there + _EPSILON:
+                raise _too_much(what, asked, there, unit)
+
+    def _check_mounts(self, submission: Submission) -> None:
+        for mount in submission.spec.mounts:
+            source = mount.source
+            if source.startswith("workspace:"):
+                self.workspace(submission.caller.name, source.removeprefix("workspace:"))
+            elif source.startswith("/") and not self._names_bucket(source):
+                if not submission.caller.admin:
+                    raise LocalmlError(
+                        Code.FORBIDDEN, f"mounts: only administrators may mount {source}", field="mounts"
+                    )
+                if not Path(source).exists():
+                    raise invalid("mounts", f"{source} does not exist on this machine")
+            else:
+                self.buckets.path(source)
+
+    def gpu_views(self) -> list[GpuView]:
+        """All GPUs with their leases and marks."""
+        from sqlmodel import col, select
+
+        health, busy = self.gpus.health(), self.gpus.busy()
+        with self.db.read() as session:
+            marks = {mark.gpu: mark for mark in session.exec(select(GpuMark))}
+            leases: dict[str, list[GpuLease]] = {}
+            for lease in session.exec(select(GpuLease).where(col(GpuLease.released_at).is_(None))):
+                leases.setdefault(lease.gpu, []).append(lease)
+        return [
+            GpuView(
+                gpu,
+                tuple(leases.get(gpu.uuid, ())),
+                marks.get(gpu.uuid),
+                health.get(gpu.uuid) or busy.get(gpu.uuid, ""),
+            )
+            for gpu in self.gpus.devices()
+        ]
+
+    def mark_gpu(self, uuid: str, reason: str, *, fenced: bool = False) -> None:
+        """Give this GPU no new work; what runs on it goes on."""
+        now = self.clock.now()
+
+        def act(session: Session) -> None:
+            session.merge(GpuMark(gpu=uuid, node=NODE, reason=reason, fenced=fenced, at=now))
+            what = "fenced" if fenced else "drained"
+            record_event(session, None, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
+
+        self.db.write(act)
+        self.reconciler.nudge()
+
+    def unmark_gpu(self, uuid: str) -> None:
+        """Give this GPU work again."""
+
+        def act(session: Session) -> None:
+            mark = session.get(GpuMark, uuid)
+            if mark is not None:
+                session.delete(mark)
+                record_event(session, None, "GpuUndrained", f"GPU {uuid} takes work again", now=self.clock.now())
+
+        self.db.write(act)
+        self.reconciler.nudge()
+
+    def find_gpu(self, label: str) -> Gpu:
+        """A GPU by UUID, by the start of it, or by index."""
+        found = [gpu for gpu in self.gpus.devices() if label in (gpu.uuid, gpu.label) or gpu.uuid.startswith(label)]
+        if len(found) != 1:
+            raise LocalmlError(
+                Code.NOT_FOUND, f"gpu: {label!r} names {len(found)} of the {len(self.gpus.devices())} GPUs here"
+            )
+        return found[0]
+
+    def drain(self, reason: str) -> None:
+        """Start nothing new on this machine; what runs goes on."""
+        now = self.clock.now()
+
+        def act(session: Session) -> None:
+            session.merge(NodeMark(node=NODE, reason=reason, at=now))
+            record_event(session, None, "Drained", f"the machine takes no new work: {reason}", now=now)
+
+        self.db.write(act)
+
+    def undrain(self) -> None:
+        """Start work again."""
+
+        def act(session: Session) -> None:
+            mark = session.get(NodeMark, NODE)
+            if mark is not None:
+                session.delete(mark)
+                record_event(session, None, "Undrained", "the machine takes work again", now=self.clock.now())
+
+        self.db.write(act)
+        self.reconciler.nudge()
+
+    def drained(self) -> NodeMark | None:
+        """The mark of a drained machine."""
+        with self.db.read() as session:
+            return session.get(NodeMark, NODE)
+
+    def why(self, workload_id: int) -> Reason | None:
+        """Why a queued workload waits; None when it does not."""
+        return self.reconciler.why(workload_id)
+
+    def ensure_pool(self, path: str, **limits: Any) -> None:
+        """Make a pool with limits if there is none of that name; an existing one keeps its own."""
+        with self.db.read() as session:
+            from sqlmodel import select
+
+            from localml.core.models import Pool
+
+            if session.exec(select(Pool.id).where(Pool.name == path)).first() is not None:
+                return
+        self.pools.set_limits(path, **limits)
+
+    def backup(self, target: Path) -> None:
+        """Copy the database while the server runs."""
+        self.db.backup(target)
+
+    def info(self) -> Mapping[str, Any]:
+        """What ``localml status`` shows of the installation itself."""
+        return {
+            "install": self.install,
+            "engine": self.engine.name,
+            "engine_note": self.engine_note,
+            "data": str(self.data),
+            "root_pool": pools.ROOT,
+        }
+
+
+def _too_much(what: str, asked: float, there: float, unit: str) -> LocalmlError:
+    return LocalmlError(
+        Code.CAPACITY,
+        f"{what}: {asked:g} {unit} were asked for, this machine has {there:g}",
+        field=what,
+        details={"asked": asked, "available": there},
+    )

@@ -1,0 +1,202 @@
+"""The HTTP server: one WSGI server, one app per dialect chosen by path prefix, and the life of the process.
+
+The path is never rewritten: signatures cover the path that the client saw.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from waitress.server import create_server
+
+from localml import __version__
+from localml.config import Config
+from localml.core.errors import Code, LocalmlError
+from localml.dialects import DIALECTS
+from localml.platform import Platform
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("localml.server")
+
+MAX_BODY = 64 << 30
+"""Largest request body; uploads of objects are streamed, so this bounds the disk, not the memory."""
+
+
+class Dispatcher:
+    """Chooses the app by the longest prefix that fits; makes an app when it is first needed."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+        self._apps: dict[str, WSGIApplication] = {}
+        self._lock = threading.Lock()
+        self._names = _own_names(platform.config)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if not self._host_allowed(environ.get("HTTP_HOST", "")):
+            return _answer(start_response, "403 Forbidden", "the Host header names another machine than this one")
+        if path == "/healthz":
+            return self._health(start_response)
+        if path == "/metrics":
+            return self._metrics(start_response)
+        for prefix, factory in DIALECTS:
+            if path == prefix or path.startswith(prefix + "/"):
+                return self._app(prefix, factory)(environ, start_response)
+        known = ", ".join(prefix for prefix, _ in DIALECTS)
+        return _answer(start_response, "404 Not Found", f"nothing is served at {path}; the APIs are below {known}")
+
+    def app(self, prefix: str) -> WSGIApplication:
+        """The app of a prefix; for tests that drive one dialect."""
+        return self._app(prefix, dict(DIALECTS)[prefix])
+
+    def _app(self, prefix: str, factory: str) -> WSGIApplication:
+        app = self._apps.get(prefix)
+        if app is None:
+            with self._lock:
+                app = self._apps.get(prefix)
+                if app is None:
+                    module, _, name = factory.partition(":")
+                    make: Callable[[Platform], WSGIApplication] = getattr(import_module(module), name)
+                    app = self._apps[prefix] = make(self._platform)
+        return app
+
+    def _health(self, start_response: StartResponse) -> Iterable[bytes]:
+        body = {"status": "ok", "version": __version__, "engine": self._platform.engine.name}
+        return _send(start_response, "200 OK", "application/json", json.dumps(body).encode())
+
+    def _metrics(self, start_response: StartResponse) -> Iterable[bytes]:
+        from localml.metrics import CONTENT_TYPE, render
+
+        return _send(start_response, "200 OK", CONTENT_TYPE, render(self._platform))
+
+    def _host_allowed(self, host: str) -> bool:
+        """Against DNS rebinding: a browser that was lured here sends the name of the site that lured it."""
+        name = host.rsplit(":", 1)[0] if host.count(":") == 1 or host.startswith("[") and "]:" in host else host
+        name = name.strip("[]").lower().rstrip(".")
+        if not name or name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True  # an address cannot be rebound
+
+
+def _own_names(config: Config) -> frozenset[str]:
+    names = {"localhost", config.host.lower(), socket.gethostname().lower(), "host.docker.internal"}
+    return frozenset(names | {name.lower() for name in config.hosts})
+
+
+def _send(start_response: StartResponse, status: str, kind: str, body: bytes) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+    return [body]
+
+
+def _answer(start_response: StartResponse, status: str, message: str) -> Iterable[bytes]:
+    return _send(start_response, status, "application/json", json.dumps({"message": message}).encode())
+
+
+class Server:
+    """A platform behind a listening socket.
+
+    Args:
+        platform: already opened; :meth:`run` or :meth:`start` starts its control loop.
+
+    Raises:
+        LocalmlError: ``CONFLICT`` when the port is in use.
+    """
+
+    def __init__(self, platform: Platform) -> None:
+        config = platform.config
+        self.platform = platform
+        self.app = Dispatcher(platform)
+        try:
+            self._http: Any = create_server(
+                self.app,
+                host=config.host,
+                port=config.port,
+                threads=config.threads,
+                ident="localml",
+                max_request_body_size=MAX_BODY,
+                channel_timeout=120,
+                connection_limit=1100,
+                # several sockets wait at once when localhost has two addresses; poll has no limit of 1024 files
+                asyncore_use_poll=True,
+                clear_untrusted_proxy_headers=True,
+            )
+        except OSError as error:
+            raise LocalmlError(
+                Code.CONFLICT,
+                f"port: {config.port} on {config.host} cannot be used: {error.strerror or error}",
+                field="port",
+            ) from error
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, also when the setting was 0."""
+        port = getattr(self._http, "effective_port", None)
+        return int(port if port is not None else self._http.effective_listen[0][1])
+
+    @property
+    def url(self) -> str:
+        """Where clients find this server."""
+        host = self.platform.config.host
+        shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+        return f"http://{f'[{shown}]' if ':' in shown else shown}:{self.port}"
+
+    def _publish(self) -> None:
+        config = self.platform.config
+        self.platform.lock.publish(
+            {
+                "url": self.url,
+                "gateway_url": f"http://{config.host}:{config.gateway_port}",
+                "engine": self.platform.engine.name,
+                "data": str(config.data),
+                "version": __version__,
+            }
+        )
+
+    def start(self) -> None:
+        """Serve on a thread; for tests and for embedding."""
+        self.platform.start()
+        self._publish()
+        self._thread = threading.Thread(target=self._http.run, name="localml-http", daemon=True)
+        self._thread.start()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until SIGTERM or SIGINT; then close orderly. ``ready`` is called once requests are answered."""
+
+        def stop(number: int, _frame: Any) -> None:
+            raise SystemExit(0 if number == signal.SIGTERM else 130)
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        self.platform.start()
+        self._publish()
+        ready()
+        try:
+            self._http.run()
+        except SystemExit:
+            log.info("shutting down; workloads go on")
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop listening and close the platform."""
+        self._http.close()
+        self.platform.feed.close()
+        self._http.task_dispatcher.shutdown(cancel_pending=True, timeout=3)
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self.platform.close()
