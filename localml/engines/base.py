@@ -1,0 +1,259 @@
+"""What a container engine must give: one small protocol, idempotent verbs, opaque handles.
+
+Three engines implement it (``docker``, ``process``, ``fake``) and one conformance suite
+(``tests/engines/conformance.py``) runs over all three.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+Stream = Literal["stdout", "stderr"]
+STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
+
+LABEL_INSTALL = "localml.install"
+"""Every object that localml makes carries its installation's id under this label; others are never touched."""
+LABEL_WORKLOAD = "localml.workload"
+
+
+class EngineError(Exception):
+    """The engine answered, and refused. The message is the engine's own, made readable."""
+
+
+class ImageMissing(EngineError):
+    """The image is not here and cannot be pulled; the message names it."""
+
+
+class PortTaken(EngineError):
+    """A host port that was free a moment ago is in use; another one may do."""
+
+
+class EngineUnreachable(Exception):
+    """The engine did not answer. This is no statement about any container: nothing may be concluded from it."""
+
+
+class Phase(StrEnum):
+    """What the engine says of one container."""
+
+    CREATED = "created"
+    RUNNING = "running"
+    EXITED = "exited"
+    GONE = "gone"  # the engine answered, and has no such container
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGrant:
+    """One leased GPU. ``uuid`` as NVML gives it (``GPU-...`` or ``MIG-...``)."""
+
+    uuid: str
+    index: int
+    fraction: float = 1.0
+    simulated: bool = False
+    device_nodes: tuple[str, ...] = ()  # for engines without the NVIDIA runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A folder of this machine seen inside the container."""
+
+    source: str
+    target: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """``container`` port reachable as ``host`` port on the bind address."""
+
+    label: str
+    container: int
+    host: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """Everything an engine needs to start one container; made by the control loop from spec and placement.
+
+    ``command`` replaces both entry point and arguments of the image; when empty, the image's own are used.
+    ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
+    the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
+    None for the image's own. ``env`` is complete: engines add nothing but the GPU variables.
+    """
+
+    name: str
+    image: str
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    cpu: float | None = None
+    memory: int | None = None
+    shm: int | None = None
+    pids: int | None = None
+    gpus: tuple[GpuGrant, ...] = ()
+    binds: tuple[Bind, ...] = ()
+    ports: tuple[PublishedPort, ...] = ()
+    bind_address: str = "127.0.0.1"
+    hostname: str = ""
+    network: str | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the engine knows of one container.
+
+    ``exit_code`` is None while it runs, and also when a signal ended it and the engine knows which
+    (``signal``). ``handle`` is the engine's own note, stored with the attempt and given back unread.
+    """
+
+    name: str
+    phase: Phase
+    exit_code: int | None = None
+    signal: int | None = None
+    oom_killed: bool = False
+    started_at: float | None = None
+    finished_at: float | None = None
+    address: str | None = None
+    error: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    handle: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """Bytes that a container wrote to one stream, in order. ``at`` is when, as exactly as the engine knows."""
+
+    stream: Stream
+    data: bytes
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A container's use so far. CPU in seconds, sizes in bytes; None where the engine cannot tell."""
+
+    at: float
+    cpu_seconds: float
+    memory: int
+    cpu_user_seconds: float | None = None
+    cpu_system_seconds: float | None = None
+    network_rx: int | None = None
+    network_tx: int | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecResult:
+    """What a command run inside a container gave."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """The machine behind the engine. ``cpu`` in cores, ``memory`` in bytes."""
+
+    name: str
+    cpu: float
+    memory: int
+    engine: str
+    version: str
+    isolation: str  # one sentence: what the engine separates, and what it does not
+
+
+Progress = Callable[[str], None]
+
+
+class Engine(Protocol):
+    """The verbs. All are safe to repeat: after a crash the control loop simply says them again.
+
+    Any verb may raise :class:`EngineUnreachable`. Names are deterministic, so a ``start`` repeated after a crash
+    finds its own container instead of making a second one.
+    """
+
+    name: str
+    isolated: bool
+    """Whether replicas have files, ports and names of their own: binds appear at their targets, container ports are
+    mapped, gang members resolve each other. Otherwise they share the machine's."""
+
+    def node(self) -> NodeInfo:
+        """Size and version of the machine."""
+        ...
+
+    def resolve_image(self, image: str, progress: Progress | None = None, *, pull: bool = True) -> str:
+        """Make sure that the image is here and return its digest id (text that ``start`` takes as ``image``).
+
+        Raises:
+            ImageMissing: it is not here and cannot be pulled.
+        """
+        ...
+
+    def start(self, plan: ReplicaPlan) -> Observed:
+        """Create and start the container, or find the one that this plan made before; never a second one.
+
+        A container of that name which has already ended is not started again: its end is the answer.
+
+        Raises:
+            ImageMissing, PortTaken, EngineError: nothing is left behind that is not found by name.
+        """
+        ...
+
+    def inspect(self, name: str) -> Observed:
+        """The container of that name; phase ``gone`` if the engine has none."""
+        ...
+
+    def list(self) -> dict[str, Observed]:
+        """All containers of this installation by name, ended ones included, others' never."""
+        ...
+
+    def stop(self, name: str, grace: float) -> None:
+        """SIGTERM to the container, SIGKILL after ``grace`` seconds. Returns at once or when it has ended; stopping
+        what has ended or is gone succeeds."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove the container and all that belongs to it alone; removing what is gone succeeds."""
+        ...
+
+    def remove_network(self, network: str) -> None:
+        """Remove a gang's network; succeeds if there is none. A network in use raises :class:`EngineError`."""
+        ...
+
+    def networks(self) -> set[str]:
+        """Names of the gang networks of this installation."""
+        ...
+
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+        """Output after ``since`` bytes of each stream, exactly the bytes written.
+
+        With ``follow`` the iterator ends when the container has ended and all its output was given; a container
+        that is gone gives nothing. Closing the iterator ends the following.
+        """
+        ...
+
+    def stats(self, name: str) -> Usage | None:
+        """Use of a running container; None if it does not run."""
+        ...
+
+    def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:
+        """Run a command inside a running container and wait for it.
+
+        Raises:
+            EngineError: it does not run.
+        """
+        ...
+
+    def watch(self, stop: threading.Event) -> Iterator[str]:
+        """Names of containers of this installation that changed, as a hint to look; ends when ``stop`` is set."""
+        ...
+
+    def close(self) -> None:
+        """Release connections and threads. Containers go on."""
+        ...

@@ -1,0 +1,130 @@
+"""From a replica's plan to the daemon's words, and from the daemon's words to what was observed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from localml.engines.base import LABEL_INSTALL, Observed, Phase, ReplicaPlan
+from localml.engines.docker.gpu import GpuOptions
+
+LABEL_NAME = "localml.name"
+"""The name that the plan gave, which Docker's rules for names may not allow as it is."""
+
+_ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
+_LEAST_MEMORY = 6 << 20  # the daemon refuses less
+_LEAST_CPU = 0.01
+
+LOG_CONFIG = {"Type": "local", "Config": {"max-size": "1t", "max-file": "1", "compress": "false"}}
+"""The ``local`` driver, because ``json-file`` replaces bytes that are no UTF-8.
+
+Its files are never rotated in practice: rotation loses lines under a follower (seen with Docker 20.10), and our
+own log store prunes. The driver's file goes when the container is removed.
+"""
+
+_PHASES = {
+    "created": Phase.CREATED,
+    "running": Phase.RUNNING,
+    "paused": Phase.RUNNING,
+    "restarting": Phase.RUNNING,
+    "removing": Phase.EXITED,
+    "exited": Phase.EXITED,
+    "dead": Phase.EXITED,
+}
+
+
+def container_name(name: str) -> str:
+    """The container's name for a plan's name: the same, unless Docker does not allow it."""
+    if _ALLOWED_NAME.fullmatch(name):
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"lml-{_NOT_IN_NAMES.sub('_', name)}-{digest}"
+
+
+def container_config(plan: ReplicaPlan, *, install: str, network: str, cores: int, gpu: GpuOptions) -> dict[str, Any]:
+    """The body of ``POST /containers/create``. ``cores`` caps the CPU limit: the daemon refuses more than it has."""
+    config: dict[str, Any] = {
+        "Image": plan.image,
+        "Env": [f"{key}={value}" for key, value in {**plan.env, **gpu.env}.items()],
+        "Labels": {**plan.labels, LABEL_INSTALL: install, LABEL_NAME: plan.name},
+        "ExposedPorts": {f"{port.container}/tcp": {} for port in plan.ports},
+        "StopSignal": "SIGTERM",
+        "HostConfig": {**_host_config(plan, network, cores), **gpu.host_config},
+    }
+    if plan.command:
+        config |= {"Entrypoint": [], "Cmd": list(plan.command)}
+    if plan.network and plan.hostname:
+        config["NetworkingConfig"] = {"EndpointsConfig": {network: {"Aliases": [plan.hostname]}}}
+    optional = {"WorkingDir": plan.workdir, "User": plan.user, "Hostname": plan.hostname}
+    return config | {key: value for key, value in optional.items() if value}
+
+
+def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "NetworkMode": network,
+        "Init": True,  # reaps zombies and hands signals on to programs that are no good init
+        "SecurityOpt": ["no-new-privileges"],
+        "LogConfig": LOG_CONFIG,
+        "PortBindings": {
+            f"{port.container}/tcp": [{"HostIp": plan.bind_address, "HostPort": str(port.host)}] for port in plan.ports
+        },
+        # Mounts and not Binds: a source that is missing is an error here, and not a new folder owned by root.
+        "Mounts": [
+            {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
+            for bind in plan.binds
+        ],
+    }
+    if plan.cpu is not None:
+        config["NanoCpus"] = int(max(_LEAST_CPU, min(plan.cpu, cores)) * 1e9)
+    if plan.memory is not None:
+        config["Memory"] = config["MemorySwap"] = max(plan.memory, _LEAST_MEMORY)
+    if plan.shm is not None:
+        config["ShmSize"] = plan.shm
+    if plan.pids is not None:
+        config["PidsLimit"] = plan.pids
+    return config
+
+
+def phase_of(status: str) -> Phase:
+    """The phase for ``State.Status`` of an inspection, which is ``State`` of a listing."""
+    return _PHASES[status]
+
+
+def name_of(labels: Mapping[str, str], fallback: str) -> str:
+    """The plan's name for a container with these labels."""
+    return labels.get(LABEL_NAME) or fallback.removeprefix("/")
+
+
+def observed(inspection: Mapping[str, Any]) -> Observed:
+    """Read an answer of ``GET /containers/{id}/json``."""
+    state = inspection["State"]
+    labels = inspection["Config"].get("Labels") or {}
+    phase = phase_of(state["Status"])
+    networks = (inspection.get("NetworkSettings") or {}).get("Networks") or {}
+    addresses = (endpoint.get("IPAddress") for endpoint in networks.values())
+    started_at, finished_at = timestamp(state.get("StartedAt", "")), timestamp(state.get("FinishedAt", ""))
+    if started_at is not None and finished_at is not None:
+        finished_at = max(finished_at, started_at)  # the daemon notes a quick end before it notes the start
+    return Observed(
+        name=name_of(labels, inspection["Name"]),
+        phase=phase,
+        exit_code=state["ExitCode"] if phase is Phase.EXITED else None,
+        oom_killed=bool(state.get("OOMKilled")),
+        started_at=started_at,
+        finished_at=finished_at if phase is Phase.EXITED else None,
+        address=next((address for address in addresses if address), None),
+        error=state.get("Error", ""),
+        labels=labels,
+        handle={"id": inspection["Id"]},
+    )
+
+
+def timestamp(text: str) -> float | None:
+    """Seconds since the epoch of the daemon's RFC 3339 time; None for its zero time."""
+    if not text or text.startswith("0001-"):
+        return None
+    return datetime.fromisoformat(text).timestamp()

@@ -1,0 +1,151 @@
+"""The connection to the Docker daemon, and its failures sorted into the engine's own exceptions."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import requests
+import urllib3
+from docker import APIClient
+from docker.errors import APIError, DockerException, create_api_error_from_http_exception
+from docker.transport import UnixHTTPAdapter
+from docker.utils import kwargs_from_env, parse_host
+
+from localml.engines.base import EngineError, EngineUnreachable
+
+_TIMEOUT = 60.0
+_POOL_SIZE = 64
+_OLDEST_API = "1.41"  # Docker 20.10; only asks for the version that the daemon speaks
+_OUT_OF_ORDER = re.compile(
+    r"daemon is shutting down|transport is closing|connection error: desc|code = Unavailable|ttrpc: closed"
+    r"|context canceled",
+    re.IGNORECASE,
+)
+_RUNTIME_NOISE = re.compile(
+    r"^(failed to create (shim task|task for container|shim): |OCI runtime create failed: |runc create failed: "
+    r"|container_linux\.go:\d+: |starting container process caused: |unable to start container process: )+"
+)
+
+
+class _OnePool(UnixHTTPAdapter):
+    """Keeps one pool of connections for the socket.
+
+    The SDK's own adapter keeps one pool a URL and drops the oldest of 25, also while another thread is using it.
+    """
+
+    def get_connection(self, url: Any, proxies: Any = None) -> Any:
+        return super().get_connection("http+docker://localhost", proxies)
+
+
+def open_client(timeout: float = _TIMEOUT) -> APIClient:
+    """A client of the daemon that the environment names (``DOCKER_HOST``, ``DOCKER_TLS_VERIFY`` ...).
+
+    Raises:
+        DockerException: the daemon does not answer.
+    """
+    environment = dict(kwargs_from_env())
+    options: dict[str, Any] = {**environment, "timeout": timeout, "max_pool_size": _POOL_SIZE}
+    with closing(APIClient(**options, version=_OLDEST_API)) as probe:
+        version = probe.version(api_version=False)["ApiVersion"]
+    client = APIClient(**options, version=version)
+    host = environment.get("base_url")
+    address = str(parse_host(str(host) if host else None, False, bool(environment.get("tls"))))
+    if address.startswith("http+unix://"):
+        client.mount("http+docker://", _OnePool(address, int(timeout), max_pool_size=_POOL_SIZE))
+    return client
+
+
+def docker_available(timeout: float = 2.0) -> str | None:
+    """None when a Docker daemon answers within ``timeout`` seconds, else a sentence that says why not."""
+    try:
+        open_client(timeout).close()
+    except (DockerException, requests.RequestException, OSError) as error:
+        return f"No Docker daemon answers: {_root_cause(error)}."
+    return None
+
+
+def _root_cause(error: BaseException) -> str:
+    """The innermost reason, which is the one that tells a person something ("No such file or directory")."""
+    seen: BaseException = error
+    while (inner := seen.__cause__ or seen.__context__) is not None:
+        seen = inner
+    return str(getattr(seen, "strerror", None) or seen).rstrip(".") or type(seen).__name__
+
+
+def readable(message: str) -> str:
+    """A daemon's message without the names of the layers that it passed through."""
+    return _RUNTIME_NOISE.sub("", " ".join(message.split()))
+
+
+def explanation(error: APIError) -> str:
+    """What the daemon said, as text."""
+    said = error.explanation
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said or error)
+
+
+def out_of_order(error: APIError) -> bool:
+    """Whether this answer means that the daemon cannot answer now, and so says nothing about any container."""
+    if error.status_code in (502, 503, 504):
+        return True
+    return bool(error.is_server_error() and _OUT_OF_ORDER.search(explanation(error)))
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turn what the SDK raises inside the block into :class:`EngineUnreachable` or :class:`EngineError`."""
+    try:
+        yield
+    except APIError as error:
+        if out_of_order(error):
+            raise EngineUnreachable(readable(explanation(error))) from error
+        raise EngineError(readable(explanation(error))) from error
+    except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise EngineUnreachable(f"the Docker daemon did not answer: {_root_cause(error)}") from error
+
+
+class Daemon:
+    """The daemon's client, opened at first use, and what the daemon said about itself. Safe to share."""
+
+    def __init__(self, client: APIClient | None = None) -> None:
+        self._client = client
+        self._info: dict[str, Any] | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def api(self) -> APIClient:
+        """The client; asks the daemon for its version the first time."""
+        with self._lock:
+            if self._client is None:
+                self._client = open_client()
+            return self._client
+
+    def info(self, *, fresh: bool = False) -> dict[str, Any]:
+        """``docker info``; the last answer unless a ``fresh`` one is wanted."""
+        if fresh or self._info is None:
+            self._info = dict(self.api.info())
+        return self._info
+
+    def stream(self, path: str, params: dict[str, Any], *, timeout: float | None) -> requests.Response:
+        """GET ``path`` and leave the body to be read piece by piece."""
+        url = f"{self.api.base_url}/v{self.api.api_version}{path}"
+        response = self.api.get(url, params=params, stream=True, timeout=timeout)
+        try:
+            response.raise_for_status()
+        except requests.HTTPError as error:
+            create_api_error_from_http_exception(error)
+        return response
+
+    def create_container(self, config: dict[str, Any], name: str) -> dict[str, Any]:
+        """``POST /containers/create`` with a body in the daemon's own words."""
+        return dict(self.api.create_container_from_config(config, name))  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        """Close the connections; a later use opens new ones."""
+        with self._lock:
+            client, self._client, self._info = self._client, None, None
+        if client is not None:
+            client.close()

@@ -1,0 +1,77 @@
+"""Images: which are here, and fetching those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.utils import parse_repository_tag
+
+from localml.engines.base import ImageMissing, Progress
+from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
+
+
+def resolve_image(daemon: Daemon, image: str, progress: Progress | None, *, pull: bool) -> str:
+    """The id of the image, fetched first if it is not here and ``pull`` allows it.
+
+    Raises:
+        ImageMissing: it is not here; the message says whether fetching was tried, and why it failed.
+    """
+    found = _find(daemon, image)
+    if found is None:
+        if not pull:
+            raise ImageMissing(f"image {image} is not on this machine")
+        if image.startswith("sha256:"):
+            raise ImageMissing(f"image {image} is not on this machine, and an image cannot be pulled by its id")
+        _pull(daemon, image, progress)
+        found = _find(daemon, image)
+    if found is None:
+        raise ImageMissing(f"image {image} was pulled and is gone again")
+    return found
+
+
+def _find(daemon: Daemon, image: str) -> str | None:
+    try:
+        return str(daemon.api.inspect_image(image)["Id"])  # type: ignore[no-untyped-call]
+    except NotFound:
+        return None
+    except APIError as error:
+        if error.status_code == 400:
+            raise ImageMissing(f"{image!r} is no name of an image: {readable(explanation(error))}") from error
+        raise
+
+
+def _pull(daemon: Daemon, image: str, progress: Progress | None) -> None:
+    repository, tag = parse_repository_tag(image)
+    try:
+        events = daemon.api.pull(repository, tag or "latest", stream=True, decode=True)
+        report_pull(image, events, progress)
+    except APIError as error:
+        if out_of_order(error):
+            raise
+        raise ImageMissing(_failure(image, explanation(error))) from error
+
+
+def report_pull(image: str, events: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:
+    """Say how far the download is, each percent once; layers that are here already have no size and don't count."""
+    sizes: dict[str, int] = {}
+    done: dict[str, int] = {}
+    said = -1
+    for event in events:
+        if "error" in event:
+            raise ImageMissing(_failure(image, str(event["error"])))
+        detail = event.get("progressDetail") or {}
+        layer = str(event.get("id", ""))
+        if event.get("status") == "Downloading" and detail.get("total"):
+            sizes[layer], done[layer] = int(detail["total"]), int(detail["current"])
+        elif event.get("status") in ("Download complete", "Pull complete") and layer in sizes:
+            done[layer] = sizes[layer]
+        percent = 100 * sum(done.values()) // sum(sizes.values()) if sizes else 0
+        if progress is not None and percent > said:
+            said = percent
+            progress(f"pulling {image}: {percent} %")
+
+
+def _failure(image: str, reason: str) -> str:
+    return f"image {image} is not on this machine and pulling it failed: {readable(reason)}"

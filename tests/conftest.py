@@ -1,0 +1,51 @@
+"""Fixtures that everything may use, and the markers' conditions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cache
+
+import pytest
+
+
+@cache
+def _docker_trouble() -> str | None:
+    from localml.engines.docker import docker_available
+
+    return docker_available()
+
+
+@cache
+def _gpu_trouble() -> str | None:
+    from localml.gpus import open_inventory
+
+    return None if open_inventory("auto").devices() else "no NVIDIA GPU answers"
+
+
+@cache
+def _browser_trouble() -> str | None:
+    return None if shutil.which("chromium") else "no chromium is installed"
+
+
+TROUBLES: dict[str, Callable[[], str | None]] = {
+    "docker": _docker_trouble,
+    "gpu": _gpu_trouble,
+    "browser": _browser_trouble,
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs something that is not here, and say what."""
+    for item in items:
+        for name, trouble in TROUBLES.items():
+            if item.get_closest_marker(name) is not None and (reason := trouble()):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests never talk to the user's own installation."""
+    for name in [one for one in os.environ if one.startswith("LOCALML_") and one != "LOCALML_CACHE"]:
+        monkeypatch.delenv(name)

@@ -1,0 +1,327 @@
+"""What any engine must do. A new engine gives a kit in conftest.py and passes this, or says why it cannot."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from helpers.engine_kits import DEADLINE, EngineKit, wait_until
+from localml.engines.base import LABEL_WORKLOAD, EngineError, GpuGrant, Observed, Phase
+
+
+def ended_by(seen: Observed, signal: int) -> bool:
+    """Whether a signal ended it, in either of the two ways in which engines say so."""
+    return seen.signal == signal or seen.exit_code == 128 + signal
+
+
+class EngineConformance:
+    """Tests over the fixture ``engine_kit``."""
+
+    # start
+
+    def test_a_started_replica_runs_and_is_listed(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless(labels={LABEL_WORKLOAD: "7"})
+        seen = engine_kit.engine.start(plan)
+        assert seen.name == plan.name
+        assert seen.phase is Phase.RUNNING
+        assert (seen.exit_code, seen.signal, seen.finished_at) == (None, None, None)
+        assert engine_kit.engine.list()[plan.name].phase is Phase.RUNNING
+        assert engine_kit.engine.inspect(plan.name).phase is Phase.RUNNING
+
+    def test_labels_come_back(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless(labels={LABEL_WORKLOAD: "7", "localml.role": "wörker"})
+        engine_kit.engine.start(plan)
+        for seen in (engine_kit.engine.inspect(plan.name), engine_kit.engine.list()[plan.name]):
+            assert plan.labels.items() <= seen.labels.items()
+
+    def test_a_second_start_finds_the_first(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("echo begun; sleep 600")
+        first = engine_kit.engine.start(plan)
+        engine_kit.wait_ready(plan.name)
+        second = engine_kit.engine.start(plan)
+        assert second.phase is Phase.RUNNING
+        assert dict(second.handle) == dict(first.handle)
+        engine_kit.engine.stop(plan.name, 0)
+        engine_kit.wait_end(plan.name)
+        assert engine_kit.output(plan.name)["stdout"] == b"begun\n"
+
+    def test_eight_starts_at_once_make_one_replica(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("echo begun")
+        with ThreadPoolExecutor(8) as pool:
+            seen = list(pool.map(lambda _: engine_kit.engine.start(plan), range(8)))
+        assert {one.name for one in seen} == {plan.name}
+        engine_kit.wait_end(plan.name)
+        assert engine_kit.output(plan.name)["stdout"] == b"begun\n"
+        assert list(engine_kit.engine.list()) == [plan.name]
+
+    def test_what_has_ended_is_not_started_again(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.ending(3)
+        first = engine_kit.run(plan)
+        again = engine_kit.engine.start(plan)
+        assert again.phase is Phase.EXITED
+        assert (again.exit_code, again.finished_at) == (3, first.finished_at)
+
+    def test_a_program_that_is_not_there_fails_with_its_name(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("")
+        plan = type(plan)(name=plan.name, image=plan.image, command=("no-such-program",), labels=plan.labels)
+        try:
+            engine_kit.engine.start(plan)
+        except EngineError as error:
+            said = str(error)
+        else:
+            assert engine_kit.wait_end(plan.name).exit_code == 127
+            said = engine_kit.output(plan.name)["stderr"].decode()
+        assert "no-such-program" in said
+
+    # ends
+
+    @pytest.mark.parametrize("code", [0, 1, 42, 125, 255])
+    def test_exit_codes_are_exact(self, engine_kit: EngineKit, code: int) -> None:
+        seen = engine_kit.run(engine_kit.ending(code))
+        assert (seen.exit_code, seen.signal, seen.oom_killed) == (code, None, False)
+        assert seen.started_at is not None
+        assert seen.finished_at is not None
+        assert seen.started_at <= seen.finished_at
+
+    def test_a_signal_is_told_from_an_exit(self, engine_kit: EngineKit) -> None:
+        seen = engine_kit.run(engine_kit.plan("sh -c 'kill -SEGV $$'; exit $?"))
+        assert ended_by(seen, 11)
+
+    def test_an_unknown_name_is_gone(self, engine_kit: EngineKit) -> None:
+        seen = engine_kit.engine.inspect("lml-nothing-here")
+        assert (seen.name, seen.phase) == ("lml-nothing-here", Phase.GONE)
+
+    # stop and remove
+
+    def test_stop_lets_the_program_end_in_its_own_way(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan('trap "echo saved; exit 7" TERM; echo ready; sleep 600 & wait')
+        engine_kit.engine.start(plan)
+        engine_kit.wait_ready(plan.name)
+        engine_kit.engine.stop(plan.name, DEADLINE)
+        seen = engine_kit.wait_end(plan.name)
+        assert (seen.exit_code, seen.signal) == (7, None)
+        assert engine_kit.output(plan.name)["stdout"] == b"ready\nsaved\n"
+
+    def test_stop_ends_what_runs(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless()
+        engine_kit.engine.start(plan)
+        engine_kit.engine.stop(plan.name, 1)
+        assert engine_kit.wait_end(plan.name).exit_code != 0
+
+    def test_stop_kills_after_the_grace(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.stubborn()
+        engine_kit.engine.start(plan)
+        engine_kit.wait_ready(plan.name)
+        begun = time.monotonic()
+        engine_kit.engine.stop(plan.name, 1)
+        engine_kit.pass_time(1)
+        assert ended_by(engine_kit.wait_end(plan.name), 9)
+        if engine_kit.runs_programs:
+            assert time.monotonic() - begun >= 0.99
+
+    def test_a_shorter_grace_replaces_a_longer_one(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.stubborn()
+        engine_kit.engine.start(plan)
+        engine_kit.wait_ready(plan.name)
+        patient = threading.Thread(target=engine_kit.engine.stop, args=(plan.name, 600))
+        patient.start()
+        engine_kit.engine.stop(plan.name, 0)
+        assert ended_by(engine_kit.wait_end(plan.name), 9)
+        patient.join(DEADLINE)
+        assert not patient.is_alive()
+
+    def test_stop_and_remove_of_what_is_gone_or_over_succeed(self, engine_kit: EngineKit) -> None:
+        engine_kit.engine.stop("lml-nothing-here", 1)
+        engine_kit.engine.remove("lml-nothing-here")
+        engine_kit.engine.remove_network("lml-nothing-here")
+        plan = engine_kit.ending(5)
+        engine_kit.run(plan)
+        engine_kit.engine.stop(plan.name, 1)
+        assert engine_kit.engine.inspect(plan.name).exit_code == 5
+
+    def test_remove_leaves_nothing(self, engine_kit: EngineKit) -> None:
+        ended, running = engine_kit.ending(), engine_kit.endless()
+        engine_kit.run(ended)
+        engine_kit.engine.start(running)
+        for plan in (ended, running):
+            engine_kit.engine.remove(plan.name)
+            engine_kit.engine.remove(plan.name)
+            assert engine_kit.engine.inspect(plan.name).phase is Phase.GONE
+        assert engine_kit.engine.list() == {}
+
+    def test_a_removed_name_can_be_used_again(self, engine_kit: EngineKit) -> None:
+        first = engine_kit.ending(1)
+        engine_kit.run(first)
+        engine_kit.engine.remove(first.name)
+        assert engine_kit.run(engine_kit.ending(2, name=first.name)).exit_code == 2
+
+    # logs
+
+    def test_output_is_exact(self, engine_kit: EngineKit) -> None:
+        script = (
+            r"printf 'a\0\377\r\n'; printf 'err\n' >&2; "
+            "head -c 300000 /dev/zero | tr '\\0' x; printf '\\nno newline at the end'"
+        )
+        plan = engine_kit.plan(script)
+        engine_kit.run(plan)
+        found = engine_kit.output(plan.name)
+        assert found["stdout"] == b"a\0\xff\r\n" + b"x" * 300_000 + b"\nno newline at the end"
+        assert found["stderr"] == b"err\n"
+
+    def test_interleaved_streams_are_each_in_order(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("i=0; while [ $i -lt 200 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done")
+        engine_kit.run(plan)
+        found = engine_kit.output(plan.name)
+        assert found["stdout"] == b"".join(b"o%d\n" % i for i in range(200))
+        assert found["stderr"] == b"".join(b"e%d\n" % i for i in range(200))
+
+    def test_reading_goes_on_from_an_offset(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("printf 0123456789; printf abcdef >&2")
+        engine_kit.run(plan)
+        assert engine_kit.output(plan.name, stdout=4, stderr=6) == {"stdout": b"456789", "stderr": b""}
+        assert engine_kit.output(plan.name, stdout=10) == {"stdout": b"", "stderr": b"abcdef"}
+
+    def test_following_gives_output_as_it_comes_and_ends_with_the_replica(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan('trap "printf last; exit 0" TERM; echo first; sleep 600 & wait')
+        engine_kit.engine.start(plan)
+        before = time.time()
+        chunks = engine_kit.engine.logs(plan.name, {}, follow=True)
+        first = next(chunks)
+        assert (first.stream, first.data) == ("stdout", b"first\n")
+        assert abs(first.at - before) < DEADLINE
+        engine_kit.engine.stop(plan.name, DEADLINE)
+        assert b"".join(chunk.data for chunk in chunks) == b"last"
+
+    def test_without_follow_reading_ends_at_once(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.stubborn()
+        engine_kit.engine.start(plan)
+        engine_kit.wait_ready(plan.name)
+        chunks = list(engine_kit.engine.logs(plan.name, {}, follow=False))
+        assert b"".join(chunk.data for chunk in chunks) == b"ready\n"
+        assert engine_kit.engine.inspect(plan.name).phase is Phase.RUNNING
+
+    def test_logs_of_what_is_gone_are_empty(self, engine_kit: EngineKit) -> None:
+        assert list(engine_kit.engine.logs("lml-nothing-here", {}, follow=True)) == []
+
+    # environment
+
+    def test_environment_and_folder_are_as_planned(self, engine_kit: EngineKit) -> None:
+        env = {"PLAIN": "a", "SPACES": " b  c ", "UMLAUT": "äöü", "LINES": "1\n2", "EMPTY": ""}
+        plan = engine_kit.plan(
+            'printf "%s|" "$PLAIN" "$SPACES" "$UMLAUT" "$LINES" "${EMPTY-unset}" "${ABSENT-unset}"; pwd',
+            env=env,
+            workdir="/tmp",
+        )
+        engine_kit.run(plan)
+        expected = "a| b  c |äöü|1\n2||unset|/tmp\n"
+        assert engine_kit.output(plan.name)["stdout"] == expected.encode()
+
+    def test_without_gpus_none_can_be_asked_for(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan('printf "$NVIDIA_VISIBLE_DEVICES"', env={"NVIDIA_VISIBLE_DEVICES": "all"})
+        engine_kit.run(plan)
+        assert engine_kit.output(plan.name)["stdout"] == b"void"
+
+    def test_leased_gpus_are_exactly_those_seen(self, engine_kit: EngineKit) -> None:
+        if not engine_kit.grants_any_gpu:
+            pytest.skip("needs GPUs that exist")
+        plan = engine_kit.plan(
+            'printf "$NVIDIA_VISIBLE_DEVICES $CUDA_VISIBLE_DEVICES"',
+            env={"NVIDIA_VISIBLE_DEVICES": "all", "CUDA_VISIBLE_DEVICES": "0"},
+            gpus=(GpuGrant("GPU-aa", 2), GpuGrant("MIG-bb", 3)),
+        )
+        engine_kit.run(plan)
+        assert engine_kit.output(plan.name)["stdout"] == b"GPU-aa,MIG-bb GPU-aa,MIG-bb"
+
+    # while it runs
+
+    def test_use_of_a_running_replica(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless(memory=64 << 20)
+        engine_kit.engine.start(plan)
+        use = wait_until(lambda: engine_kit.engine.stats(plan.name), "stats")
+        assert use.cpu_seconds >= 0
+        assert use.memory > 0
+        engine_kit.engine.stop(plan.name, 0)
+        engine_kit.wait_end(plan.name)
+        assert engine_kit.engine.stats(plan.name) is None
+
+    def test_a_command_runs_inside(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600", env={"INSIDE": "yes"})
+        engine_kit.engine.start(plan)
+        script = 'printf "$INSIDE"; printf warned >&2; exit 4'
+        result = engine_kit.engine.exec(plan.name, ("sh", "-c", script))
+        assert (result.exit_code, result.stdout, result.stderr) == (4, b"yes", b"warned")
+
+    def test_no_command_runs_in_what_does_not(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.ending()
+        engine_kit.run(plan)
+        for name in (plan.name, "lml-nothing-here"):
+            with pytest.raises(EngineError):
+                engine_kit.engine.exec(name, ("true",))
+
+    def test_watch_tells_of_an_end(self, engine_kit: EngineKit) -> None:
+        stop, told = threading.Event(), set[str]()
+        names = engine_kit.engine.watch(stop)
+        reader = threading.Thread(target=lambda: told.update(names), daemon=True)
+        reader.start()
+        plan = engine_kit.ending()
+        engine_kit.engine.start(plan)
+        wait_until(lambda: plan.name in told, "the hint")
+        engine_kit.wait_end(plan.name)
+        stop.set()
+        reader.join(DEADLINE)
+        assert not reader.is_alive()
+
+    # beyond one engine object
+
+    def test_a_restarted_server_sees_everything(self, engine_kit: EngineKit) -> None:
+        ended, running = engine_kit.ending(9), engine_kit.endless()
+        engine_kit.run(ended)
+        engine_kit.engine.start(running)
+        engine_kit.engine.close()
+        engine_kit.engine = engine_kit.reopen()
+        # A supervisor that began a moment ago may need milliseconds to show itself to a new server.
+        wait_until(lambda: engine_kit.engine.inspect(running.name).phase is Phase.RUNNING, "it is found running")
+        seen = engine_kit.engine.list()
+        assert {name: one.phase for name, one in seen.items()} == {
+            ended.name: Phase.EXITED,
+            running.name: Phase.RUNNING,
+        }
+        assert seen[ended.name].exit_code == 9
+        assert running.labels.items() <= seen[running.name].labels.items()
+        assert engine_kit.engine.start(running).phase is Phase.RUNNING
+        engine_kit.engine.stop(running.name, 0)
+        engine_kit.wait_end(running.name)
+
+    def test_a_restarted_server_is_told_of_an_end(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless()
+        engine_kit.engine.start(plan)
+        engine_kit.engine.close()
+        engine_kit.engine = engine_kit.reopen()
+        stop, told = threading.Event(), set[str]()
+        names = engine_kit.engine.watch(stop)
+        reader = threading.Thread(target=lambda: told.update(names), daemon=True)
+        reader.start()
+        engine_kit.engine.stop(plan.name, 0)
+        wait_until(lambda: plan.name in told, "the hint")
+        stop.set()
+        reader.join(DEADLINE)
+        assert not reader.is_alive()
+
+    def test_another_installation_is_left_alone(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.endless()
+        engine_kit.engine.start(plan)
+        stranger = engine_kit.reopen(f"{engine_kit.install}x")
+        assert plan.name not in stranger.list()
+        stranger.stop(plan.name, 0)
+        stranger.remove(plan.name)
+        assert engine_kit.engine.inspect(plan.name).phase is Phase.RUNNING
+
+    def test_the_machine_has_a_size(self, engine_kit: EngineKit) -> None:
+        node = engine_kit.engine.node()
+        assert node.cpu >= 1
+        assert node.memory > 1 << 20
+        assert node.engine == engine_kit.engine.name
+        assert node.isolation

@@ -1,0 +1,158 @@
+"""A control loop whose acts happen at once, over a real database and the fake engine, driven tick by tick."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+from localml.control.acts import Acts
+from localml.control.logs import LogPumps
+from localml.control.plans import Site
+from localml.control.reconciler import Reconciler
+from localml.control.snapshot import Machine
+from localml.core.clock import ManualClock
+from localml.core.identity import Caller
+from localml.core.logfiles import LogStore
+from localml.core.pools import Pools
+from localml.core.specs import Resources, WorkloadSpec, single
+from localml.core.states import TERMINAL
+from localml.core.workloads import Full, Submission, Workloads
+from localml.engines.base import STREAMS, EngineUnreachable, GpuGrant, Phase
+from localml.engines.fake import FakeEngine
+from localml.store.database import Database
+from localml.store.schema import prepare
+
+ME = Caller(1, "me", True, "p", "default")
+INSTALL = "fake"
+
+
+class Inline(Executor):
+    """Runs what it is given before returning, in the caller's thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class InstantPumps(LogPumps):
+    """Copies a container's output when asked whether it is complete, without threads."""
+
+    def ensure(self, workload_id: int, name: str) -> None:
+        self._ids[name] = workload_id
+
+    def drained(self, name: str) -> bool:
+        try:
+            if self._engine.inspect(name).phase is Phase.RUNNING:
+                return False
+            since = {stream: self._store.size(self._ids[name], name, stream) for stream in STREAMS}
+            for chunk in self._engine.logs(name, since, follow=False):
+                path = self._store.path(self._ids[name], name, chunk.stream)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("ab") as file:
+                    file.write(chunk.data)
+        except EngineUnreachable:
+            return False
+        return True
+
+    def __init__(self, engine: FakeEngine, store: LogStore) -> None:
+        super().__init__(engine, store, done=lambda: None, changed=lambda _: None, trouble=lambda *_: None)
+        self._ids: dict[str, int] = {}
+
+
+class Rig:
+    """One installation. ``machine`` may be replaced to change its size."""
+
+    def __init__(self, data: Path, *, gpus: int = 4, cpu: float = 8, memory: int = 16 << 30) -> None:
+        self.data = data
+        self.clock = ManualClock()
+        self.engine = FakeEngine(self.clock, install=INSTALL)
+        self.machine = Machine(
+            "local", cpu, memory, tuple((f"GPU-{n}", "Simulated GPU") for n in range(gpus)), max_replicas=64
+        )
+        self.sick: dict[str, str] = {}
+        self.db = Database(prepare(data))
+        self.logs = LogStore(data)
+        self.pools = Pools(self.db)
+        self.workloads = Workloads(self.db, self.clock)
+        self.loop = self._loop()
+
+    def _loop(self) -> Reconciler:
+        site = Site(
+            install=INSTALL,
+            node="local",
+            isolated=True,
+            bind_address="127.0.0.1",
+            buckets=self.data / "buckets",
+            mount_source=lambda mount, row: self.data / "mounts",
+            our_image=lambda image: False,
+            default_image="base",
+            user=None,
+            gpu=lambda uuid: GpuGrant(uuid, 0, simulated=True),
+            host_cpus=64.0,
+        )
+        inline = Inline()
+        acts = Acts(lambda: None, dict.fromkeys(("start", "pin", "stop", "remove"), inline))
+        return Reconciler(
+            self.db,
+            self.engine,
+            site,
+            self.logs,
+            self.clock,
+            machine=lambda: self.machine,
+            unhealthy=lambda: self.sick,
+            acts=acts,
+            pumps=InstantPumps(self.engine, self.logs),
+        )
+
+    def restart(self) -> None:
+        """The server died and was started again: nothing that was in memory is left."""
+        self.loop = self._loop()
+
+    def submit(self, name: str, spec: WorkloadSpec | None = None, **rest: Any) -> int:
+        """Queue a workload; without a spec a one-second job of one replica."""
+        return self.workloads.submit(Submission(name, spec or job(), ME, **rest))
+
+    def settle(self, ticks: int = 8) -> None:
+        """Tick until nothing changes any more at this moment of the clock; every tick looks at the whole engine."""
+        for _ in range(ticks):
+            self.loop._look_at = 0.0
+            self.loop.tick()
+            self.rest()
+
+    def rest(self) -> None:
+        """Let keys that rest after a failed act be tried again."""
+        self.loop.acts._held.clear()
+
+    def get(self, number: int) -> Full:
+        return self.workloads.get(number)
+
+    def state(self, number: int) -> str:
+        return str(self.get(number).row.state)
+
+    def over(self, number: int) -> bool:
+        return self.get(number).row.state in TERMINAL
+
+    def reasons(self, number: int) -> list[str]:
+        return [event.reason for event in self.workloads.events(number)]
+
+    def close(self) -> None:
+        self.db.close()
+
+
+def job(seconds: float | None = 1, exit_code: int = 0, gpu: float = 0, **rest: Any) -> WorkloadSpec:
+    """A job of the fake engine: ends after ``seconds`` of its clock (None: never) with ``exit_code``."""
+    env = {"FAKE_EXIT": str(exit_code)} | ({} if seconds is None else {"FAKE_SECONDS": str(seconds)})
+    resources = rest.pop("resources", Resources(gpu=gpu))
+    return single(["run"], env=env, resources=resources, **rest)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait for something that another thread does; fails loudly instead of hanging."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.002)
