@@ -39,7 +39,7 @@ from localml.core.workloads import Submission, Workloads
 from localml.engines import engine_class
 from localml.engines.base import Engine, GpuGrant
 from localml.gpus import Gpu, Inventory, open_inventory
-from localml.objects import Buckets
+from localml.objects import ArchiveInfo, Buckets, inspect_archive
 from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
@@ -247,6 +247,27 @@ class Platform:
         if not name or "/" in name or name.startswith("."):
             raise invalid("mounts", f"workspace name {name!r} must not be empty, start with '.' or hold '/'")
         return self.data / "workspaces" / owner / name
+
+    def inspect_archive(self, uri: str, *, field: str = "uri") -> ArchiveInfo:
+        """Hold an archive of the bucket tree against all rules of unpacking, writing nothing.
+
+        Args:
+            field: the request member that an error names.
+
+        Raises:
+            LocalmlError: ``INVALID`` when it does not exist, is no archive or is not safe, ``TOO_LARGE`` when it is over
+                a limit.
+        """
+        if not self.buckets.exists(uri, field=field):
+            raise invalid(field, f"{uri} does not exist")
+        if self.buckets.stat(uri, field=field).is_folder:
+            raise invalid(field, f"{uri} is a folder, not an archive")
+        with self.buckets.open(uri, field=field) as file:
+            try:
+                return inspect_archive(file)
+            except LocalmlError as error:
+                reason = error.message.removeprefix("archive: ")
+                raise LocalmlError(error.code, f"{field}: {reason}", field=field, details=error.details) from error
 
     # -- the machine -----------------------------------------------------------------------------
 

@@ -81,7 +81,8 @@ class Dispatcher:
 
     def _host_allowed(self, host: str) -> bool:
         """Against DNS rebinding: a browser that was lured here sends the name of the site that lured it."""
-        name = host.rsplit(":", 1)[0] if host.count(":") == 1 or host.startswith("[") and "]:" in host else host
+        has_port = host.count(":") == 1 or "]:" in host
+        name = host.rsplit(":", 1)[0] if has_port else host
         name = name.strip("[]").lower().rstrip(".")
         if not name or name in self._names:
             return True

@@ -124,7 +124,7 @@ def build(
         image=image,
         command=role.command,
         env=env,
-        labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.name": row.name},
+        labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.workload-name": row.name},
         workdir=role.workdir,
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,

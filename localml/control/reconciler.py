@@ -69,7 +69,7 @@ class Reconciler:
         site: what all plans share.
         machine: asked on every pass for the size of the machine and its GPUs.
         unhealthy: asked with every slow look: GPU -> why it is unusable.
-        acts: the executors of slow acts; tests give inline ones.
+        acts, pumps: the threads of slow acts and of logs; tests give ones that work at once.
         changed: called with a workload's id whenever something about it changed (for followers); 0 for the platform.
     """
 
@@ -84,6 +84,7 @@ class Reconciler:
         machine: Callable[[], Machine],
         unhealthy: Callable[[], Mapping[str, str]] = dict,
         acts: Acts | None = None,
+        pumps: LogPumps | None = None,
         changed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._db = db
@@ -97,7 +98,7 @@ class Reconciler:
         self._specs = SpecCache()
         self._seen = Observations(engine)
         self.acts = acts or Acts(self.nudge)
-        self.pumps = LogPumps(engine, logs, done=self.nudge, changed=changed, trouble=self._log_trouble)
+        self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, trouble=self._log_trouble)
         self._launcher = Launcher(db, engine, site, clock)
         self._lost: dict[str, str] = {}
         self._wake = threading.Event()
@@ -430,11 +431,6 @@ class Reconciler:
         return self._engine_down
 
     # -- questions from outside ------------------------------------------------------------------
-
-    @property
-    def engine_down(self) -> bool:
-        """Whether the engine did not answer the last time it was asked."""
-        return self._engine_down
 
     def why(self, workload_id: int) -> Reason | None:
         """Why a queued workload does not run, from a fresh pass; None when it is not queued."""

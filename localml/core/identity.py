@@ -62,7 +62,7 @@ class Identity:
         Raises:
             LocalmlError: ``INVALID`` (name or password), ``CONFLICT`` when the name is taken.
         """
-        if not NAME.match(name):
+        if not NAME.fullmatch(name):
             raise invalid("name", f"{name!r} must start with a letter or digit and hold only letters, digits, . _ ~ -")
         if not password:
             raise invalid("password", "must not be empty")

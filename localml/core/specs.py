@@ -134,7 +134,7 @@ class Role(Frozen):
     @field_validator("name")
     @classmethod
     def _role_name(cls, value: str) -> str:
-        if not ROLE_NAME.match(value):
+        if not ROLE_NAME.fullmatch(value):
             raise ValueError("must be 1 to 64 letters, digits, '.', '_', '~' or '-'")
         return value
 
@@ -142,7 +142,7 @@ class Role(Frozen):
     @classmethod
     def _env(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
-            if not ENV_NAME.match(name):
+            if not ENV_NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no name of an environment variable")
             if "\0" in text:
                 raise ValueError(f"{name} holds a NUL byte")

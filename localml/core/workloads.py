@@ -114,7 +114,7 @@ class Workloads:
             LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
                 machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (a dependency).
         """
-        if not NAME.match(submission.name):
+        if not NAME.fullmatch(submission.name):
             raise invalid(
                 "name",
                 f"{submission.name!r} must start with a letter or digit and hold at most 128 letters, digits, . _ ~ -",
