@@ -13,7 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -169,7 +169,7 @@ class Database:
                     try:
                         done.append((job, self._one(connection, job)))
                     except DBAPIError as error:
-                        if _storage(error):
+                        if _storage(error) is not None:
                             raise
                         job.future.set_exception(error)
                     except BaseException as error:
@@ -191,9 +191,16 @@ class Database:
             result = job.act(session)
             session.commit()
             session.expunge_all()
-            return result
-        finally:
+        except DBAPIError as error:
+            # a full disk makes SQLite roll the whole transaction back, savepoints and all: closing then fails too
+            with suppress(DBAPIError):
+                session.close()
+            raise error
+        except BaseException:
             session.close()
+            raise
+        session.close()
+        return result
 
 
 def _storage(error: DBAPIError) -> bool:

@@ -37,7 +37,7 @@ class Installation(RuleBasedStateMachine):
         with self.rig.db.read() as session:
             assert session.exec(select(GpuLease).where(col(GpuLease.released_at).is_(None))).all() == []
             assert session.exec(select(Workload).where(col(Workload.cleaned).is_(False))).all() == []
-        assert self.rig.engine.list() == {}
+        assert self.rig.engine._world.replicas == {}
         self.rig.close()
         shutil.rmtree(self.folder)
 

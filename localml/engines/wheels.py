@@ -1,0 +1,95 @@
+"""Wheels on this machine's disk, fetched once with the machine's own pip configuration and certificates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from localml.engines.base import EngineError, Progress
+
+GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
+"""manylinux_2_N tags that run on Debian 12 (glibc 2.36), newest first."""
+LAST_LINES = 12
+
+
+def download_wheels(requirements: Path, cache: Path, python: str, progress: Progress) -> Path:
+    """A folder with the wheels of a requirements file and nothing else; downloaded unless it is in the cache.
+
+    Args:
+        requirements: a requirements file with pinned versions.
+        cache: the cache folder; the wheels are below ``wheels/``.
+        python: version of the Python that will use them, such as ``3.11``; it need not be the one that runs.
+        progress: gets pip's lines.
+
+    Raises:
+        EngineError: pip failed; the message holds its last lines.
+    """
+    machine = platform.machine()
+    key = hashlib.sha256(f"{python}\0{machine}\0{requirements.read_text(encoding='utf-8')}".encode()).hexdigest()[:16]
+    folder = cache / "wheels" / f"{requirements.parent.name}-{key}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    progress(f"downloading the wheels of {requirements.parent.name}")
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="download-") as partial:
+        target = Path(partial, "wheels")
+        target.mkdir()
+        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--progress-bar", "off"]
+        command += ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
+        for tag in (*(f"manylinux_2_{minor}" for minor in GLIBC), "manylinux2014", "linux"):
+            command += ["--platform", f"{tag}_{machine}"]
+        command += ["--dest", str(target), "--requirement", str(requirements)]
+        lines_of(command, progress, f"the wheels of {requirements.parent.name} could not be downloaded")
+        _publish(target, folder)
+    return folder
+
+
+def _publish(made: Path, folder: Path) -> None:
+    """Give a complete folder its name; another process may have been faster with the same content."""
+    try:
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapping[str, str] | None = None) -> None:
+    """Run a program and hand on its output line by line.
+
+    Args:
+        command: the program and its arguments.
+        progress: gets each line of stdout and stderr.
+        failure: how the error message starts.
+        env: variables to add to this process's own.
+
+    Raises:
+        EngineError: it cannot be started or ended with a status other than 0; the message holds its last lines.
+    """
+    last: deque[str] = deque(maxlen=LAST_LINES)
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            text=True,
+            errors="replace",
+        ) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                last.append(line.rstrip())
+                progress(line.rstrip())
+    except OSError as error:
+        raise EngineError(f"{failure}: {command[0]}: {error.strerror}") from error
+    if child.returncode != 0:
+        raise EngineError(f"{failure} (exit status {child.returncode}):\n" + "\n".join(last))

@@ -1,0 +1,1 @@
+"""A small classifier of handwritten digits, as a package that a training platform can run."""

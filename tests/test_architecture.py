@@ -1,0 +1,36 @@
+"""The rooms: imports point one way, and no module grows beyond what fits in the head."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LIMIT = 500
+
+
+def test_imports_point_one_way() -> None:
+    run = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("tool", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
+def test_style_and_types(tool: list[str]) -> None:
+    run = subprocess.run(
+        [Path(sys.executable).parent / tool[0], *tool[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_modules_stay_readable() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in (ROOT / "localml").rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > LIMIT and "migrations" not in path.parts
+    }
+    assert long == {}
