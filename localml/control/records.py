@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, update
 from sqlmodel import Session
 
 from localml.control.admission import Placement
@@ -15,16 +14,11 @@ from localml.control.snapshot import AttemptRow, WorkloadRow
 from localml.core.causes import Cause
 from localml.core.lifecycle import advance, record_event
 from localml.core.models import Attempt, GpuLease, GpuMark, LogFile, Workload, WorkloadDetail
-from localml.core.sql import insert_row, table_of, update_rows
+from localml.core.sql import driver, insert_row, update_rows
 from localml.core.states import AttemptState, Desired, State
 from localml.engines.base import Stream
 
-_LEASES = table_of(GpuLease)
-_RELEASE = (
-    update(_LEASES)
-    .where(_LEASES.c.attempt_id == bindparam("attempt"), _LEASES.c.released_at.is_(None))
-    .values(released_at=bindparam("now"))
-)
+_RELEASE = "UPDATE gpu_lease SET released_at = ? WHERE attempt_id = ? AND released_at IS NULL"
 
 
 def place(
@@ -138,7 +132,7 @@ def end_attempt(
     }
     ended = update_rows(session, Attempt, values, id=attempt_id, state=old) == 1
     if ended:
-        session.connection().execute(_RELEASE, {"attempt": attempt_id, "now": now})
+        driver(session).execute(_RELEASE, (now, attempt_id))
     return ended
 
 

@@ -161,7 +161,7 @@ def load(session: Session, specs: SpecCache, node: str) -> Snapshot:
     for attempt_id, gpu, fraction in connection.execute(_HELD):
         leases.setdefault(attempt_id, []).append((gpu, fraction))
     for values in connection.execute(_ATTEMPTS):
-        one = AttemptRow(*values, gpus=tuple(leases.get(values[0], ())))
+        one = AttemptRow(*(*values, tuple(leases.get(values[0], ()))))
         found.attempts.setdefault(one.workload_id, []).append(one)
     _load_marks(session, found, node)
     active = [row.id for row in found.active]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import func, or_, select, tuple_, update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col
 
 from localml.core import pools
@@ -154,7 +154,11 @@ class Workloads:
             "queued_at": now,
             "cleaned": False,
         }
-        return values, {"spec": spec.model_dump_json(exclude_defaults=True), "request": submission.request}
+        return values, {
+            "spec": spec.model_dump_json(exclude_defaults=True),
+            "request": submission.request,
+            "images": None,
+        }
 
     def _store_one(
         self, session: Session, submission: Submission, values: dict[str, Any], detail: dict[str, Any]
@@ -168,7 +172,7 @@ class Workloads:
                 raise not_found("depends_on: workload", number)
         try:
             number = insert_row(session, Workload, values)
-        except IntegrityError:
+        except sqlite3.IntegrityError:
             raise LocalmlError(
                 Code.CONFLICT, f"name: '{submission.name}' is already used by a {submission.kind}", field="name"
             ) from None

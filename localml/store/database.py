@@ -24,6 +24,7 @@ from sqlmodel import Session
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.failpoints import FAILPOINTS
+from localml.core.sql import DRIVER, json_text
 
 T = TypeVar("T")
 
@@ -50,24 +51,16 @@ def _pragmas(connection: Any) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def open_engine(path: Path, begin: str, **pool: Any) -> Engine:
-    """An SQLAlchemy engine whose transactions start with ``begin`` (``BEGIN`` or ``BEGIN IMMEDIATE``)."""
+def open_engine(path: Path, begin: str | None, **pool: Any) -> Engine:
+    """An SQLAlchemy engine whose transactions start with ``begin`` (None: the user of the connection sees to it)."""
     engine = create_engine(
-        "sqlite://", creator=lambda: connect_raw(path), json_serializer=_dump_json, future=True, **pool
+        "sqlite://", creator=lambda: connect_raw(path), json_serializer=json_text, future=True, **pool
     )
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    if begin is not None:
         # sqlite3 itself is told never to begin (isolation_level None): the kind of transaction is ours to choose
-        connection.exec_driver_sql(begin)
-
+        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin) and None)
     return engine
-
-
-def _dump_json(value: Any) -> str:
-    import json
-
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
 class _Write:
@@ -90,7 +83,8 @@ class Database:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._readers = open_engine(path, "BEGIN", poolclass=QueuePool, pool_size=8, max_overflow=56, pool_timeout=30)
-        self._writer = open_engine(path, "BEGIN IMMEDIATE", poolclass=StaticPool)
+        self._writer = open_engine(path, None, poolclass=StaticPool)
+        self._connection: Connection | None = None
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         self._close_lock = threading.Lock()
@@ -132,6 +126,8 @@ class Database:
             self._closed = True
             self._queue.put(None)
         self._thread.join()
+        if self._connection is not None:
+            self._connection.close()
         self._readers.dispose()
         self._writer.dispose()
 
@@ -164,15 +160,13 @@ class Database:
     def _commit(self, group: list[_Write]) -> None:
         done: list[tuple[_Write, Any]] = []
         try:
-            with self._writer.connect() as connection, connection.begin():
+            with self._transaction() as (connection, driver):
                 for job in group:
                     try:
-                        done.append((job, self._one(connection, job)))
-                    except DBAPIError as error:
+                        done.append((job, self._one(connection, driver, job)))
+                    except BaseException as error:
                         if _storage(error) is not None:
                             raise
-                        job.future.set_exception(error)
-                    except BaseException as error:
                         job.future.set_exception(error)
                 FAILPOINTS.hit("before-commit")
         except Exception as error:
@@ -184,33 +178,64 @@ class Database:
         for job, result in done:
             job.future.set_result(result)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[Connection, sqlite3.Connection]]:
+        """BEGIN and COMMIT said to the driver itself; SQLAlchemy only keeps count."""
+        if self._connection is None:
+            self._connection = self._writer.connect()
+        driver = self._connection.connection.driver_connection
+        assert isinstance(driver, sqlite3.Connection)
+        driver.execute("BEGIN IMMEDIATE").close()
+        try:
+            with self._connection.begin():
+                yield self._connection, driver
+                driver.execute("COMMIT").close()
+        except BaseException:
+            with suppress(sqlite3.Error):
+                if driver.in_transaction:
+                    driver.execute("ROLLBACK").close()
+            raise
+
     @staticmethod
-    def _one(connection: Connection, job: _Write) -> Any:
-        session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
+    def _one(connection: Connection, driver: sqlite3.Connection, job: _Write) -> Any:
+        # the session joins with a savepoint of its own, but only if it is used for more than the driver's connection
+        session = Session(
+            connection, join_transaction_mode="create_savepoint", expire_on_commit=False, info={DRIVER: driver}
+        )
+        driver.execute("SAVEPOINT job").close()
         try:
             result = job.act(session)
             session.commit()
             session.expunge_all()
-        except DBAPIError as error:
-            # a full disk makes SQLite roll the whole transaction back, savepoints and all: closing then fails too
-            with suppress(DBAPIError):
-                session.close()
-            raise error
         except BaseException:
-            session.close()
+            # a full disk makes SQLite roll the whole transaction back, savepoints and all: these fail too then
+            with suppress(DBAPIError, sqlite3.Error):
+                session.close()
+                driver.execute("ROLLBACK TO job").close()
+                driver.execute("RELEASE job").close()
             raise
         session.close()
+        driver.execute("RELEASE job").close()
         return result
 
 
-def _storage(error: DBAPIError) -> bool:
-    text = str(error.orig).lower()
-    return any(mark in text for mark in ("disk is full", "disk i/o error", "readonly database", "unable to open"))
+_STORAGE_MARKS = ("disk is full", "disk i/o error", "readonly database", "unable to open")
+
+
+def _storage(error: BaseException | None) -> sqlite3.Error | None:
+    """The failure of the disk behind an error, if there is one; what is raised while rolling back hides it."""
+    while error is not None:
+        original = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(original, sqlite3.Error) and any(mark in str(original).lower() for mark in _STORAGE_MARKS):
+            return original
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _readable(error: Exception) -> Exception:
-    if isinstance(error, DBAPIError):
-        return LocalmlError(Code.STORAGE, f"the database could not be written ({error.orig}); nothing was stored")
+    failure = _storage(error) or (error.orig if isinstance(error, DBAPIError) else error)
+    if isinstance(failure, sqlite3.Error):
+        return LocalmlError(Code.STORAGE, f"the database could not be written ({failure}); nothing was stored")
     return error
 
 
