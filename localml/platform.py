@@ -37,8 +37,9 @@ from localml.core.series import Samples
 from localml.core.specs import Mount
 from localml.core.workloads import Submission, Workloads
 from localml.engines import engine_class
-from localml.engines.base import Engine, GpuGrant
+from localml.engines.base import Engine, EngineUnreachable, GpuGrant
 from localml.gpus import Gpu, Inventory, open_inventory
+from localml.gpus.selection import descends_from_us
 from localml.objects import ArchiveInfo, Buckets, inspect_archive
 from localml.store.database import Database
 from localml.store.lock import DataLock
@@ -93,7 +94,6 @@ class Platform:
 
     def _open(self, engine: Engine | None, inventory: Inventory | None) -> None:
         self.data.chmod(0o700)
-        self.gpus: Inventory = inventory or open_inventory(self.config.gpus)
         self.db = Database(prepare(self.data))
         self.install = self._install_id()
         self.identity = Identity(self.db, Vault.open(self.data / "secret.key"), self.clock)
@@ -105,6 +105,7 @@ class Platform:
         self.buckets = Buckets(self.data / "buckets")
         self.catalog: Catalog = load_catalog()
         self.engine = engine or self._engine()
+        self.gpus: Inventory = inventory or open_inventory(self.config.gpus, is_ours=self._is_ours)
         self._gpus_by_uuid = {gpu.uuid: gpu for gpu in self.gpus.devices()}
         self.reconciler = Reconciler(
             self.db,
@@ -224,6 +225,17 @@ class Platform:
             gpu=self._grant,
             host_cpus=float(os.cpu_count() or 1),
         )
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether a program on a GPU runs in one of our containers, or is a child of this process."""
+        if descends_from_us(pid):
+            return True
+        try:
+            cgroup = Path(f"/proc/{pid}/cgroup").read_text()
+            ours = [seen.handle.get("id") for seen in self.engine.list().values()]
+        except (OSError, EngineUnreachable):
+            return False
+        return any(container and str(container) in cgroup for container in ours)
 
     def _grant(self, uuid: str) -> GpuGrant:
         gpu = self._gpus_by_uuid.get(uuid)
