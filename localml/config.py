@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from localml.core.catalog import cache_dir
 from localml.core.errors import invalid
 from localml.core.quantities import parse_memory
 
@@ -69,6 +68,8 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     Raises:
         LocalmlError: ``INVALID`` naming the setting.
     """
+    from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
+
     values: dict[str, Any] = {"data": default_data(), "cache": cache_dir()}
     for name, convert in _FROM_ENVIRONMENT.items():
         text = environment.get(f"LOCALML_{name.upper()}")

@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +268,8 @@ class Platform:
             field: the request member that an error names.
 
         Raises:
-            LocalmlError: ``INVALID`` when it does not exist, is no archive or is not safe, ``TOO_LARGE`` when it is over
-                a limit.
+            LocalmlError: ``INVALID`` when it does not exist, is no archive or is not safe, ``TOO_LARGE`` when it is
+                over a limit.
         """
         if not self.buckets.exists(uri, field=field):
             raise invalid(field, f"{uri} does not exist")
@@ -285,10 +286,8 @@ class Platform:
 
     def machine(self) -> Machine:
         """Size of the machine as admission sees it: declared or real, GPUs that others use left out."""
-        import psutil
-
         cpus = self.config.cpus or float(os.cpu_count() or 1)
-        memory = self.config.memory or int(psutil.virtual_memory().total)
+        memory = self.config.memory or _physical_memory()
         busy = self.gpus.busy()
         gpus = tuple((gpu.uuid, gpu.name) for gpu in self.gpus.devices() if gpu.uuid not in busy)
         replicas = self.config.max_replicas or int(16 * cpus)
@@ -443,6 +442,12 @@ class Platform:
             "data": str(self.data),
             "root_pool": pools.ROOT,
         }
+
+
+@cache
+def _physical_memory() -> int:
+    """Bytes of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _too_much(what: str, asked: float, there: float, unit: str) -> LocalmlError:

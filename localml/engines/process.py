@@ -179,6 +179,8 @@ class ProcessEngine:
         self._wait_ended(name)
         with self._name_lock(name):
             if self._observe(name).phase is Phase.GONE:
+                if not folder.exists():
+                    folder.delete()  # of a removal that a server's death cut short
                 return
             FAILPOINTS.hit("before-remove")
             with folder.owned():
@@ -242,7 +244,8 @@ class ProcessEngine:
             self._supervisor = self._root / f".supervisor-{sys.implementation.cache_tag}-{version:08x}.pyc"
             py_compile.compile(supervisor.__file__, str(self._supervisor), doraise=True)
             for left in self._root.glob(f"{UNFINISHED}*"):
-                if left.stat().st_mtime < time.time() - _UNFINISHED_AGE:
+                old = left.stat().st_mtime < time.time() - _UNFINISHED_AGE  # its maker's number may be another's now
+                if old or ReplicaDir(left).abandoned():
                     ReplicaDir(left).delete()
         except OSError as error:
             raise EngineError(f"cannot use {self._root}: {error.strerror}") from error

@@ -38,7 +38,7 @@ from typing import Any
 from localml.engines.base import STREAMS, EngineError, ReplicaPlan
 
 UNFINISHED = ".new-"
-"""Start of the names of folders that are being made; a server that died may leave one."""
+"""Start of the names of folders that are being made, followed by the maker's process number."""
 EXIT_ROOM = 4096
 """Bytes reserved for ``exit.json``: one block, so that a full disk cannot lose an end."""
 
@@ -99,7 +99,7 @@ class ReplicaDir:
             EngineError: the file system refuses (full, read-only, ...); nothing is left behind.
         """
         record = PlanRecord(dict(labels), dict(launch.env), launch.workdir, time.time())
-        new = ReplicaDir(self.path.with_name(f"{UNFINISHED}{uuid.uuid4().hex}"))
+        new = self.beside()
         try:
             new._fill(plan, record, launch)
             return self._move_in(new) or record
@@ -107,6 +107,15 @@ class ReplicaDir:
             with contextlib.suppress(EngineError):
                 new.delete()
             raise EngineError(f"cannot make {self.path}: {error.strerror}") from error
+
+    def beside(self) -> ReplicaDir:
+        """A folder next to this one to be filled and moved here; its name tells which process makes it."""
+        return ReplicaDir(self.path.with_name(f"{UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}"))
+
+    def abandoned(self) -> bool:
+        """Whether this is a folder that was being made by a process which is no more."""
+        maker = self.path.name.removeprefix(UNFINISHED).partition("-")[0]
+        return self.path.name.startswith(UNFINISHED) and not (maker.isdigit() and _lives(int(maker)))
 
     def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
         os.mkdir(self.path, 0o700)
@@ -277,6 +286,16 @@ class Launch:
         if any("\0" in part for part in parts) or any("=" in name or not name for name in self.env):
             raise EngineError("a NUL byte, or a name of an environment variable that is none")
         return b"".join(os.fsencode(part) + b"\0" for part in parts)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _write_private(path: Path, data: bytes) -> None:

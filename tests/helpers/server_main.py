@@ -7,30 +7,33 @@ once it has ended, its exit status (negative: the signal that ended it).
 
 from __future__ import annotations
 
-import importlib
+import copy
+import functools
 import json
 import logging
 import os
-import pkgutil
 import sys
+import tempfile
+import threading
+from pathlib import Path
 from typing import Any
 
-import localml.dialects.native.routes as routes
+import flask_openapi.utils
+
 import localml.engines.docker
 import localml.engines.environments
 import localml.engines.process  # noqa: F401
 from localml.config import load
 from localml.core.errors import LocalmlError
 from localml.core.failpoints import FAILPOINTS, Failpoints
-from localml.dialects.native import create_app  # noqa: F401
+from localml.dialects.native import create_app
 from localml.platform import Platform
 from localml.server import Server
 
 
 def main() -> None:
     """Serve orders until stdin ends."""
-    for module in pkgutil.iter_modules(routes.__path__, routes.__name__ + "."):
-        importlib.import_module(module.name)
+    _warm_up()
     for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
@@ -40,13 +43,25 @@ def main() -> None:
         print(json.dumps({"ended": pid, "status": os.waitstatus_to_exitcode(status)}), flush=True)
 
 
+def _warm_up() -> None:
+    """Make one app of an empty platform, so that later ones find the JSON schemas of all models."""
+    schema = functools.cache(flask_openapi.utils.get_model_schema)
+    flask_openapi.utils.get_model_schema = lambda *model, **mode: copy.deepcopy(schema(*model, **mode))
+    with tempfile.TemporaryDirectory() as folder:
+        platform = Platform(load({}, data=folder, engine="fake", gpus="simulated:1", port=0))
+        create_app(platform)
+        platform.close()
+    assert threading.active_count() == 1, "a process with threads cannot be forked safely"
+
+
 def _serve(order: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
     Failpoints.__init__(FAILPOINTS, order["failpoint"])
+    settings = {**order["settings"], "cache": Path(order["settings"]["cache"])}
     try:
-        Server(Platform(load({}, **order["settings"]))).run()
+        Server(Platform(load({}, **settings))).run()
     except LocalmlError as error:
         print(f"localml: {error}", file=sys.stderr, flush=True)
         return 1
