@@ -33,6 +33,7 @@ from localml.core.lifecycle import record_event
 from localml.core.logfiles import LogStore
 from localml.core.models import GpuLease, GpuMark, Meta, NodeMark
 from localml.core.pools import Pools
+from localml.core.quantities import format_memory
 from localml.core.secrets import Vault, write_private
 from localml.core.series import Samples
 from localml.core.specs import Mount
@@ -313,7 +314,7 @@ class Platform:
             gpu += need.gpu * role.count
         for what, asked, there, unit in (
             ("cpu", cpu, machine.cpu, "CPU cores"),
-            ("memory", memory, float(machine.memory), "bytes of memory"),
+            ("memory", memory, float(machine.memory), "of memory"),
             ("gpu", gpu, float(len(all_gpus)), "GPUs"),
         ):
             if asked > there + _EPSILON:
@@ -451,9 +452,10 @@ def _physical_memory() -> int:
 
 
 def _too_much(what: str, asked: float, there: float, unit: str) -> LocalmlError:
+    show = (lambda amount: format_memory(int(amount))) if what == "memory" else "{:g}".format
     return LocalmlError(
         Code.CAPACITY,
-        f"{what}: {asked:g} {unit} were asked for, this machine has {there:g}",
+        f"{what}: {show(asked)} {unit} were asked for, this machine has {show(there)}",
         field=what,
         details={"asked": asked, "available": there},
     )

@@ -1,0 +1,6 @@
+"""What every dialect needs: the app factory, wire formats, errors, logs as text. Nothing here knows a vendor."""
+
+from localml.dialects.kit.app import Dialect, make_app
+from localml.dialects.kit.context import caller, platform
+
+__all__ = ["Dialect", "caller", "make_app", "platform"]

@@ -1,0 +1,160 @@
+"""The app factory: one Flask app per dialect, so that every failure comes back in the vendor's own shape."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Request, Response, g, jsonify, request
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.info import Info
+from flask_openapi.openapi import OpenAPI
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.identity import Caller
+from localml.dialects.kit.context import EXTENSION
+from localml.dialects.kit.errors import from_http, from_pydantic
+from localml.dialects.kit.wire import WireRequest
+from localml.platform import Platform
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("localml.dialects")
+
+DOCUMENT = "openapi.json"
+_SLASHES = re.compile("/{2,}")
+_GENERATED = "422"  # where flask-openapi documents its own validation answer, which is never sent
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What makes an app one vendor's.
+
+    Attributes:
+        name: also the app's import name, such as ``localml.dialects.cloudml``.
+        prefix: everything is served below it, the OpenAPI document as ``<prefix>/openapi.json``.
+        authenticate: who calls; asked before a request to a known URL is looked at any further. Raises
+            ``UNAUTHENTICATED``.
+        render_error: HTTP status and JSON body of a failure.
+        apis: the operations.
+        public: names of endpoints (``blueprint.function``) that need no caller.
+        security_schemes: for the document.
+        document: changes the generated document in place, for what the generator cannot say.
+        max_body: bytes of a request body, unless an operation sets ``request.max_content_length`` itself.
+        takes_forms: whether bodies may be forms as well as JSON.
+    """
+
+    name: str
+    prefix: str
+    title: str
+    version: str
+    authenticate: Callable[[Platform, Request], Caller]
+    render_error: Callable[[LocalmlError], tuple[int, dict[str, Any]]]
+    apis: tuple[APIBlueprint, ...]
+    public: frozenset[str] = frozenset()
+    security_schemes: dict[str, Any] = field(default_factory=dict)
+    document: Callable[[dict[str, Any]], None] = lambda _: None
+    max_body: int = 1 << 20
+    takes_forms: bool = False
+
+
+def make_app(dialect: Dialect, platform: Platform) -> Flask:
+    """An app that serves one dialect of a platform.
+
+    Whatever goes wrong in it (an unknown URL, a wrong method, a body that is too large or malformed, a defect) is
+    answered through ``dialect.render_error``; defects are logged and answered without particulars.
+    """
+    app = _App(dialect)
+    app.extensions[EXTENSION] = platform
+    app.config["MAX_CONTENT_LENGTH"] = dialect.max_body
+    app.config["MAX_FORM_MEMORY_SIZE"] = dialect.max_body
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    _add_error_handlers(app, dialect)
+    public = dialect.public | {"document"}
+
+    def identify() -> None:
+        if request.endpoint is not None and request.endpoint not in public:
+            g.caller = dialect.authenticate(platform, request)
+
+    app.before_request(identify)
+    for api in dialect.apis:
+        app.register_api(api)
+    app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", lambda: jsonify(app.api_doc))
+    app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment,method-assign]
+    return app
+
+
+class _App(OpenAPI):
+    """flask-openapi's app with its document put right."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        super().__init__(
+            dialect.name,
+            info=Info(title=dialect.title, version=dialect.version),
+            security_schemes=dialect.security_schemes,
+            validation_error_status=_GENERATED,
+            validation_error_callback=_refuse,
+            doc_ui=False,
+            static_folder=None,
+        )
+        self._dialect = dialect
+        self.openapi_version = "3.1.0"
+        self.request_class = type("DialectRequest", (WireRequest,), {"takes_forms": dialect.takes_forms})
+
+    def generate_spec_json(self) -> None:
+        """Write the document. The generator adds an answer of its own to each operation, an array of its error
+        model, which this server never sends."""
+        super().generate_spec_json()  # type: ignore[no-untyped-call]
+        for path in self.spec_json["paths"].values():
+            for operation in path.values():
+                answer = operation["responses"].get(_GENERATED, {})
+                if _is_array(answer):
+                    del operation["responses"][_GENERATED]
+        self.spec_json["components"]["schemas"].pop(self.validation_error_model.__name__, None)
+        self._dialect.document(self.spec_json)
+
+
+def _is_array(answer: dict[str, Any]) -> bool:
+    media = answer.get("content", {}).get("application/json", {})
+    return bool(media.get("schema", {}).get("type") == "array")
+
+
+def _refuse(error: ValidationError) -> None:
+    raise from_pydantic(error)
+
+
+def _add_error_handlers(app: Flask, dialect: Dialect) -> None:
+    def render(error: LocalmlError) -> Response:
+        status, body = dialect.render_error(error)
+        response = jsonify(body)
+        response.status_code = status
+        if "allowed" in error.details:
+            response.headers["Allow"] = ", ".join(error.details["allowed"])
+        return response
+
+    def unexpected(error: Exception) -> Response:
+        log.exception("%s %s failed", request.method, request.path, exc_info=error)
+        return render(LocalmlError(Code.INTERNAL, "an internal error, which the server's log describes"))
+
+    app.register_error_handler(LocalmlError, render)
+    app.register_error_handler(ValidationError, lambda error: render(from_pydantic(error)))
+    app.register_error_handler(HTTPException, lambda error: render(from_http(error, request.path)))
+    app.register_error_handler(Exception, unexpected)
+
+
+def _merge_slashes(inner: WSGIApplication) -> WSGIApplication:
+    """Serve ``/a//b`` like ``/a/b``: endpoints configured with a final slash make clients send such paths, and a
+    redirect would break their signature. ``REQUEST_URI``, which signatures cover, stays as it was sent."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = _SLASHES.sub("/", environ.get("PATH_INFO", ""))
+        return inner(environ, start_response)
+
+    return call

@@ -1,0 +1,63 @@
+"""Failures of all kinds as :class:`LocalmlError`, so that a dialect renders one kind only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from localml.core.errors import Code, LocalmlError
+
+CODES = {
+    401: Code.UNAUTHENTICATED,
+    403: Code.FORBIDDEN,
+    404: Code.NO_ROUTE,
+    405: Code.METHOD_NOT_ALLOWED,
+    413: Code.TOO_LARGE,
+    503: Code.UNAVAILABLE,
+}
+
+
+def from_pydantic(error: ValidationError) -> LocalmlError:
+    """The first thing that is wrong with a request, as field and reason."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or "body"
+    reason = "is required" if first["type"] == "missing" else _reason(first["msg"])
+    return LocalmlError(Code.INVALID, f"{field}: {reason}", field=field)
+
+
+def _reason(message: str) -> str:
+    for start in ("Value error, ", "Assertion failed, ", "Input "):
+        if message.startswith(start):
+            return message.removeprefix(start)
+    return message[:1].lower() + message[1:]
+
+
+def from_http(error: HTTPException, path: str) -> LocalmlError:
+    """What Werkzeug and Flask raise by themselves. A 405 has the methods that would do in ``details['allowed']``."""
+    status = error.code or 500
+    code = CODES.get(status, Code.INVALID if status < 500 else Code.INTERNAL)
+    if isinstance(error, MethodNotAllowed):
+        allowed = sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"})
+        return LocalmlError(code, f"only {', '.join(allowed)} can be done here", details={"allowed": allowed})
+    if code is Code.NO_ROUTE:
+        return LocalmlError(code, f"nothing is served at {path[:200]}")
+    if code is Code.TOO_LARGE:
+        return LocalmlError(code, "the body is larger than this request may have")
+    return LocalmlError(code, str(error.description or error.name))
+
+
+@contextmanager
+def renamed(**names: str) -> Iterator[None]:
+    """Failures raised inside name the vendor's request members instead of the core's (``cpu="cpu_limit"``)."""
+    try:
+        yield
+    except LocalmlError as error:
+        name = names.get(error.field or "")
+        if name is None:
+            raise
+        _, _, reason = error.message.partition(f"{error.field}: ")
+        words = f"{name}: {reason}" if error.message.startswith(f"{error.field}: ") else error.message
+        raise LocalmlError(error.code, words, field=name, details=error.details) from error

@@ -1,0 +1,121 @@
+"""Reading requests as vendors' clients really send them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NoReturn
+from urllib.parse import quote
+
+from flask import Request
+
+from localml.core.errors import invalid
+
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class WireRequest(Request):
+    """A request whose body is JSON whatever its Content-Type says, or a form where the dialect takes forms.
+
+    ``takes_forms`` is set by :func:`make_app` on a subclass of its own for each dialect.
+    """
+
+    takes_forms = False
+
+    @property
+    def raw_path(self) -> str:
+        """The path exactly as it stood in the request line: escapes, doubled slashes and all; no query, no host.
+
+        Signatures cover it. Bytes above 127 are Latin-1 characters, as everywhere in WSGI.
+        """
+        uri = self.environ.get("REQUEST_URI") or self.environ.get("RAW_URI")
+        if uri is None:  # a server that keeps it to itself: the commonest spelling of the decoded path
+            decoded = self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "")
+            return quote(decoded.encode("latin-1"), safe="/:@!$&'()*+,;=~")
+        if not uri.startswith("/"):  # the absolute form, as a client sends it to a proxy
+            uri = "/" + uri.partition("://")[2].partition("/")[2]
+        return str(uri).partition("?")[0]
+
+    def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
+        """The body as a JSON value, or the fields of a form (text; a list where a name repeats).
+
+        The arguments are those of Flask and change nothing: the Content-Type is never asked for JSON, the answer is
+        always kept, and a malformed body is always an error.
+
+        Raises:
+            LocalmlError: ``INVALID`` for an empty or malformed body.
+        """
+        if "localml.json" not in self.environ:
+            self.environ["localml.json"] = self._read_body()
+        return self.environ["localml.json"]
+
+    def _read_body(self) -> Any:
+        if self.takes_forms and self.mimetype in FORM_TYPES:
+            data = b"" if self.mimetype == FORM_TYPES[1] else self.get_data(cache=True)
+            # curl -d labels everything as a form
+            if not data.lstrip().startswith((b"{", b"[")):
+                return _fields(self)
+        return parse_json(self.get_data(cache=True))
+
+
+def _fields(request: Request) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in request.form.lists():
+        found[name] = values[0] if len(values) == 1 else values
+    return found
+
+
+def parse_json(data: bytes) -> Any:
+    """A JSON value as the standards have it: no NaN, no infinities, no half surrogates, no NUL characters.
+
+    Raises:
+        LocalmlError: ``INVALID`` with field ``body``.
+    """
+    if not data.strip():
+        raise invalid("body", "must be a JSON object, and is empty")
+    try:
+        value = json.loads(data, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise invalid("body", "is nested too deeply") from None
+    except ValueError as error:
+        raise invalid("body", f"is not JSON: {error}") from None
+    if isinstance(value, str):
+        raise invalid("body", "must be a JSON object, not a text")
+    if b"\\u" in data or b"\0" in data:
+        for text in _texts(value):
+            _check_text(text)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
+
+
+def _texts(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, dict):
+            waiting.extend(one)
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+
+
+def _check_text(text: str) -> None:
+    if "\0" in text:
+        raise invalid("body", "holds a NUL character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise invalid("body", "holds text that is not Unicode (half of a surrogate pair)") from None
