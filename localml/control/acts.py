@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -79,6 +79,10 @@ class Acts:
         while self._results:
             found.append(self._results.popleft())
         return found
+
+    def put_back(self, results: Iterable[Done]) -> None:
+        """Results that could not be recorded: :meth:`take` gives them again, before newer ones."""
+        self._results.extendleft(reversed(list(results)))
 
     def settle(self, result: Done, rest: float = 0.0) -> None:
         """Free the keys of a result that was recorded, or let them rest for some seconds."""

@@ -305,7 +305,8 @@ class _Pass:
         rest = self.free.minus(need)
         if "replicas" not in short and not (need.uses() & short) and not (rest.short(first_need) - short):
             return None
-        return Reason("behind", f"waits behind '{first.name}', which is next in line", short, (first.id,))
+        words = f"waits behind '{first.name}', which {self.misfits[first.shape].message}"
+        return Reason("behind", words, short, (first.id,))
 
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)

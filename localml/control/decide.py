@@ -188,7 +188,9 @@ def _with_end(attempt: AttemptView, exit_code: int | None, cause: Cause, message
 
 def _running(view: View, now: float) -> Move:
     columns: dict[str, object] = {} if view.started_at is not None else {"started_at": now}
-    return Move(State.RUNNING, "Running", f"all {view.spec.replicas} replicas run", columns=columns)
+    count = view.spec.replicas
+    words = "the replica runs" if count == 1 else f"all {count} replicas run"
+    return Move(State.RUNNING, "Running", words, columns=columns)
 
 
 def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcome | None:
@@ -239,7 +241,9 @@ def _all_over(workers: Sequence[Role], by_role: Mapping[str, list[AttemptView]])
         failures = [one for one in by_role[role.name] if one.cause is not Cause.COMPLETED]
         if len(failures) == role.count:
             return _failed(failures[0])
-    return _Outcome(State.SUCCEEDED, Cause.COMPLETED, "all replicas have ended successfully", 0)
+    alone = len(workers) == 1 and workers[0].count == 1
+    words = "exit code 0" if alone else "all replicas have ended successfully"
+    return _Outcome(State.SUCCEEDED, Cause.COMPLETED, words, 0)
 
 
 def _failed(attempt: AttemptView) -> _Outcome:

@@ -196,7 +196,11 @@ class Reconciler:
         results = self.acts.take()
         if not results:
             return
-        self._launcher.record(results, self._seen, now)
+        try:
+            self._launcher.record(results, self._seen, now)
+        except BaseException:
+            self.acts.put_back(results)  # a full disk, say: their keys would stay busy for ever
+            raise
         for result in results:
             rest = _ACT_RETRY_S if result.error is not None else 0.0
             if result.kind == "stop":
@@ -451,4 +455,5 @@ class Reconciler:
                 lambda s: record_event(s, workload_id, "LogStalled", words, now=now, warning=True, replica=name)
             )
         except LocalmlError as error:
+            self._log_full.discard(workload_id)  # told at the next failure that finds room for it
             log.error("the event could not be stored either: %s", error)

@@ -72,9 +72,8 @@ def train(api: CloudML, name: str) -> None:
     """Upload the trainer, submit the job, follow its log."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "trainer.tar.gz"
-        subprocess.run(
-            [sys.executable, REPO / "scripts/examples/pack", REPO / "scripts/examples/digits", package], check=True
-        )
+        examples = REPO / "scripts/examples"
+        subprocess.run([examples / "pack", examples / "digits", package], check=True)
         localml("cp", str(package), f"{BUCKET}/trainer.tar.gz")
     body = {
         "job_name": name,

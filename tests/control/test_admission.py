@@ -48,7 +48,7 @@ def test_higher_priority_goes_first_then_order_of_arrival() -> None:
 def test_a_later_job_overtakes_only_where_it_cannot_delay_the_head() -> None:
     found = run(wait(1, gpu=3), wait(2, gpu=2), wait(3, gpu=1), wait(4, cpu=1))
     assert set(found.placements) == {1, 4}
-    assert found.reasons[3].message == "waits behind 'j2', which is next in line"
+    assert found.reasons[3].message == "waits behind 'j2', which waits for 2 GPUs (1 GPU free)"
 
 
 def test_a_later_job_leaves_the_head_what_it_is_not_short_of() -> None:
