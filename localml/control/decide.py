@@ -222,6 +222,7 @@ def completion(spec: WorkloadSpec, attempts: Sequence[AttemptView]) -> _Outcome 
         if one.cause in _DECIDES_ALONE:
             return _failed(one)
     by_role = {role.name: [one for one in ended if one.role == role.name] for role in spec.roles}
+    finished = sum(1 for one in ended if one.cause is Cause.COMPLETED)
     for role in spec.roles:
         failures = [one for one in by_role[role.name] if one.cause is not Cause.COMPLETED]
         if role.completion.min_failed is not None and len(failures) >= role.completion.min_failed:
@@ -229,6 +230,8 @@ def completion(spec: WorkloadSpec, attempts: Sequence[AttemptView]) -> _Outcome 
         successes = len(by_role[role.name]) - len(failures)
         if role.completion.min_succeeded is not None and successes >= role.completion.min_succeeded:
             return _Outcome(State.SUCCEEDED, Cause.COMPLETED, f"{successes} of role '{role.name}' succeeded", 0)
+    if spec.min_succeeded is not None and finished >= spec.min_succeeded:
+        return _Outcome(State.SUCCEEDED, Cause.COMPLETED, f"{finished} replicas succeeded", 0)
     workers = [role for role in spec.roles if not role.service]
     if any(len(by_role[role.name]) < role.count for role in workers):
         return None

@@ -39,6 +39,14 @@ class Started:
     error: Exception | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What starting a workload gave; ``images`` are what its roles run, to be pinned."""
+
+    started: list[Started]
+    images: dict[str, str] | None = None
+
+
 class Launcher:
     """Turns planned attempts into containers."""
 
@@ -59,47 +67,47 @@ class Launcher:
 
     def _start(
         self, row: WorkloadRow, spec: WorkloadSpec, planned: Sequence[AttemptRow], gang: Sequence[AttemptRow]
-    ) -> list[Started]:
+    ) -> Launch:
         try:
             images = self._images(row, spec)
         except (EngineError, EngineUnreachable) as error:
-            return [Started(one, error=error) for one in planned]
+            return Launch([Started(one, error=error) for one in planned])
         if images is None:
-            return []
+            return Launch([])
 
         def begin(one: AttemptRow) -> Started:
             try:
-                plan = build(self._site, row, spec, one, gang, images[one.role])
-                return Started(one, self._engine.start(plan))
-            except (EngineError, EngineUnreachable, OSError) as error:
+                return Started(one, self._engine.start(build(self._site, row, spec, one, gang, images[one.role])))
+            except Exception as error:  # whatever it is, the workload must hear of it
                 return Started(one, error=error)
 
-        if len(planned) == 1:
-            return [begin(planned[0])]
-        return list(self._gang_threads.map(begin, planned))
+        started = [begin(planned[0])] if len(planned) == 1 else list(self._gang_threads.map(begin, planned))
+        return Launch(started, images)
 
     def _images(self, row: WorkloadRow, spec: WorkloadSpec) -> dict[str, str] | None:
         """role -> image id, as pinned by an earlier try or now; pulls what is missing, telling how far it is.
 
-        None when the workload was stopped while its images were fetched.
+        None when the workload was stopped while its images were pulled.
         """
         with self._db.read() as session:
             detail = session.get(WorkloadDetail, row.id)
-            pinned = dict(detail.images or {}) if detail else {}
-        missing = [role for role in spec.roles if role.name not in pinned]
-        if not missing:
-            return pinned
+            found = dict(detail.images or {}) if detail else {}
+        pulled = False
 
         def tell(words: str) -> None:
+            nonlocal pulled
+            pulled = True
             now = self._clock.now()
             self._db.write(lambda s: record_event(s, row.id, "Pulling", words, now=now))
 
-        for role in missing:
-            pinned[role.name] = self._engine.resolve_image(role.image or self._site.default_image, tell)
-        self._db.write(lambda s: records.pin_images(s, row.id, pinned))
+        for role in spec.roles:
+            if role.name not in found:
+                found[role.name] = self._engine.resolve_image(role.image or self._site.default_image, tell)
+        if not pulled:
+            return found
         with self._db.read() as session:
             current = session.get(Workload, row.id)
-            return pinned if current is not None and current.desired is Desired.RUN else None
+            return found if current is not None and current.desired is Desired.RUN else None
 
     def pin(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec) -> None:
         """Remember the digests of a waiting workload's images, so that it runs what its image was when submitted."""
@@ -162,7 +170,7 @@ class Launcher:
 
     def _meaning(self, result: Done, seen: Observations, now: float) -> list[Any]:
         if result.kind == "start" and result.error is None:
-            return [self._started(result.subject, one, seen, now) for one in result.value]
+            return self._launched(result.subject, result.value, seen, now)
         if result.kind == "pin" and result.error is None and result.value:
             return [lambda s: records.pin_images(s, result.subject, result.value)]
         if result.kind == "remove" and result.error is None:
@@ -175,6 +183,12 @@ class Launcher:
         if result.error is not None and not isinstance(result.error, EngineUnreachable):
             log.warning("%s of %s failed: %s", result.kind, result.subject, result.error)
         return []
+
+    def _launched(self, row: WorkloadRow, launch: Launch, seen: Observations, now: float) -> list[Any]:
+        writes = [self._started(row, one, seen, now) for one in launch.started]
+        if launch.images:
+            writes.append(lambda s: records.pin_images(s, row.id, launch.images or {}))
+        return writes
 
     @staticmethod
     def _discarded(session: Session, attempt_id: int, now: float) -> None:

@@ -21,7 +21,7 @@ from localml.control import records
 from localml.control.acts import Acts
 from localml.control.admission import Admission, Reason, admit
 from localml.control.decide import Decision, Discard, EndAttempt, Move, Start, Stop, View, decide
-from localml.control.launcher import Launcher
+from localml.control.launcher import Launch, Launcher
 from localml.control.logs import LogPumps
 from localml.control.observe import EngineWorld, Observations
 from localml.control.plans import Site, choose_ports
@@ -141,9 +141,9 @@ class Reconciler:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._wake.clear()
-            began = time.monotonic()
+            began = time.thread_time()
             delay = self._tick_safely()
-            spent = time.monotonic() - began
+            spent = time.thread_time() - began
             # long ticks take at most half of the time, so that a burst of nudges leaves room for everybody else
             if spent > _LONG_TICK_S and self._stop.wait(min(spent, 0.25)):
                 return
@@ -207,7 +207,7 @@ class Reconciler:
                 name, grace = result.subject
                 self.hint(name)
                 rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
-            elif result.kind == "start" and any(isinstance(one.error, EngineUnreachable) for one in result.value or ()):
+            elif result.kind == "start" and result.value is not None and _unreached(result.value):
                 self._look_at = 0.0
             self.acts.settle(result, rest)
 
@@ -215,7 +215,11 @@ class Reconciler:
         """Look at the engine as far as that is due. False when it does not answer: then nothing is concluded."""
         with self._hint_lock:
             hints, self._hints = self._hints, set()
-        uncleaned = {one.name for attempts in snapshot.attempts.values() for one in attempts}
+        everything = [one for attempts in snapshot.attempts.values() for one in attempts]
+        uncleaned = {one.name for one in everything}
+        # what is being started is looked at when its start is recorded: until then its end could not be
+        early = {one.name for one in everything if one.state is AttemptState.PLANNED} & hints
+        hints -= early
         answered = True
         if self._look_at == 0.0 or (time.monotonic() >= self._look_at and uncleaned) or not self._seen.complete:
             answered = self._seen.look()
@@ -225,14 +229,12 @@ class Reconciler:
                 self._sweep(uncleaned)
         elif hints & uncleaned:
             answered = self._seen.glance(hints & uncleaned)
-        if not answered:
-            with self._hint_lock:
-                self._hints |= hints
+        with self._hint_lock:
+            self._hints |= early if answered else early | hints
         self._tell_engine(answered)
-        for attempts in snapshot.attempts.values():
-            for one in attempts:
-                if one.state is AttemptState.RUNNING:
-                    self.pumps.ensure(one.workload_id, one.name)
+        for one in everything:
+            if one.state is AttemptState.RUNNING:
+                self.pumps.ensure(one.workload_id, one.name)
         return answered
 
     def _check_gpus(self, snapshot: Snapshot) -> None:
@@ -457,3 +459,7 @@ class Reconciler:
         except LocalmlError as error:
             self._log_full.discard(workload_id)  # told at the next failure that finds room for it
             log.error("the event could not be stored either: %s", error)
+
+
+def _unreached(launch: Launch) -> bool:
+    return any(isinstance(one.error, EngineUnreachable) for one in launch.started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -181,7 +182,7 @@ def cleaned(session: Session, workload_id: int) -> None:
 
 def pin_images(session: Session, workload_id: int, images: Mapping[str, str]) -> None:
     """Remember the digest that each role's image had, so that later tries run the same. The first pin stays."""
-    detail = session.get(WorkloadDetail, workload_id)
-    if detail is not None:
-        detail.images = {**images, **(detail.images or {})}
-        session.add(detail)
+    query = "SELECT images FROM workload_detail WHERE workload_id = ?"
+    known = json.loads(driver(session).execute(query, (workload_id,)).fetchone()[0] or "null") or {}
+    if images.keys() - known.keys():
+        update_rows(session, WorkloadDetail, {"images": {**images, **known}}, workload_id=workload_id)
