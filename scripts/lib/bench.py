@@ -293,7 +293,7 @@ def processes(quick: bool) -> Iterator[Row]:
 
 def lists(quick: bool) -> Iterator[Row]:
     from localml.core.states import State
-    from localml.core.workloads import SORTS, Query
+    from localml.core.listing import SORTS, Query
 
     total = 10_000 if quick else 100_000
     with folder() as path, platform(path / "data", "fake", start=False) as one:

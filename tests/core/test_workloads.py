@@ -14,7 +14,8 @@ from sqlalchemy import update
 from localml.core.errors import Code, LocalmlError
 from localml.core.models import Workload
 from localml.core.states import Kind, State
-from localml.core.workloads import SORTS, Query, Submission
+from localml.core.listing import SORTS, Query
+from localml.core.workloads import Submission
 
 
 @pytest.fixture
