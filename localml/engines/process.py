@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 
 from localml.core.failpoints import FAILPOINTS
+from localml.core.specs import RegistryAuth
 from localml.engines import cgroups, process_io, supervisor
 from localml.engines.base import (
     LABEL_INSTALL,
@@ -112,7 +113,14 @@ class ProcessEngine:
             ),
         )
 
-    def resolve_image(self, image: str, progress: Progress | None = None, *, pull: bool = True) -> str:
+    def resolve_image(
+        self,
+        image: str,
+        progress: Progress | None = None,
+        *,
+        pull: bool = True,
+        auth: RegistryAuth | None = None,
+    ) -> str:
         """The name itself: an image is no more than a choice of environment here."""
         return image
 

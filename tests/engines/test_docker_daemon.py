@@ -1,5 +1,4 @@
-"""A daemon that is killed and comes back: nothing is concluded meanwhile, and no output is lost or doubled.
-"""
+"""A daemon that is killed and comes back: nothing is concluded meanwhile, and no output is lost or doubled."""
 
 from __future__ import annotations
 

@@ -56,7 +56,10 @@ def _warm_up() -> None:
 
 def _serve(order: dict[str, Any]) -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)
+    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(order["environment"])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(process)d %(name)s %(levelname)s %(message)s")
     Failpoints.__init__(FAILPOINTS, order["failpoint"])
     settings = {**order["settings"], "cache": Path(order["settings"]["cache"])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import queue
@@ -11,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -23,6 +25,7 @@ from helpers.engine_kits import wait_until
 _SCRIPT = Path(__file__).with_name("server_main.py")
 _START_S = 60.0
 _STOP_S = 30.0
+_PER_TEST = ("DOCKER_HOST",)  # variables that a test may set for its own servers
 
 
 class Down(Exception):
@@ -152,47 +155,73 @@ class Running:
         return self._status
 
 
+class _Parent:
+    """The process that servers are forked from; one for all tests, because it takes seconds to begin."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name not in _PER_TEST},
+            start_new_session=True,
+        )
+        self.begun: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        atexit.register(self._close)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            said = json.loads(line)
+            (self.ended if "ended" in said else self.begun).put(said)
+
+    def fork(self, order: dict[str, Any]) -> int:
+        """Start a server; its process number."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        self._process.stdin.flush()
+        return int(self.begun.get(timeout=_START_S)["pid"])
+
+    def _close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(_STOP_S)
+        self._listener.join(_STOP_S)
+        self._process.stdout.close()
+
+
+_parent = cache(_Parent)
+
+
 class Servers:
     """Starts servers on one data directory, one at a time.
 
     Args:
         settings: of :func:`localml.config.load`; engine ``process`` and any free port unless given.
-        environment: added to that of the servers.
     """
 
-    def __init__(self, data: Path, *, environment: dict[str, str] | None = None, **settings: Any) -> None:
+    def __init__(self, data: Path, **settings: Any) -> None:
         self.data = data
         defaults = {"engine": "process", "port": 0, "data": str(data), "cache": str(data / "cache")}
         self._settings = {**defaults, **settings}
         self.log = data.with_name(data.name + ".log")
-        with self.log.open("ab") as log:
-            self._parent = subprocess.Popen(
-                [sys.executable, str(_SCRIPT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-            )
-        self._begun: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._ended: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
         self.current: Running | None = None
-
-    def _listen(self) -> None:
-        assert self._parent.stdout is not None
-        for line in self._parent.stdout:
-            said = json.loads(line)
-            (self._ended if "ended" in said else self._begun).put(said)
 
     def launch(self, failpoint: str | None = None) -> Running:
         """Begin a server; it may die at ``failpoint`` (``name:count``)."""
         assert self.current is None or self.current.poll() is not None, "one at a time"
-        assert self._parent.stdin is not None
-        order = json.dumps({"failpoint": failpoint, "settings": self._settings})
-        self._parent.stdin.write(order.encode() + b"\n")
-        self._parent.stdin.flush()
-        self.current = Running(self.data, self._begun.get(timeout=_START_S)["pid"], self._ended)
+        order = {
+            "failpoint": failpoint,
+            "settings": self._settings,
+            "log": str(self.log),
+            "environment": {name: os.environ[name] for name in _PER_TEST if name in os.environ},
+        }
+        parent = _parent()
+        self.current = Running(self.data, parent.fork(order), parent.ended)
         return self.current
 
     def start(self, failpoint: str | None = None) -> Running:
@@ -209,11 +238,6 @@ class Servers:
         """Kill what still runs. Jobs go on."""
         if self.current is not None:
             self.current.end()
-        assert self._parent.stdin is not None
-        self._parent.stdin.close()
-        self._parent.wait(_STOP_S)
-        assert self._parent.stdout is not None
-        self._parent.stdout.close()
 
 
 @contextmanager

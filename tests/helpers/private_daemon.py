@@ -1,0 +1,104 @@
+"""A dockerd of a test's own, with its own data and socket, so that no other container is harmed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+
+from helpers.docker_image import tiny_image
+from helpers.engine_kits import wait_until
+from localml.engines.docker import docker_available
+
+
+class PrivateDaemon:
+    """A dockerd and the containerd that keeps containers running when dockerd dies.
+
+    A dockerd with ``live_restore`` goes on with them when it comes back; one without ends them then.
+
+    They live in a network namespace of their own, because a dockerd removes and makes bridges and firewall rules
+    that another one needs.
+    """
+
+    def __init__(self, root: Path, *, live_restore: bool = True) -> None:
+        self.root = root
+        self._options = ["--live-restore"] if live_restore else []
+        self.host = f"unix://{root}/docker.sock"
+        address = f"--address={root}/containerd.sock"
+        self._containerd = self._run("containerd", address, f"--root={root}/images", f"--state={root}/state")
+        self._dockerd: subprocess.Popen[bytes] | None = None
+        wait_until((root / "containerd.sock").exists, "containerd's socket")
+
+    def start(self) -> None:
+        folders = [f"--data-root={self.root}/data", f"--exec-root={self.root}/exec"]
+        files = [f"--pidfile={self.root}/docker.pid", f"--host={self.host}", "--config-file="]
+        containerd = f"--containerd={self.root}/containerd.sock"
+        self._dockerd = self._run("unshare", "--net", "dockerd", *folders, *files, containerd, *self._options)
+        wait_until(lambda: docker_available() is None, "an answer of the private daemon")
+
+    def kill(self, number: signal.Signals) -> None:
+        assert self._dockerd is not None
+        self._dockerd.send_signal(number)
+        self._dockerd.wait(30)
+        (self.root / "docker.pid").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.kill(signal.SIGTERM)
+        self._containerd.terminate()
+        self._containerd.wait(30)
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            target = line.split()[1]
+            if target.startswith(f"{self.root}/"):
+                subprocess.run(["umount", target], check=True)
+
+    def _run(self, *command: str) -> subprocess.Popen[bytes]:
+        with (self.root / "log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+@contextmanager
+def private_daemon(
+    root: Path, monkeypatch: pytest.MonkeyPatch, *, live_restore: bool = True
+) -> Iterator[PrivateDaemon]:
+    """A private daemon that runs and has the tiny image; ``DOCKER_HOST`` names it. Skips where that can't be."""
+    if os.geteuid() != 0 or not all(map(shutil.which, ("dockerd", "containerd", "unshare"))):
+        pytest.skip("a private dockerd takes root, dockerd, containerd and unshare")
+    if reason := docker_available():
+        pytest.skip(f"the test image comes from the machine's own daemon. {reason}")
+    source = docker.APIClient(version="auto")
+    image = b"".join(source.get_image(tiny_image()))
+    source.close()
+    private = PrivateDaemon(root, live_restore=live_restore)
+    monkeypatch.setenv("DOCKER_HOST", private.host)
+    private.start()
+    try:
+        target = docker.APIClient(private.host, version="auto")
+        target.load_image(image)
+        target.close()
+        yield private
+    finally:
+        try:
+            remove_all()
+        finally:
+            private.close()
+
+
+def remove_all(install: str | None = None) -> tuple[list[str], list[str]]:
+    """Remove an installation's containers and networks, or everybody's; the names of those that were there."""
+    client = docker.APIClient(version="auto")
+    filters = {"label": "localml.install" + (f"={install}" if install else "")}
+    containers = client.containers(all=True, filters=filters)
+    for one in containers:
+        client.remove_container(one["Id"], force=True, v=True)
+    networks = client.networks(filters=filters)
+    for one in networks:
+        client.remove_network(one["Id"])
+    client.close()
+    return [one["Names"][0] for one in containers], [one["Name"] for one in networks]

@@ -1,0 +1,96 @@
+"""The Docker daemon dies under a running server: what runs is kept, or its loss is told; it is never just gone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.docker_image import tiny_image
+from helpers.engine_kits import wait_until
+from helpers.private_daemon import PrivateDaemon, private_daemon
+from helpers.server_process import Api, servers
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300)]
+
+WRITES = """
+i=0; while [ ! -e /shared/enough ]; do echo line $i; i=$((i+1)); sleep 0.05; done
+printf end; echo $i > /shared/n
+"""
+Scene = tuple[PrivateDaemon, Api]
+
+
+@pytest.fixture
+def scene(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a private daemon, and a server that uses it."""
+
+    @contextmanager
+    def make(data: Path, *, live_restore: bool) -> Iterator[Scene]:
+        root = tmp_path_factory.mktemp("dockerd")
+        with private_daemon(root, monkeypatch, live_restore=live_restore) as daemon, ExitStack() as stack:
+            found = stack.enter_context(servers(data, engine="docker", gpus="simulated:1"))
+            yield daemon, found.start().api
+
+    return make
+
+
+def _spec(script: str, shared: Path, gpu: int = 0) -> dict[str, Any]:
+    role = {"image": tiny_image(), "command": ["sh", "-c", script], "resources": {"gpu": gpu}}
+    return {"roles": [role], "mounts": [{"source": str(shared), "target": "/shared"}]}
+
+
+def _states(api: Api, *numbers: int) -> list[str]:
+    return [api.get(f"/workloads/{number}")["state"] for number in numbers]
+
+
+def _told(api: Api) -> list[str]:
+    return [event["reason"] for event in api.get("/events")["events"]]
+
+
+def test_a_killed_daemon_loses_no_job_and_no_line(scene: Callable[..., Any], tmp_path: Path) -> None:
+    with scene(tmp_path / "data", live_restore=True) as (daemon, api):
+        runs = api.submit("runs", _spec(WRITES, tmp_path, gpu=1))
+        wait_until(lambda: b"line 3" in api.log(runs, stream="stdout"), "some output")
+
+        daemon.kill(signal.SIGKILL)
+        wait_until(lambda: _told(api) == ["EngineUnreachable"], "notice of the daemon's death")
+        assert not api.get("/status")["engine_up"]
+        waits = api.submit("waits", _spec("echo came later", tmp_path))
+        assert _states(api, runs, waits) == ["running", "queued"]
+        lease = api.get("/gpus")["gpus"][0]["leases"]
+        assert [one["workload_id"] for one in lease] == [runs]
+
+        daemon.start()
+        wait_until(lambda: _told(api) == ["EngineUnreachable", "EngineAnswers"], "notice of its return")
+        assert api.get("/status")["engine_up"]
+        (tmp_path / "enough").touch()
+        over = api.wait_over(runs)
+        assert (over["state"], over["attempt"]) == ("succeeded", 1)
+        lines = int((tmp_path / "n").read_text())
+        assert api.log(runs, stream="stdout") == b"".join(b"line %d\n" % one for one in range(lines)) + b"end"
+        assert api.wait_over(waits)["state"] == "succeeded"
+        assert api.log(waits, stream="stdout") == b"came later\n"
+
+
+def test_what_a_daemon_ends_when_it_comes_back_is_told_as_lost(scene: Callable[..., Any], tmp_path: Path) -> None:
+    with scene(tmp_path / "data", live_restore=False) as (daemon, api):
+        runs = api.submit("runs", _spec(WRITES, tmp_path, gpu=1))
+        wait_until(lambda: b"line 3" in api.log(runs, stream="stdout"), "some output")
+        daemon.kill(signal.SIGKILL)
+        wait_until(lambda: not api.get("/status")["engine_up"], "notice of the daemon's death")
+        assert _states(api, runs) == ["running"]
+        daemon.start()
+        wait_until(lambda: api.get("/status")["engine_up"], "notice of its return")
+        wait_until(lambda: _states(api, runs) != ["running"] or api.get(f"/workloads/{runs}")["attempt"] > 1, "the end")
+        first = api.get(f"/workloads/{runs}")["replicas"][0]
+        assert first["state"] == "ended"
+        assert first["cause"] in ("signal", "engine_lost")
+        events = api.get(f"/workloads/{runs}/events")["events"]
+        assert [event["reason"] for event in events if event["severity"] == "warning"][:1] in (["Failed"], ["Retrying"])
+        (tmp_path / "enough").touch()
+        if api.wait_over(runs)["state"] == "succeeded":
+            assert api.get(f"/workloads/{runs}")["attempt"] > 1
+        wait_until(lambda: api.get("/gpus")["gpus"][0]["leases"] == [], "the GPU's return")
