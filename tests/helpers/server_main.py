@@ -7,8 +7,6 @@ once it has ended, its exit status (negative: the signal that ended it).
 
 from __future__ import annotations
 
-import copy
-import functools
 import json
 import logging
 import os
@@ -17,8 +15,6 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any
-
-import flask_openapi.utils
 
 import localml.engines.docker
 import localml.engines.environments
@@ -45,8 +41,6 @@ def main() -> None:
 
 def _warm_up() -> None:
     """Make one app of an empty platform, so that later ones find the JSON schemas of all models."""
-    schema = functools.cache(flask_openapi.utils.get_model_schema)
-    flask_openapi.utils.get_model_schema = lambda *model, **mode: copy.deepcopy(schema(*model, **mode))
     with tempfile.TemporaryDirectory() as folder:
         platform = Platform(load({}, data=folder, engine="fake", gpus="simulated:1", port=0))
         create_app(platform)

@@ -19,6 +19,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.identity import Caller
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
+from localml.dialects.kit.schemas import remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.platform import Platform
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("localml.dialects")
+
+remember_schemas()
 
 DOCUMENT = "openapi.json"
 _SLASHES = re.compile("/{2,}")

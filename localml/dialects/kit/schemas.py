@@ -1,0 +1,28 @@
+"""Making flask-openapi quick to start: it asks pydantic for the same JSON schemas again for every operation.
+
+With the 368 requests of our own API that is most of the time until the first answer. A model's schema never changes,
+so it is made once; callers get a copy, because flask-openapi writes into what it is given.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from typing import Any
+
+import flask_openapi.utils
+from pydantic import BaseModel
+
+
+def remember_schemas() -> None:
+    """Put a memory in front of the schema generator; harmless to repeat."""
+    original = flask_openapi.utils.get_model_schema
+    if hasattr(original, "__wrapped__"):
+        return
+    remembered = functools.cache(original)
+
+    @functools.wraps(original)
+    def copied(model: type[BaseModel], *args: Any, **named: Any) -> dict[str, Any]:
+        return copy.deepcopy(remembered(model, *args, **named))
+
+    flask_openapi.utils.get_model_schema = copied
