@@ -1,0 +1,161 @@
+"""The server's end of a worker process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+from onnx_server import wire
+from onnx_server.errors import LoadError
+from onnx_server.tensors import freeze, thaw
+from onnx_server.worker import WorkerPlan
+
+_ROOT = Path(__file__).resolve().parents[1]
+_BUFFER = 4 << 20
+
+
+class WorkerDied(Exception):
+    """The worker ended before it answered; the text says how."""
+
+
+Done = Callable[[list[Any] | WorkerDied], None]
+
+
+class Worker(asyncio.Protocol):
+    """A worker process with a loaded model; made by ``start``."""
+
+    def __init__(self) -> None:
+        self._unpacker = wire.Unpacker()
+        self._hello: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._done: Done | None = None
+        self._transport: asyncio.Transport
+        self._process: asyncio.subprocess.Process
+        self._reaper: asyncio.Task[None]
+        self._stopping = False
+        self._death = ""
+        self._on_death: Callable[[str], None] | None = None
+        self.spec: wire.ModelSpec
+
+    @staticmethod
+    async def start(plan: WorkerPlan) -> Worker:
+        """Start a process, let it load and warm up its model.
+
+        Raises:
+            LoadError: the model is refused, or the process died while it loaded.
+        """
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
+        ours.setblocking(False)
+        _, worker = await asyncio.get_running_loop().create_unix_connection(Worker, sock=ours)
+        try:
+            with theirs:
+                await worker._spawn(plan, theirs.fileno())
+            worker.spec = await worker._greeting()
+        except BaseException:
+            await worker.stop(at_once=True)
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        """Process id of the worker."""
+        return self._process.pid
+
+    async def _spawn(self, plan: WorkerPlan, fd: int) -> None:
+        environment = {**os.environ, wire.WORKER_FD: str(fd)}
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, "-m", "onnx_server.worker", plan.text()]
+        folder = None
+        if plan.kind == "redhare":
+            from onnx_server.redhare import kernel_command
+
+            command, folder, extra = kernel_command(plan)
+            environment.update(extra)
+        self._process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment, pass_fds=(fd,))
+        self._reaper = asyncio.create_task(self._reap())
+
+    async def _greeting(self) -> wire.ModelSpec:
+        hello = await self._hello
+        if isinstance(hello, wire.Refused):
+            raise LoadError(hello.reason)
+        return hello.spec  # type: ignore[no-any-return]
+
+    async def _reap(self) -> None:
+        code = await self._process.wait()
+        self._death = _how(code)
+        if not self._hello.done():
+            self._hello.set_exception(LoadError(f"the worker process ended while it loaded the model: {self._death}"))
+        self._transport.close()
+        self._finish(WorkerDied(self._death))
+        if not self._stopping and self._on_death is not None:
+            self._on_death(self._death)
+
+    def watch(self, on_death: Callable[[str], None]) -> None:
+        """Call back once, with a few words, when the process ends by itself or already has."""
+        self._on_death = on_death
+        if self._death:
+            on_death(self._death)
+
+    def run(self, batch: wire.Batch, done: Done) -> None:
+        """Run a batch; one at a time. ``done`` gets the answers, or ``WorkerDied`` if the process ended first."""
+        if self._death:
+            asyncio.get_running_loop().call_soon(done, WorkerDied(self._death))
+            return
+        # A plain callback: a coroutine of its own would cost as much as a small model's run.
+        self._done = done
+        self._transport.write(wire.pack((batch.outputs, [_frozen(item) for item in batch.items])))
+
+    async def stop(self, *, at_once: bool = False, grace: float = 5.0) -> None:
+        """End the process: it finishes what it has, or is killed after ``grace`` seconds (or ``at_once``)."""
+        self._stopping = True
+        self._transport.close()
+        if not hasattr(self, "_process"):
+            return
+        if not at_once:
+            await asyncio.wait([self._reaper], timeout=grace)
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._reaper
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See ``asyncio.Protocol``."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """See ``asyncio.Protocol``."""
+        for message in self._unpacker.feed(data):
+            if self._hello.done():
+                self._finish([_thawed(answer) for answer in message])
+            else:
+                self._hello.set_result(message)
+
+    def _finish(self, answers: list[Any] | WorkerDied) -> None:
+        done, self._done = self._done, None
+        if done is not None:
+            done(answers)
+
+
+def _frozen(item: Any) -> Any:
+    return item if isinstance(item, str) else freeze(item)
+
+
+def _thawed(answer: Any) -> Any:
+    return thaw(answer) if isinstance(answer, dict) else answer
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    hint = " (out of memory, or killed by hand)" if name == "SIGKILL" else ""
+    return f"{name}{hint}"

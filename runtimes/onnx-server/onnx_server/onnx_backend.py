@@ -1,0 +1,198 @@
+"""ONNX models through onnxruntime."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort  # type: ignore[import-untyped]
+
+from onnx_server import wire
+from onnx_server.cpus import available_cpus
+from onnx_server.errors import LoadError, RequestError, bad
+from onnx_server.rows import join, rows_of, split
+from onnx_server.tensors import Array, objects
+from onnx_server.warmup import Probe, probe
+from onnx_server.wire import ModelSpec, TensorSpec
+from onnx_server.worker import WorkerPlan
+
+CUDA = "CUDAExecutionProvider"
+CPU = "CPUExecutionProvider"
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+_CALLERS_FAULT = ("InvalidArgument",)
+_OUT_OF_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory", "out of memory")
+_QUIET = 3
+
+
+class OnnxBackend:
+    """One ONNX model in a session of onnxruntime.
+
+    Args:
+        plan: what to load; ``path`` is the ONNX file.
+
+    Raises:
+        LoadError: the file is no usable model, or the provider is not the wanted one.
+    """
+
+    def __init__(self, plan: WorkerPlan) -> None:
+        self._session, provider, notes = open_session(plan)
+        self._texts = {one.name for one in self._session.get_inputs() if one.type == "tensor(string)"}
+        inputs, outputs, unserved = _tensors(self._session)
+        self._outputs = tuple(output.name for output in outputs)
+        result = self._warm_up(inputs, outputs, plan.max_batch)
+        notes = [*notes, *unserved, *([result.note] if result.note else [])]
+        self._batching = result.batching
+        self.spec = ModelSpec(
+            "onnxruntime_onnx", provider, inputs, outputs, batching=result.batching, notes=tuple(notes)
+        )
+
+    def _warm_up(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int) -> Probe:
+        named = [(_first(one.shape), _first(two.shape)) for one, two in _pairs(self._session)]
+        return probe(lambda arrays: self._run(self._outputs, arrays), inputs, outputs, named, max_batch)
+
+    def run(self, batch: wire.Batch) -> list[Any]:
+        """Answers of a batch whose items have equal types and, but for the first, equal sizes."""
+        outputs = batch.outputs or self._outputs
+        if len(batch.items) == 1:
+            return [self._run(outputs, batch.items[0])]
+        if not self._batching:
+            raise RequestError(500, "this model takes one request at a time")
+        rows = [rows_of(item) for item in batch.items]
+        return split(self._run(outputs, join(batch.items)), rows)
+
+    def _run(self, outputs: Sequence[str], inputs: dict[str, Array]) -> dict[str, Array]:
+        feed = {name: _texts(name, array) if name in self._texts else array for name, array in inputs.items()}
+        try:
+            found = self._session.run(outputs, feed)
+        except Exception as error:
+            raise _translated(error) from error
+        return {name: _plain(array) for name, array in zip(outputs, found, strict=True)}
+
+
+def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, list[str]]:
+    """Open a session; returns it with the provider that it uses and what to tell about that.
+
+    Raises:
+        LoadError: the file is no usable model, or CUDA was wanted and does not work.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    options.intra_op_num_threads = plan.threads or available_cpus()
+    # Threads that spin while they wait take the CPU from the process that speaks HTTP.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    wants_cuda = plan.provider == "cuda" or (plan.provider == "auto" and gpus_visible())
+    providers: list[Any] = [CPU]
+    if wants_cuda and CUDA in ort.get_available_providers():
+        ort.preload_dlls()
+        arena = {"gpu_mem_limit": str(plan.memory_limit)} if plan.memory_limit else {}
+        providers = [(CUDA, arena), CPU]
+    try:
+        session = ort.InferenceSession(plan.path, options, providers=providers)
+    except Exception as error:
+        raise LoadError(_why_not(plan.path, error)) from error
+    session.disable_fallback()
+    used = str(session.get_providers()[0])
+    if not wants_cuda or used == CUDA:
+        return session, used, []
+    reason = f"CUDA is wanted, but this onnxruntime offers {', '.join(ort.get_available_providers())}"
+    if len(providers) == 2:
+        reason = "CUDA is wanted, but onnxruntime could not start it on this machine (its log says why)"
+    if not plan.allow_cpu_fallback:
+        raise LoadError(f"{reason}; --allow-cpu-fallback would serve on the CPU")
+    return session, used, [f"{reason}; served on the CPU"]
+
+
+def gpus_visible() -> bool:
+    """Whether this process may use an NVIDIA GPU."""
+    for variable, hidden in (("CUDA_VISIBLE_DEVICES", {"", "-1"}), ("NVIDIA_VISIBLE_DEVICES", {"", "void", "none"})):
+        if os.environ.get(variable, "all").strip() in hidden:
+            return False
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
+
+
+def _why_not(path: str, error: Exception) -> str:
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if any(sign in text for sign in _OUT_OF_MEMORY):
+        return f"{path} does not fit into the memory limit: {text}"
+    if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile"} or "does not have a graph" in text:
+        return f"{path} is not a whole ONNX model: {text}"
+    if "opset" in text.lower() or "ir version" in text.lower():
+        return f"{path} is made for a newer ONNX than onnxruntime {ort.__version__} knows: {text}"
+    return f"{path} cannot be loaded: {text}"
+
+
+def _tensors(session: ort.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], list[str]]:
+    for one in session.get_inputs():
+        if one.type not in _DATATYPES:
+            raise LoadError(f"input '{one.name}' is {one.type}, which the protocol has no type for")
+    unserved = [
+        f"output '{one.name}' is {one.type}, which the protocol has no type for; it is not served"
+        for one in session.get_outputs()
+        if one.type not in _DATATYPES
+    ]
+    outputs = tuple(_spec(one) for one in session.get_outputs() if one.type in _DATATYPES)
+    if not outputs:
+        raise LoadError("; ".join(unserved) or "the model has no output")
+    return tuple(_spec(one) for one in session.get_inputs()), outputs, unserved
+
+
+def _spec(one: ort.NodeArg) -> TensorSpec:
+    # onnxruntime gives [] both for a scalar and for a tensor of unknown rank.
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in one.shape) if one.shape else None
+    return TensorSpec(one.name, _DATATYPES[one.type], shape)
+
+
+def _pairs(session: ort.InferenceSession) -> list[tuple[ort.NodeArg, ort.NodeArg]]:
+    served = [one for one in session.get_outputs() if one.type in _DATATYPES]
+    return [(one, two) for one in session.get_inputs() for two in served]
+
+
+def _first(shape: Sequence[Any]) -> str | None:
+    """The name of the first dimension, where it has one."""
+    return shape[0] if shape and isinstance(shape[0], str) else None
+
+
+def _texts(name: str, array: Array) -> Array:
+    """Strings as onnxruntime takes them."""
+    texts = np.empty(math.prod(array.shape), dtype=object)
+    try:
+        texts[:] = [element.decode() for element in array.reshape(-1)]
+    except UnicodeDecodeError:
+        raise bad(f"input '{name}': the model takes text in UTF-8") from None
+    return texts.reshape(array.shape)
+
+
+def _plain(array: Array) -> Array:
+    if array.dtype.kind == "O":
+        return objects([text.encode() for text in array.reshape(-1)], array.shape)
+    return array
+
+
+def _translated(error: Exception) -> Exception:
+    text = str(error).strip()
+    if any(sign in text for sign in _OUT_OF_MEMORY):
+        return RequestError(503, f"the model ran out of memory on this request: {text}")
+    if type(error).__name__ in _CALLERS_FAULT:
+        return bad(f"the model does not take these inputs: {text}")
+    if "CUDA failure" in text or "CUDNN" in text:
+        # A CUDA context does not recover from most errors: end, so that a fresh worker takes over.
+        os._exit(70)
+    return error

@@ -1,0 +1,51 @@
+"""The image serves a model as the package does."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from helpers.onnx_bench import PATIENCE, matmul, save, tensor, wait_for
+
+from localml.core.catalog import cache_dir, runtimes_dir
+from localml.engines.images import ImageBuilder, connect
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
+ENDED = 0
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_image_serves_a_model_and_ends_in_order(tmp_path: Path) -> None:
+    save(tmp_path / "model", matmul())
+    client: Any = connect()
+    ImageBuilder(client, cache_dir(), runtimes_dir()).build("onnx-server", lambda line: None)
+    container = client.containers.run(
+        "localml/onnx-server:latest",
+        ["--model-dir", "/model", "--name", "m"],
+        detach=True,
+        user=f"{os.getuid()}:{os.getgid()}",
+        volumes={str(tmp_path / "model"): {"bind": "/model", "mode": "ro"}},
+        ports={"8080/tcp": ("127.0.0.1", None)},
+    )
+    try:
+        container.reload()
+        port = int(container.ports["8080/tcp"][0]["HostPort"])
+        wait_for(lambda: _answers(port, "/v2/health/ready"), "readiness")
+        body = {"inputs": [tensor("x", "FP32", np.ones((1, 4), "f4"))]}
+        answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/m/infer", json=body, trust_env=False).json()
+        weights = np.linspace(-1, 1, 12, dtype="f4").reshape(4, 3)
+        assert np.allclose(answer["outputs"][0]["data"], weights.sum(axis=0), atol=1e-6)
+        container.stop(timeout=int(PATIENCE))
+        assert container.wait()["StatusCode"] == ENDED
+    finally:
+        container.remove(force=True)
