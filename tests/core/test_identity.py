@@ -112,3 +112,42 @@ def test_a_user_name_is_taken_once(identity: Identity) -> None:
     with pytest.raises(LocalmlError) as caught:
         identity.create_user("u", "y")
     assert caught.value.code is Code.CONFLICT
+
+
+def test_a_removed_user_has_no_way_in(identity: Identity) -> None:
+    bob = identity.create_user("_bob", "secret")
+    key, _ = identity.create_key(bob)
+    token = identity.create_token(bob)
+    _, stamp = identity.stamp("_bob")
+    identity.by_key(key)
+    identity.by_token(token)
+    identity.remove_user("_bob")
+    for way in (lambda: identity.by_key(key), lambda: identity.by_token(token), lambda: identity.stamp("_bob")):
+        with pytest.raises(LocalmlError) as caught:
+            way()
+        assert caught.value.code in (Code.UNAUTHENTICATED, Code.NOT_FOUND)
+    identity.create_user("_bob", "secret")
+    assert identity.stamp("_bob")[1] != stamp
+
+
+def test_a_stamp_lasts_until_the_password_changes(identity: Identity) -> None:
+    identity.create_user("bob", "secret")
+    caller, stamp = identity.stamp("bob")
+    assert identity.stamp("bob") == (caller, stamp)
+    identity.set_password("bob", "secret", admin=True)
+    changed, other = identity.stamp("bob")
+    assert (changed.admin, other != stamp) == (True, True)
+
+
+def test_the_first_administrator_is_never_lost(identity: Identity) -> None:
+    identity.first_credentials()
+    for act in (lambda: identity.remove_user("admin"), lambda: identity.set_password("admin", "x", admin=False)):
+        with pytest.raises(LocalmlError) as caught:
+            act()
+        assert caught.value.code is Code.WRONG_STATE
+    assert identity.user("admin").admin
+
+
+def test_signing_keys_differ_by_purpose_and_installation(identity: Identity, tmp_path: Path) -> None:
+    assert identity.signing_key("a") == identity.signing_key("a") != identity.signing_key("b")
+    assert Vault.open(tmp_path / "other.key").derive("a") != identity.signing_key("a")

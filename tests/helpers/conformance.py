@@ -9,12 +9,30 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from helpers.engine_kits import DEADLINE, EngineKit, wait_until
-from localml.engines.base import LABEL_WORKLOAD, EngineError, GpuGrant, Observed, Phase
+from localml.engines.base import LABEL_WORKLOAD, EngineError, ExecStream, GpuGrant, Observed, Phase
 
 
 def ended_by(seen: Observed, signal: int) -> bool:
     """Whether a signal ended it, in either of the two ways in which engines say so."""
     return seen.signal == signal or seen.exit_code == 128 + signal
+
+
+def read_all(stream: ExecStream) -> dict[str, bytes]:
+    """All that a command still writes."""
+    found = {"stdout": b"", "stderr": b""}
+    while (piece := stream.read()) is not None:
+        found[piece[0]] += piece[1]
+    return found
+
+
+def read_until(stream: ExecStream, end: bytes) -> bytes:
+    """What a command writes up to these words."""
+    found = b""
+    while not found.endswith(end):
+        piece = stream.read()
+        assert piece is not None, f"ended after {found!r}"
+        found += piece[1]
+    return found
 
 
 class EngineConformance:
@@ -260,6 +278,89 @@ class EngineConformance:
         for name in (plan.name, "lml-nothing-here"):
             with pytest.raises(EngineError):
                 engine_kit.engine.exec(name, ("true",))
+
+    def test_a_command_is_attached_to(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600", env={"INSIDE": "yes"}, workdir="/tmp")
+        engine_kit.engine.start(plan)
+        script = 'echo "$INSIDE $ADDED $(pwd)"; echo warned >&2; cat; [ ! -t 0 ] && exit 4'
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", script), env={"ADDED": "more"})
+        big = b"line of input\n" * 20_000
+        writer = threading.Thread(target=lambda: (stream.write(big), stream.close_stdin()), daemon=True)
+        writer.start()
+        output = read_all(stream)
+        writer.join(DEADLINE)
+        assert (output["stdout"], output["stderr"]) == (b"yes more /tmp\n" + big, b"warned\n")
+        assert stream.wait() == 4
+        stream.close()
+
+    def test_a_command_has_a_terminal(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600")
+        engine_kit.engine.start(plan)
+        script = "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done"
+        shell = ("sh", "-c", f"stty size; echo $TERM; {script}")
+        stream = engine_kit.engine.open(plan.name, shell, tty=(90, 30), env={"TERM": "vt100"})
+        seen = read_until(stream, b"ready\r\n")
+        stream.resize(100, 40)
+        rest = read_all(stream)["stdout"]
+        assert b"vt100\r\n" in seen
+        assert seen.startswith(b"30 90\r\n") or engine_kit.engine.name == "docker"  # which sets the size just after
+        assert rest == b"40 100\r\n"
+        assert stream.wait() == 3
+        stream.close()
+
+    def test_a_command_is_interrupted_from_its_terminal(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600")
+        engine_kit.engine.start(plan)
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", "echo ready; exec sleep 600"), tty=(80, 24))
+        read_until(stream, b"ready\r\n")
+        stream.write(b"\x03")
+        read_all(stream)
+        assert stream.wait() == 128 + 2
+        stream.close()
+
+    def test_a_signal_reaches_a_command(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600")
+        engine_kit.engine.start(plan)
+        script = "trap 'echo told; exit 9' USR1; echo ready; while :; do sleep 0.05; done"
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", script))
+        read_until(stream, b"ready\n")
+        stream.signal(10)
+        assert read_all(stream)["stdout"] == b"told\n"
+        assert stream.wait() == 9
+        stream.close()
+
+    def test_letting_go_of_a_command_ends_it(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600")
+        engine_kit.engine.start(plan)
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", "echo ready; sleep 4711 & wait"))
+        read_until(stream, b"ready\n")
+        reader = threading.Thread(target=read_all, args=(stream,), daemon=True)
+        reader.start()
+        stream.close()
+        stream.close()
+        reader.join(DEADLINE)
+        assert not reader.is_alive()
+        look = ("sh", "-c", "ps -ef | grep -q 's[l]eep 4711'")
+        wait_until(lambda: engine_kit.engine.exec(plan.name, look).exit_code == 1, "its end")
+
+    def test_attached_commands_end_with_the_replica(self, engine_kit: EngineKit) -> None:
+        if engine_kit.engine.name == "process":
+            pytest.skip("without isolation nothing ties a command to a replica")
+        plan = engine_kit.endless()
+        engine_kit.engine.start(plan)
+        stream = engine_kit.engine.open(plan.name, ("sleep", "600"))
+        engine_kit.engine.remove(plan.name)
+        if engine_kit.runs_programs:
+            assert read_all(stream) == {"stdout": b"", "stderr": b""}
+            assert stream.wait() == 137
+        stream.close()
+
+    def test_nothing_is_attached_to_what_does_not_run(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.ending()
+        engine_kit.run(plan)
+        for name in (plan.name, "lml-nothing-here"):
+            with pytest.raises(EngineError):
+                engine_kit.engine.open(name, ("true",))
 
     def test_watch_tells_of_an_end(self, engine_kit: EngineKit) -> None:
         stop, told = threading.Event(), set[str]()

@@ -1,0 +1,5 @@
+"""``python -m localml.cli``: how ``up --detach`` starts the server."""
+
+from localml.cli import main
+
+main()

@@ -1,0 +1,123 @@
+"""What all commands share: options, the client, how failures and answers are shown.
+
+Imports here are paid by every command, so there are few.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from localml.client_errors import ClientError
+from localml.core.errors import LocalmlError
+
+if TYPE_CHECKING:
+    from localml.client import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FAILED = 1
+NO_SERVER = 2
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", help="Data directory of the server. [env: LOCALML_DATA]", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
+
+
+def complete_names(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Names of workloads for the shell's completion; nothing when there is no answer."""
+    try:
+        with connect(ctx.params.get("data")) as client:
+            page = client.workloads(contains=incomplete or None, limit=100)
+    except (ClientError, LocalmlError, OSError):
+        return []
+    return [(one.name, f"{one.kind}, {one.state}") for one in page.workloads if one.name.startswith(incomplete)]
+
+
+Name = Annotated[
+    str, typer.Argument(help="Name or id of a workload.", autocompletion=complete_names, show_default=False)
+]
+
+
+@contextmanager
+def connect(data: Path | None) -> Iterator[Client]:
+    """The server that the command is for."""
+    from localml.client import Client
+
+    with Client.connect(data) as client:
+        yield client
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """Show failures as what, why and what to do; in JSON when ``--json`` was given."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except (ClientError, LocalmlError) as error:
+            raise typer.Exit(fail(error, as_json=bool(kwargs.get("as_json")))) from error
+        except TimeoutError as error:
+            words = LocalmlClientTimeout(str(error))
+            raise typer.Exit(fail(words, as_json=bool(kwargs.get("as_json")))) from error
+        except BrokenPipeError:
+            # the reader of our output has left (a pager, head): that is no failure
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+
+    return wrapper
+
+
+class LocalmlClientTimeout(ClientError):
+    """Something did not happen in time."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("timeout", message)
+
+
+def fail(error: ClientError | LocalmlError, *, as_json: bool) -> int:
+    """Show a failure; returns the exit code."""
+    code = str(getattr(error.code, "value", error.code))
+    if as_json:
+        body = {"code": code, "message": error.message, "field": error.field, "details": error.details}
+        print_json({"error": body})
+    else:
+        typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
+        typer.echo(error.message, err=True)
+        hint = _HINTS.get(code)
+        if hint:
+            typer.echo(hint, err=True)
+    return NO_SERVER if code in ("no_server", "unreachable") else FAILED
+
+
+_HINTS = {
+    "unauthenticated": "Set LOCALML_TOKEN, or use --data with the server's data directory.",
+    "unreachable": "See 'localml status', or start a server with: localml up --detach",
+    "capacity": "See 'localml gpus' and 'localml status' for what this machine has.",
+    "quota": "See 'localml pools' for limits and use.",
+}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, indent=2, default=str))
+
+
+def as_dict(value: Any) -> Any:
+    """Dataclasses as JSON values."""
+    from dataclasses import asdict, is_dataclass
+
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return [as_dict(one) for one in value] if isinstance(value, list) else value

@@ -1,0 +1,286 @@
+"""Models and endpoints: register, models, unregister, serve, endpoints, predict, rollout, scale, start."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localml.cli import serve_show
+from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.storage import is_uri, upload
+from localml.client_errors import ClientError
+from localml.core.errors import invalid
+
+if TYPE_CHECKING:
+    from localml.client import Client, Endpoint, ModelVersion
+
+FAILED = 1
+UPLOADS = "s3://localml-uploads"
+"""Where files of this machine lie until they are registered."""
+
+EndpointName = Annotated[str, typer.Argument(help="Name of an endpoint.", show_default=False)]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
+Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (serve, predict, endpoints, models, register, unregister, rollout, scale, start):
+        app.command()(function)
+
+
+@command
+def serve(
+    model: Annotated[str, typer.Argument(help="NAME[:VERSION], a file or folder, or an object URI.")],
+    name: Annotated[str | None, typer.Option(help="The endpoint's name; the model's otherwise.")] = None,
+    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs of each replica; below 1 a share of one.")] = 0,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory of each replica, such as 2G.")] = None,
+    replicas: Annotated[int, typer.Option(help="How many at least; 0 lets it sleep while nobody asks.")] = 1,
+    max_replicas: Annotated[int | None, typer.Option(help="How many at most, by load.")] = None,
+    option: Annotated[
+        list[str], typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of the server, such as max_batch=8.")
+    ] = [],  # noqa: B006
+    env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
+    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
+    no_wait: NoWait = False,
+    timeout: Timeout = 300,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Serve a model behind a stable URL. A file is registered first."""
+    resources = {"gpu": gpus, "cpu": cpus, "memory": memory}
+    settings: dict[str, Any] = {
+        "resources": {key: value for key, value in resources.items() if value is not None},
+        "scaling": {"minimum": replicas, "maximum": max(1, replicas, max_replicas or 0)},
+        "options": {key: _value(text) for key, text in _pairs("--option", option).items()},
+        "env": _pairs("--env", env),
+        "pool": pool,
+        "public": public,
+    }
+    with connect(data) as client:
+        reference = _registered(client, model, name, as_json=as_json)
+        made = client.serve(reference, name=name, **settings)
+        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
+
+
+@command
+def rollout(
+    name: EndpointName,
+    version: Annotated[
+        str, typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False)
+    ],
+    weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
+    no_wait: NoWait = False,
+    timeout: Timeout = 300,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Bring up another version beside the one that serves; when it is ready it takes over, else nothing changes."""
+    with connect(data) as client:
+        before = client.endpoint(name)
+        model = next((str(one["model"]).partition(":")[0] for one in before.variants if one["version"]), "")
+        if version.isdigit():
+            reference = f"{model}:{version}"
+        else:
+            reference = _registered(client, version, model or None, as_json=as_json)
+        made = client.rollout(name, reference, weight=weight)
+        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=reference)
+
+
+@command
+def scale(
+    name: EndpointName,
+    replicas: Annotated[int | None, typer.Argument(help="How many, always.")] = None,
+    minimum: Annotated[int | None, typer.Option("--min", help="How many at least; 0 lets it sleep.")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", help="How many at most, by load.")] = None,
+    target: Annotated[float | None, typer.Option(help="Requests at a time for which one replica is wanted.")] = None,
+    idle: Annotated[float | None, typer.Option(help="Seconds without a request until it sleeps.")] = None,
+    no_wait: NoWait = False,
+    timeout: Timeout = 300,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Change the number of replicas, or the limits within which the load decides."""
+    if all(one is None for one in (replicas, minimum, maximum, target, idle)):
+        raise invalid("replicas", "give a number, or --min, --max, --target or --idle")
+    with connect(data) as client:
+        made = client.scale(name, replicas, minimum=minimum, maximum=maximum, target=target, idle=idle)
+        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
+
+
+@command
+def start(
+    name: EndpointName, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
+) -> None:
+    """Start an endpoint again that was stopped (with 'localml stop'), failed, or is asleep."""
+    with connect(data) as client:
+        _finish(client, client.start_endpoint(name), timeout, no_wait=no_wait, as_json=as_json)
+
+
+@command
+def endpoints(
+    name: Annotated[str | None, typer.Argument(help="Show this one with its events.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """What is served."""
+    with connect(data) as client:
+        if name is None:
+            found = client.endpoints()
+            print_json({"endpoints": as_dict(found)}) if as_json else serve_show.endpoints(found)
+            return
+        one, events = client.endpoint(name), client.endpoint_events(name)
+    if as_json:
+        print_json({**as_dict(one), "events": as_dict(events)})
+    else:
+        serve_show.endpoint(one, events)
+
+
+@command
+def models(data: Data = None, as_json: Json = False) -> None:
+    """Registered models with their versions."""
+    with connect(data) as client:
+        found = client.models()
+    print_json({"models": as_dict(found)}) if as_json else serve_show.models(found)
+
+
+@command
+def register(
+    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
+    source: Annotated[str, typer.Argument(help="A file or folder, or an object URI.", show_default=False)],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Register a model's files as a new version."""
+    with connect(data) as client:
+        made = _register(client, name, source, as_json=as_json)
+    if as_json:
+        print_json(as_dict(made))
+    else:
+        typer.echo(f"{made.model}:{made.version}")
+
+
+@command
+def unregister(
+    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", show_default=False)],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a version of a model with its files."""
+    if ":" not in reference:
+        raise invalid("reference", f"must name a version, such as {reference}:1")
+    with connect(data) as client:
+        gone = client.unregister(reference)
+    if as_json:
+        print_json(as_dict(gone))
+    else:
+        typer.echo(f"{gone.model}:{gone.version} deleted")
+
+
+@command
+def predict(
+    name: EndpointName,
+    source: Annotated[
+        str,
+        typer.Argument(metavar="@FILE", help="@input.json, .npy, .csv or .png; or JSON itself.", show_default=False),
+    ],
+    variant: Annotated[str | None, typer.Option(help="Ask this version, whatever its share.")] = None,
+    timeout: Timeout = 330,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Ask an endpoint."""
+    from localml.predict_inputs import request_of, request_of_text
+
+    with connect(data) as client:
+        target = client.endpoint(name)
+        inputs = next((one["inputs"] for one in target.variants if variant in (None, one["name"])), None)
+        request = request_of(Path(source[1:]), inputs) if source.startswith("@") else request_of_text(source, inputs)
+        began = time.perf_counter()
+        found = client.predict(
+            target.id, request.body, header_length=request.header_length, variant=variant, timeout=timeout
+        )
+        took = time.perf_counter() - began
+    if as_json:
+        print_json(found)
+    else:
+        serve_show.prediction(found, took)
+
+
+def _registered(client: Client, model: str, name: str | None, *, as_json: bool) -> str:
+    """``name:version`` of what the user named; files are registered first, under ``name`` or their own."""
+    path = Path(model).expanduser()
+    if not is_uri(model) and not path.exists():
+        if "/" in model or path.suffix:
+            raise invalid("model", f"the file {model} does not exist")
+        return model
+    own = Path(model.rstrip("/")).stem
+    if own == "model":
+        own = path.absolute().parent.name if not is_uri(model) else model.rstrip("/").split("/")[-2]
+    made = _register(client, name or own, model, as_json=as_json)
+    return f"{made.model}:{made.version}"
+
+
+def _register(client: Client, name: str, source: str, *, as_json: bool) -> ModelVersion:
+    if is_uri(source):
+        return client.register(name, source)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise invalid("source", f"the file {source} does not exist")
+    target = f"{UPLOADS}/{name}-{time.time_ns()}"
+    try:
+        upload(client, str(path), f"{target}/{path.name}" if path.is_file() else target, as_json)
+        return client.register(name, f"{target}/")
+    finally:
+        try:
+            client.delete_object(target, recursive=True)
+        except ClientError as error:
+            if error.code != "not_found":
+                typer.secho(f"{target} could not be removed: {error.message}", fg=typer.colors.YELLOW, err=True)
+
+
+def _finish(
+    client: Client, made: Endpoint, timeout: float, *, no_wait: bool, as_json: bool, rolled: str | None = None
+) -> None:
+    """Wait until nothing is under way, show what became of it; exit code 1 unless that is what was asked for."""
+    done = made if no_wait else serve_show.follow(client, made, timeout, quiet=as_json)
+    if as_json:
+        print_json(as_dict(done))
+    else:
+        serve_show.outcome(done, waited=not no_wait)
+    bad = done.state in ("failed", "degraded") or (rolled is not None and not _serves(done, rolled))
+    if bad and not no_wait:
+        raise typer.Exit(FAILED)
+
+
+def _serves(done: Endpoint, reference: str) -> bool:
+    if ":" not in reference:
+        return True
+    return any(one["model"] == reference and one["state"] in ("serving", "baking") for one in done.variants)
+
+
+def _pairs(what: str, given: list[str]) -> dict[str, str]:
+    found = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise invalid(what, f"must be NAME=VALUE, not {one!r}")
+        found[key.replace("-", "_") if what == "--option" else key] = value
+    return found
+
+
+def _value(text: str) -> str | int | float | bool:
+    """A number or a truth value where the text is one."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,177 @@
+"""The server's life: up, down, status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from localml.cli import show
+from localml.cli.common import Data, Json, command, connect, print_json
+from localml.client_errors import ClientError
+from localml.core.quantities import format_duration
+
+_POLL_S = 0.05
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (up, down, status):
+        app.command()(function)
+
+
+@command
+def up(
+    data: Data = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port, 0 for a free one. [default: 7070]")] = None,
+    gateway_port: Annotated[int | None, typer.Option(help="Port of the model gateway. [default: 7071]")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, docker, process or fake. [default: auto]")] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(help="Declare another number of cores.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Declare another size of memory, such as 64G.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it answers; it goes on.")] = False,
+    no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody who they are; on loopback only.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start the server."""
+    from localml.cli import serving
+    from localml.config import load
+    from localml.core.quantities import parse_memory
+
+    config = load(
+        data=data,
+        host=host,
+        port=port,
+        gateway_port=gateway_port,
+        engine=engine,
+        gpus=gpus,
+        cpus=cpus,
+        memory=None if memory is None else parse_memory(memory),
+        auth=False if no_auth else None,
+    )
+    if detach:
+        _show_banner(serving.start_detached(config), as_json=as_json)
+    else:
+        serving.serve(config, lambda banner: _show_banner(banner, as_json=as_json))
+
+
+def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(banner)
+        return
+    typer.secho(f"localml {banner['version']} is up at {banner['url']}", fg=typer.colors.GREEN)
+    note = f" ({banner['engine_note']})" if banner["engine_note"] else ""
+    typer.echo(f"  engine       {banner['engine']}{note}")
+    typer.echo(f"  GPUs         {_gpu_words(banner['gpus'], banner['gpu_source'])}")
+    typer.echo(f"  data         {banner['data']}, process {banner['pid']}")
+    from localml.transport import data_directory
+
+    where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
+    typer.echo(f"  credentials  localml env native{where}   (or cloudml, modelarts, ...)")
+    if banner.get("log"):
+        typer.echo(f"  log          {banner['log']}")
+        typer.echo(f"  stop it      localml down{where}")
+
+
+def _gpu_words(gpus: list[dict[str, Any]], source: str) -> str:
+    if not gpus:
+        return f"none ({source})"
+    names: dict[str, int] = {}
+    for one in gpus:
+        name = show.gpu_name(one["name"], one["simulated"])
+        names[name] = names.get(name, 0) + 1
+    return ", ".join(f"{count} x {name}" for name, count in names.items())
+
+
+@command
+def down(
+    data: Data = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for its orderly end.")] = 30,
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Stop the server and the model gateway. Workloads go on; the next start takes them up again."""
+    from localml.store.lock import holder
+    from localml.transport import data_directory
+
+    folder = data_directory(data)
+    info = holder(folder)
+    if info is None or "pid" not in info:
+        gateway = None if keep_serving else _stop_gateway(folder)
+        words = f"no server runs on {folder}" + (f"; stopped its gateway (process {gateway})" if gateway else "")
+        _say({"stopped": False, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
+        return
+    pid = int(info["pid"])
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError as error:
+        raise ClientError("forbidden", f"process {pid} belongs to somebody else and cannot be stopped") from error
+    deadline = time.monotonic() + timeout
+    while holder(folder) is not None:
+        if time.monotonic() > deadline:
+            raise ClientError("timeout", f"process {pid} has not ended within {timeout:g} s; see {folder}/server.log")
+        time.sleep(_POLL_S)
+    gateway = None if keep_serving else _stop_gateway(folder)
+    words = f"stopped (process {pid}" + (f", gateway {gateway})" if gateway else ")")
+    _say({"stopped": True, "pid": pid, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
+
+
+def _stop_gateway(folder: Path) -> int | None:
+    if not (folder / "gateway").is_dir():  # nothing was ever served, and what follows takes a while to import
+        return None
+    from localml.control.gateway_process import stop
+
+    return stop(folder)
+
+
+def _say(answer: dict[str, Any], words: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        typer.echo(words)
+
+
+@command
+def status(data: Data = None, as_json: Json = False) -> None:
+    """The installation at a glance. Exits with 2 when no server runs."""
+    with connect(data) as client:
+        found = client.status()
+    if as_json:
+        print_json(found)
+        return
+    typer.secho(f"localml {found['version']} at {found['url']}", fg=typer.colors.GREEN)
+    typer.echo(f"  engine     {found['engine']}{_engine_words(found)}")
+    typer.echo(f"  GPUs       {_gpu_use(found)}")
+    typer.echo(f"  workloads  {_count_words(found['counts'])}")
+    typer.echo(f"  data       {found['data']}")
+    typer.echo(f"  process    {found['pid']}, up for {format_duration(found['uptime'])}")
+    if found["drained"]:
+        typer.secho(f"  drained    {found['drained']['reason']}; undo it with: localml undrain", fg="yellow")
+
+
+def _engine_words(found: dict[str, Any]) -> str:
+    if not found["engine_up"]:
+        return " does not answer"
+    return f" ({found['engine_note']})" if found["engine_note"] else ""
+
+
+def _gpu_use(found: dict[str, Any]) -> str:
+    words = _gpu_words(found["gpus"], found["gpu_source"])
+    if not found["gpus"]:
+        return words
+    return f"{words}; {sum(one['free'] >= 1 for one in found['gpus'])} free"
+
+
+def _count_words(counts: dict[str, int]) -> str:
+    order = ("running", "preparing", "stopping", "queued", "succeeded", "failed", "stopped")
+    words = [f"{counts[name]} {name}" for name in order if counts.get(name)]
+    return ", ".join(words) or "none yet"

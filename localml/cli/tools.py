@@ -1,0 +1,200 @@
+"""Notebooks and TensorBoards: ``localml notebook``, ``localml tensorboard``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localml.cli import show
+from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.core.errors import invalid
+
+if TYPE_CHECKING:
+    from localml.client_tools import Tool
+
+_READY_S = 120.0
+
+ToolName = Annotated[str, typer.Argument(help="Name or id.", show_default=False)]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once instead of when it answers.")]
+Token = Annotated[
+    str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
+]
+TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.add_typer(_group("notebook", "JupyterLabs on this machine.", start_notebook, notebooks, notebook))
+    app.add_typer(_group("tensorboard", "TensorBoards on this machine.", start_tensorboard, tensorboards, tensorboard))
+
+
+def _group(name: str, words: str, start: Any, listing: Any, one: Any) -> typer.Typer:
+    group = typer.Typer(name=name, help=words, no_args_is_help=True)
+    group.command("start")(start)
+    group.command("list")(listing)
+    group.command("show")(one)
+    group.command("stop")(stop)
+    return group
+
+
+@command
+def start_notebook(
+    name: Annotated[str | None, typer.Argument(help="A name; a friendly one is made up otherwise.")] = None,
+    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
+    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
+    workspace: Annotated[str | None, typer.Option(help="Folder to work in; that of its name by default.")] = None,
+    image: Annotated[str, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")] = "",
+    idle: Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")] = None,
+    time_limit: TimeLimit = None,
+    token: Token = None,
+    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    detach: Detach = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Start a JupyterLab, and show how to open it."""
+    needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory}
+    with connect(data) as client:
+        made = client.tools.start_notebook(
+            name=name,
+            workspace=workspace,
+            image=image,
+            token=token,
+            resources={key: value for key, value in needs.items() if value},
+            idle_limit=_seconds("--idle", idle),
+            time_limit=_seconds("--time-limit", time_limit),
+            pool=pool,
+        )
+        _finish(client, made, detach=detach, as_json=as_json)
+
+
+@command
+def start_tensorboard(
+    logdir: Annotated[str, typer.Argument(help="Folder with event files, such as fds://bucket/logs.")],
+    name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
+    time_limit: TimeLimit = None,
+    token: Token = None,
+    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    detach: Detach = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Start a TensorBoard, and show how to open it."""
+    with connect(data) as client:
+        made = client.tools.start_tensorboard(
+            logdir, name=name, token=token, time_limit=_seconds("--time-limit", time_limit), pool=pool
+        )
+        _finish(client, made, detach=detach, as_json=as_json)
+
+
+@command
+def notebooks(data: Data = None, as_json: Json = False) -> None:
+    """List notebooks."""
+    with connect(data) as client:
+        _print_list(client.tools.notebooks(), "No notebooks; start one with: localml notebook start", as_json=as_json)
+
+
+@command
+def tensorboards(data: Data = None, as_json: Json = False) -> None:
+    """List TensorBoards."""
+    with connect(data) as client:
+        empty = "No TensorBoards; start one with: localml tensorboard start LOGDIR"
+        _print_list(client.tools.tensorboards(), empty, as_json=as_json)
+
+
+@command
+def notebook(name: ToolName, data: Data = None, as_json: Json = False) -> None:
+    """Show a notebook: how to open it, what its kernels do."""
+    with connect(data) as client:
+        _print_one(client.tools.notebook(name), as_json=as_json)
+
+
+@command
+def tensorboard(name: ToolName, data: Data = None, as_json: Json = False) -> None:
+    """Show a TensorBoard: how to open it."""
+    with connect(data) as client:
+        _print_one(client.tools.tensorboard(name), as_json=as_json)
+
+
+@command
+def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = False) -> None:
+    """Stop it; the files stay."""
+    with connect(data) as client:
+        kind = ctx.parent.info_name if ctx.parent is not None else ""
+        found = client.tools.notebook(name) if kind == "notebook" else client.tools.tensorboard(name)
+        stopped = client.stop(found.id)
+    if as_json:
+        print_json(as_dict(stopped))
+    else:
+        typer.echo(f"{stopped.name} is asked to stop")
+
+
+def _seconds(option: str, text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``8h`` or ``2d`` as seconds."""
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "s")
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit.lower())
+    try:
+        seconds = float(number) * (factor or 0)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise invalid(option, f"must be a time such as 90s, 30m, 8h or 2d, not {text!r}")
+    return seconds
+
+
+def _finish(client: Any, made: Tool, *, detach: bool, as_json: bool) -> None:
+    def tell(found: Tool) -> None:
+        if not as_json:
+            typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
+
+    ready = made if detach else client.tools.wait_ready(made, _READY_S, tell)
+    if as_json:
+        print_json(as_dict(ready))
+    elif detach:
+        typer.echo(ready.name)
+    else:
+        typer.secho(f"{ready.name} is ready; open", fg=typer.colors.GREEN, err=True)
+        typer.echo(ready.url)
+
+
+def _print_list(found: list[Tool], empty: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(as_dict(found))
+        return
+    rows = [
+        (one.id, one.name, show.state(one.state), one.source, show.number(one.gpu or None), one.owner, one.url or "-")
+        for one in found
+    ]
+    show.table("ID", "NAME", "STATE", "SOURCE", "GPU", "OWNER", "URL", rows=rows, empty=empty)
+
+
+def _print_one(found: Tool, *, as_json: bool) -> None:
+    if as_json:
+        print_json(as_dict(found))
+        return
+    from localml.core.quantities import format_duration, format_memory
+
+    rows = [
+        ("Name", f"{found.name} (id {found.id})"),
+        ("State", found.state + ("" if found.state != "running" else ", ready" if found.ready else ", not answering")),
+        ("Source", found.source),
+        ("URL", found.url or "-"),
+        ("Token", found.token or "-"),
+        ("Message", found.message or "-"),
+    ]
+    if found.activity is not None:
+        use, limit = found.activity["memory"], found.activity["memory_limit"]
+        percent = found.activity["cpu_percent"]
+        rows += [
+            ("Idle for", format_duration(found.activity["idle_for"])),
+            ("Memory", f"{format_memory(use)} of {format_memory(limit)}" if limit else format_memory(use)),
+            ("CPU", "-" if percent is None else f"{percent:g} %"),
+        ]
+        rows += [("Kernel", f"{one['name']}, {one['state']}") for one in found.activity["kernels"]]
+    for label, value in rows:
+        typer.echo(f"{label + ':':<9} {value}")

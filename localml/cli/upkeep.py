@@ -1,0 +1,127 @@
+"""Keeping it in order: prune, backup, env, completion, doctor."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from localml.cli.common import FAILED, Data, Json, command, connect, print_json
+from localml.core.quantities import format_memory, parse_memory
+
+
+class Format(StrEnum):
+    """How ``env`` answers."""
+
+    SHELL = "shell"
+    JSON = "json"
+    DOTENV = "dotenv"
+
+
+class Shell(StrEnum):
+    """Shells that completion is made for."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (prune, backup, env, completion, doctor):
+        app.command()(function)
+
+
+@command
+def prune(
+    logs_days: Annotated[float, typer.Option("--logs-days", help="Output of what ended so many days ago goes.")] = 30,
+    keep: Annotated[str | None, typer.Option(help="Keep so much output in all, such as 10G; the oldest goes.")] = None,
+    deleted_days: Annotated[float, typer.Option(help="Records of what was removed so many days ago go.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Remove old output and records. Nothing of a live workload is touched."""
+    kept = None if keep is None else parse_memory(keep, "--keep")
+    with connect(data) as client:
+        done = client.prune(logs_days=logs_days, keep_log_bytes=kept, deleted_days=deleted_days, dry_run=dry_run)
+    if as_json:
+        print_json(done)
+        return
+    verb = "would free" if dry_run else "freed"
+    typer.echo(
+        f"{verb} {format_memory(done['log_bytes'])} of output of {len(done['logs_of'])} workload(s), "
+        f"and the records of {len(done['workloads'])} removed one(s)"
+    )
+
+
+@command
+def backup(data: Data = None, as_json: Json = False) -> None:
+    """Copy the database while everything goes on."""
+    with connect(data) as client:
+        made = client.backup()
+    if as_json:
+        print_json(made)
+    else:
+        typer.echo(made["path"])
+
+
+@command
+def env(
+    dialect: Annotated[str, typer.Argument(help="native, cloudml, wmla, modelarts, mlbench or openpai")],
+    form: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.SHELL,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """What a vendor's client needs to reach this server.
+
+    Use: eval "$(localml env modelarts)"
+    """
+    with connect(data) as client:
+        found = client.env(dialect)
+    if as_json or form is Format.JSON:
+        print_json(found)
+        return
+    start = "export " if form is Format.SHELL else ""
+    for name, value in found["variables"].items():
+        typer.echo(f"{start}{name}={shlex.quote(value)}")
+
+
+@command
+def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = Shell.BASH, as_json: Json = False) -> None:
+    """Print a completion script.
+
+    Use: source <(localml completion bash)
+    """
+    from typer._completion_shared import get_completion_script
+
+    script = get_completion_script(prog_name="localml", complete_var="_LOCALML_COMPLETE", shell=shell.value)
+    if as_json:
+        print_json({"shell": shell.value, "script": script})
+    else:
+        typer.echo(script)
+
+
+@command
+def doctor(data: Data = None, as_json: Json = False) -> None:
+    """Check this machine, and say what to do about what is not as it should be."""
+    from localml.cli.doctor import Level, examine
+    from localml.transport import data_directory
+
+    checks = examine(data_directory(data))
+    failed = any(one.level is Level.FAIL for one in checks)
+    if as_json:
+        from dataclasses import asdict
+
+        print_json({"ok": not failed, "checks": [asdict(one) for one in checks]})
+    else:
+        colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}
+        for one in checks:
+            typer.secho(f"{one.level:<5}", fg=colours[one.level], nl=False)
+            typer.echo(f"{one.name}: {one.message}")
+            if one.advice:
+                typer.echo(f"     {one.advice}")
+    if failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,347 @@
+"""Workloads: run, ps, show, logs, stop, rm, why, events."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localml.cli import show
+from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
+from localml.client_errors import ClientError
+from localml.core.errors import invalid
+
+if TYPE_CHECKING:
+    from localml.client import Client, Endpoint, Workload
+
+LIVE = ("queued", "preparing", "running", "stopping")
+INTERRUPTED = 130
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(context_settings={"allow_interspersed_args": False})(run)
+    for function in (ps, logs, stop, rm, why, events):
+        app.command()(function)
+    app.command("show")(show_one)
+
+
+@command
+def run(
+    words: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
+    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
+    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
+    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G.")] = None,
+    image: Annotated[str, typer.Option("--image", "-i", help="Container image.")] = "",
+    env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
+    mount: Annotated[
+        list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
+    ] = [],  # noqa: B006
+    workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Where it starts.")] = None,
+    retries: Annotated[int, typer.Option(help="How often it is tried again when it fails.")] = 0,
+    time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Run a command as a job."""
+    with connect(data) as client:
+        made = client.run(
+            words,
+            name=name,
+            image=image,
+            gpus=gpus,
+            gpu_type=gpu_type,
+            cpus=cpus,
+            memory=memory,
+            shm=shm,
+            env=_variables(env),
+            workdir=workdir,
+            mounts=[_mount(one) for one in mount],
+            retries=retries,
+            time_limit=time_limit,
+            priority=priority,
+            pool=pool,
+        )
+        if follow:
+            raise typer.Exit(_follow_to_end(client, made, data, as_json=as_json))
+    if as_json:
+        print_json(as_dict(made))
+    else:
+        typer.echo(made.name)
+
+
+def _follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+    if not as_json:
+        typer.secho(f"{made.name} is submitted", dim=True, err=True)
+    try:
+        _print_followed(client, made.id, err=as_json)
+        ended = client.wait(made.id)
+    except KeyboardInterrupt:
+        where = f" --data {data}" if data else ""
+        typer.echo(f"\n{made.name} goes on; follow it again with: localml logs -f {made.name}{where}", err=True)
+        typer.echo(f"stop it with: localml stop {made.name}{where}", err=True)
+        return INTERRUPTED
+    if as_json:
+        print_json(as_dict(ended))
+    elif ended.state != "succeeded":
+        _explain_end(ended)
+    return exit_code(ended)
+
+
+def _explain_end(ended: Workload) -> None:
+    typer.secho(f"{ended.name} {ended.state}: {ended.message}", fg=typer.colors.RED, err=True)
+    if ended.help:
+        typer.secho(ended.help, dim=True, err=True)
+
+
+def exit_code(ended: Workload) -> int:
+    """The code with which a command that waited for a job exits: the job's own where it has one."""
+    if ended.state == "succeeded":
+        return 0
+    return ended.exit_code if ended.exit_code else 1
+
+
+def _variables(given: list[str]) -> dict[str, str]:
+    found = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
+        found[name] = value
+    return found
+
+
+def _mount(text: str) -> dict[str, Any]:
+    """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
+    import os
+
+    rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
+    source, colon, target = rest.rpartition(":")
+    if not colon or not source or not target.startswith("/"):
+        raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
+    if source.startswith((".", "~")):
+        source = os.path.abspath(os.path.expanduser(source))
+    return {"source": source, "target": target, "read_only": read_only}
+
+
+@command
+def ps(
+    all_states: Annotated[bool, typer.Option("--all", "-a", help="Those that are over, too.")] = False,
+    state: Annotated[list[str], typer.Option(help="Only in this state; may be repeated.")] = [],  # noqa: B006
+    kind: Annotated[list[str], typer.Option(help="job, notebook, tensorboard, endpoint or trial.")] = [],  # noqa: B006
+    contains: Annotated[str | None, typer.Option(help="Only names with this in them.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Only those of this pool.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="id, name, state, owner, priority, created_at, started_at, ended_at")
+    ] = "id",
+    ascending: Annotated[bool, typer.Option("--ascending", help="Oldest, or smallest, first.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most.")] = 50,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """List workloads: those that are not over, or all."""
+    states = state or ([] if all_states else list(LIVE))
+    with connect(data) as client:
+        page = client.workloads(
+            state=states,
+            kind=kind,
+            contains=contains,
+            owner=owner,
+            pool=pool,
+            sort=sort,
+            order="asc" if ascending else "desc",
+            limit=limit,
+        )
+    if as_json:
+        print_json({"workloads": as_dict(page.workloads), "next": page.next})
+        return
+    rows = [
+        (
+            one.id,
+            one.name,
+            one.kind,
+            show.state(one.state),
+            show.number(one.gpu) if one.gpu else "-",
+            one.owner,
+            show.ago(one.created_at),
+            show.took(one.started_at, one.ended_at),
+            one.message,
+        )
+        for one in page.workloads
+    ]
+    empty = "No workloads." if all_states or state else "Nothing runs or waits; 'localml ps -a' shows what is over."
+    show.table("ID", "NAME", "KIND", "STATE", "GPU", "OWNER", "CREATED", "RAN", "MESSAGE", rows=rows, empty=empty)
+    if page.next:
+        typer.secho(f"There are more than {limit}; see --limit.", dim=True, err=True)
+
+
+@command
+def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
+    """Everything about a workload."""
+    with connect(data) as client:
+        found = client.get(name)
+    if as_json:
+        print_json(as_dict(found))
+        return
+    from localml.cli.details import print_workload
+
+    print_workload(found)
+
+
+@command
+def logs(
+    name: Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
+    stream: Annotated[str | None, typer.Option(help="stdout or stderr; both by default.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", "-n", help="The last lines only.")] = None,
+    role: Annotated[str | None, typer.Option(help="Only this role.")] = None,
+    index: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
+    attempt: Annotated[str | None, typer.Option(help="A try by number, or 'all'; the newest by default.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a workload wrote."""
+    given = {"stream": stream, "tail": tail, "role": role, "index": index, "attempt": attempt}
+    query: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    with connect(data) as client:
+        if as_json:
+            _logs_json(client, name, query, follow=follow)
+        elif follow:
+            try:
+                _print_followed(client, name, **query)
+            except KeyboardInterrupt:
+                raise typer.Exit(INTERRUPTED) from None
+        else:
+            out = sys.stdout.buffer
+            for block in client.blocks(name, **query):
+                out.write(block)
+            out.flush()
+
+
+def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool) -> None:
+    """One object; with ``--follow`` one a line as it comes."""
+    import json
+
+    if follow:
+        for piece in client.follow(name, **query):
+            typer.echo(json.dumps(as_dict(piece)))
+        return
+    text = client.text(name, **query)
+    print_json({"name": name, "text": text})
+
+
+def _print_followed(client: Client, ref: int | str, *, err: bool = False, **query: Any) -> None:
+    """Output as it comes; with several replicas whole lines, each marked with its replica."""
+    found = client.get(ref)
+    roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
+    several = query.get("index") is None and sum(one.get("count", 1) for one in roles) > 1
+    held: dict[tuple[str, str], str] = {}
+    for piece in client.follow(ref, **query):
+        target = sys.stderr if err or piece.stream == "stderr" else sys.stdout
+        if not several:
+            target.write(piece.text)
+        else:
+            key = (piece.replica, piece.stream)
+            *lines, held[key] = (held.get(key, "") + piece.text).split("\n")
+            target.writelines(f"[{piece.replica}] {line}\n" for line in lines)
+        target.flush()
+    for (replica, stream), rest in held.items():
+        if rest:
+            (sys.stderr if err or stream == "stderr" else sys.stdout).write(f"[{replica}] {rest}\n")
+
+
+@command
+def stop(
+    names: Annotated[list[str], typer.Argument(help="Names or ids.", show_default=False)],
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Stop workloads, or endpoints of these names."""
+    with connect(data) as client:
+        done = [_either(client.stop, client.stop_endpoint, name) for name in names]
+        if wait:
+            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
+    _answer(done, "stopped" if wait else "asked to stop", as_json=as_json)
+
+
+@command
+def rm(
+    names: Annotated[list[str], typer.Argument(help="Names or ids.", show_default=False)],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Remove workloads or endpoints (they are stopped first). Output and events stay until 'localml prune'."""
+    with connect(data) as client:
+        done = [_either(client.delete, client.delete_endpoint, name) for name in names]
+    _answer(done, "removed", as_json=as_json)
+
+
+def _either(workload: Callable[[str], Workload], endpoint: Callable[[str], Endpoint], name: str) -> Workload | Endpoint:
+    """Do it to the workload of that name, or where there is none to the endpoint."""
+    try:
+        return workload(name)
+    except ClientError as error:
+        if error.code != "not_found":
+            raise
+        try:
+            return endpoint(name)
+        except ClientError as other:
+            raise (error if other.code == "not_found" else other) from None
+
+
+def _is_endpoint(one: Workload | Endpoint) -> bool:
+    from localml.client import Endpoint
+
+    return isinstance(one, Endpoint)
+
+
+def _answer(done: Sequence[Workload | Endpoint], what: str, *, as_json: bool) -> None:
+    if as_json:
+        answer = {"workloads": [as_dict(one) for one in done if not _is_endpoint(one)]}
+        endpoints = [as_dict(one) for one in done if _is_endpoint(one)]
+        print_json(answer | ({"endpoints": endpoints} if endpoints else {}))
+        return
+    for one in done:
+        typer.echo(f"{one.name} {what}")
+
+
+@command
+def why(name: Name, data: Data = None, as_json: Json = False) -> None:
+    """Why a workload waits, or how it ended."""
+    with connect(data) as client:
+        found = client.get(name)
+    if as_json:
+        answer = {"name": found.name, "state": found.state, "why": as_dict(found.why), "cause": found.cause}
+        print_json({**answer, "message": found.message, "help": found.help})
+        return
+    from localml.cli.details import explain
+
+    for line in explain(found):
+        typer.echo(line)
+
+
+@command
+def events(
+    name: Annotated[str | None, typer.Argument(help="A workload; the platform when left out.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most, the newest ones.")] = 100,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """What happened, to a workload or to the platform."""
+    with connect(data) as client:
+        found = client.events(name, limit=10_000)[-limit:]
+    if as_json:
+        print_json({"events": as_dict(found)})
+        return
+    rows = [(show.clock(one.at), one.severity, one.reason, one.replica or "-", one.message) for one in found]
+    show.table("AT", "SEVERITY", "REASON", "REPLICA", "MESSAGE", rows=rows, empty="Nothing happened yet.")

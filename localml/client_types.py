@@ -1,0 +1,187 @@
+"""What :class:`localml.client.Client` answers with. Times are seconds since the epoch, amounts of memory bytes.
+
+Members that this version does not know are dropped, so that an older client reads a newer server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+ENDED = frozenset({"succeeded", "failed", "stopped"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A fact about a workload, or about the platform (``workload_id`` None)."""
+
+    id: int
+    workload_id: int | None
+    at: float
+    severity: str
+    reason: str
+    message: str
+    source: str
+    replica: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a workload waits: what it is ``short`` of, who holds it (ids), when it may start (None: nobody knows)."""
+
+    code: str
+    message: str
+    short: list[str] = field(default_factory=list)
+    holders: list[int] = field(default_factory=list)
+    expected_start: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One container of one replica. ``ports``: label -> {container, host, url}; ``gpus``: {uuid, index, fraction,
+    simulated, released_at}."""
+
+    role: str
+    index: int
+    attempt: int
+    name: str
+    node: str
+    state: str
+    address: str | None
+    ports: dict[str, dict[str, Any]]
+    gpus: list[dict[str, Any]]
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    signal: int | None
+    cause: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """A workload. The members from ``help`` on are empty in lists."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    desired: str
+    cause: str | None
+    message: str
+    exit_code: int | None
+    dialect: str
+    project: str
+    owner: str
+    version: str
+    pool: str
+    priority: int
+    attempt: int
+    retries: int
+    cpu: float
+    memory: int
+    gpu: float
+    created_at: float
+    updated_at: float
+    queued_at: float
+    started_at: float | None
+    ended_at: float | None
+    deleted_at: float | None
+    help: str | None = None
+    spec: dict[str, Any] = field(default_factory=dict)
+    request: Any = None
+    images: dict[str, str] = field(default_factory=dict)
+    replicas: list[Replica] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    why: Reason | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of workloads; ``next`` is given as ``after`` to get the next one, None at the end."""
+
+    workloads: list[Workload]
+    next: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU; ``free`` is 1 when nobody holds any of it."""
+
+    uuid: str
+    index: str
+    name: str
+    memory: int
+    simulated: bool
+    free: float
+    drained: bool
+    fenced: bool
+    reason: str
+    leases: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A pool with its limits (None: none) and what is asked of it."""
+
+    name: str
+    parent: str | None
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+    used: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """An object or a folder."""
+
+    uri: str
+    name: str
+    size: int
+    modified: float
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A part of what a workload wrote. ``offset`` asks for what comes behind it; ``complete``: nothing will."""
+
+    data: bytes
+    offset: str
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Text that a replica wrote while it was followed; not necessarily whole lines."""
+
+    text: str
+    stream: str
+    replica: str
+    attempt: int
+
+
+def make(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A value of one of these classes from JSON."""
+    known = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in values.items() if name in known})
+
+
+def workload(values: Mapping[str, Any]) -> Workload:
+    """A workload with its nested values."""
+    nested = dict(values)
+    nested["replicas"] = [make(Replica, one) for one in values.get("replicas", ())]
+    nested["events"] = [make(Event, one) for one in values.get("events", ())]
+    nested["why"] = make(Reason, values["why"]) if values.get("why") else None
+    return make(Workload, nested)

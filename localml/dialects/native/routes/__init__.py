@@ -1,0 +1,37 @@
+"""The routes, one module for each noun."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.dialects.native.routes import (
+    admin,
+    endpoints,
+    events,
+    logs,
+    machine,
+    models,
+    objects,
+    samples,
+    tools,
+    workloads,
+)
+from localml.dialects.native.schemas import ErrorAnswer
+from localml.platform import Platform
+
+_ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 422, 500, 503, 507)}
+
+
+def blueprints(prefix: str, platform: Platform) -> list[APIBlueprint]:
+    """All routes, below ``prefix``."""
+    made = []
+    for module in (workloads, logs, events, samples, tools, machine, objects, models, endpoints, admin):
+        name = module.__name__.rpartition(".")[2]
+        blueprint = APIBlueprint(
+            name, __name__, url_prefix=prefix, abp_tags=[{"name": name}], abp_responses=_ERRORS, doc_ui=True
+        )
+        module.add(blueprint, platform)
+        made.append(blueprint)
+    return made

@@ -1,0 +1,124 @@
+"""The installation: status, users, credentials, pruning, backups."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import Any
+
+from flask import request
+from flask_openapi.blueprint import APIBlueprint
+
+from localml import __version__
+from localml.core.identity import Caller
+from localml.core.prune import DAY, PruneRules, prune
+from localml.dialects.kit import caller
+from localml.dialects.native import environment, schemas
+from localml.dialects.native.auth import admin_only
+from localml.dialects.native.routes.machine import gpus
+from localml.platform import Platform
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+    _add_status(api, platform)
+    _add_users(api, platform)
+    _add_upkeep(api, platform)
+
+
+def _add_status(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/status")
+    def status() -> Any:
+        """The installation at a glance."""
+        counts: dict[str, int] = {}
+        for (_, state), number in platform.workloads.counts().items():
+            counts[state] = counts.get(state, 0) + number
+        mark = platform.drained()
+        return {
+            **platform.info(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "url": request.host_url.rstrip("/"),
+            "gateway_url": platform.gateway_url,
+            "gateway_up": platform.serving.gateway.running,
+            "started_at": platform.started_at,
+            "uptime": max(0.0, platform.clock.now() - platform.started_at),
+            "auth": platform.config.auth,
+            "engine_up": not platform.reconciler.engine_down,
+            "counts": counts,
+            "gpus": gpus(platform),
+            "gpu_source": platform.gpus.reason,
+            "drained": None if mark is None else {"reason": mark.reason, "at": mark.at},
+            "user": caller().name,
+        }
+
+    @api.get("/env/<dialect>")
+    def env(path: schemas.DialectPath) -> Any:
+        """What a client of one of the APIs needs to reach this server."""
+        admin_only(caller())
+        return environment.environment(platform.credentials, path.dialect, request.host_url.rstrip("/"))
+
+
+def _add_users(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/users")
+    def list_users() -> Any:
+        """All users."""
+        admin_only(caller())
+        return {"users": [_user(one) for one in platform.identity.users()]}
+
+    @api.post("/users")
+    def create_user(body: schemas.UserIn) -> Any:
+        """Add a user with a project of its own; the answer holds a token and a key pair, which are shown once."""
+        admin_only(caller())
+        made = platform.identity.create_user(body.name, body.password, admin=body.admin, org=body.org)
+        access, secret = platform.identity.create_key(made)
+        token = platform.identity.create_token(made)
+        return {**_user(made), "access_key": access, "secret_key": secret, "token": token}, 201
+
+    @api.put("/users/<name>/password")
+    def set_password(path: schemas.UserPath, body: schemas.PasswordIn) -> Any:
+        """Change a password; everybody may change their own."""
+        if path.name != caller().name:
+            admin_only(caller())
+        platform.identity.set_password(path.name, body.password)
+        return {"name": path.name}
+
+    @api.post("/users/<name>/tokens")
+    def create_token(path: schemas.UserPath, body: schemas.TokenIn) -> Any:
+        """A new token for a user; everybody may make their own."""
+        if path.name != caller().name:
+            admin_only(caller())
+        owner = platform.identity.user(path.name)
+        return {"name": owner.name, "token": platform.identity.create_token(owner, lifetime=body.lifetime)}, 201
+
+
+def _user(one: Caller) -> dict[str, Any]:
+    return asdict(one)
+
+
+def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
+    @api.post("/prune")
+    def prune_now(body: schemas.PruneIn) -> Any:
+        """Remove old output and records of workloads that are over."""
+        admin_only(caller())
+        rules = PruneRules(_days(body.logs_days), body.keep_log_bytes, _days(body.deleted_days))
+        return asdict(prune(platform.db, platform.data, rules, now=platform.clock.now(), dry_run=body.dry_run))
+
+    @api.post("/backup")
+    def backup() -> Any:
+        """Copy the database while everything goes on; answers where the copy is."""
+        admin_only(caller())
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(platform.clock.now()))
+        folder = platform.data / "backups"
+        target = folder / f"localml-{stamp}.db"
+        number = 1
+        while target.exists():
+            number += 1
+            target = folder / f"localml-{stamp}-{number}.db"
+        platform.backup(target)
+        return {"path": str(target), "size": target.stat().st_size}, 201
+
+
+def _days(days: float | None) -> float | None:
+    return None if days is None else days * DAY

@@ -1,0 +1,160 @@
+"""Endpoints: create, list, show, roll out, scale, stop, start, delete."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant
+from localml.core.errors import invalid
+from localml.core.feed import endpoint_feed
+from localml.core.identity import Caller
+from localml.core.serving import EndpointSpec, VariantSpec
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas, serving_schemas, serving_translate, translate
+from localml.dialects.native.routes.models import project_of
+from localml.platform import Platform
+
+_Out = serving_schemas.EndpointOut
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+    _add_changes(api, platform)
+    _add_wishes(api, platform)
+    _add_questions(api, platform)
+
+
+def _add_changes(api: APIBlueprint, platform: Platform) -> None:
+    @api.post("/endpoints", responses={"201": _Out})
+    def create(body: serving_schemas.EndpointIn) -> Any:
+        """Serve a model. It is recorded when this answers, and ready when its state says so."""
+        made = platform.endpoints.create(_new(platform, caller(), body))
+        return _shown(platform, made), 201
+
+    @api.post("/endpoints/<ref>/rollout", responses={"200": _Out})
+    def rollout(path: schemas.Reference, body: serving_schemas.RolloutIn) -> Any:
+        """Bring up another version beside the ones that serve; it takes its share once it is ready."""
+        who = caller()
+        found = _find(platform, who, path.ref)
+        version = platform.registry.find(body.model, project_of(who)).version.id
+        new = NewVariant(_changed(found, body), version, body.weight)
+        given = body.resources is not None or body.env is not None or body.options is not None
+        made = platform.endpoints.rollout(found.row.id or 0, who, new, keep_settings=not given)
+        return _shown(platform, made)
+
+    @api.post("/endpoints/<ref>/scale", responses={"200": _Out})
+    def scale(path: schemas.Reference, body: serving_schemas.ScaleIn) -> Any:
+        """Change how many replicas there are."""
+        limits = body.model_dump(exclude={"replicas"})
+        if body.replicas is not None:
+            limits |= {"minimum": body.replicas, "maximum": body.replicas}
+        number = _find(platform, caller(), path.ref).row.id or 0
+        return _shown(platform, platform.endpoints.set_scaling(number, caller(), **limits))
+
+
+def _add_wishes(api: APIBlueprint, platform: Platform) -> None:
+    @api.post("/endpoints/<ref>/stop", responses={"200": _Out})
+    def stop(path: schemas.Reference) -> Any:
+        """Let the replicas finish and end; the endpoint can be started again."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        return _shown(platform, platform.endpoints.stop(number, caller()))
+
+    @api.post("/endpoints/<ref>/start", responses={"200": _Out})
+    def start(path: schemas.Reference) -> Any:
+        """Start a stopped endpoint again, or wake one that is asleep."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        return _shown(platform, platform.endpoints.start(number, caller()))
+
+    @api.delete("/endpoints/<ref>", responses={"200": _Out})
+    def delete(path: schemas.Reference) -> Any:
+        """Let the replicas finish and end, and forget the name."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        return _shown(platform, platform.endpoints.delete(number, caller()))
+
+
+def _add_questions(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/endpoints", responses={"200": serving_schemas.EndpointsOut})
+    def list_endpoints() -> Any:
+        """All endpoints."""
+        found = platform.endpoints.list(project_of(caller()))
+        return {"endpoints": [_shown(platform, one) for one in found]}
+
+    @api.get("/endpoints/<ref>", responses={"200": _Out})
+    def show(path: schemas.Reference) -> Any:
+        """One endpoint, by name or id, with the versions that it had."""
+        return _shown(platform, _find(platform, caller(), path.ref), history=True)
+
+    @api.get("/endpoints/<ref>/wait", responses={"200": _Out})
+    def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
+        """Answer when nothing is under way any more, or at the time-out with what it is then."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        return _shown(platform, _wait(platform, number, query.timeout), history=True)
+
+    @api.get("/endpoints/<ref>/events", responses={"200": schemas.EventsOut})
+    def events(path: schemas.Reference, query: schemas.EventQuery) -> Any:
+        """What happened to it, oldest first."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        found = platform.endpoints.events(number, after=query.after, limit=query.limit)
+        after = found[-1].id if found else query.after
+        return {"events": [translate.event(one) for one in found], "after": after}
+
+    @api.get("/endpoints/<ref>/samples", responses={"200": serving_schemas.EndpointSamplesOut})
+    def samples(path: schemas.Reference, query: serving_schemas.SinceQuery) -> Any:
+        """Requests, errors and latencies of its versions over time."""
+        number = _find(platform, caller(), path.ref).row.id or 0
+        found = platform.endpoints.samples(number, since=query.since)
+        variants = [
+            {"variant": name, "samples": [serving_translate.sample(row) for row in rows]}
+            for name, rows in found.items()
+        ]
+        return {"variants": variants}
+
+
+def _find(platform: Platform, who: Caller, reference: str) -> EndpointFull:
+    return platform.endpoints.find(reference, project_of(who))
+
+
+def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) -> dict[str, Any]:
+    return serving_translate.endpoint(found, platform.gateway_url, history=history)
+
+
+def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> NewEndpoint:
+    if not body.model and not body.image:
+        raise invalid("model", "give a registered model, or an image")
+    version = platform.registry.find(body.model, project_of(who)) if body.model else None
+    name = body.name or (version.model.name if version is not None else "")
+    if not name:
+        raise invalid("name", "is needed for a custom image")
+    shared = ("image", "command", "port", "health_path", "resources", "env", "options")
+    spec = VariantSpec.model_validate({key: getattr(body, key) for key in shared})
+    settings = ("scaling", "public", "ready_timeout", "bake", "request_timeout", "max_concurrent")
+    return NewEndpoint(
+        name=name,
+        variants=(NewVariant(spec, version.version.id if version is not None else None),),
+        caller=who,
+        spec=EndpointSpec.model_validate({key: getattr(body, key) for key in settings}),
+        pool=body.pool,
+    )
+
+
+def _changed(found: EndpointFull, body: serving_schemas.RolloutIn) -> VariantSpec:
+    """The settings of the newest version that serves, with those that are given in their place."""
+    live = found.live()
+    base = live[0].spec if live else VariantSpec()
+    given = {name: getattr(body, name) for name in ("resources", "env", "options") if getattr(body, name) is not None}
+    return base.model_copy(update=given)
+
+
+def _wait(platform: Platform, number: int, timeout: float) -> EndpointFull:
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = platform.feed.version(endpoint_feed(number))
+        found = platform.endpoints.get(number)
+        left = deadline - time.monotonic()
+        if found.row.state not in serving_translate.UNSETTLED or left <= 0:
+            return found
+        if not platform.feed.wait(endpoint_feed(number), seen, left):
+            return platform.endpoints.get(number)

@@ -1,0 +1,123 @@
+"""The machine: GPUs, drains, pools, images."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from flask import Response
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.core.errors import LocalmlError
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas, translate
+from localml.dialects.native.auth import admin_only
+from localml.dialects.native.errors import error_body
+from localml.images import Images, default_names, open_images
+from localml.platform import Platform
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+    _add_gpus(api, platform)
+    _add_pools(api, platform)
+    _add_images(api, platform)
+
+
+def gpus(platform: Platform) -> list[dict[str, Any]]:
+    """All GPUs with their leases and what they do now."""
+    usage, views = platform.gpus.usage(), platform.gpu_views()
+    ids = {lease.workload_id for view in views for lease in view.leases}
+    names = {number: platform.workloads.row(number).name for number in ids}
+    return [translate.gpu(view, usage.get(view.gpu.uuid), names) for view in views]
+
+
+def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/gpus", responses={"200": schemas.GpusOut})
+    def list_gpus() -> Any:
+        """All GPUs."""
+        return {"gpus": gpus(platform), "source": platform.gpus.reason}
+
+    @api.post("/drain")
+    def drain(body: schemas.DrainIn) -> Any:
+        """Give a GPU, or the machine, no new work. What runs goes on."""
+        admin_only(caller())
+        if body.gpu is None:
+            platform.drain(body.reason)
+            return {"drained": "machine"}
+        gpu = platform.find_gpu(body.gpu)
+        platform.mark_gpu(gpu.uuid, body.reason)
+        return {"drained": gpu.uuid}
+
+    @api.post("/undrain")
+    def undrain(body: schemas.DrainIn) -> Any:
+        """Give a GPU (a fenced one too), or the machine, work again."""
+        admin_only(caller())
+        if body.gpu is None:
+            platform.undrain()
+            return {"undrained": "machine"}
+        gpu = platform.find_gpu(body.gpu)
+        platform.unmark_gpu(gpu.uuid)
+        return {"undrained": gpu.uuid}
+
+
+def _add_pools(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/pools", responses={"200": schemas.PoolsOut})
+    def list_pools() -> Any:
+        """All pools with their limits and use."""
+        return {"pools": [translate.pool(one) for one in platform.pools.list()]}
+
+    @api.put("/pools/<path:path>", responses={"200": schemas.PoolOut})
+    def set_limits(path: schemas.PoolPath, body: schemas.LimitsIn) -> Any:
+        """Make a pool if it is new, and set all its limits."""
+        admin_only(caller())
+        info = platform.pools.set_limits(
+            path.path, cpu=body.cpu, memory=body.memory, gpu=body.gpu, max_workloads=body.max_workloads
+        )
+        platform.reconciler.nudge()
+        return translate.pool(info)
+
+
+def _add_images(api: APIBlueprint, platform: Platform) -> None:
+    @api.get("/images")
+    def list_images() -> Any:
+        """The runtimes, and which of them are built."""
+        from dataclasses import asdict
+
+        found = open_images(platform.engine.name, platform.config.cache)
+        return {"images": [asdict(one) for one in found.status()]}
+
+    @api.post("/images/build")
+    def build(body: schemas.BuildIn) -> Any:
+        """Build runtimes.
+
+        The answer is lines of JSON: ``{"line"}`` while it works, then ``{"built"}`` or ``{"error"}``. A build that was
+        begun goes on when the client leaves.
+        """
+        admin_only(caller())
+        images = open_images(platform.engine.name, platform.config.cache)
+        names = body.names or default_names(images)
+        for name in names:
+            platform.catalog.runtime(name)
+        return Response(_build(images, names), mimetype="application/x-ndjson")
+
+
+def _build(images: Images, names: list[str]) -> Iterator[str]:
+    lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            for name in names:
+                made = images.build(name, lambda line: lines.put({"line": line}))
+                lines.put({"built": made.name, "reference": made.reference, "size": made.size})
+        except LocalmlError as error:
+            lines.put(error_body(error))
+        finally:
+            lines.put(None)
+
+    threading.Thread(target=work, name="localml-images", daemon=True).start()
+    while (line := lines.get()) is not None:
+        yield json.dumps(line) + "\n"

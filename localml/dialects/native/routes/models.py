@@ -1,0 +1,48 @@
+"""The registry of models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.core.identity import Caller
+from localml.core.registry import NewVersion
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas, serving_schemas, serving_translate
+from localml.platform import Platform
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+
+    @api.post("/models", responses={"201": serving_schemas.ModelVersionOut})
+    def register(body: serving_schemas.ModelIn) -> Any:
+        """Copy a model's files from the object tree and register them as a new version."""
+        new = NewVersion(body.name, body.source, caller(), format=body.format, description=body.description)
+        made = platform.registry.register(new)
+        return serving_translate.model_version(made.model.name, made.version), 201
+
+    @api.get("/models", responses={"200": serving_schemas.ModelsOut})
+    def list_models() -> Any:
+        """All models with their versions."""
+        found = platform.registry.models(project_of(caller()))
+        return {"models": [serving_translate.model(row, versions) for row, versions in found]}
+
+    @api.get("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
+    def show(path: schemas.Reference) -> Any:
+        """One version, by ``name`` (the newest) or ``name:version``."""
+        found = platform.registry.find(path.ref, project_of(caller()))
+        return serving_translate.model_version(found.model.name, found.version)
+
+    @api.delete("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
+    def delete(path: schemas.Reference) -> Any:
+        """Delete one version with its files; one that an endpoint serves is kept."""
+        found = platform.registry.find(path.ref, project_of(caller()))
+        platform.registry.delete(found, caller())
+        return serving_translate.model_version(found.model.name, found.version)
+
+
+def project_of(who: Caller) -> str | None:
+    """The project whose things a caller may see; administrators see all (None)."""
+    return None if who.admin else who.project

@@ -1,0 +1,37 @@
+"""Numeric series: points in, points out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas
+from localml.dialects.native.auth import find
+from localml.platform import Platform
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+
+    @api.post("/workloads/<ref>/samples")
+    def take_in(path: schemas.Reference, body: schemas.PointsIn) -> Any:
+        """Take in points; they are on disk within a second."""
+        number = find(platform, caller(), path.ref).row.id or 0
+        now = platform.clock.now()
+        points = [(one.name, one.value, now if one.at is None else one.at) for one in body.points]
+        platform.samples.add_many(number, points, replica=body.replica)
+        platform.feed.changed(number)
+        return {"accepted": len(points)}, 202
+
+    @api.get("/workloads/<ref>/samples")
+    def give(path: schemas.Reference, query: schemas.SampleQuery) -> Any:
+        """Series with their points as [time, value] pairs, in order of time."""
+        number = find(platform, caller(), path.ref).row.id or 0
+        series = [
+            {"replica": replica, "name": name, "points": [[point.at, point.value] for point in points]}
+            for (replica, name), points in sorted(platform.samples.read(number, since=query.since).items())
+            if query.name in (None, name) and query.replica in (None, replica)
+        ]
+        return {"series": series}

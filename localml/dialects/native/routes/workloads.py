@@ -1,0 +1,114 @@
+"""Submitting, listing, showing, stopping and deleting workloads."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.identity import Caller
+from localml.core.states import TERMINAL
+from localml.core.workloads import Full, Query, Submission
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas, translate
+from localml.dialects.native.auth import find
+from localml.dialects.native.names import friendly
+from localml.platform import Platform
+
+_TAIL = 20
+_NAME_TRIES = 8
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+
+    @api.post("/workloads", responses={"201": schemas.WorkloadOut})
+    def submit(body: schemas.Submit) -> Any:
+        """Queue a workload; it is on disk when this answers."""
+        number = _submit(platform, caller(), body)
+        return translate.workload(platform.workloads.row(number)), 201
+
+    @api.get("/workloads", responses={"200": schemas.WorkloadsOut})
+    def list_workloads(query: schemas.ListQuery) -> Any:
+        """One page of workloads."""
+        page = platform.workloads.page(_query(caller(), query))
+        return {"workloads": [translate.workload(row) for row in page.items], "next": page.cursor}
+
+    @api.get("/workloads/<ref>", responses={"200": schemas.WorkloadFull})
+    def show(path: schemas.Reference) -> Any:
+        """Everything about one workload, by id or name."""
+        return _full(platform, find(platform, caller(), path.ref))
+
+    @api.delete("/workloads/<ref>", responses={"200": schemas.WorkloadOut})
+    def delete(path: schemas.Reference) -> Any:
+        """Stop and hide a workload; its output and events stay until they are pruned."""
+        number = find(platform, caller(), path.ref).row.id or 0
+        return translate.workload(platform.workloads.delete(number, caller()))
+
+    @api.post("/workloads/<ref>/stop", responses={"200": schemas.WorkloadOut})
+    def stop(path: schemas.Reference) -> Any:
+        """Ask for a workload to be stopped; one that is over stays as it is."""
+        number = find(platform, caller(), path.ref).row.id or 0
+        return translate.workload(platform.workloads.stop(number, caller()))
+
+    @api.get("/workloads/<ref>/why", responses={"200": schemas.WhyOut})
+    def why(path: schemas.Reference) -> Any:
+        """Why a workload waits."""
+        row = find(platform, caller(), path.ref).row
+        return {"state": row.state, "why": translate.why(platform.why(row.id or 0))}
+
+    @api.get("/workloads/<ref>/wait", responses={"200": schemas.WorkloadFull})
+    def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
+        """Answer when the workload has ended, or at the time-out with what it is then."""
+        number = find(platform, caller(), path.ref).row.id or 0
+        return _full(platform, _wait(platform, number, query.timeout))
+
+
+def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> int:
+    for _ in range(_NAME_TRIES):
+        name = body.name if body.name is not None else friendly()
+        try:
+            return platform.workloads.submit(
+                Submission(name=name, spec=body.spec, caller=who, kind=body.kind, pool=body.pool)
+            )
+        except LocalmlError as error:
+            if error.code is not Code.CONFLICT or body.name is not None:
+                raise
+    raise LocalmlError(Code.CONFLICT, "name: no free one was found; give one", field="name")
+
+
+def _query(who: Caller, query: schemas.ListQuery) -> Query:
+    return Query(
+        kinds=tuple(query.kind),
+        states=tuple(query.state),
+        dialect=query.dialect,
+        project=query.project if who.admin else who.project,
+        owner=query.owner,
+        pool=query.pool,
+        name=query.name,
+        contains=query.contains,
+        deleted=query.deleted,
+        sort=query.sort,
+        descending=query.order == "desc",
+        limit=query.limit,
+        after=query.after,
+    )
+
+
+def _full(platform: Platform, found: Full) -> dict[str, Any]:
+    events = platform.workloads.events(found.row.id, limit=10_000)[-_TAIL:]
+    return translate.full(platform, found, events)
+
+
+def _wait(platform: Platform, number: int, timeout: float) -> Full:
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = platform.feed.version(number)
+        if platform.workloads.row(number).state in TERMINAL:
+            break
+        left = deadline - time.monotonic()
+        if left <= 0 or not platform.feed.wait(number, seen, left):
+            break
+    return platform.workloads.get(number)

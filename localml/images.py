@@ -1,0 +1,137 @@
+"""The runtimes' images, whichever engine runs them: container images with Docker, virtual environments without.
+
+Used by our own API and by ``localml images``, which also works while no server runs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from localml.core.catalog import Catalog, load_catalog, runtimes_dir
+from localml.core.errors import Code, LocalmlError
+from localml.engines.base import EngineError, EngineUnreachable
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeImage:
+    """One runtime as it is on this machine. ``size`` in bytes, None while it is not built.
+
+    ``reference`` is the image's name and tag, or the folder of the environment.
+    """
+
+    name: str
+    image: str
+    reference: str
+    built: bool
+    size: int | None
+    description: str
+    contains: tuple[str, ...]
+    default: bool
+
+
+class Images(Protocol):
+    """Lists and builds the runtimes of one engine."""
+
+    def status(self) -> list[RuntimeImage]:
+        """All runtimes, in the catalogue's order. ``UNAVAILABLE`` when the engine does not answer."""
+        ...
+
+    def build(self, name: str, progress: Progress) -> RuntimeImage:
+        """Build one runtime and what it is made from. ``progress`` gets lines.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` (no such runtime), ``UNAVAILABLE`` (the engine, or a step of the build failed).
+        """
+        ...
+
+
+def open_images(engine: str, cache: Path) -> Images:
+    """The images of an engine, ``docker`` or ``process``; another engine's runtimes are those of ``process``."""
+    return _DockerImages(cache) if engine == "docker" else _Environments(cache)
+
+
+def default_names(images: Images) -> list[str]:
+    """The runtimes that are built when none is named."""
+    return [one.name for one in images.status() if one.default]
+
+
+class _DockerImages:
+    def __init__(self, cache: Path) -> None:
+        from localml.engines.images import ImageBuilder, connect
+
+        self._catalog = load_catalog()
+        with _readable():
+            self._builder = ImageBuilder(connect(), cache, runtimes_dir())
+
+    def status(self) -> list[RuntimeImage]:
+        with _readable():
+            found = self._builder.status()
+        return [self._image(one.name, one.reference, one.size) for one in found]
+
+    def build(self, name: str, progress: Progress) -> RuntimeImage:
+        with _readable():
+            made = self._builder.build(name, progress)
+        return self._image(made.name, made.reference, made.size)
+
+    def _image(self, name: str, reference: str, size: int | None) -> RuntimeImage:
+        return _runtime_image(self._catalog, name, reference, size)
+
+
+class _Environments:
+    def __init__(self, cache: Path) -> None:
+        from localml.engines.environments import Environments
+
+        self._catalog = load_catalog()
+        self._environments = Environments(cache, runtimes_dir())
+
+    def status(self) -> list[RuntimeImage]:
+        return [self._image(runtime.name) for runtime in self._catalog.runtimes()]
+
+    def build(self, name: str, progress: Progress) -> RuntimeImage:
+        with _readable():
+            self._environments.ensure(name, progress)
+        return self._image(name)
+
+    def _image(self, name: str) -> RuntimeImage:
+        variables = self._environments.env_for(self._catalog.runtime(name).image) or {}
+        folder = variables.get("VIRTUAL_ENV")
+        size = _folder_size(Path(folder)) if folder else None
+        return _runtime_image(self._catalog, name, folder or "", size)
+
+
+def _runtime_image(catalog: Catalog, name: str, reference: str, size: int | None) -> RuntimeImage:
+    runtime = catalog.runtime(name)
+    return RuntimeImage(
+        name,
+        runtime.image,
+        reference,
+        size is not None,
+        size,
+        runtime.description,
+        runtime.contains,
+        runtime.default,
+    )
+
+
+def _folder_size(folder: Path) -> int:
+    return sum(
+        os.lstat(os.path.join(path, name)).st_size
+        for path, _, names in os.walk(folder)
+        for name in names
+        if os.path.lexists(os.path.join(path, name))
+    )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except (EngineError, EngineUnreachable) as error:
+        raise LocalmlError(Code.UNAVAILABLE, f"images: {error}") from error

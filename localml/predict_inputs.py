@@ -1,0 +1,213 @@
+"""From a file to an inference request: JSON as it is, tables, arrays and pictures as the model's input wants them."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import math
+import struct
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from localml.core.errors import invalid
+
+_CODES = {
+    "FP32": "f",
+    "FP64": "d",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "BOOL": "?",
+}
+"""Datatype -> code of Python's struct module."""
+_NPY_MAGIC = b"\x93NUMPY"
+_NPY_TYPES = {
+    "f4": "FP32",
+    "f8": "FP64",
+    "i1": "INT8",
+    "i2": "INT16",
+    "i4": "INT32",
+    "i8": "INT64",
+    "u1": "UINT8",
+    "u2": "UINT16",
+    "u4": "UINT32",
+    "u8": "UINT64",
+    "b1": "BOOL",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request's body; ``header_length`` is None when all of it is JSON."""
+
+    body: bytes
+    header_length: int | None = None
+
+
+def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None) -> Request:
+    """Make a request from a file.
+
+    ``.json`` with a member ``inputs`` is sent as it is; any other JSON is the data of the model's only input. ``.csv``
+    gives one row each line (a first line of names is left out), ``.npy`` an array. Pictures (``.png``, ``.jpg``) are
+    scaled to the input's height and width; values are 0 to 1 where the input takes fractions, else 0 to 255.
+
+    Args:
+        inputs: what the model takes ({name, datatype, shape}); None while that is not known.
+
+    Raises:
+        LocalmlError: ``INVALID``: the file is nothing of that, or does not fit the model.
+    """
+    if not path.is_file():
+        raise invalid("input", f"the file {path} does not exist")
+    kind = path.suffix.lower()
+    if kind == ".json":
+        return request_of_text(path.read_bytes(), inputs, path.name)
+    if kind == ".csv":
+        return _tensor(*_csv(path), _only(inputs))
+    if kind == ".npy":
+        return _tensor(*_npy(path), _only(inputs))
+    if kind in (".png", ".jpg", ".jpeg"):
+        wanted = _only(inputs)
+        return _tensor(*_picture(path, wanted), wanted)
+    raise invalid("input", f"{path.name}: .json, .csv, .npy, .png and .jpg are taken")
+
+
+def _only(inputs: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any]:
+    if inputs is None:
+        raise invalid("input", "the model's inputs are not known yet; send JSON with 'inputs'")
+    if len(inputs) != 1:
+        names = ", ".join(str(one["name"]) for one in inputs)
+        raise invalid("input", f"the model has {len(inputs)} inputs ({names}); send JSON with 'inputs'")
+    return inputs[0]
+
+
+def request_of_text(text: str | bytes, inputs: Sequence[Mapping[str, Any]] | None, name: str = "it") -> Request:
+    """Make a request from JSON text; see :func:`request_of`."""
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise invalid("input", f"{name} is not JSON: {error}") from error
+    if isinstance(found, dict):
+        return Request(json.dumps(found).encode())
+    wanted = _only(inputs)
+    shape: list[int] = []
+    level = found
+    while isinstance(level, list):
+        shape.append(len(level))
+        level = level[0] if level else None
+    tensor = {"name": wanted["name"], "datatype": wanted["datatype"], "shape": shape, "data": found}
+    return Request(json.dumps({"inputs": [tensor]}).encode())
+
+
+def _csv(path: Path) -> tuple[list[int], list[float]]:
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file) if line]
+    rows: list[list[float]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append([float(cell) for cell in line])
+        except ValueError:
+            if number > 1:
+                raise invalid("input", f"{path.name}, line {number}: holds something that is no number") from None
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise invalid("input", f"{path.name}: all rows must have the same number of columns, and there must be one")
+    return [len(rows), len(rows[0])], [value for row in rows for value in row]
+
+
+def _npy(path: Path) -> tuple[list[int], list[float]]:
+    """An array file of NumPy's own format (version 1 to 3), read without NumPy."""
+    data = path.read_bytes()
+    if not data.startswith(_NPY_MAGIC) or len(data) < 12:
+        raise invalid("input", f"{path.name} is no .npy file")
+    width = 2 if data[6] == 1 else 4
+    start = 8 + width + int.from_bytes(data[8 : 8 + width], "little")
+    try:
+        header = ast.literal_eval(data[8 + width : start].decode())
+        descr, shape = str(header["descr"]), [int(size) for size in header["shape"]]
+        code = _CODES[_NPY_TYPES[descr[1:]]]
+        order = ">" if descr[0] == ">" else "<"
+        values = list(struct.unpack(f"{order}{math.prod(shape)}{code}", data[start:]))
+    except (KeyError, ValueError, SyntaxError, struct.error) as error:
+        raise invalid("input", f"{path.name}: the array cannot be read: {error}") from error
+    if header.get("fortran_order"):
+        raise invalid("input", f"{path.name}: is in Fortran order; save numpy.ascontiguousarray of it")
+    return shape, values
+
+
+def _picture(path: Path, wanted: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise invalid("input", f"{path.name}: pictures need the package pillow: pip install pillow") from None
+    channels_first, channels, height, width, flat = _layout(list(wanted["shape"]))
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+    except OSError as error:
+        raise invalid("input", f"{path.name} cannot be read as a picture: {error}") from error
+    image = image.resize((width or image.width, height or image.height))
+    raw = image.tobytes()
+    scale = 255.0 if str(wanted["datatype"]).startswith("FP") else 1.0
+    if channels_first and channels > 1:
+        raw = b"".join(raw[channel::channels] for channel in range(channels))
+    values = [value / scale for value in raw]
+    if flat:
+        return [1, len(values)], values
+    size = [image.height, image.width]
+    rank = len(wanted["shape"])
+    shape = [channels, *size] if channels_first else [*size, channels]
+    return [1] * (rank - 3) + shape if rank >= 3 else size, values
+
+
+def _layout(shape: list[int]) -> tuple[bool, int, int, int, bool]:
+    """(channels first, channels, height, width, flat) of an input's shape; sizes that are open are 0."""
+    if len(shape) == 2 and shape[1] > 0:
+        side = math.isqrt(shape[1])
+        if side * side == shape[1]:
+            return False, 1, side, side, True
+    if len(shape) in (3, 4):
+        first, *rest = shape[-3:]
+        if first in (1, 3):
+            return True, first, max(0, rest[0]), max(0, rest[1]), False
+        if rest[1] in (1, 3):
+            return False, rest[1], max(0, first), max(0, rest[0]), False
+    raise invalid("input", f"a picture does not fit an input of shape {shape}; send JSON or .npy")
+
+
+def _tensor(shape: list[int], values: list[float], wanted: Mapping[str, Any]) -> Request:
+    """A request with one binary tensor of the datatype that the model takes."""
+    datatype, name = str(wanted["datatype"]), str(wanted["name"])
+    shape = _fitted(shape, list(wanted["shape"]))
+    if datatype in ("FP16", "BYTES") or datatype not in _CODES:
+        tensor = {"name": name, "datatype": datatype, "shape": shape, "data": values}
+        return Request(json.dumps({"inputs": [tensor]}).encode())
+    code = _CODES[datatype]
+    try:
+        if code == "?":
+            raw = bytes(bool(value) for value in values)
+        else:
+            raw = array(code, values if code in "fd" else [int(value) for value in values]).tobytes()
+    except OverflowError as error:
+        raise invalid("input", f"a value does not fit {datatype}: {error}") from error
+    head = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
+    text = json.dumps({"inputs": [head]}).encode()
+    return Request(text + raw, len(text))
+
+
+def _fitted(shape: list[int], wanted: list[int]) -> list[int]:
+    """The shape with a first size of 1 added where the model takes batches and this is one of them."""
+    if len(shape) + 1 == len(wanted) and wanted[0] in (-1, 1):
+        shape = [1, *shape]
+    fits = len(shape) == len(wanted) and all(b in (-1, a) for a, b in zip(shape, wanted, strict=True))
+    if not fits:
+        raise invalid("input", f"has the shape {shape}, the model takes {wanted}")
+    return shape

@@ -1,0 +1,110 @@
+"""pytest plugin: a localml server as a fixture. Installed with localml, it needs no configuration.
+
+>>> def test_training(localml):                                 # doctest: +SKIP
+...     job = localml.client.run(["python", "-c", "print(42)"], gpus=1, wait=True)
+...     assert localml.client.text(job.id) == "42\\n"
+
+Jobs are child processes, GPUs are simulated; ``localml_gpus`` in pytest's configuration says how many (or what else
+``localml up --gpus`` takes). Nothing of localml is imported until a test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from localml.client import Client
+    from localml.platform import Platform
+    from localml.server import Server
+
+DEFAULT_GPUS = "simulated:2"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the ini option."""
+    parser.addini(
+        "localml_gpus",
+        "GPUs of the localml fixtures, as in 'localml up --gpus'; a number simulates so many",
+        default="",
+    )
+
+
+class Localml:
+    """A running server.
+
+    Attributes:
+        url: where it listens.
+        client: speaks its own API as the administrator.
+        platform: the services behind it, for tests that look inside.
+    """
+
+    def __init__(self, server: Server) -> None:
+        from localml.client import Client
+
+        self._server = server
+        self.platform: Platform = server.platform
+        self.url: str = server.url
+        self.client: Client = Client(server.url, server.platform.credentials.token)
+
+    def env(self, dialect: str) -> dict[str, Any]:
+        """Endpoint and credentials for a vendor's client, as ``localml env DIALECT --format json`` gives them."""
+        return self.client.env(dialect)
+
+    def close(self) -> None:
+        """Stop what still runs, then the server."""
+        from localml.control.gateway_process import stop
+
+        self.client.close()
+        _stop_all(self.platform)
+        self._server.close()
+        stop(self.platform.data, timeout=2)
+
+
+def start(data: Path, gpus: str = DEFAULT_GPUS) -> Localml:
+    """Start a server in this process, with the process engine and on a free port."""
+    from localml.config import load
+    from localml.platform import Platform
+    from localml.server import Server
+
+    platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0))
+    try:
+        server = Server(platform)
+    except BaseException:
+        platform.close()
+        raise
+    server.start()
+    return Localml(server)
+
+
+def _stop_all(platform: Platform) -> None:
+    """End all replicas: child processes would outlive the tests otherwise."""
+    from localml.engines.base import Phase
+
+    for name, seen in platform.engine.list().items():
+        if seen.phase is not Phase.EXITED:
+            platform.engine.stop(name, 0)
+
+
+def _gpus(config: pytest.Config) -> str:
+    given = str(config.getini("localml_gpus")).strip()
+    return f"simulated:{given}" if given.isdigit() else given or DEFAULT_GPUS
+
+
+@pytest.fixture(scope="session")
+def localml(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+    """One server for the whole run; its workloads stay from test to test."""
+    running = start(tmp_path_factory.mktemp("localml"), _gpus(request.config))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def localml_fresh(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Localml]:
+    """A server of the test's own, empty."""
+    running = start(tmp_path / "localml", _gpus(request.config))
+    yield running
+    running.close()

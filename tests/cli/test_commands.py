@@ -1,0 +1,192 @@
+"""The commands against a live server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localml.testing import Localml
+
+Cli = Callable[..., Any]
+
+
+def test_run_prints_the_name_and_ps_shows_it(cli: Cli) -> None:
+    made = cli("run", "--name", "hello", "--", "sleep", "600")
+    assert (made.code, made.out) == (0, "hello\n")
+    listed = cli("ps")
+    assert "hello" in listed.out
+    assert cli("rm", "hello").out == "hello removed\n"
+    assert "hello" not in cli("ps", "-a").out
+
+
+def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
+    done = cli("run", "-f", "--env", "WORD=hi", "--gpus", "1", "--", "sh", "-c", "echo $WORD; echo oh >&2; exit 7")
+    assert (done.code, done.out) == (7, "hi\n")
+    assert "oh\n" in done.err
+    assert "exit code 7" in done.err
+
+
+def test_follow_marks_lines_of_several_replicas(cli: Cli, localml: Localml) -> None:
+    made = localml.client.submit({"roles": [{"command": ["sh", "-c", "echo a; printf b"], "count": 2}]})
+    assert sorted(cli("logs", "-f", made.name).out.splitlines()) == [
+        "[main-0] a",
+        "[main-0] b",
+        "[main-1] a",
+        "[main-1] b",
+    ]
+
+
+def test_logs(cli: Cli) -> None:
+    cli("run", "-f", "--name", "talker", "--", "sh", "-c", "echo 1; echo 2; echo x >&2")
+    assert cli("logs", "--stream", "stdout", "talker").out == "1\n2\n"
+    assert cli("logs", "--stream", "stdout", "-n", "1", "talker").out == "2\n"
+    assert cli("logs", "--stream", "stderr", "talker", "--json").json == {"name": "talker", "text": "x\n"}
+    lines = cli("logs", "-f", "talker", "--stream", "stdout", "--json").out.splitlines()
+    assert "".join(json.loads(line)["text"] for line in lines) == "1\n2\n"
+    wrong = cli("logs", "--role", "boss", "talker")
+    assert (wrong.code, "boss" in wrong.err) == (1, True)
+
+
+def test_show_and_why_explain_a_failure(cli: Cli) -> None:
+    cli("run", "-f", "--name", "broken", "--", "sh", "-c", "exit 3")
+    shown = cli("show", "broken").out
+    for words in ("broken (id ", "failed", "sh -c 'exit 3'", "main-0", "Submitted"):
+        assert words in shown
+    assert "exit code 3" in cli("why", "broken").out
+    assert cli("why", "broken", "--json").json["cause"] == "exit_code"
+    assert cli("events", "broken", "--json").json["events"][-1]["reason"] == "Failed"
+
+
+def test_why_of_one_that_waits(cli: Cli) -> None:
+    cli("run", "--name", "big", "--gpus", "2", "--", "sleep", "600")
+    cli("run", "--name", "small", "--gpus", "1", "--", "true")
+    assert "GPU" in cli("why", "small").out
+    assert "simulated" in cli("gpus").out
+    assert cli("stop", "--wait", "big").out == "big stopped\n"
+    cli("rm", "big", "small")
+
+
+def test_mounts_show_folders_to_the_job(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "word").write_text("mounted")
+    target = tmp_path / "seen"
+    done = cli("run", "-f", "-v", f"{tmp_path}:{tmp_path}", "--", "sh", "-c", f"cat {tmp_path}/word")
+    assert (done.code, done.out) == (0, "mounted"), done.err
+    assert not target.exists()
+    assert cli("run", "-v", "nonsense", "--", "true").code == 1
+
+
+def test_drain_and_back(cli: Cli) -> None:
+    assert "localml undrain 0" in cli("drain", "0", "--reason", "noise").out
+    assert "drained: noise" in cli("gpus").out
+    assert cli("drain", "0", "--off").code == 0
+    assert "noise" not in cli("gpus").out
+
+
+def test_pools(cli: Cli) -> None:
+    assert cli("pools", "set", "cli/team", "--gpu", "1", "--memory", "2G").code == 0
+    assert "cli/team" in cli("pools").out
+    found = {one["name"]: one for one in cli("pools", "--json").json["pools"]}
+    assert (found["cli/team"]["gpu"], found["cli/team"]["memory"]) == (1, 2 << 30)
+
+
+def test_copy_a_folder_in_and_out(cli: Cli, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    (source / "a.txt").write_text("a")
+    (source / "deep" / "b.bin").write_bytes(os.urandom(200_000))
+    assert cli("cp", str(source), "fds://copied/folder", "--json").json["files"] == 2
+    assert cli("cp", "fds://copied/folder", str(tmp_path / "back")).code == 0
+    assert (tmp_path / "back" / "deep" / "b.bin").read_bytes() == (source / "deep" / "b.bin").read_bytes()
+    assert cli("cp", "s3://copied/folder/a.txt", str(tmp_path)).code == 0
+    assert (tmp_path / "a.txt").read_text() == "a"
+    assert "fds://copied/folder/deep/" in cli("ls", "fds://copied/folder").out
+    both = cli("cp", "fds://a/b", "fds://c/d")
+    assert (both.code, "exactly one side" in both.err) == (1, True)
+    assert list(tmp_path.glob("**/*.part")) == []
+
+
+@pytest.mark.parametrize("dialect", ["native", "cloudml", "wmla", "modelarts", "mlbench", "openpai"])
+def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: str) -> None:
+    import subprocess
+
+    found = cli("env", dialect, "--format", "json").json
+    script = cli("env", dialect).out + "env"
+    seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+    for name, value in found["variables"].items():
+        assert f"{name}={value}" in seen
+    assert "export" not in cli("env", dialect, "--format", "dotenv").out
+
+
+def test_prune_and_backup(cli: Cli) -> None:
+    cli("run", "-f", "--name", "wordy", "--", "echo", "words")
+    assert cli("prune", "--logs-days", "30", "--dry-run").out.startswith("would free")
+    assert Path(cli("backup").out.strip()).is_file()
+
+
+def test_status_has_stable_members(cli: Cli, localml: Localml) -> None:
+    found = cli("status", "--json").json
+    assert (found["url"], found["pid"], found["engine"]) == (localml.url, os.getpid(), "process")
+    assert {"gateway_url", "data", "install", "version", "uptime", "counts", "gpus", "drained"} <= set(found)
+    assert "2 x Simulated GPU (simulated)" in cli("status").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "error"),
+    [
+        (("show", "no-such"), 1, "not_found"),
+        (("run", "--gpus", "99", "--", "true"), 1, "capacity"),
+        (("run", "--env", "NOVALUE", "--", "true"), 1, "invalid"),
+        (("ps", "--sort", "colour"), 1, "invalid"),
+        (("ps", "--no-such-option"), 2, "usage"),
+    ],
+)
+def test_failures_in_words_and_as_json(cli: Cli, arguments: tuple[str, ...], code: int, error: str) -> None:
+    command, *rest = arguments
+    words = cli(command, *rest)
+    assert (words.code, words.out) == (code, "")
+    assert words.err
+    found = cli(command, "--json", *rest)
+    assert (found.code, found.json["error"]["code"]) == (code, error)
+
+
+def test_without_a_server_it_says_how_to_start_one(cli: Cli, tmp_path: Path) -> None:
+    found = cli("ps", "--data", str(tmp_path))
+    assert (found.code, f"localml up --detach --data {tmp_path}" in found.err) == (2, True)
+    assert cli("status", "--json", "--data", str(tmp_path)).json["error"]["code"] == "no_server"
+    assert cli("down", "--data", str(tmp_path)).code == 0
+
+
+def test_images_need_no_server(cli: Cli, tmp_path: Path) -> None:
+    listed = cli("images", "list", "--engine", "process", "--json", "--data", str(tmp_path)).json["images"]
+    assert {"base", "train-sklearn"} <= {one["name"] for one in listed}
+
+
+def test_names_are_completed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli("run", "--name", "completed-by-tab", "--", "true")
+    monkeypatch.setenv("_LOCALML_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "localml show completed-b")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert "completed-by-tab" in cli().out
+    monkeypatch.delenv("_LOCALML_COMPLETE")
+    for shell in ("bash", "zsh", "fish"):
+        assert "_LOCALML_COMPLETE" in cli("completion", shell).out
+
+
+def test_doctor_checks_everything_and_says_what_to_do(cli: Cli, tmp_path: Path) -> None:
+    found = cli("doctor", "--json", "--data", str(tmp_path)).json
+    names = {one["name"] for one in found["checks"]}
+    assert {"python", "docker", "memory", "data", "disk", "ports", "cgroups", "clock"} <= names
+    for one in found["checks"]:
+        assert one["level"] in ("ok", "warn", "fail")
+        assert one["message"]
+    assert found["ok"] is not any(one["level"] == "fail" for one in found["checks"])
+
+
+def test_version(cli: Cli) -> None:
+    assert cli("--version").out == cli("version").out
+    assert cli("version", "--json").json["version"]

@@ -1,0 +1,127 @@
+"""The server's life from the command line, in processes of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LOCALML = [sys.executable, "-m", "localml.cli"]
+Cli = Callable[..., Any]
+UP = ["up", "--port", "0", "--gateway-port", "0", "--engine", "process", "--gpus", "simulated:1"]
+
+
+@pytest.fixture
+def data(tmp_path: Path, command: Cli, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A data directory that the commands of the test mean; what was started on it is stopped at the end."""
+    folder = tmp_path / "data"
+    monkeypatch.setenv("LOCALML_DATA", str(folder))
+    yield folder
+    command("down")
+
+
+def test_up_status_run_down(data: Path, command: Cli) -> None:
+    started = command(*UP, "--detach", "--json")
+    assert started.code == 0, started.err
+    banner = started.json
+    assert (banner["engine"], banner["data"], len(banner["gpus"])) == ("process", str(data), 1)
+    status = command("status", "--json").json
+    assert (status["pid"], status["url"]) == (banner["pid"], banner["url"])
+    again = command(*UP, "--detach")
+    assert (again.code, str(banner["pid"]) in again.err) == (1, True)
+    foreground = subprocess.run([*LOCALML, *UP], capture_output=True, text=True, check=False, timeout=60)
+    assert (foreground.returncode, str(banner["pid"]) in foreground.stderr) == (1, True)
+    job = command("run", "-f", "--", "sh", "-c", "echo hi; exit 5")
+    assert (job.code, job.out) == (5, "hi\n")
+    assert "serving at" in (data / "server.log").read_text()
+    ended = command("down", "--json").json
+    assert (ended["stopped"], ended["pid"], ended["data"]) == (True, banner["pid"], str(data))
+    assert command("status").code == 2
+
+
+def test_a_start_that_fails_says_why(data: Path, command: Cli) -> None:
+    failed = command("up", "--detach", "--gpus", "simulated:1000", "--port", "0", "--engine", "process")
+    assert failed.code == 1
+    assert "gpus: simulated:N takes a number" in failed.err
+    refused = command("up", "--detach", "--no-auth", "--host", "0.0.0.0", "--json")
+    assert (refused.code, refused.json["error"]["field"]) == (1, "no-auth")
+
+
+def test_the_foreground_server_ends_orderly_on_a_signal(data: Path, command: Cli) -> None:
+    with subprocess.Popen([*LOCALML, *UP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline().startswith("localml ")
+        job = command("run", "--name", "survivor", "--", "sleep", "600")
+        assert job.code == 0, job.err
+        server.send_signal(signal.SIGTERM)
+        _, log = server.communicate(timeout=30)
+    assert server.returncode == 0, log
+    assert "shutting down; workloads go on" in log
+    assert command(*UP, "--detach").code == 0
+    assert command("stop", "--wait", "survivor").out == "survivor stopped\n"
+
+
+def test_interrupted_following_leaves_the_job_alone(data: Path, command: Cli) -> None:
+    assert command(*UP, "--detach").code == 0
+    line = [*LOCALML, "run", "-f", "--name", "long", "--", "sh", "-c", "echo begun; sleep 600"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "begun\n"
+        follower.send_signal(signal.SIGINT)
+        _, words = follower.communicate(timeout=30)
+    assert follower.returncode == 130
+    assert "localml logs -f long" in words
+    shown = command("show", "long", "--json").json
+    assert shown["state"] == "running"
+    assert command("stop", "--wait", "long").code == 0
+
+
+def test_following_goes_on_through_a_restart_of_the_server(data: Path, tmp_path: Path, command: Cli) -> None:
+    port = str(_free_port())
+    up = ["up", "--port", port, "--engine", "process", "--gpus", "none", "--detach"]
+    assert command(*up).code == 0
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f"exec 3<{gate}; read a <&3; echo $a; read b <&3; echo $b"
+    line = [*LOCALML, "run", "-f", "--", "sh", "-c", script]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout is not None
+        with gate.open("w", buffering=1) as writer:
+            writer.write("before\n")
+            assert follower.stdout.readline() == "before\n"
+            assert command("down").code == 0
+            assert command(*up).code == 0
+            writer.write("after\n")
+            assert follower.stdout.readline() == "after\n"
+        assert follower.wait(timeout=60) == 0
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"]])
+def test_short_commands_import_little(tmp_path: Path, arguments: list[str]) -> None:
+    """What makes a command slow is what it imports; the clock of a busy machine would say less."""
+    code = "import sys\nfrom localml.cli.app import run\nrun(sys.argv[1:])\nprint(*sys.modules, file=sys.stderr)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "LOCALML_DATA": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(ran.stderr.split())
+    assert "localml.cli.app" in loaded
+    heavy = {"flask", "sqlalchemy", "sqlmodel", "pydantic", "docker", "httpx", "rich.console", "psutil", "waitress"}
+    assert not heavy & loaded

@@ -1,0 +1,157 @@
+"""Pruning gives room back and touches nothing that is alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlmodel import Session, col, func, select
+
+from localml.core.clock import ManualClock
+from localml.core.identity import Caller
+from localml.core.logfiles import LogStore
+from localml.core.models import Attempt, Event, LogFile, Sample, Series, Workload, WorkloadDetail
+from localml.core.prune import DAY, Pruned, PruneRules, log_sizes, prune
+from localml.core.specs import single
+from localml.core.states import State
+from localml.core.workloads import Submission, Workloads
+from localml.store.database import Database
+from localml.store.schema import prepare
+
+ME = Caller(1, "me", True, "p", "default")
+EVERYTHING = PruneRules(logs_older_than=0, deleted_older_than=0)
+
+
+class House:
+    """A data directory with workloads that ended at times of the test's choosing."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.db = Database(prepare(data))
+        self.clock = ManualClock()
+        self.workloads = Workloads(self.db, self.clock)
+        self.logs = LogStore(data)
+
+    def make(self, name: str, *, ended_days_ago: float | None, output: bytes = b"x" * 100, depends: int = 0) -> int:
+        spec = single(["true"], depends_on=(depends,) if depends else ())
+        number = self.workloads.submit(Submission(name=name, spec=spec, caller=ME))
+        self.db.write(lambda session: self._fill(session, number, ended_days_ago, len(output)))
+        path = self.logs.path(number, f"a{number}", "stdout")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(output)
+        path.with_suffix(".stdout.idx").write_bytes(b"0" * 16)
+        return number
+
+    def _fill(self, session: Session, number: int, ended_days_ago: float | None, size: int) -> None:
+        row = session.get_one(Workload, number)
+        if ended_days_ago is not None:
+            row.state, row.cleaned = State.SUCCEEDED, True
+            row.ended_at = self.clock.now() - ended_days_ago * DAY
+        attempt = Attempt(
+            workload_id=number, role="main", index=0, number=1, name=f"a{number}", created_at=1, removed=True
+        )
+        session.add(attempt)
+        session.flush()
+        path = self.logs.relative(number, f"a{number}", "stdout")
+        session.add(LogFile(workload_id=number, attempt_id=attempt.id, stream="stdout", path=path, size=size))
+        series = Series(workload_id=number, name="loss")
+        session.add(series)
+        session.flush()
+        session.add(Sample(series_id=series.id, at=1, value=1.0))
+
+    def prune(self, rules: PruneRules, *, dry_run: bool = False) -> Pruned:
+        return prune(self.db, self.data, rules, now=self.clock.now(), dry_run=dry_run)
+
+    def kept(self, number: int) -> bool:
+        return self.logs.size(number, f"a{number}", "stdout") > 0
+
+    def count(self, table: type) -> int:
+        with self.db.read() as session:
+            return session.exec(select(func.count()).select_from(table)).one()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    made = House(tmp_path)
+    yield made
+    made.db.close()
+
+
+def test_old_output_goes_and_its_record_says_when(house: House) -> None:
+    old, young = house.make("old", ended_days_ago=31), house.make("young", ended_days_ago=29)
+    done = house.prune(PruneRules(logs_older_than=30 * DAY))
+    assert (done.logs_of, done.log_files, done.log_bytes) == ([old], 2, 116)
+    assert (house.kept(old), house.kept(young)) == (False, True)
+    assert not (house.data / "logs" / str(old)).exists()
+    with house.db.read() as session:
+        marks = dict(session.exec(select(LogFile.workload_id, LogFile.pruned_at)).all())
+    assert marks == {old: house.clock.now(), young: None}
+    assert log_sizes(house.db) == (1, 100)
+
+
+def test_over_the_size_the_oldest_goes_first(house: House) -> None:
+    numbers = [house.make(f"w{age}", ended_days_ago=age) for age in (3, 1, 2)]
+    done = house.prune(PruneRules(logs_older_than=None, keep_log_bytes=250))
+    assert done.logs_of == [numbers[0]]
+    assert [house.kept(number) for number in numbers] == [False, True, True]
+
+
+def test_what_is_alive_or_not_cleaned_up_is_never_touched(house: House) -> None:
+    alive = house.make("alive", ended_days_ago=None)
+    ending = house.make("ending", ended_days_ago=99)
+    house.workloads.delete(ending, ME)
+
+    def uncleaned(session: Session) -> None:
+        session.get_one(Workload, ending).cleaned = False
+
+    house.db.write(uncleaned)
+    house.clock.advance(365 * DAY)
+    done = house.prune(PruneRules(logs_older_than=0, keep_log_bytes=0, deleted_older_than=0))
+    assert (done.logs_of, done.workloads) == ([], [])
+    assert house.kept(alive)
+    assert house.kept(ending)
+
+
+def test_deleted_ones_lose_their_records_others_keep_them(house: House) -> None:
+    gone, stays = house.make("gone", ended_days_ago=1), house.make("stays", ended_days_ago=1)
+    house.workloads.delete(gone, ME)
+    house.clock.advance(DAY)
+    done = house.prune(PruneRules(logs_older_than=None, deleted_older_than=DAY / 2))
+    assert done.workloads == [gone]
+    assert not house.kept(gone)
+    for table in (Workload, WorkloadDetail, Attempt, LogFile, Series, Sample):
+        assert house.count(table) == 1
+    with house.db.read() as session:
+        assert set(session.exec(select(col(Event.workload_id)))) == {stays}
+
+
+def test_what_somebody_waits_for_stays(house: House) -> None:
+    wanted = house.make("wanted", ended_days_ago=1)
+    house.make("waits", ended_days_ago=None, depends=wanted)
+    house.workloads.delete(wanted, ME)
+    house.clock.advance(DAY)
+    assert house.prune(EVERYTHING).workloads == []
+
+
+def test_a_dry_run_says_what_would_go_and_changes_nothing(house: House) -> None:
+    first, second = house.make("a", ended_days_ago=5), house.make("b", ended_days_ago=5)
+    house.workloads.delete(second, ME)
+    house.clock.advance(1)
+    would = house.prune(EVERYTHING, dry_run=True)
+    assert (house.kept(first), house.kept(second), house.count(Workload)) == (True, True, 2)
+    did = house.prune(EVERYTHING)
+    assert (would.logs_of, would.workloads, would.log_bytes) == (did.logs_of, did.workloads, did.log_bytes)
+    again = house.prune(EVERYTHING)
+    assert (again.logs_of, again.workloads, again.log_bytes) == ([], [], 0)
+
+
+def test_an_empty_folder_of_a_live_workload_stays(house: House) -> None:
+    live = house.make("live", ended_days_ago=None)
+    folder = house.data / "logs" / str(live)
+    for path in folder.iterdir():
+        path.unlink()
+    forgotten = house.data / "logs" / "99"
+    assert house.prune(EVERYTHING).folders == 0
+    assert folder.exists()
+    assert not forgotten.exists()

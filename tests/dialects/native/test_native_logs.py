@@ -1,0 +1,163 @@
+"""What workloads wrote: in parts, merged, and while it is written."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from helpers.native import Http, sh
+
+from localml.dialects.native import follow
+from localml.testing import Localml
+
+OUT_AND_ERR = "printf 'one\\ntwo\\n'; echo oops >&2; printf three"
+
+
+def submit(http: Http, script: str, **members: object) -> int:
+    return int(http("POST", "/workloads", {"spec": sh(script, **members)}).json["id"])
+
+
+def ended(http: Http, script: str, **members: object) -> int:
+    number = submit(http, script, **members)
+    http("GET", f"/workloads/{number}/wait")
+    return number
+
+
+def test_one_stream_in_parts_by_byte_offset(admin: Http) -> None:
+    number = ended(admin, OUT_AND_ERR)
+    whole, offset = b"", "0"
+    while True:
+        part = admin("GET", f"/workloads/{number}/logs?stream=stdout&limit=5&offset={offset}")
+        whole += part.data
+        offset = part.headers["Localml-Offset"]
+        assert offset == str(len(whole))
+        if part.headers["Localml-Complete"] == "true":
+            break
+    assert whole == b"one\ntwo\nthree"
+
+
+def test_both_streams_are_merged_and_go_on_where_they_were(admin: Http) -> None:
+    number = ended(admin, OUT_AND_ERR)
+    merged = admin("GET", f"/workloads/{number}/logs")
+    assert sorted(merged.data) == sorted(b"one\ntwo\nthreeoops\n")
+    assert merged.headers["Localml-Offset"] == "13,5"
+    rest = admin("GET", f"/workloads/{number}/logs?offset=8,5")
+    assert rest.data == b"three"
+
+
+def test_bytes_that_are_no_text_come_back_as_they_were(admin: Http) -> None:
+    number = ended(admin, "printf '\\377\\000\\n\\200'")
+    assert admin("GET", f"/workloads/{number}/logs").data == b"\xff\x00\n\x80"
+
+
+def test_lines_of_several_replicas_say_whose_they_are(admin: Http) -> None:
+    number = ended(admin, "echo a; printf b", count=2)
+    lines = admin("GET", f"/workloads/{number}/logs").data.decode().splitlines()
+    assert sorted(lines) == ["[main-0] a", "[main-0] b", "[main-1] a", "[main-1] b"]
+    assert admin("GET", f"/workloads/{number}/logs?index=1").data == b"a\nb"
+    assert sorted(admin("GET", f"/workloads/{number}/logs?prefix=false").data) == sorted(b"a\nba\nb")
+
+
+@pytest.mark.parametrize(("lines", "wanted"), [(0, b""), (1, b"300"), (2, b"299\n300"), (9999, None)])
+def test_the_last_lines(admin: Http, lines: int, wanted: bytes | None) -> None:
+    number = ended(admin, "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; done | head -c -1")
+    found = admin("GET", f"/workloads/{number}/logs?tail={lines}").data
+    assert found == (wanted if wanted is not None else "\n".join(map(str, range(1, 301))).encode())
+
+
+def test_each_try_has_its_output(admin: Http, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    script = f"if [ -e {mark} ]; then echo second; else touch {mark}; echo first; exit 1; fi"
+    body = {"spec": {**sh(script), "retries": {"limit": 1, "backoff": 0}}}
+    number = admin("POST", "/workloads", body).json["id"]
+    followed = admin("GET", f"/workloads/{number}/logs?follow=true").data
+    admin("GET", f"/workloads/{number}/wait")
+    assert followed.endswith(b"second\n")
+    assert admin("GET", f"/workloads/{number}/logs").data == b"second\n"
+    assert admin("GET", f"/workloads/{number}/logs?attempt=1").data == b"first\n"
+    assert admin("GET", f"/workloads/{number}/logs?attempt=all").data == b"first\nsecond\n"
+    assert admin("GET", f"/workloads/{number}/logs?attempt=7").json["error"]["field"] == "attempt"
+
+
+def test_following_starts_before_the_job_writes_and_ends_with_it(
+    admin: Http, localml: Localml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job waits on a pipe for the test, so every step is caused and none is slept for."""
+    monkeypatch.setattr(follow, "HEARTBEAT_S", 3600.0)  # nobody may be woken by the clock
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    number = submit(admin, f"exec 3<{gate}; read word <&3; echo got $word; read word <&3; printf 'and %s' $word")
+    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=20)
+    connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true", headers=admin.headers)
+    answer = connection.getresponse()
+    assert answer.status == 200
+    with gate.open("w", buffering=1) as writer:
+        writer.write("one\n")
+        assert answer.readline() == b"got one\n"
+        writer.write("two\n")
+        assert answer.read() == b"and two"
+    connection.close()
+    assert admin("GET", f"/workloads/{number}").json["state"] == "succeeded"
+
+
+def events_of(data: bytes) -> list[dict[str, str]]:
+    blocks = [block for block in data.decode().split("\n\n") if "data: " in block]
+    return [dict(line.split(": ", 1) for line in block.split("\n")) for block in blocks]
+
+
+def test_server_sent_events_resume_by_their_id(admin: Http) -> None:
+    number = ended(admin, "printf 'caf\\303'; sleep 0.05; printf '\\251\\nend'")
+    accept = {"Accept": "text/event-stream"}
+    whole = admin("GET", f"/workloads/{number}/logs?stream=stdout", headers=accept)
+    assert whole.headers["Content-Type"].startswith("text/event-stream")
+    found = events_of(whole.data)
+    logs = [one for one in found if one["event"] == "log"]
+    assert "".join(json.loads(one["data"])["text"] for one in logs) == "café\nend"
+    assert (found[-1]["event"], json.loads(found[-1]["data"])) == ("end", {"state": "succeeded"})
+    for position in range(len(logs)):
+        seen = "".join(json.loads(one["data"])["text"] for one in logs[: position + 1])
+        resumed = {**accept, "Last-Event-ID": logs[position]["id"]}
+        again = events_of(admin("GET", f"/workloads/{number}/logs?stream=stdout", headers=resumed).data)
+        rest = "".join(json.loads(one["data"])["text"] for one in again if one["event"] == "log")
+        assert seen + rest == "café\nend"
+
+
+def test_a_follower_who_leaves_is_noticed(admin: Http, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "HEARTBEAT_S", 0.02)
+    left = threading.Event()
+    take = follow.Seats.take
+
+    def watched(self: follow.Seats) -> object:
+        release = take(self)
+
+        def give_back() -> None:
+            release()
+            left.set()
+
+        return give_back
+
+    monkeypatch.setattr(follow.Seats, "take", watched)
+    number = submit(admin, "sleep 600")
+    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=20)
+    connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true", headers=admin.headers)
+    answer = connection.getresponse()  # comes before there is any output
+    assert not left.is_set()
+    answer.close()
+    connection.close()
+    assert left.wait(10)
+    admin("DELETE", f"/workloads/{number}")
+
+
+def test_followers_leave_threads_for_everybody_else() -> None:
+    seats = follow.Seats(threads=10)
+    first, second = seats.take(), seats.take()
+    with pytest.raises(follow.LocalmlError, match="too many follow"):
+        seats.take()
+    first()
+    seats.take()
+    second()

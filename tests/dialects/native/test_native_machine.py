@@ -1,0 +1,107 @@
+"""GPUs, pools, objects, credentials and upkeep through our own API."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import pytest
+from helpers.native import Http, sh
+
+from localml.testing import Localml
+
+
+def test_status_tells_the_installation_at_a_glance(admin: Http, localml: Localml) -> None:
+    status = admin("GET", "/status").json
+    assert status["url"] == localml.url
+    assert (status["engine"], status["engine_up"], status["user"]) == ("process", True, "admin")
+    assert {"pid", "gateway_url", "data", "install", "version", "uptime", "counts", "gpus", "drained"} <= set(status)
+
+
+def test_a_leased_gpu_says_who_has_it(admin: Http) -> None:
+    made = admin("POST", "/workloads", {"name": "holder", "spec": sh("sleep 600", resources={"gpu": 0.5})}).json
+    after = 0
+    while not any(one["reason"] == "Running" for one in admin("GET", "/workloads/holder/events").json["events"]):
+        after += 1
+        admin("GET", "/workloads/holder/wait?timeout=0.05")
+        assert after < 200
+    held = [one for one in admin("GET", "/gpus").json["gpus"] if one["leases"]]
+    assert [(one["leases"][0]["name"], one["free"]) for one in held] == [("holder", 0.5)]
+    admin("DELETE", f"/workloads/{made['id']}")
+    admin("GET", f"/workloads/{made['id']}/wait")
+
+
+def test_a_drained_gpu_is_marked_until_it_is_undrained(admin: Http) -> None:
+    uuid = admin("POST", "/drain", {"gpu": "1", "reason": "loud fan"}).json["drained"]
+    marked = [one for one in admin("GET", "/gpus").json["gpus"] if one["drained"]]
+    assert [(one["uuid"], one["reason"]) for one in marked] == [(uuid, "loud fan")]
+    assert admin("POST", "/undrain", {"gpu": uuid}).status == 200
+    assert not any(one["drained"] for one in admin("GET", "/gpus").json["gpus"])
+
+
+def test_a_drained_machine_says_so_and_starts_nothing(admin: Http) -> None:
+    admin("POST", "/drain", {"reason": "holiday"})
+    assert admin("GET", "/status").json["drained"]["reason"] == "holiday"
+    number = admin("POST", "/workloads", {"spec": sh("true")}).json["id"]
+    assert "holiday" in admin("GET", f"/workloads/{number}/why").json["why"]["message"]
+    admin("POST", "/undrain", {})
+    assert admin("GET", f"/workloads/{number}/wait").json["state"] == "succeeded"
+    reasons = [one["reason"] for one in admin("GET", "/events").json["events"]]
+    assert "Drained" in reasons
+    assert "Undrained" in reasons
+
+
+def test_limits_of_a_pool_hold_and_can_be_lifted(admin: Http) -> None:
+    made = admin("PUT", "/pools/team/train", {"memory": "2G", "max_workloads": 0}).json
+    assert (made["parent"], made["memory"], made["max_workloads"]) == ("team", 2 << 30, 0)
+    number = admin("POST", "/workloads", {"spec": sh("true"), "pool": "team/train"}).json["id"]
+    assert admin("GET", f"/workloads/{number}/why").json["why"]["code"] == "pool"
+    admin("PUT", "/pools/team/train", {})
+    assert admin("GET", f"/workloads/{number}/wait").json["state"] == "succeeded"
+
+
+def test_objects_go_in_and_come_out(admin: Http) -> None:
+    data = bytes(range(256)) * 9000  # more than one block
+    assert admin("PUT", "/objects/content?uri=fds://bucket/a/b.bin", data).json["size"] == len(data)
+    assert admin("GET", "/objects/content?uri=s3://bucket/a/b.bin").data == data
+    part = admin("GET", "/objects/content?uri=fds://bucket/a/b.bin", headers={"Range": "bytes=10-19"})
+    assert (part.status, part.data) == (206, data[10:20])
+    info = admin("GET", "/objects/info?uri=fds://bucket/a/b.bin").json
+    assert (info["uri"], info["size"], info["is_folder"]) == ("fds://bucket/a/b.bin", len(data), False)
+    listed = admin("GET", "/objects?uri=fds://bucket&recursive=true").json["objects"]
+    assert [one["uri"] for one in listed] == ["fds://bucket/a", "fds://bucket/a/b.bin"]
+    assert admin("DELETE", "/objects?uri=fds://bucket/a").json["error"]["code"] == "wrong_state"
+    assert admin("DELETE", "/objects?uri=fds://bucket/a&recursive=true").status == 200
+    assert admin("GET", "/objects/info?uri=fds://bucket/a").status == 404
+
+
+@pytest.mark.parametrize("dialect", ["native", "cloudml", "wmla", "modelarts", "mlbench", "openpai"])
+def test_credentials_for_every_api(admin: Http, localml: Localml, dialect: str) -> None:
+    env = admin("GET", f"/env/{dialect}").json
+    made = localml.platform.credentials
+    assert env["url"] == localml.url
+    assert env["endpoint"].startswith(localml.url)
+    for name in ("access_key", "secret_key", "user", "password", "project_id", "token"):
+        assert env[name] == getattr(made, name)
+    assert env["variables"]
+
+
+def test_a_backup_is_a_database_of_its_own(admin: Http) -> None:
+    admin("POST", "/workloads", {"name": "kept", "spec": sh("true")})
+    made = admin("POST", "/backup").json
+    connection = sqlite3.connect(made["path"])
+    try:
+        assert connection.execute("SELECT count(*) FROM workload WHERE name = 'kept'").fetchone() == (1,)
+    finally:
+        connection.close()
+
+
+def test_the_document_describes_the_routes(admin: Http, localml: Localml) -> None:
+    document = Http(localml.url, {})("GET", "/openapi.json").json
+    paths = document["paths"]
+    assert "post" in paths["/localml/v1/workloads"]
+    assert "401" in paths["/localml/v1/workloads"]["get"]["responses"]
+
+
+def test_runtimes_are_listed(admin: Http) -> None:
+    listed = {one["name"]: one for one in admin("GET", "/images").json["images"]}
+    assert listed["base"]["default"] is True

@@ -1,0 +1,163 @@
+"""Notebooks and TensorBoards through our own API and client, with a small stand-in for Jupyter in a real process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from urllib.request import urlopen
+
+import jsonschema
+import pytest
+from helpers.native import Http
+from helpers.rig import wait_until
+
+from localml.client_errors import ClientError
+from localml.dialects.native import tool_schemas
+from localml.testing import Localml
+
+# answers like a Jupyter server, to those who have the token; its kernel says what it is told by the environment
+JUPYTER = """
+import http.server, json, os
+NOW = os.environ["LAST_ACTIVITY"]
+ANSWERS = {
+    "/api/status": {"started": NOW, "last_activity": NOW, "connections": 1, "kernels": 1},
+    "/api/kernels": [{"id": "k1", "name": "python3", "last_activity": NOW, "connections": 1,
+                      "execution_state": os.environ.get("KERNEL", "idle")}],
+    "/api/terminals": [],
+    "/api/metrics/v1": {"rss": 50 << 20, "limits": {"memory": {"rss": 1 << 30}}, "cpu_percent": 12.5},
+}
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        path = self.path.partition("?")[0]
+        allowed = self.headers.get("Authorization") == "token " + os.environ["JUPYTER_TOKEN"]
+        known = path in ANSWERS
+        body = json.dumps(ANSWERS.get(path)).encode()
+        self.send_response(200 if allowed and known else 404 if allowed else 403)
+        self.end_headers()
+        self.wfile.write(body if allowed else b"{}")
+
+    def log_message(self, *_):
+        pass
+
+address = (os.environ["LOCALML_LISTEN"], int(os.environ["LOCALML_PORT_HTTP"]))
+http.server.ThreadingHTTPServer(address, Handler).serve_forever()
+"""
+
+
+def body(name: str, *, minutes_ago: float = 0, **members: object) -> dict[str, object]:
+    last = time.strftime("%Y-%m-%dT%H:%M:%S.000000Z", time.gmtime(time.time() - 60 * minutes_ago))
+    env = {"LAST_ACTIVITY": last, **members.pop("env", {})}  # type: ignore[dict-item]
+    return {"name": name, "image": "own", "command": ["python3", "-c", JUPYTER], "env": env, **members}
+
+
+@pytest.fixture
+def lab(admin: Http, localml: Localml) -> Iterator[str]:
+    assert admin("POST", "/notebooks", body("lab", token="open-sesame", resources={"gpu": 1})).status == 201
+    localml.client.tools.wait_ready(localml.client.tools.notebook("lab"), 20)
+    yield "lab"
+    admin("DELETE", "/workloads/lab")
+
+
+def test_a_notebook_is_started_opened_looked_at_and_stopped(lab: str, admin: Http, localml: Localml) -> None:
+    found = admin("GET", "/notebooks/lab").json
+    jsonschema.validate(found, {**tool_schemas.ToolFull.model_json_schema(), "additionalProperties": False})
+    assert (found["state"], found["kind"], found["ready"], found["gpu"]) == ("running", "notebook", True, 1)
+    assert found["url"] == found["base_url"] + "/lab?token=open-sesame"
+    [kernel] = found["activity"]["kernels"]
+    assert (kernel["name"], kernel["state"]) == ("python3", "idle")
+    assert (found["activity"]["memory"], found["activity"]["cpu_percent"]) == (50 << 20, 12.5)
+    assert [one["name"] for one in admin("GET", "/notebooks").json["tools"]] == ["lab"]
+    admin("POST", "/workloads/lab/stop")
+    assert admin("GET", "/workloads/lab/wait?timeout=20").json["state"] == "stopped"
+    ended = admin("GET", "/notebooks/lab").json
+    assert (ended["url"], ended["ready"], ended["activity"]) == (None, False, None)
+    assert ended["token"] == "open-sesame"
+
+
+def test_the_token_appears_in_no_answer_about_the_workload_nor_in_the_database(
+    lab: str, admin: Http, localml: Localml
+) -> None:
+    assert b"open-sesame" not in admin("GET", "/workloads/lab").data
+    for file in localml.platform.data.glob("*.db*"):
+        assert b"open-sesame" not in file.read_bytes()
+
+
+def test_an_ended_notebook_is_started_again_under_its_name(lab: str, admin: Http) -> None:
+    assert admin("POST", "/notebooks", body("lab")).status == 409
+    admin("POST", "/workloads/lab/stop")
+    admin("GET", "/workloads/lab/wait?timeout=20")
+    assert admin("POST", "/notebooks", body("lab")).status == 201
+    assert len(admin("GET", "/notebooks").json["tools"]) == 1
+
+
+def test_other_people_see_neither_notebook_nor_token(lab: str, admin: Http, bob: Http) -> None:
+    assert bob("GET", "/notebooks/lab").status == 404
+    assert bob("GET", "/notebooks").json == {"tools": []}
+
+
+def test_a_sealed_token_of_somebody_else_is_refused_at_once(lab: str, localml: Localml, bob: Http) -> None:
+    full = localml.platform.workloads.named("lab")
+    sealed = full.spec.roles[0].sealed_env
+    answer = bob("POST", "/workloads", {"spec": {"roles": [{"command": ["env"], "sealed_env": sealed}]}})
+    assert (answer.status, answer.json["error"]["field"]) == (400, "sealed_env")
+
+
+def test_an_idle_notebook_is_stopped_by_itself(admin: Http, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = admin("POST", "/notebooks", body("idle", idle_limit=1)).json
+    other = admin("POST", "/notebooks", body("busy", idle_limit=1, env={"KERNEL": "busy"})).json
+    for tool in (made, other):
+        localml.client.tools.wait_ready(localml.client.tools.notebook(tool["id"]), 20)
+
+    def stopped() -> bool:
+        localml.platform.idle.check()
+        return str(localml.platform.workloads.row(made["id"]).desired) == "stop"
+
+    wait_until(stopped)
+    ended = admin("GET", f"/workloads/{made['id']}/wait?timeout=20").json
+    assert (ended["state"], ended["message"][:4]) == ("stopped", "idle")
+    assert admin("GET", f"/workloads/{other['id']}").json["desired"] == "run"
+    admin("DELETE", f"/workloads/{other['id']}")
+
+
+@pytest.mark.parametrize(
+    ("path", "members", "field"),
+    [
+        ("/notebooks", {"token": "two words"}, "token"),
+        ("/notebooks", {"idle_limit": 0}, "idle_limit"),
+        ("/notebooks", {"workspace": "../up"}, "mounts"),
+        ("/notebooks", {"unknown": 1}, "unknown"),
+        ("/tensorboards", {}, "logdir"),
+        ("/tensorboards", {"logdir": "fds://b/../../etc"}, "logdir"),
+    ],
+)
+def test_a_bad_request_names_the_member(path: str, members: dict[str, object], field: str, admin: Http) -> None:
+    refused = admin("POST", path, members)
+    assert (refused.status, refused.json["error"]["field"]) == (400, field)
+
+
+def test_a_tensorboard_serves_the_folder_it_was_given(admin: Http, localml: Localml) -> None:
+    script = (
+        "import http.server, os, functools\n"
+        "folder = os.path.join(os.environ['LOCALML_BUCKETS'], os.environ['LOCALML_LOGDIR'])\n"
+        "handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)\n"
+        "address = (os.environ['LOCALML_LISTEN'], int(os.environ['LOCALML_PORT_HTTP']))\n"
+        "http.server.ThreadingHTTPServer(address, handler).serve_forever()\n"
+    )
+    with localml.platform.buckets.open("fds://runs/one/events", "wb") as file:
+        file.write(b"points")
+    members = {"name": "board", "image": "own", "command": ["python3", "-c", script], "logdir": "fds://runs/one"}
+    made = localml.client.tools.wait_ready(localml.client.tools.start_tensorboard(**members), 20)
+    assert made.source == "fds://runs/one"
+    with urlopen(f"{made.base_url}/events", timeout=10) as answer:
+        assert answer.read() == b"points"
+    admin("DELETE", f"/workloads/{made.id}")
+
+
+def test_waiting_for_a_notebook_that_fails_says_why(localml: Localml) -> None:
+    made = localml.client.tools.start_notebook(name="broken", image="localml/notebook:latest", command=["x"])
+    localml.client.stop(made.id)
+    with pytest.raises(ClientError, match="broken stopped: stopped by admin"):
+        localml.client.tools.wait_ready(made, 20)
+    assert json.loads(json.dumps(localml.client.tools.notebook("broken").activity)) is None

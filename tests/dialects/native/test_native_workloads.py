@@ -1,0 +1,169 @@
+"""Workloads through our own API."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+from helpers.native import Http, sh
+
+from localml.dialects.native import schemas
+from localml.testing import Localml
+
+
+def test_a_job_from_submission_to_its_end(admin: Http) -> None:
+    made = admin("POST", "/workloads", {"name": "first", "spec": sh("exit 3", resources={"gpu": 1})})
+    assert made.status == 201
+    assert (made.json["name"], made.json["state"]) == ("first", "queued")
+    ended = admin("GET", "/workloads/first/wait?timeout=20").json
+    assert (ended["state"], ended["exit_code"], ended["cause"]) == ("failed", 3, "exit_code")
+    assert ended["help"].startswith("The program ended with an error")
+    [replica] = ended["replicas"]
+    assert (replica["role"], replica["index"], replica["exit_code"]) == ("main", 0, 3)
+    [gpu] = replica["gpus"]
+    assert gpu["uuid"].startswith("GPU-SIMULATED-")
+    assert gpu["simulated"] is True
+    assert [one["reason"] for one in ended["events"]][:2] == ["Submitted", "Scheduled"]
+
+
+def test_answers_are_as_documented(admin: Http) -> None:
+    admin("POST", "/workloads", {"name": "documented", "spec": sh("true")})
+    admin("GET", "/workloads/documented/wait?timeout=20")
+    for path, model in (
+        ("/workloads/documented", schemas.WorkloadFull),
+        ("/workloads?limit=3", schemas.WorkloadsOut),
+        ("/workloads/documented/events", schemas.EventsOut),
+        ("/gpus", schemas.GpusOut),
+        ("/pools", schemas.PoolsOut),
+    ):
+        jsonschema.validate(admin("GET", path).json, {**model.model_json_schema(), "additionalProperties": False})
+
+
+def test_a_workload_without_a_name_gets_one_that_people_can_say(admin: Http) -> None:
+    names = {admin("POST", "/workloads", {"spec": sh("true")}).json["name"] for _ in range(3)}
+    assert len(names) == 3
+    assert all(name.count("-") == 2 for name in names)
+
+
+def test_a_name_in_use_is_refused(admin: Http) -> None:
+    body = {"name": "taken", "spec": sh("true")}
+    assert admin("POST", "/workloads", body).status == 201
+    again = admin("POST", "/workloads", body)
+    assert (again.status, again.json["error"]["field"]) == (409, "name")
+
+
+def test_pages_lead_through_all_that_fit(admin: Http) -> None:
+    for number in range(5):
+        admin("POST", "/workloads", {"name": f"paged-{number}", "spec": sh("true"), "pool": "pages"})
+    seen, after = [], ""
+    while True:
+        page = admin("GET", f"/workloads?pool=pages&limit=2&sort=name&order=asc{after}").json
+        seen += [one["name"] for one in page["workloads"]]
+        if page["next"] is None:
+            break
+        after = f"&after={page['next']}"
+    assert seen == [f"paged-{number}" for number in range(5)]
+
+
+def test_stopped_and_deleted(admin: Http) -> None:
+    number = admin("POST", "/workloads", {"name": "endless", "spec": sh("sleep 600")}).json["id"]
+    assert admin("POST", "/workloads/endless/stop").json["desired"] == "stop"
+    ended = admin("GET", "/workloads/endless/wait?timeout=20").json
+    assert (ended["state"], ended["cause"]) == ("stopped", "stopped")
+    assert admin("DELETE", "/workloads/endless").status == 200
+    assert admin("GET", "/workloads/endless").status == 404
+    assert admin("GET", f"/workloads/{number}").json["deleted_at"] is not None
+
+
+def test_why_says_who_holds_what_is_short(admin: Http, localml: Localml) -> None:
+    count = len(localml.platform.gpus.devices())
+    held = admin("POST", "/workloads", {"spec": sh("sleep 600", resources={"gpu": count})}).json["id"]
+    waits = admin("POST", "/workloads", {"spec": sh("true", resources={"gpu": 1})}).json["id"]
+    try:
+        answer = admin("GET", f"/workloads/{waits}/why").json
+        assert (answer["state"], answer["why"]["short"], answer["why"]["holders"]) == ("queued", ["gpu"], [held])
+        assert admin("GET", f"/workloads/{waits}").json["why"] == answer["why"]
+    finally:
+        for number in (waits, held):
+            admin("DELETE", f"/workloads/{number}")
+            admin("GET", f"/workloads/{number}/wait")
+    assert admin("GET", f"/workloads/{waits}/why").json["why"] is None
+
+
+def test_a_wait_that_is_too_short_answers_what_is(admin: Http) -> None:
+    number = admin("POST", "/workloads", {"spec": sh("sleep 600")}).json["id"]
+    assert admin("GET", f"/workloads/{number}/wait?timeout=0").json["state"] in ("queued", "preparing", "running")
+    admin("DELETE", f"/workloads/{number}")
+
+
+def test_events_go_on_after_an_id(admin: Http) -> None:
+    admin("POST", "/workloads", {"name": "eventful", "spec": sh("true")})
+    admin("GET", "/workloads/eventful/wait")
+    first = admin("GET", "/workloads/eventful/events?limit=1").json
+    rest = admin("GET", f"/workloads/eventful/events?after={first['after']}").json
+    assert [one["reason"] for one in first["events"]] == ["Submitted"]
+    assert rest["events"][-1]["reason"] == "Succeeded"
+
+
+def test_points_come_back_as_series(admin: Http) -> None:
+    number = admin("POST", "/workloads", {"spec": sh("true")}).json["id"]
+    points = [{"name": "loss", "value": value, "at": at} for at, value in ((10.0, 0.5), (11.5, 0.25))]
+    assert admin("POST", f"/workloads/{number}/samples", {"replica": "main-0", "points": points}).status == 202
+    [series] = admin("GET", f"/workloads/{number}/samples").json["series"]
+    assert series == {"replica": "main-0", "name": "loss", "points": [[10.0, 0.5], [11.5, 0.25]]}
+    [late] = admin("GET", f"/workloads/{number}/samples?since=11").json["series"]
+    assert late["points"] == [[11.5, 0.25]]
+    assert admin("GET", f"/workloads/{number}/samples?name=accuracy").json["series"] == []
+
+
+class TestOthers:
+    """Users who are no administrators."""
+
+    @pytest.fixture
+    def foreign(self, admin: Http) -> int:
+        return int(admin("POST", "/workloads", {"spec": sh("true")}).json["id"])
+
+    def test_see_and_touch_only_their_own(self, bob: Http, foreign: int) -> None:
+        mine = bob("POST", "/workloads", {"name": "bobs", "spec": sh("true")}).json
+        listed = bob("GET", "/workloads?limit=1000").json["workloads"]
+        assert {one["owner"] for one in listed} == {"bob"}
+        assert mine["id"] in {one["id"] for one in listed}
+        for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/stop"), ("GET", "/logs"), ("GET", "/samples")):
+            assert bob(method, f"/workloads/{foreign}{path}").status == 404
+
+    def test_cannot_look_at_other_projects_by_asking(self, bob: Http, admin: Http, foreign: int) -> None:
+        project = admin("GET", f"/workloads/{foreign}").json["project"]
+        assert all(one["owner"] == "bob" for one in bob("GET", f"/workloads?project={project}").json["workloads"])
+
+    def test_may_have_a_name_that_others_have(self, bob: Http, admin: Http) -> None:
+        theirs = admin("POST", "/workloads", {"name": "shared-name", "spec": sh("true")}).json["id"]
+        mine = bob("POST", "/workloads", {"name": "shared-name", "spec": sh("true")}).json["id"]
+        assert bob("GET", "/workloads/shared-name").json["id"] == mine
+        both = admin("GET", "/workloads/shared-name")
+        assert (both.status, both.json["error"]["code"]) == (409, "conflict")
+        assert admin("GET", f"/workloads/{theirs}").json["owner"] == "admin"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("POST", "/drain", {}),
+            ("POST", "/undrain", {}),
+            ("PUT", "/pools/x", {}),
+            ("POST", "/images/build", {}),
+            ("POST", "/prune", {}),
+            ("POST", "/backup", None),
+            ("GET", "/env/native", None),
+            ("GET", "/users", None),
+            ("POST", "/users", {"name": "eve", "password": "x"}),
+            ("PUT", "/users/admin/password", {"password": "x"}),
+            ("POST", "/users/admin/tokens", {}),
+            ("GET", "/events", None),
+        ],
+    )
+    def test_may_not_do_what_administrators_do(self, bob: Http, method: str, path: str, body: object) -> None:
+        answer = bob(method, path, body)
+        assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
+
+    def test_may_change_their_own_password_and_make_tokens(self, bob: Http, localml: Localml) -> None:
+        assert bob("PUT", "/users/bob/password", {"password": "better"}).status == 200
+        token = bob("POST", "/users/bob/tokens", {"lifetime": 60}).json["token"]
+        assert Http(localml.url, {"Authorization": f"Bearer {token}"})("GET", "/status").json["user"] == "bob"

@@ -1,0 +1,49 @@
+"""The pytest plugin, as somebody else's tests use it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = """
+def test_a_job_on_a_gpu(localml):
+    job = localml.client.run(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], gpus=3, wait=True, timeout=30)
+    assert job.state == "succeeded", job.message
+    assert localml.client.text(job.id).count("GPU-SIMULATED") == 3
+
+def test_the_server_stays_for_the_next_test(localml):
+    assert len(localml.client.workloads().workloads) == 1
+
+def test_vendors_clients_find_it(localml):
+    env = localml.env("cloudml")
+    assert env["url"] == localml.url
+    assert env["access_key"]
+
+def test_a_fresh_one_is_empty(localml, localml_fresh):
+    assert localml_fresh.url != localml.url
+    assert localml_fresh.client.workloads().workloads == []
+"""
+
+
+def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_the_fixtures_give_a_server(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nlocalml_gpus = 3\n")
+    (tmp_path / "test_it.py").write_text(TESTS)
+    run = pytest_in(tmp_path)
+    assert "4 passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_who_does_not_use_it_pays_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n\ndef test_it():\n"
+        "    loaded = {one for one in sys.modules if one.startswith('localml')}\n"
+        "    assert loaded == {'localml', 'localml.testing'}, loaded\n"
+        "    assert 'sqlmodel' not in sys.modules\n"
+    )
+    run = pytest_in(tmp_path)
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
