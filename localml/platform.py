@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,12 @@ from sqlmodel import Session
 
 from localml.config import LOOPBACK, Config
 from localml.control.admission import Reason
+from localml.control.idle import IdleWatch
 from localml.control.plans import Site
 from localml.control.reconciler import Reconciler
+from localml.control.sampler import Sampler
+from localml.control.serving_parts import Parts, Serving
+from localml.control.serving_spec import ServingSite
 from localml.control.snapshot import Machine, WorkloadRow
 from localml.core import pools
 from localml.core.catalog import Catalog, load_catalog, runtimes_dir
@@ -34,12 +38,14 @@ from localml.core.logfiles import LogStore
 from localml.core.models import GpuLease, GpuMark, Meta, NodeMark
 from localml.core.pools import Pools
 from localml.core.quantities import format_memory
+from localml.core.sealing import Sealer
 from localml.core.secrets import Vault, write_private
 from localml.core.series import Samples
-from localml.core.specs import Mount
+from localml.core.specs import Mount, RegistryAuth
+from localml.core.tools import Tools
 from localml.core.workloads import Submission, Workloads
 from localml.engines import engine_class
-from localml.engines.base import Engine, EngineUnreachable, GpuGrant
+from localml.engines.base import Engine, EngineError, EngineUnreachable, GpuGrant, ImageMissing
 from localml.gpus import Gpu, Inventory, open_inventory
 from localml.gpus.selection import descends_from_us
 from localml.objects import ArchiveInfo, Buckets, inspect_archive
@@ -51,6 +57,11 @@ NODE = "local"
 DEFAULT_IMAGE = "localml/base:latest"
 CREDENTIALS_NAME = "credentials.json"
 _EPSILON = 1e-9
+_MAX_AUTH = 4096
+
+
+EnvironmentOf = Callable[[str], Mapping[str, str] | None]
+"""From an image's name to the variables of its virtual environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +109,10 @@ class Platform:
         self.data.chmod(0o700)
         self.db = Database(prepare(self.data))
         self.install = self._install_id()
-        self.identity = Identity(self.db, Vault.open(self.data / "secret.key"), self.clock)
+        vault = Vault.open(self.data / "secret.key")
+        self.identity = Identity(self.db, vault, self.clock)
+        self._sealer = Sealer(vault)
+        self.tools = Tools(self._sealer, self.config.host)
         self.credentials = self._credentials()
         self.feed = Feed()
         self.logs = LogStore(self.data)
@@ -108,6 +122,9 @@ class Platform:
         self.catalog: Catalog = load_catalog()
         self.engine = engine or self._engine()
         self.gpus: Inventory = inventory or open_inventory(self.config.gpus, is_ours=self._is_ours)
+        self.sampler = Sampler(
+            self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self.feed.changed
+        )
         self._gpus_by_uuid = {gpu.uuid: gpu for gpu in self.gpus.devices()}
         self.reconciler = Reconciler(
             self.db,
@@ -117,7 +134,7 @@ class Platform:
             self.clock,
             machine=self.machine,
             unhealthy=self.gpus.health,
-            changed=self.feed.changed,
+            changed=self._changed,
         )
         self.workloads = Workloads(
             self.db,
@@ -126,6 +143,9 @@ class Platform:
             changed=self.feed.changed,
             nudge=self.reconciler.nudge,
         )
+        self.idle = IdleWatch(self.workloads, self.tools, self.clock)
+        self.serving = self._serving()
+        self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
         self._watch_stop = threading.Event()
 
     # -- life ------------------------------------------------------------------------------------
@@ -133,6 +153,9 @@ class Platform:
     def start(self) -> None:
         """Start the control loop; containers of an earlier run are adopted by its first tick."""
         self.reconciler.start()
+        self.idle.start()
+        self.sampler.start()
+        self.serving.start()
         if any(not gpu.simulated for gpu in self.gpus.devices()):
             threading.Thread(target=self._watch_gpus, name="localml-gpu-watch", daemon=True).start()
 
@@ -140,12 +163,21 @@ class Platform:
         """Stop everything of this process. Workloads go on."""
         self._watch_stop.set()
         self.feed.close()
+        self.idle.close()
+        self.serving.close()
         self.reconciler.close()
+        self.sampler.close()
         self.samples.flush()
         self.engine.close()
         self.gpus.close()
         self.db.close()
         self.lock.release()
+
+    def _changed(self, workload_id: int) -> None:
+        self.feed.changed(workload_id)
+        self.sampler.nudge()
+        self.idle.nudge()
+        self.serving.changed(workload_id)
 
     def _watch_gpus(self) -> None:
         for gpu, reason in self.gpus.watch(self._watch_stop):
@@ -205,9 +237,20 @@ class Platform:
 
         environments = Environments(self.config.cache, runtimes_dir())
         process: Engine = engine_class("process")(
-            self.data / "replicas", self.install, environments=environments.env_for
+            self.data / "replicas", self.install, environments=self._environments(environments.env_for)
         )
         return process
+
+    def _environments(self, known: EnvironmentOf) -> EnvironmentOf:
+        """Environments by image; a runtime that brings its own program must have been built."""
+
+        def find(image: str) -> Mapping[str, str] | None:
+            runtime, found = self.catalog.of_image(image), known(image)
+            if found is None and runtime is not None and runtime.launcher is None:
+                raise ImageMissing(f"{image} is not built; build it with: localml images build {runtime.name}")
+            return found
+
+        return find
 
     engine_note = ""
     """Why the engine is not the one that one would expect; empty when it is."""
@@ -226,7 +269,60 @@ class Platform:
             user=f"{owner.st_uid}:{owner.st_gid}",
             gpu=self._grant,
             host_cpus=float(os.cpu_count() or 1),
+            unseal=self._unseal,
+            registry_auth=self.registry_auth,
         )
+
+    def _serving(self) -> Serving:
+        site = self._site()
+        gpus = any(not gpu.simulated for gpu in self.gpus.devices())
+        host = LOOPBACK[0] if site.bind_address in ("0.0.0.0", "::") else site.bind_address
+        return Serving(
+            Parts(
+                db=self.db,
+                clock=self.clock,
+                workloads=self.workloads,
+                logs=self.logs,
+                identity=self.identity,
+                feed=self.feed,
+                data=self.data,
+                site=ServingSite(site.isolated, host, gpus, lambda path: self.data / path),
+                host=self.config.host,
+                port=self.config.gateway_port,
+                auth=self.config.auth,
+                fetch=lambda uri, folder: self.buckets.get(uri, folder, field="source"),
+                exists=self.buckets.exists,
+                check=self._check,
+                missing=self._missing_runtime,
+                why=self._why_words,
+            )
+        )
+
+    def _missing_runtime(self, image: str) -> str:
+        """Why an image of ours cannot be used yet, where that can be told without asking a daemon."""
+        runtime = self.catalog.of_image(image)
+        if self.engine.name != "process" or runtime is None:
+            return ""
+        from localml.engines.environments import Environments
+
+        if Environments(self.config.cache, runtimes_dir()).env_for(image) is not None:
+            return ""
+        return f"the runtime '{runtime.name}' is not built yet; build it with: localml images build {runtime.name}"
+
+    def _why_words(self, workload_id: int) -> str:
+        reason = self.why(workload_id)
+        return reason.message if reason is not None else ""
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Where the gateway listens, or will; None when that is any free port and it has not been started yet."""
+        return self.serving.gateway.url
+
+    def _unseal(self, row: WorkloadRow, sealed: str) -> str:
+        try:
+            return self._sealer.open(row.owner, sealed)
+        except LocalmlError as error:
+            raise EngineError(error.message) from error
 
     def _is_ours(self, pid: int) -> bool:
         """Whether a program on a GPU runs in one of our containers, or is a child of this process."""
@@ -283,6 +379,25 @@ class Platform:
                 reason = error.message.removeprefix("archive: ")
                 raise LocalmlError(error.code, f"{field}: {reason}", field=field, details=error.details) from error
 
+    def registry_auth(self, uri: str, *, field: str = "registry_auth") -> RegistryAuth:
+        """Credentials for pulling images, from an object with registry, user name and password on a line each.
+
+        Raises:
+            LocalmlError: ``INVALID`` naming ``field`` when there is no such object, or when it does not hold these.
+        """
+        if not self.buckets.exists(uri, field=field):
+            raise invalid(field, f"{uri} does not exist")
+        with self.buckets.open(uri, field=field) as file:
+            text = file.read(_MAX_AUTH + 1)
+        try:
+            lines = text.decode().strip().splitlines()
+        except UnicodeDecodeError:
+            lines = []
+        if len(text) > _MAX_AUTH or len(lines) != 3 or not all(line.strip() for line in lines):
+            raise invalid(field, f"{uri} must hold a registry, a user name and a password, each on a line of its own")
+        registry, username, password = (line.strip() for line in lines)
+        return RegistryAuth(registry=registry, username=username, password=password)
+
     # -- the machine -----------------------------------------------------------------------------
 
     def machine(self) -> Machine:
@@ -297,6 +412,9 @@ class Platform:
     def _check(self, submission: Submission) -> None:
         """Refuse at once what this machine never has, with the numbers."""
         self._check_mounts(submission)
+        for role in submission.spec.roles:
+            for sealed in role.sealed_env.values():
+                self._sealer.open(submission.caller.name, sealed)
         machine = self.machine()
         all_gpus = self.gpus.devices()
         cores = machine.cpu / self.config.cpu_overcommit

@@ -15,7 +15,8 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from waitress.server import create_server
+from waitress import wasyncore
+from waitress.server import BaseWSGIServer, create_server
 
 from localml import __version__
 from localml.config import Config
@@ -51,23 +52,23 @@ class Dispatcher:
             return self._metrics(start_response)
         for prefix, factory in DIALECTS:
             if path == prefix or path.startswith(prefix + "/"):
-                return self._app(prefix, factory)(environ, start_response)
+                return self._app(factory)(environ, start_response)
         known = ", ".join(prefix for prefix, _ in DIALECTS)
         return _answer(start_response, "404 Not Found", f"nothing is served at {path}; the APIs are below {known}")
 
     def app(self, prefix: str) -> WSGIApplication:
         """The app of a prefix; for tests that drive one dialect."""
-        return self._app(prefix, dict(DIALECTS)[prefix])
+        return self._app(dict(DIALECTS)[prefix])
 
-    def _app(self, prefix: str, factory: str) -> WSGIApplication:
-        app = self._apps.get(prefix)
+    def _app(self, factory: str) -> WSGIApplication:
+        app = self._apps.get(factory)
         if app is None:
             with self._lock:
-                app = self._apps.get(prefix)
+                app = self._apps.get(factory)
                 if app is None:
                     module, _, name = factory.partition(":")
                     make: Callable[[Platform], WSGIApplication] = getattr(import_module(module), name)
-                    app = self._apps[prefix] = make(self._platform)
+                    app = self._apps[factory] = make(self._platform)
         return app
 
     def _health(self, start_response: StartResponse) -> Iterable[bytes]:
@@ -121,9 +122,12 @@ class Server:
         config = platform.config
         self.platform = platform
         self.app = Dispatcher(platform)
+        self._sockets: dict[int, Any] = {}
+        self._stopping = threading.Event()
         try:
             self._http: Any = create_server(
                 self.app,
+                map=self._sockets,
                 host=config.host,
                 port=config.port,
                 threads=config.threads,
@@ -133,6 +137,8 @@ class Server:
                 connection_limit=1100,
                 # several sockets wait at once when localhost has two addresses; poll has no limit of 1024 files
                 asyncore_use_poll=True,
+                # reads on while an answer is made, so that who follows a silent log and leaves is noticed
+                channel_request_lookahead=1,
                 clear_untrusted_proxy_headers=True,
             )
         except OSError as error:
@@ -161,7 +167,7 @@ class Server:
         self.platform.lock.publish(
             {
                 "url": self.url,
-                "gateway_url": f"http://{config.host}:{config.gateway_port}",
+                "gateway_url": self.platform.gateway_url,
                 "engine": self.platform.engine.name,
                 "data": str(config.data),
                 "version": __version__,
@@ -172,7 +178,7 @@ class Server:
         """Serve on a thread; for tests and for embedding."""
         self.platform.start()
         self._publish()
-        self._thread = threading.Thread(target=self._http.run, name="localml-http", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="localml-http", daemon=True)
         self._thread.start()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -187,17 +193,27 @@ class Server:
         self._publish()
         ready()
         try:
-            self._http.run()
+            self._serve()
         except SystemExit:
             log.info("shutting down; workloads go on")
         finally:
             self.close()
 
+    def _serve(self) -> None:
+        """Move bytes until told to stop. Waitress's own loop swallows the signal's exception and then waits for who
+        follows a log; and on a thread it goes on until the last client has closed its connection."""
+        while not self._stopping.is_set():
+            wasyncore.loop(timeout=1.0, use_poll=True, map=self._sockets, count=1)
+
     def close(self) -> None:
-        """Stop listening and close the platform."""
-        self._http.close()
-        self.platform.feed.close()
+        """Stop listening, let the requests at hand finish, and close the platform."""
+        self.platform.feed.close()  # who follows something leaves
         self._http.task_dispatcher.shutdown(cancel_pending=True, timeout=3)
+        self._stopping.set()
         if self._thread is not None:
+            for one in list(self._sockets.values()):
+                if isinstance(one, BaseWSGIServer):
+                    one.pull_trigger()
             self._thread.join(timeout=5)
+        wasyncore.close_all(self._sockets, ignore_all=True)
         self.platform.close()

@@ -205,7 +205,8 @@ def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcom
         return decided
     limit = view.spec.time_limit
     if limit is not None and view.started_at is not None and now >= view.started_at + limit:
-        return _Outcome(State.FAILED, Cause.TIME_LIMIT, f"ran longer than its time limit of {limit:g} s")
+        end = State.STOPPED if view.spec.until_stopped else State.FAILED
+        return _Outcome(end, Cause.TIME_LIMIT, f"ran longer than its time limit of {limit:g} s")
     return None
 
 
@@ -221,6 +222,9 @@ def completion(spec: WorkloadSpec, attempts: Sequence[AttemptView]) -> _Outcome 
     for one in ended:
         if one.cause in _DECIDES_ALONE:
             return _failed(one)
+        if spec.until_stopped and one.cause is Cause.COMPLETED:
+            words = f"{one.role}-{one.index}: {one.message}, but it is to run until it is stopped"
+            return _Outcome(State.FAILED, Cause.EXIT_CODE, words, one.exit_code)
     by_role = {role.name: [one for one in ended if one.role == role.name] for role in spec.roles}
     finished = sum(1 for one in ended if one.cause is Cause.COMPLETED)
     for role in spec.roles:

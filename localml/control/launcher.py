@@ -13,16 +13,27 @@ from sqlmodel import Session
 from localml.control import records
 from localml.control.acts import Acts, Done
 from localml.control.decide import AttemptView
+from localml.control.hostports import other_host_ports, taken_port
 from localml.control.observe import Observations
-from localml.control.plans import Site, build, choose_ports, network_name
+from localml.control.plans import Site, build, network_name
 from localml.control.snapshot import AttemptRow, WorkloadRow
 from localml.core.causes import Cause
 from localml.core.clock import Clock
+from localml.core.errors import LocalmlError
 from localml.core.lifecycle import record_event
 from localml.core.models import Workload, WorkloadDetail
-from localml.core.specs import WorkloadSpec
+from localml.core.specs import Role, WorkloadSpec
 from localml.core.states import AttemptState, Desired
-from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing, Observed, PortTaken
+from localml.engines.base import (
+    Engine,
+    EngineError,
+    EngineUnreachable,
+    ImageMissing,
+    Observed,
+    Phase,
+    PortTaken,
+    Progress,
+)
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
@@ -77,6 +88,7 @@ class Launcher:
 
         def begin(one: AttemptRow) -> Started:
             try:
+                self._check_ports(spec.role(one.role), one)
                 return Started(one, self._engine.start(build(self._site, row, spec, one, gang, images[one.role])))
             except Exception as error:  # whatever it is, the workload must hear of it
                 return Started(one, error=error)
@@ -102,12 +114,29 @@ class Launcher:
 
         for role in spec.roles:
             if role.name not in found:
-                found[role.name] = self._engine.resolve_image(role.image or self._site.default_image, tell)
+                found[role.name] = self._image(role, tell)
         if not pulled:
             return found
         with self._db.read() as session:
             current = session.get(Workload, row.id)
             return found if current is not None and current.desired is Desired.RUN else None
+
+    def _image(self, role: Role, tell: Progress) -> str:
+        image = role.image or self._site.default_image
+        if role.registry_auth is None:
+            return self._engine.resolve_image(image, tell)
+        try:
+            auth = self._site.registry_auth(role.registry_auth)
+        except LocalmlError as error:
+            raise ImageMissing(f"image {image}: its credentials cannot be read: {error}") from error
+        return self._engine.resolve_image(image, tell, auth=auth)
+
+    def _check_ports(self, role: Role, one: AttemptRow) -> None:
+        """An engine without isolation binds nothing itself, so that nobody else would notice a port that is taken."""
+        if self._site.isolated or not any(port.host for port in role.ports):
+            return
+        if self._engine.inspect(one.name).phase is Phase.GONE and (port := taken_port(role)) is not None:
+            raise PortTaken(f"port {port.label}: {port.host} is in use on this machine")
 
     def pin(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec) -> None:
         """Remember the digests of a waiting workload's images, so that it runs what its image was when submitted."""
@@ -220,16 +249,20 @@ class Launcher:
             return lambda s: None  # nothing is known; the attempt stays planned and is tried again
         if isinstance(error, PortTaken):
             role_ports = self._other_ports(row, one.attempt)
-            return lambda s: records.set_ports(s, one.attempt.id, role_ports)
+            if role_ports is not None:
+                return lambda s: records.set_ports(s, one.attempt.id, role_ports)
         return lambda s: self._failed_start(s, row, one.attempt, error, now)
 
-    def _other_ports(self, row: WorkloadRow, one: AttemptRow) -> dict[str, tuple[int, int]]:
+    def _other_ports(self, row: WorkloadRow, one: AttemptRow) -> dict[str, tuple[int, int]] | None:
+        """Other ports to try; None when the user insists on one of those that were tried."""
         with self._db.read() as session:
             detail = session.get(WorkloadDetail, row.id)
         if detail is None:
             return {}
-        spec = WorkloadSpec.model_validate_json(detail.spec)
-        return choose_ports(spec.role(one.role), self._site.isolated, set())
+        role = WorkloadSpec.model_validate_json(detail.spec).role(one.role)
+        if any(port.host for port in role.ports):
+            return None
+        return other_host_ports(role, one.ports or {}, isolated=self._site.isolated)
 
     @staticmethod
     def _failed_start(session: Session, row: WorkloadRow, one: AttemptRow, error: Exception | None, now: float) -> None:

@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from localml.control.addresses import address_of, expanded, host_of, is_gang
 from localml.control.snapshot import AttemptRow, WorkloadRow
-from localml.core.specs import Mount, Port, Role, WorkloadSpec
-from localml.engines.base import LABEL_INSTALL, LABEL_WORKLOAD, Bind, GpuGrant, PublishedPort, ReplicaPlan
+from localml.core.errors import Code, LocalmlError
+from localml.core.specs import Mount, Port, RegistryAuth, Role, WorkloadSpec
+from localml.engines.base import (
+    LABEL_INSTALL,
+    LABEL_WORKLOAD,
+    Bind,
+    EngineError,
+    GpuGrant,
+    PublishedPort,
+    ReplicaPlan,
+)
 
 BUCKETS_IN_CONTAINER = "/buckets"
-LOOPBACK = "127.0.0.1"
+_NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
+
+
+def _no_secrets(row: WorkloadRow, sealed: str) -> str:
+    raise EngineError(f"{row.name} has secret variables, and there is no key to open them")
+
+
+def _no_registry_auth(uri: str) -> RegistryAuth:
+    raise LocalmlError(Code.INVALID, f"registry_auth: {uri} cannot be read here", field="registry_auth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +43,8 @@ class Site:
 
     ``mount_source`` turns a mount's source into a folder of this machine; ``our_image`` tells whether an image is
     one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
-    that names no image gets ``default_image``.
+    that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
+    ``registry_auth`` reads the credentials for an image from the object that a role names.
     """
 
     install: str
@@ -38,6 +58,8 @@ class Site:
     user: str | None
     gpu: Callable[[str], GpuGrant]
     host_cpus: float
+    unseal: Callable[[WorkloadRow, str], str] = _no_secrets
+    registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -49,17 +71,6 @@ def attempt_name(install: str, workload_id: int, role: str, index: int, number: 
 def network_name(install: str, workload_id: int, number: int) -> str:
     """The private network of one try of a gang."""
     return f"lml-{install}-{workload_id}-{number}"
-
-
-def hostname(role: str, index: int) -> str:
-    """The name under which the others of a gang reach a replica."""
-    safe = "".join(char if char.isalnum() or char == "-" else "-" for char in role.lower())
-    return f"{safe}-{index}"
-
-
-def is_gang(spec: WorkloadSpec) -> bool:
-    """Whether the workload gets a network of its own."""
-    return spec.replicas > 1
 
 
 def choose_ports(role: Role, isolated: bool, taken: set[int]) -> dict[str, tuple[int, int]]:
@@ -106,19 +117,21 @@ def build(
     resources = role.resources
     buckets = BUCKETS_IN_CONTAINER if site.isolated else str(site.buckets)
     env = {
-        **role.env,
+        **expanded(spec, one, gang, isolated=site.isolated),
+        **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
         "LOCALML_WORKLOAD": str(row.id),
         "LOCALML_NAME": row.name,
         "LOCALML_ROLE": role.name,
         "LOCALML_INDEX": str(one.index),
         "LOCALML_ATTEMPT": str(one.number),
         "LOCALML_BUCKETS": buckets,
+        "LOCALML_LISTEN": "0.0.0.0" if site.isolated else site.bind_address,
         "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
     }
     if mounts:
         env["LOCALML_MOUNTS"] = json.dumps(mounts, separators=(",", ":"))
     for label, (container, _) in ports.items():
-        env[f"LOCALML_PORT_{label.upper().replace('-', '_').replace('.', '_')}"] = str(container)
+        env[f"LOCALML_PORT_{_NOT_IN_VARIABLES.sub('_', label.upper())}"] = str(container)
     return ReplicaPlan(
         name=one.name,
         image=image,
@@ -134,7 +147,7 @@ def build(
         binds=binds,
         ports=tuple(PublishedPort(label, inside, host) for label, (inside, host) in ports.items() if host),
         bind_address=site.bind_address,
-        hostname=hostname(role.name, one.index),
+        hostname=host_of(spec, role.name, one.index),
         network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
         user=site.user if site.our_image(role.image or site.default_image) else None,
     )
@@ -171,7 +184,7 @@ def cluster(site: Site, spec: WorkloadSpec, gang: Iterable[AttemptRow], role: st
     """
     roles: dict[str, list[str]] = {}
     for one in sorted(gang, key=lambda attempt: (attempt.role, attempt.index)):
-        host = hostname(one.role, one.index) if site.isolated and is_gang(spec) else LOOPBACK
+        host = address_of(spec, one.role, one.index, isolated=site.isolated)
         ports = one.ports or {}
         first = next((label.label for label in spec.role(one.role).ports), None)
         address = f"{host}:{ports[first][0]}" if first is not None and first in ports else host

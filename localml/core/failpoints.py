@@ -10,7 +10,15 @@ import os
 import signal
 import threading
 
-NAMES = ("after-intent", "after-create", "after-start", "before-commit", "before-remove")
+NAMES = (
+    "after-intent",
+    "after-create",
+    "after-start",
+    "before-commit",
+    "before-remove",
+    "after-replica",
+    "after-table",
+)
 
 
 class Failpoints:

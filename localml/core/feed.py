@@ -56,3 +56,8 @@ class Feed:
                 for waiter in waiters:
                     waiter.set()
             self._waiters.clear()
+
+
+def endpoint_feed(endpoint_id: int) -> int:
+    """The key of an endpoint's changes; workloads have the positive ones, and 0 is the platform's."""
+    return -endpoint_id

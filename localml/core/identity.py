@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
+import re
 import secrets
 from dataclasses import dataclass
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, delete, select
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid
-from localml.core.models import AccessKey, Token, User
+from localml.core.models import AccessKey, PoolGrant, Token, User
 from localml.core.ports import Store
 from localml.core.secrets import Vault, hash_password, hash_token, new_access_key, new_token, password_matches
-from localml.core.specs import NAME
 
 ADMIN = "admin"
+"""The administrator that every installation has: made at first start, never removed or demoted."""
+USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ class Identity:
         self._clock = clock
         self._keys: dict[str, tuple[Caller, str]] = {}
         self._tokens: dict[str, tuple[Caller, float | None]] = {}
+        self._stamps: dict[str, tuple[Caller, str]] = {}
+        self._changes = 0  # so that what was read before a change is not cached after it
 
     def create_user(self, name: str, password: str, *, admin: bool = False, org: str = "default") -> Caller:
         """Add a user.
@@ -62,8 +67,11 @@ class Identity:
         Raises:
             LocalmlError: ``INVALID`` (name or password), ``CONFLICT`` when the name is taken.
         """
-        if not NAME.fullmatch(name):
-            raise invalid("name", f"{name!r} must start with a letter or digit and hold only letters, digits, . _ ~ -")
+        if not USER_NAME.fullmatch(name):
+            raise invalid(
+                "name",
+                f"{name!r} must start with a letter, a digit or '_' and hold at most 128 letters, digits, . _ ~ -",
+            )
         if not password:
             raise invalid("password", "must not be empty")
         hashed = hash_password(password)
@@ -85,21 +93,66 @@ class Identity:
 
         return caller_of(self._store.write(act))
 
-    def set_password(self, name: str, password: str) -> None:
-        """Change a user's password; ``NOT_FOUND`` if there is none of that name."""
+    def set_password(self, name: str, password: str, *, admin: bool | None = None) -> None:
+        """Change a user's password, and with ``admin`` also whether it is an administrator.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` if there is none of that name, ``WRONG_STATE`` when it must stay administrator.
+        """
         if not password:
             raise invalid("password", "must not be empty")
+        if name == ADMIN and admin is False:
+            raise LocalmlError(Code.WRONG_STATE, f"admin: user '{ADMIN}' stays an administrator", field="admin")
         hashed = hash_password(password)
 
         def act(session: Session) -> None:
-            user = session.exec(select(User).where(User.name == name)).first()
-            if user is None:
-                raise LocalmlError(Code.NOT_FOUND, f"user '{name}' does not exist")
+            user = _user_row(session, name)
             user.password_hash = hashed
+            user.admin = user.admin if admin is None else admin
             session.add(user)
 
         self._store.write(act)
         self.forget()
+
+    def remove_user(self, name: str) -> None:
+        """Remove a user with its keys and tokens. Its workloads go on, and keep its name.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` if there is none of that name, ``WRONG_STATE`` for :data:`ADMIN`.
+        """
+        if name == ADMIN:
+            raise LocalmlError(Code.WRONG_STATE, f"name: user '{ADMIN}' cannot be removed", field="name")
+
+        def act(session: Session) -> None:
+            user = _user_row(session, name)
+            session.execute(delete(AccessKey).where(col(AccessKey.user_id) == user.id))
+            session.execute(delete(Token).where(col(Token.user_id) == user.id))
+            session.execute(delete(PoolGrant).where(col(PoolGrant.user_id) == user.id))
+            session.delete(user)
+
+        self._store.write(act)
+        self.forget()
+
+    def stamp(self, name: str) -> tuple[Caller, str]:
+        """A user, and a text that changes with its password and is another one for a later user of the same name.
+
+        For tokens that are signed and not stored: such a token holds name and stamp, and is good for as long as the
+        stamp is the user's. Raises ``NOT_FOUND`` if there is no such user.
+        """
+        found = self._stamps.get(name)
+        if found is None:
+            changes = self._changes
+            with self._store.read() as session:
+                user = _user_row(session, name)
+            text = hmac.digest(self.signing_key("stamp"), f"{user.project}:{user.password_hash}".encode(), "sha256")
+            found = (caller_of(user), text.hex()[:32])
+            if changes == self._changes:
+                self._stamps[name] = found
+        return found
+
+    def signing_key(self, purpose: str) -> bytes:
+        """A secret key of this installation, another one for each purpose."""
+        return self._vault.derive(purpose)
 
     def create_key(self, caller: Caller) -> tuple[str, str]:
         """Give a user a new key pair (access key, secret key)."""
@@ -187,10 +240,7 @@ class Identity:
     def user(self, name: str) -> Caller:
         """The user of this name; ``NOT_FOUND`` if there is none."""
         with self._store.read() as session:
-            user = session.exec(select(User).where(User.name == name)).first()
-        if user is None:
-            raise LocalmlError(Code.NOT_FOUND, f"user '{name}' does not exist")
-        return caller_of(user)
+            return caller_of(_user_row(session, name))
 
     def users(self) -> list[Caller]:
         """All users, oldest first."""
@@ -199,8 +249,17 @@ class Identity:
 
     def forget(self) -> None:
         """Drop what is cached, after a user, key or token was changed."""
+        self._changes += 1
         self._keys.clear()
         self._tokens.clear()
+        self._stamps.clear()
+
+
+def _user_row(session: Session, name: str) -> User:
+    user = session.exec(select(User).where(User.name == name)).first()
+    if user is None:
+        raise LocalmlError(Code.NOT_FOUND, f"user '{name}' does not exist")
+    return user
 
 
 # compared against when there is no such user, so that the answer takes as long

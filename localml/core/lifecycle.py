@@ -26,6 +26,7 @@ def record_event(
     warning: bool = False,
     source: str = "localml",
     replica: str = "",
+    endpoint_id: int | None = None,
 ) -> None:
     """Append an event. It is visible when the caller's transaction commits."""
     insert_row(
@@ -39,6 +40,7 @@ def record_event(
             "message": message,
             "source": source,
             "replica": replica,
+            "endpoint_id": endpoint_id,
         },
     )
 

@@ -13,6 +13,7 @@ from sqlalchemy import JSON, Column, Dialect, Index, MetaData, String, TypeDecor
 from sqlmodel import Field, SQLModel
 
 from localml.core.causes import Cause
+from localml.core.serving import EndpointState, ReplicaState, VariantState
 from localml.core.states import AttemptState, Desired, Kind, State
 
 SQLModel.metadata.naming_convention = MetaData(
@@ -89,6 +90,15 @@ class User(SQLModel, table=True):
     project: str = Field(index=True)
     org: str = "default"
     created_at: float
+
+
+class PoolGrant(SQLModel, table=True):
+    """A user who is no administrator may use this pool; for dialects whose pools are not open to everybody."""
+
+    __tablename__ = "pool_grant"
+
+    user_id: int = Field(primary_key=True, foreign_key="user.id")
+    pool: str = Field(primary_key=True)
 
 
 class AccessKey(SQLModel, table=True):
@@ -242,9 +252,12 @@ class GpuMark(SQLModel, table=True):
 
 
 class Event(SQLModel, table=True):
-    """An append-only fact about a workload (or, with no workload, about the platform)."""
+    """An append-only fact about a workload, an endpoint, or (with neither) the platform."""
 
-    __table_args__ = (Index("ix_event_workload_id", "workload_id", "id"),)
+    __table_args__ = (
+        Index("ix_event_workload_id", "workload_id", "id"),
+        Index("ix_event_endpoint_id", "endpoint_id", "id", sqlite_where=text("endpoint_id IS NOT NULL")),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     workload_id: int | None = Field(default=None, foreign_key="workload.id")
@@ -254,6 +267,7 @@ class Event(SQLModel, table=True):
     message: str
     source: str = "localml"
     replica: str = ""
+    endpoint_id: int | None = None
 
 
 class LogFile(SQLModel, table=True):
@@ -273,24 +287,39 @@ class LogFile(SQLModel, table=True):
 
 
 class Series(SQLModel, table=True):
-    """A named numeric series of a workload's replica."""
+    """A named numeric series of a workload's replica (of the workload itself where ``replica`` is empty).
 
-    __table_args__ = (Index("uq_series", "workload_id", "replica", "name", unique=True),)
+    ``measured`` ones are localml's own and are thinned out with age: they hold at most one point a minute before
+    ``minutes_to``, and one an hour before ``hours_to``. ``due`` is when the next part of that work is to be done.
+    These three are in microseconds since the epoch.
+    """
+
+    __table_args__ = (
+        Index("uq_series", "workload_id", "replica", "name", unique=True),
+        Index("ix_series_due", "due", sqlite_where=text("due IS NOT NULL")),
+    )
 
     id: int | None = Field(default=None, primary_key=True)
     workload_id: int = Field(foreign_key="workload.id")
     replica: str = ""
     name: str
+    cumulative: bool = False  # a counter: of several readings the last one stands for all
+    measured: bool = False
+    minutes_to: int = 0
+    hours_to: int = 0
+    due: int | None = None
 
 
 class Sample(SQLModel, table=True):
-    """One point of a series; ``at`` in milliseconds since the epoch keeps the rows small."""
+    """One point of a series; ``at`` in microseconds since the epoch keeps the rows small and vendors' times exact."""
 
     __table_args__ = ({"sqlite_with_rowid": False},)
 
     series_id: int = Field(primary_key=True, foreign_key="series.id")
     at: int = Field(primary_key=True)
-    value: float
+    value: float | None = None  # NULL where what was given is no number
+    text: str | None = None  # what was given, where the number does not give it back as it was
+    note: str | None = None
 
 
 class NodeMark(SQLModel, table=True):
@@ -301,3 +330,138 @@ class NodeMark(SQLModel, table=True):
     node: str = Field(primary_key=True)
     reason: str = ""
     at: float
+
+
+class Model(SQLModel, table=True):
+    """A name under which versions of weights are registered."""
+
+    __table_args__ = (
+        Index("uq_model_live_name", "project", "name", unique=True, sqlite_where=text("deleted_at IS NULL")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    project: str
+    owner: str
+    name: str
+    description: str = ""
+    created_at: float
+    updated_at: float
+    deleted_at: float | None = None
+
+
+class ModelVersion(SQLModel, table=True):
+    """Weights as they were registered; their files are copied below the data directory and never change."""
+
+    __tablename__ = "model_version"
+    __table_args__ = (Index("uq_model_version_number", "model_id", "number", unique=True),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    model_id: int = Field(foreign_key="model.id")
+    number: int
+    owner: str
+    source: str  # the URI as given
+    format: str  # onnx | python | wmla-kernel
+    runtime: str  # of the catalogue
+    path: str  # of the folder with the version's folder, below the data directory
+    size: int  # bytes of all files
+    checksum: str  # SHA-256 over names and contents
+    inputs: Any = Field(default=None, sa_column=Column(JSON))  # [{"name", "datatype", "shape"}]; NULL: not known yet
+    outputs: Any = Field(default=None, sa_column=Column(JSON))
+    workload_id: int | None = Field(default=None, foreign_key="workload.id", index=True)  # which wrote it
+    created_at: float
+    deleted_at: float | None = None
+
+
+class Endpoint(SQLModel, table=True):
+    """A served route. ``route`` is its name at the gateway; ``scale`` how many replicas are wanted now."""
+
+    __table_args__ = (
+        Index("uq_endpoint_live_route", "route", unique=True, sqlite_where=text("deleted_at IS NULL")),
+        Index(
+            "uq_endpoint_live_name",
+            "dialect",
+            "project",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL"),
+        ),
+        Index("ix_endpoint_live", "id", sqlite_where=text("closed_at IS NULL")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    dialect: str
+    project: str
+    owner: str
+    name: str
+    route: str
+    pool: str
+    desired: Desired = _enum(Desired, Desired.RUN)
+    state: EndpointState = _enum(EndpointState, EndpointState.STARTING)
+    message: str = ""
+    spec: str  # EndpointSpec as JSON
+    request: Any = Field(default=None, sa_column=Column(JSON))  # the vendor's body, answered back as given
+    scale: int = 1
+    scaled_at: float | None = None  # when the number of replicas last changed
+    active_at: float | None = None  # when it was made, started or woken
+    created_at: float
+    updated_at: float
+    deleted_at: float | None = None
+    closed_at: float | None = None  # deleted, and nothing of it is left
+
+
+class Variant(SQLModel, table=True):
+    """A version of an endpoint with its share of the requests."""
+
+    __table_args__ = (
+        Index("uq_variant_name", "endpoint_id", "name", unique=True),
+        Index("ix_variant_live", "endpoint_id", sqlite_where=text("ended_at IS NULL")),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    endpoint_id: int = Field(foreign_key="endpoint.id")
+    name: str
+    model_version_id: int | None = Field(default=None, foreign_key="model_version.id")
+    spec: str  # VariantSpec as JSON
+    weight: float = 100.0  # share in percent
+    state: VariantState = _enum(VariantState, VariantState.ROLLING)
+    message: str = ""
+    failures: int = 0  # replicas that ended by themselves since it was last well
+    not_before: float | None = None  # no replacement before this time
+    created_at: float
+    promoted_at: float | None = None  # when it first got requests
+    ended_at: float | None = None
+
+
+class EndpointReplica(SQLModel, table=True):
+    """A replica of a variant: one child workload, and where it serves."""
+
+    __tablename__ = "endpoint_replica"
+    __table_args__ = (Index("ix_endpoint_replica_live", "endpoint_id", sqlite_where=text("ended_at IS NULL")),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    endpoint_id: int = Field(foreign_key="endpoint.id")
+    variant_id: int = Field(foreign_key="variant.id", index=True)
+    workload_id: int = Field(foreign_key="workload.id", unique=True)
+    state: ReplicaState = _enum(ReplicaState, ReplicaState.STARTING)
+    attempt_id: int | None = None  # the attempt that was seen ready
+    url: str | None = None
+    created_at: float
+    ready_at: float | None = None
+    draining_at: float | None = None
+    ended_at: float | None = None
+
+
+class VariantSample(SQLModel, table=True):
+    """What a variant did up to ``at`` (milliseconds since the epoch), since the sample before. Latencies in seconds."""
+
+    __tablename__ = "variant_sample"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    variant_id: int = Field(primary_key=True, foreign_key="variant.id")
+    at: int = Field(primary_key=True)
+    requests: int
+    errors: int
+    latency: float  # mean
+    p50: float | None = None
+    p99: float | None = None
+    in_flight: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import sqlalchemy
@@ -9,9 +10,9 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
-from localml.core.models import Pool, Workload
+from localml.core.models import Pool, PoolGrant, Workload
 from localml.core.ports import Store
-from localml.core.states import ACTIVE
+from localml.core.states import ACTIVE, HOLDING, State
 
 ROOT = "default"
 _EPSILON = 1e-9
@@ -25,6 +26,14 @@ class Usage:
     memory: int = 0
     gpu: float = 0.0
     workloads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What goes on in a pool and below it now: what its started workloads hold, and how many still wait."""
+
+    held: Usage = Usage()
+    waiting: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +130,67 @@ class Pools:
             for number, pool in pools.items()
         ]
 
+    def load(self, path: str) -> Load:
+        """What goes on in a pool and below it; an empty load if there is no such pool."""
+        with self._store.read() as session:
+            held = usage_by_pool(session, HOLDING)
+            waiting = usage_by_pool(session, frozenset({State.QUEUED}))
+        return Load(_below(held, path), _below(waiting, path).workloads)
 
-def usage_by_pool(session: Session) -> dict[str, Usage]:
-    """pool -> sums over its own workloads that are not over."""
+    def check_size(self, path: str, *, cpu: float, memory: int, gpu: float) -> None:
+        """Whether this much can ever run in the pool, were it empty.
+
+        Raises:
+            LocalmlError: ``QUOTA`` with the numbers when it is over a limit of the pool or of one above it.
+        """
+        for pool in self.list():
+            if path != pool.name and not path.startswith(pool.name + "/"):
+                continue
+            for what, limit, asked in (("cpu", pool.cpu, cpu), ("memory", pool.memory, memory), ("gpu", pool.gpu, gpu)):
+                if limit is not None and asked > limit + _EPSILON:
+                    words = f"{what}: {asked:g} were asked for, pool '{pool.name}' has {limit:g} in all"
+                    details = {"pool": pool.name, "limit": limit, "asked": asked}
+                    raise LocalmlError(Code.QUOTA, words, field=what, details=details)
+
+    def grants(self, user_id: int) -> frozenset[str]:
+        """Paths of the pools that a user was granted."""
+        with self._store.read() as session:
+            return frozenset(session.exec(select(PoolGrant.pool).where(PoolGrant.user_id == user_id)))
+
+    def set_grants(self, user_id: int, below: str, paths: Iterable[str]) -> None:
+        """Replace a user's grants below a node of the tree.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` when one of the pools does not exist; nothing is changed then.
+        """
+        wanted = sorted(set(paths))
+
+        def act(session: Session) -> None:
+            for path in wanted:
+                if session.exec(select(Pool.id).where(Pool.name == path)).first() is None:
+                    raise not_found("pool", path)
+            for row in session.exec(select(PoolGrant).where(PoolGrant.user_id == user_id)):
+                if row.pool.startswith(below + "/"):
+                    session.delete(row)
+            session.flush()
+            session.add_all(PoolGrant(user_id=user_id, pool=path) for path in wanted)
+
+        self._store.write(act)
+
+
+def _below(uses: dict[str, Usage], path: str) -> Usage:
+    """The sum over a pool and those below it."""
+    found = [used for name, used in uses.items() if name == path or name.startswith(path + "/")]
+    return Usage(
+        sum(one.cpu for one in found),
+        sum(one.memory for one in found),
+        sum(one.gpu for one in found),
+        sum(one.workloads for one in found),
+    )
+
+
+def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[str, Usage]:
+    """pool -> sums over its own workloads in these states; by default all that are not over."""
     query = (
         sqlalchemy.select(
             col(Workload.pool),
@@ -132,7 +199,7 @@ def usage_by_pool(session: Session) -> dict[str, Usage]:
             func.sum(col(Workload.gpu)),
             func.count(),
         )
-        .where(col(Workload.state).in_([*ACTIVE]))
+        .where(col(Workload.state).in_([*states]))
         .group_by(col(Workload.pool))
     )
     return {

@@ -8,6 +8,8 @@ import secrets
 from pathlib import Path
 
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from werkzeug.security import check_password_hash, generate_password_hash
 
 
@@ -15,6 +17,7 @@ class Vault:
     """Encrypts what must be read again (HMAC secrets) with the installation's key file (mode 0600)."""
 
     def __init__(self, key: bytes) -> None:
+        self._key = key
         self._fernet = Fernet(key)
 
     @classmethod
@@ -26,6 +29,10 @@ class Vault:
             key = Fernet.generate_key()
             write_private(path, key)
             return cls(key)
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes for signing something of this installation, different for each purpose (HKDF-SHA256)."""
+        return HKDF(hashes.SHA256(), 32, salt=None, info=b"localml:" + purpose.encode()).derive(self._key)
 
     def seal(self, text: str) -> bytes:
         """Encrypt."""

@@ -11,11 +11,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from localml.core.placeholders import Reference, references
 from localml.core.quantities import parse_memory
 
-NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._~-]{0,127}$")
+NAME = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._~][A-Za-z0-9._~-]{0,127}$")
 ROLE_NAME = re.compile(r"^[A-Za-z0-9._~-]{1,64}$")
-ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.-]*$")
+ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.~-]*$")
 
 
 class Frozen(BaseModel):
@@ -85,7 +86,11 @@ class Mount(Frozen):
 
 
 class Port(Frozen):
-    """A port that others may reach; ``host`` 0 lets localml choose a free one."""
+    """A port that others may reach; 0 lets localml choose a free one.
+
+    With ``container`` and ``host`` both 0 the two are the same number, so that the port is found under it from inside
+    and from outside. A ``host`` port of the user's own choice that is taken fails the workload.
+    """
 
     label: str = Field(min_length=1, max_length=64)
     container: int = Field(default=0, ge=0, le=65535)
@@ -118,7 +123,14 @@ class Completion(Frozen):
 
 
 class Role(Frozen):
-    """Replicas of one command. ``service`` roles (parameter servers) run until the others are done."""
+    """Replicas of one command. ``service`` roles (parameter servers) run until the others are done.
+
+    Values of ``env`` may refer to where the workload's replicas are: ``%{index}``, ``%{host}``, ``%{port:LABEL}``,
+    ``%{addresses:ROLE:LABEL}`` and the others of :mod:`localml.core.placeholders`, whose ``literal`` protects a user's
+    text. ``registry_auth`` is the object URI of a file with registry, user name and password on a line each; it is read
+    when the image is pulled, and what it holds is never stored. ``sealed_env`` holds secret variables as
+    :class:`localml.core.sealing.Sealer` made them; they are opened only for the container.
+    """
 
     name: str = "main"
     image: str = ""
@@ -130,6 +142,8 @@ class Role(Frozen):
     completion: Completion = Completion()
     service: bool = False
     workdir: str | None = None
+    sealed_env: dict[str, str] = Field(default_factory=dict)
+    registry_auth: str | None = None
 
     @field_validator("name")
     @classmethod
@@ -138,7 +152,7 @@ class Role(Frozen):
             raise ValueError("must be 1 to 64 letters, digits, '.', '_', '~' or '-'")
         return value
 
-    @field_validator("env")
+    @field_validator("env", "sealed_env")
     @classmethod
     def _env(cls, value: dict[str, str]) -> dict[str, str]:
         for name, text in value.items():
@@ -172,15 +186,24 @@ class RegistryAuth(Frozen):
 
 
 class WorkloadSpec(Frozen):
-    """A whole request: what to run, with what, in which order, and when to give up."""
+    """A whole request: what to run, with what, in which order, and when to give up.
+
+    ``min_succeeded`` succeeded replicas, of whatever roles, end the workload as succeeded. One with ``until_stopped``
+    never succeeds: that a program of it ends, with whatever exit code, is a failure to be retried, and its time limit
+    stops it. ``idle_limit``: seconds without activity after which it is stopped (notebooks only: see
+    :mod:`localml.control.idle`).
+    """
 
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     priority: int = Field(default=0, ge=-1000, le=1000)
     retries: RetryPolicy = RetryPolicy()
     time_limit: float | None = Field(default=None, gt=0)
     stop_grace: float = Field(default=10.0, ge=0, le=3600)
-    depends_on: tuple[int, ...] = ()
+    depends_on: tuple[Annotated[int, Field(ge=1, lt=1 << 63)], ...] = ()
     mounts: tuple[Mount, ...] = ()
+    min_succeeded: int | None = Field(default=None, ge=1)
+    until_stopped: bool = False
+    idle_limit: float | None = Field(default=None, gt=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> WorkloadSpec:
@@ -191,6 +214,16 @@ class WorkloadSpec(Frozen):
             raise ValueError("roles: at least one must not be a service, or the workload never ends")
         return self
 
+    @model_validator(mode="after")
+    def _references_lead_somewhere(self) -> WorkloadSpec:
+        roles = {role.name: role for role in self.roles}
+        for role in self.roles:
+            for name, text in role.env.items():
+                for one in references(text):
+                    if not _known(one, roles.get(one.role or role.name)):
+                        raise ValueError(f"roles: env {name} of '{role.name}' refers to what the workload has not")
+        return self
+
     @property
     def replicas(self) -> int:
         """How many containers run at a time."""
@@ -199,6 +232,12 @@ class WorkloadSpec(Frozen):
     def role(self, name: str) -> Role:
         """The role of that name."""
         return next(role for role in self.roles if role.name == name)
+
+
+def _known(one: Reference, role: Role | None) -> bool:
+    if role is None or (one.index is not None and one.index >= role.count):
+        return False
+    return one.label is None or any(port.label == one.label for port in role.ports)
 
 
 def single(

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, or_, select, tuple_, update
+from sqlalchemy import func, select, update
 from sqlmodel import Session, col
 
-from localml.core import pools
+from localml.core import listing, pools
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.identity import Caller
 from localml.core.lifecycle import record_event
+from localml.core.listing import Page as Page
+from localml.core.listing import Query as Query
 from localml.core.models import Attempt, Event, GpuLease, Workload, WorkloadDetail
 from localml.core.ports import Store
 from localml.core.specs import NAME, WorkloadSpec
 from localml.core.sql import insert_row
 from localml.core.states import TERMINAL, Desired, Kind, State
-
-SORTS = ("id", "name", "state", "owner", "priority", "created_at", "updated_at", "started_at", "ended_at")
-MAX_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,33 +38,7 @@ class Submission:
     pool: str = pools.ROOT
     request: Any = None
     refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """Which workloads to list. Empty members do not restrict. ``after`` is a cursor from the page before."""
-
-    kinds: tuple[Kind, ...] = ()
-    states: tuple[State, ...] = ()
-    dialect: str | None = None
-    project: str | None = None
-    owner: str | None = None
-    pool: str | None = None
-    name: str | None = None
-    contains: str | None = None
-    deleted: bool = False
-    sort: str = "id"
-    descending: bool = True
-    limit: int = 50
-    after: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a list; ``cursor`` leads to the next one, None at the end."""
-
-    items: list[Workload]
-    cursor: str | None
+    replaces: int | None = None  # an ended workload that is hidden in the same transaction, so that its name is free
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +78,11 @@ class Workloads:
         self._nudge = nudge
         self._known_pools: set[str] = set()  # pools are never removed
 
-    def submit(self, submission: Submission) -> int:
+    def submit(self, submission: Submission, *, also: Callable[[Session, int], None] = lambda *_: None) -> int:
         """Store a workload and queue it; returns its id once that is on disk.
+
+        Args:
+            also: what else belongs in the same transaction, given the new id.
 
         Raises:
             LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
@@ -117,13 +91,15 @@ class Workloads:
         if not NAME.fullmatch(submission.name):
             raise invalid(
                 "name",
-                f"{submission.name!r} must start with a letter or digit and hold at most 128 letters, digits, . _ ~ -",
+                f"{submission.name!r} must be 1 to 128 letters, digits, . _ ~ - (this not at its start), and neither '.' nor '..'",
             )
         self._check(submission)
         values, detail = self._values(submission)
 
         def act(session: Session) -> int:
-            return self._store_one(session, submission, values, detail)
+            number = self._store_one(session, submission, values, detail)
+            also(session, number)
+            return number
 
         number = self._store.write(act)
         self._known_pools.add(submission.pool)
@@ -170,6 +146,8 @@ class Workloads:
         for number in submission.spec.depends_on:
             if session.get(Workload, number) is None:
                 raise not_found("depends_on: workload", number)
+        if submission.replaces is not None:
+            self._hide_ended(session, submission.replaces, values["created_at"])
         try:
             number = insert_row(session, Workload, values)
         except sqlite3.IntegrityError:
@@ -180,6 +158,16 @@ class Workloads:
         words = f"submitted by {submission.caller.name} through the {submission.dialect} API"
         record_event(session, number, "Submitted", words, now=values["created_at"])
         return number
+
+    @staticmethod
+    def _hide_ended(session: Session, number: int, now: float) -> None:
+        columns = update(Workload).where(
+            col(Workload.id) == number, col(Workload.state).in_(TERMINAL), col(Workload.deleted_at).is_(None)
+        )
+        result: Any = session.execute(columns.values(deleted_at=now, updated_at=now))
+        if result.rowcount != 1:
+            raise LocalmlError(Code.WRONG_STATE, f"workload {number} is not over yet, or was replaced already")
+        record_event(session, number, "Deleted", "replaced by a new run of the same request", now=now)
 
     def get(self, number: int) -> Full:
         """A workload by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
@@ -224,7 +212,7 @@ class Workloads:
         with self._store.read() as session:
             query = select(Workload).where(col(Workload.name) == name, col(Workload.deleted_at).is_(None))
             rows = list(session.execute(query.order_by(col(Workload.id).desc())).scalars())
-            if not rows and name.isdigit():
+            if not rows and name.isascii() and name.isdigit() and len(name) <= 18:
                 by_id = session.get(Workload, int(name))
                 rows = [by_id] if by_id is not None else []
             if not rows:
@@ -249,25 +237,9 @@ class Workloads:
         return Full(row, spec, detail.request, dict(detail.images or {}), list(attempts), list(leases))
 
     def page(self, query: Query) -> Page:
-        """One page of workloads.
-
-        Raises:
-            LocalmlError: ``INVALID`` naming ``sort``, ``limit`` or ``after``.
-        """
-        if query.sort not in SORTS:
-            raise invalid("sort", f"must be one of {', '.join(SORTS)}, not {query.sort!r}")
-        if not 1 <= query.limit <= MAX_PAGE:
-            raise invalid("limit", f"must be between 1 and {MAX_PAGE}, not {query.limit}")
-        statement = _filtered(query)
-        column, number = getattr(Workload, query.sort), col(Workload.id)
-        if query.after:
-            statement = statement.where(_beyond(query, column))
-        columns = [number] if query.sort == "id" else [column, number]
-        order = [one.desc() if query.descending else one.asc() for one in columns]
+        """One page of workloads; see :mod:`localml.core.listing`."""
         with self._store.read() as session:
-            rows = list(session.execute(statement.order_by(*order).limit(query.limit + 1)).scalars())
-        cursor = _cursor(query, rows[query.limit - 1]) if len(rows) > query.limit else None
-        return Page(rows[: query.limit], cursor)
+            return listing.fetch(session, query)
 
     def details(self, numbers: Iterable[int]) -> dict[int, tuple[WorkloadSpec, Any]]:
         """id -> (spec, request as given) of several workloads, for lists that show them."""
@@ -277,9 +249,14 @@ class Workloads:
             ).scalars()
             return {row.workload_id: (WorkloadSpec.model_validate_json(row.spec), row.request) for row in rows}
 
-    def stop(self, number: int, caller: Caller) -> Workload:
-        """Ask for a workload to be stopped. One that is over stays as it is; asking twice changes nothing."""
-        row = self._store.write(lambda session: self._want_stop(session, number, caller))
+    def stop(self, number: int, caller: Caller, reason: str = "") -> Workload:
+        """Ask for a workload to be stopped. One that is over stays as it is; asking twice changes nothing.
+
+        Args:
+            reason: what its owner is told; by default who asked.
+        """
+        words = reason or f"stopped by {caller.name}"
+        row = self._store.write(lambda session: self._want_stop(session, number, words))
         self._changed(number)
         self._nudge()
         return row
@@ -288,7 +265,7 @@ class Workloads:
         """Hide a workload, after stopping it if it runs; its log and events stay until they are pruned."""
 
         def act(session: Session) -> Workload:
-            row = self._want_stop(session, number, caller)
+            row = self._want_stop(session, number, f"stopped by {caller.name}")
             if row.deleted_at is None:
                 row.deleted_at = row.updated_at = self._clock.now()
                 session.add(row)
@@ -302,12 +279,12 @@ class Workloads:
         self._nudge()
         return row
 
-    def _want_stop(self, session: Session, number: int, caller: Caller) -> Workload:
+    def _want_stop(self, session: Session, number: int, words: str) -> Workload:
         row = session.get(Workload, number)
         if row is None:
             raise not_found("workload", number)
         if row.state not in TERMINAL and row.desired is not Desired.STOP:
-            words, now = f"stopped by {caller.name}", self._clock.now()
+            now = self._clock.now()
             session.execute(
                 update(Workload)
                 .where(col(Workload.id) == number)
@@ -334,48 +311,3 @@ class Workloads:
                 col(Workload.kind), col(Workload.state)
             )
             return {(str(kind), str(state)): int(count) for kind, state, count in session.execute(query)}
-
-
-def _filtered(query: Query) -> Any:
-    statement = select(Workload)
-    if not query.deleted:
-        statement = statement.where(col(Workload.deleted_at).is_(None))
-    if query.kinds:
-        statement = statement.where(col(Workload.kind).in_(query.kinds))
-    if query.states:
-        statement = statement.where(col(Workload.state).in_(query.states))
-    for name in ("dialect", "project", "owner", "pool", "name"):
-        value = getattr(query, name)
-        if value is not None:
-            statement = statement.where(getattr(Workload, name) == value)
-    if query.contains:
-        pattern = query.contains.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        statement = statement.where(col(Workload.name).like(f"%{pattern}%", escape="\\"))
-    return statement
-
-
-def _cursor(query: Query, row: Workload) -> str:
-    value = getattr(row, query.sort)
-    text = json.dumps([query.sort, query.descending, value, row.id], default=str)
-    return base64.urlsafe_b64encode(text.encode()).decode()
-
-
-def _beyond(query: Query, column: Any) -> Any:
-    """What lies after the cursor; NULLs sort first in SQLite, last when descending."""
-    try:
-        sort, descending, value, number = json.loads(base64.urlsafe_b64decode(query.after or ""))
-        number = int(number)
-    except (ValueError, TypeError) as error:
-        raise invalid("after", "is no cursor of this list") from error
-    if sort != query.sort or descending != query.descending:
-        raise invalid("after", "belongs to a list with another order")
-    identifier = col(Workload.id)
-    if query.sort == "id":
-        return identifier < number if query.descending else identifier > number
-    if value is None:
-        same = column.is_(None) & (identifier < number if query.descending else identifier > number)
-        return same if query.descending else or_(same, column.is_not(None))
-    pair = tuple_(column, identifier)
-    if query.descending:
-        return or_(pair < tuple_(value, number), column.is_(None))
-    return pair > tuple_(value, number)

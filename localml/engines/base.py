@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
+from localml.core.specs import RegistryAuth
+
 Stream = Literal["stdout", "stderr"]
 STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 
@@ -171,6 +173,41 @@ class NodeInfo:
 Progress = Callable[[str], None]
 
 
+class ExecStream(Protocol):
+    """A command inside a container, attached to its input and output.
+
+    Each method may be called from a thread of its own, but none from two at a time.
+    """
+
+    def read(self) -> tuple[Stream, bytes] | None:
+        """Wait for output and return some of it; None when no more will come. A terminal has only ``stdout``."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Give all of it to the command's input, waiting as long as it takes; dropped if nobody reads any more."""
+        ...
+
+    def close_stdin(self) -> None:
+        """The end of the command's input; at a terminal Ctrl-D."""
+        ...
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Change the size of the terminal, in characters; nothing without one."""
+        ...
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command and what it started; nothing when it has ended."""
+        ...
+
+    def wait(self) -> int:
+        """Wait for the end; its exit code, 128 + number if a signal ended it. To be called when all was read."""
+        ...
+
+    def close(self) -> None:
+        """Let go: SIGHUP if it still runs, as when a terminal is closed. Wakes who waits; may be repeated."""
+        ...
+
+
 class Engine(Protocol):
     """The verbs. All are safe to repeat: after a crash the control loop simply says them again.
 
@@ -187,8 +224,17 @@ class Engine(Protocol):
         """Size and version of the machine."""
         ...
 
-    def resolve_image(self, image: str, progress: Progress | None = None, *, pull: bool = True) -> str:
+    def resolve_image(
+        self,
+        image: str,
+        progress: Progress | None = None,
+        *,
+        pull: bool = True,
+        auth: RegistryAuth | None = None,
+    ) -> str:
         """Make sure that the image is here and return its digest id (text that ``start`` takes as ``image``).
+
+        ``auth`` is for the registry, should the image be pulled; it is not kept.
 
         Raises:
             ImageMissing: it is not here and cannot be pulled.
@@ -247,6 +293,25 @@ class Engine(Protocol):
 
         Raises:
             EngineError: it does not run.
+        """
+        ...
+
+    def open(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        tty: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> ExecStream:
+        """Run a command inside a running container, attached to it.
+
+        Args:
+            tty: columns and rows of the terminal that it gets; None for plain pipes.
+            env: additions to the container's environment.
+
+        Raises:
+            EngineError: the container does not run.
         """
         ...
 

@@ -16,6 +16,8 @@ from localml.engines.base import Progress
 from localml.engines.wheels import lines_of
 
 LAUNCHER = "launcher"
+PACKAGE_FILE = "pyproject.toml"
+"""In the folder of a runtime, or of what it copies: the folder is a Python package to install."""
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 READY = ".localml-ready"
 """Written into an environment last; one without it is half-made."""
@@ -88,14 +90,16 @@ class Environments:
         for runtime in self._catalog.lineage(name):
             requirements = self._catalog.folder / runtime.name / "requirements.txt"
             lines_of([*install, "--requirement", str(requirements)], progress, failure)
-            if LAUNCHER in runtime.copies:
-                self._install_launcher(install, progress, failure)
+            for package in (runtime.name, *runtime.copies):
+                if (self._catalog.folder / package / PACKAGE_FILE).is_file():
+                    self._install_package(package, install, progress, failure)
         with (folder / READY).open("w") as mark:
             os.fsync(mark.fileno())
 
-    def _install_launcher(self, install: list[str], progress: Progress, failure: str) -> None:
+    def _install_package(self, package: str, install: list[str], progress: Progress, failure: str) -> None:
+        """Install our own code of a runtime: the folder of that name in the folder of runtimes."""
         with tempfile.TemporaryDirectory() as scratch:  # building leaves files beside the source
-            source = shutil.copytree(self._catalog.folder / LAUNCHER, Path(scratch, LAUNCHER))
+            source = shutil.copytree(self._catalog.folder / package, Path(scratch, package))
             offline = ["--no-index", "--no-deps"]
             build = [*PIP, "wheel", *offline, "--no-build-isolation", "--wheel-dir", scratch, str(source)]
             lines_of(build, progress, failure)

@@ -27,12 +27,14 @@ from typing import Literal, get_args
 
 from localml.core.clock import Clock, SystemClock
 from localml.core.failpoints import FAILPOINTS
+from localml.core.specs import RegistryAuth
 from localml.engines.base import (
     LABEL_INSTALL,
     STREAMS,
     EngineError,
     EngineUnreachable,
     ExecResult,
+    ExecStream,
     ImageMissing,
     LogChunk,
     NodeInfo,
@@ -44,11 +46,12 @@ from localml.engines.base import (
     Stream,
     Usage,
 )
+from localml.engines.fake_exec import FakeExec
 from localml.engines.hints import Hints
 
 Verb = Literal[
     "node", "resolve_image", "start", "inspect", "list", "stop", "remove", "remove_network", "networks", "logs",
-    "stats", "exec", "watch",
+    "stats", "exec", "open", "watch",
 ]  # fmt: skip
 VERBS: tuple[Verb, ...] = get_args(Verb)
 
@@ -99,7 +102,7 @@ class FakeEngine:
     Attributes:
         unreachable: while True, every verb raises :class:`EngineUnreachable` and nothing changes.
         missing_images: names that :meth:`resolve_image` and :meth:`start` do not find.
-        exec_result: what :meth:`exec` answers.
+        exec_result: what :meth:`exec` answers, and what a command of :meth:`open` does.
     """
 
     name = "fake"
@@ -197,7 +200,14 @@ class FakeEngine:
             isolation = "complete: nothing runs"
             return NodeInfo("fake", self._cpu, self._memory, self.name, "1", isolation)
 
-    def resolve_image(self, image: str, progress: Progress | None = None, *, pull: bool = True) -> str:
+    def resolve_image(
+        self,
+        image: str,
+        progress: Progress | None = None,
+        *,
+        pull: bool = True,
+        auth: RegistryAuth | None = None,
+    ) -> str:
         """The name itself, unless it is in :attr:`missing_images`."""
         with self._verb("resolve_image"):
             self._need_image(image)
@@ -278,6 +288,20 @@ class FakeEngine:
             if self._observe(name).phase is not Phase.RUNNING:
                 raise EngineError(f"{name} does not run")
             return self.exec_result
+
+    def open(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        tty: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> ExecStream:
+        """A command that writes :attr:`exec_result`, then what it reads, and ends with its input."""
+        with self._verb("open"):
+            if self._observe(name).phase is not Phase.RUNNING:
+                raise EngineError(f"{name} does not run")
+            return FakeExec(self.exec_result)
 
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`Engine.watch`."""

@@ -31,6 +31,7 @@ from localml.engines.base import (
     EngineError,
     EngineUnreachable,
     ExecResult,
+    ExecStream,
     LogChunk,
     NodeInfo,
     Observed,
@@ -42,6 +43,7 @@ from localml.engines.base import (
 )
 from localml.engines.exits import ExitWatcher, Watched
 from localml.engines.hints import Hints
+from localml.engines.process_exec import open_beside
 from localml.engines.process_plan import Environments, LaunchMaker
 from localml.engines.replica_dir import UNFINISHED, EndRecord, PlanRecord, ReplicaDir, RunningRecord
 
@@ -224,12 +226,29 @@ class ProcessEngine:
         Raises:
             EngineError: the replica does not run, or the command did not end in time.
         """
+        plan = self._running_plan(name)
+        return process_io.run_beside(command, plan.env, plan.workdir, timeout)
+
+    def open(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        tty: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> ExecStream:
+        """See :meth:`Engine.open`. What the command leaves behind is killed when the stream is closed, because no
+        container would end it."""
+        plan = self._running_plan(name)
+        return open_beside(command, {**plan.env, **(env or {})}, plan.workdir, tty)
+
+    def _running_plan(self, name: str) -> PlanRecord:
         with self._name_lock(name):
             running = self._observe(name).phase is Phase.RUNNING
             plan = self._plan(name)
         if not running or plan is None:
             raise EngineError(f"{name} does not run")
-        return process_io.run_beside(command, plan.env, plan.workdir, timeout)
+        return plan
 
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`Engine.watch`: the name of each replica that ends, at once; sleeps in between."""

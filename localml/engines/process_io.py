@@ -54,12 +54,8 @@ def usage_below(pid: int) -> Usage | None:
     """Use of all processes below a supervisor; None when it has none."""
     user = system = 0.0
     memory = count = 0
-    try:
-        processes = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return None
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess), process.oneshot():
+    for number in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess), (process := psutil.Process(number)).oneshot():
             times = process.cpu_times()
             size = process.memory_info().rss
             user += times.user + times.children_user
@@ -76,6 +72,21 @@ def usage_below(pid: int) -> Usage | None:
         cpu_system_seconds=system,
         pids=count,
     )
+
+
+def below(pid: int) -> Iterator[int]:
+    """All processes that descend from one, as the kernel lists them: without a look at every process there is."""
+    if not Path(f"/proc/{pid}/task/{pid}/children").exists():  # it is gone, or the kernel was built without these files
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from (process.pid for process in psutil.Process(pid).children(recursive=True))
+        return
+    waiting = [pid]
+    while waiting:
+        for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found = [int(number) for number in file.read_text().split()]
+                yield from found
+                waiting += found
 
 
 def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, timeout: float) -> ExecResult:

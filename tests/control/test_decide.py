@@ -233,3 +233,18 @@ def test_what_the_log_says_names_the_cause(code: int, tail: bytes, expected: Cau
     assert cause is expected
     if code == 137:
         assert "SIGKILL" in words
+
+
+def test_enough_successes_of_any_roles_decide_the_workload() -> None:
+    spec = WorkloadSpec(roles=(Role(name="a", count=2), Role(name="b", count=2)), min_succeeded=2)
+
+    def over(number: int, role: str, cause: Cause = Cause.COMPLETED) -> AttemptView:
+        return attempt(number, AttemptState.ENDED, role, cause=cause)
+
+    assert completion(spec, [over(1, "a"), attempt(2, role="b")]) is None
+    done = completion(spec, [over(1, "a"), over(2, "b"), attempt(3, role="b")])
+    assert done is not None
+    assert done.state is State.SUCCEEDED
+    failed = completion(spec, [over(1, "a"), over(2, "b", Cause.EXIT_CODE)])
+    assert failed is not None
+    assert failed.state is State.FAILED

@@ -13,11 +13,13 @@ from docker import APIClient
 from docker.errors import APIError, NotFound
 
 from localml.core.failpoints import FAILPOINTS
+from localml.core.specs import RegistryAuth
 from localml.engines.base import (
     LABEL_INSTALL,
     EngineError,
     EngineUnreachable,
     ExecResult,
+    ExecStream,
     ImageMissing,
     LogChunk,
     NodeInfo,
@@ -32,7 +34,7 @@ from localml.engines.base import (
 from localml.engines.docker.containers import container_config, container_name, name_of, observed, phase_of
 from localml.engines.docker.daemon import Daemon, engine_errors, explanation, out_of_order, readable
 from localml.engines.docker.events import EventStream
-from localml.engines.docker.exec import run_inside
+from localml.engines.docker.exec import open_inside, run_inside
 from localml.engines.docker.gpu import gpu_options, gpu_runtime
 from localml.engines.docker.images import resolve_image
 from localml.engines.docker.logs import LogStream
@@ -85,10 +87,17 @@ class DockerEngine:
             isolation=_ISOLATION,
         )
 
-    def resolve_image(self, image: str, progress: Progress | None = None, *, pull: bool = True) -> str:
+    def resolve_image(
+        self,
+        image: str,
+        progress: Progress | None = None,
+        *,
+        pull: bool = True,
+        auth: RegistryAuth | None = None,
+    ) -> str:
         """See :meth:`localml.engines.base.Engine.resolve_image`."""
         with engine_errors():
-            return resolve_image(self._daemon, image, progress, pull=pull)
+            return resolve_image(self._daemon, image, progress, pull=pull, auth=auth)
 
     def start(self, plan: ReplicaPlan) -> Observed:
         """See :meth:`localml.engines.base.Engine.start`."""
@@ -238,6 +247,18 @@ class DockerEngine:
         """See :meth:`localml.engines.base.Engine.exec`. A command that outlasts ``timeout`` raises EngineError."""
         with engine_errors():
             return run_inside(self._daemon, container_name(name), command, timeout)
+
+    def open(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        tty: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> ExecStream:
+        """See :meth:`localml.engines.base.Engine.open`."""
+        with engine_errors():
+            return open_inside(self._daemon, container_name(name), command, tty, env or {})
 
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`localml.engines.base.Engine.watch`.

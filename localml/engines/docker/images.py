@@ -8,12 +8,15 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
+from localml.core.specs import RegistryAuth
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
 
 
-def resolve_image(daemon: Daemon, image: str, progress: Progress | None, *, pull: bool) -> str:
-    """The id of the image, fetched first if it is not here and ``pull`` allows it.
+def resolve_image(
+    daemon: Daemon, image: str, progress: Progress | None, *, pull: bool, auth: RegistryAuth | None = None
+) -> str:
+    """The id of the image, fetched first (as the user that ``auth`` names) if it is not here and ``pull`` allows it.
 
     Raises:
         ImageMissing: it is not here; the message says whether fetching was tried, and why it failed.
@@ -24,7 +27,7 @@ def resolve_image(daemon: Daemon, image: str, progress: Progress | None, *, pull
             raise ImageMissing(f"image {image} is not on this machine")
         if image.startswith("sha256:"):
             raise ImageMissing(f"image {image} is not on this machine, and an image cannot be pulled by its id")
-        _pull(daemon, image, progress)
+        _pull(daemon, image, progress, auth)
         found = _find(daemon, image)
     if found is None:
         raise ImageMissing(f"image {image} was pulled and is gone again")
@@ -42,10 +45,13 @@ def _find(daemon: Daemon, image: str) -> str | None:
         raise
 
 
-def _pull(daemon: Daemon, image: str, progress: Progress | None) -> None:
+def _pull(daemon: Daemon, image: str, progress: Progress | None, auth: RegistryAuth | None) -> None:
     repository, tag = parse_repository_tag(image)
+    login = None
+    if auth is not None:
+        login = {"username": auth.username, "password": auth.password, "serveraddress": auth.registry}
     try:
-        events = daemon.api.pull(repository, tag or "latest", stream=True, decode=True)
+        events = daemon.api.pull(repository, tag or "latest", stream=True, decode=True, auth_config=login)
         report_pull(image, events, progress)
     except APIError as error:
         if out_of_order(error):

@@ -61,6 +61,13 @@ def upgrade() -> None:
         batch_op.create_index(batch_op.f("ix_user_project"), ["project"], unique=False)
 
     op.create_table(
+        "pool_grant",
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("pool", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.ForeignKeyConstraint(["user_id"], ["user.id"], name=op.f("fk_pool_grant_user_id_user")),
+        sa.PrimaryKeyConstraint("user_id", "pool", name=op.f("pk_pool_grant")),
+    )
+    op.create_table(
         "workload",
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(), nullable=False),
@@ -178,10 +185,16 @@ def upgrade() -> None:
         sa.Column("workload_id", sa.Integer(), nullable=False),
         sa.Column("replica", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("name", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("cumulative", sa.Boolean(), nullable=False),
+        sa.Column("measured", sa.Boolean(), nullable=False),
+        sa.Column("minutes_to", sa.Integer(), nullable=False),
+        sa.Column("hours_to", sa.Integer(), nullable=False),
+        sa.Column("due", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["workload_id"], ["workload.id"], name=op.f("fk_series_workload_id_workload")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_series")),
     )
     with op.batch_alter_table("series", schema=None) as batch_op:
+        batch_op.create_index("ix_series_due", ["due"], unique=False, sqlite_where=sa.text("due IS NOT NULL"))
         batch_op.create_index("uq_series", ["workload_id", "replica", "name"], unique=True)
 
     op.create_table(
@@ -252,7 +265,9 @@ def upgrade() -> None:
         "sample",
         sa.Column("series_id", sa.Integer(), nullable=False),
         sa.Column("at", sa.Integer(), nullable=False),
-        sa.Column("value", sa.Float(), nullable=False),
+        sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("text", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
+        sa.Column("note", sqlmodel.sql.sqltypes.AutoString(), nullable=True),
         sa.ForeignKeyConstraint(["series_id"], ["series.id"], name=op.f("fk_sample_series_id_series")),
         sa.PrimaryKeyConstraint("series_id", "at", name=op.f("pk_sample")),
         sqlite_with_rowid=False,
@@ -281,6 +296,7 @@ def downgrade() -> None:
     op.drop_table("token")
     with op.batch_alter_table("series", schema=None) as batch_op:
         batch_op.drop_index("uq_series")
+        batch_op.drop_index("ix_series_due", sqlite_where=sa.text("due IS NOT NULL"))
 
     op.drop_table("series")
     with op.batch_alter_table("event", schema=None) as batch_op:
@@ -313,6 +329,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_workload_active", sqlite_where=sa.text("ended_at IS NULL"))
 
     op.drop_table("workload")
+    op.drop_table("pool_grant")
     with op.batch_alter_table("user", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_user_project"))
 

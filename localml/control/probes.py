@@ -1,0 +1,143 @@
+"""Asking replicas over HTTP whether they are ready: often while they start, seldom once they are."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+FIRST_S, LAST_S = 0.05, 1.0
+READY_S = 5.0
+_AGAIN_S = 0.5
+_TIMEOUT_S = 3.0
+_STRIKES = 3
+"""So many failures in a row make a ready replica unready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is known of a replica; ``why`` says why it is not ready."""
+
+    ready: bool
+    why: str = ""
+
+
+@dataclass(slots=True)
+class _Watch:
+    url: str
+    due: float = 0.0
+    wait: float = FIRST_S
+    strikes: int = 0
+    asking: bool = False
+    answer: Answer | None = None
+
+
+def ask(url: str) -> str:
+    """GET a health page. Returns nothing when it answers 2xx, else why the replica is not ready."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", parts.path or "/", headers={"Connection": "close"})
+        found = connection.getresponse()
+        body = found.read(4096)
+    except (OSError, http.client.HTTPException) as error:
+        return f"does not answer yet ({getattr(error, 'strerror', None) or type(error).__name__})"
+    finally:
+        connection.close()
+    return "" if 200 <= found.status < 300 else f"answers {found.status}{_said(body)}"
+
+
+def _said(body: bytes) -> str:
+    try:
+        error = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f": {error}" if error else ""
+
+
+class Prober:
+    """Watches a set of URLs.
+
+    Args:
+        changed: called from a thread of this when an answer differs from the one before.
+        ask: see :func:`ask`.
+    """
+
+    def __init__(
+        self, changed: Callable[[], None], ask: Callable[[str], str] = ask, executor: Executor | None = None
+    ) -> None:
+        self._changed = changed
+        self._ask = ask
+        self._executor = executor or ThreadPoolExecutor(4, "localml-probe")
+        self._watched: dict[Hashable, _Watch] = {}
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def watch(self, urls: Mapping[Hashable, str]) -> None:
+        """From now on, exactly these (key -> URL); what is known of one that stays is kept."""
+        with self._wake:
+            for key in self._watched.keys() - urls.keys():
+                del self._watched[key]
+            for key, url in urls.items():
+                if key not in self._watched or self._watched[key].url != url:
+                    self._watched[key] = _Watch(url)
+            if self._watched and self._thread is None and not self._closed:
+                self._thread = threading.Thread(target=self._run, name="localml-prober", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def answer(self, key: Hashable) -> Answer | None:
+        """What is known; None when it was never asked."""
+        found = self._watched.get(key)
+        return found.answer if found is not None else None
+
+    def close(self) -> None:
+        """Ask no more."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self) -> None:
+        with self._wake:
+            while not self._closed:
+                now = time.monotonic()
+                for key, watch in self._watched.items():
+                    if watch.due <= now and not watch.asking:
+                        watch.asking = True
+                        self._executor.submit(self._one, key, watch)
+                waits = [watch.due - now for watch in self._watched.values() if not watch.asking]
+                self._wake.wait(max(0.0, min(waits)) if waits else None)
+
+    def _one(self, key: Hashable, watch: _Watch) -> None:
+        why = self._ask(watch.url)
+        with self._wake:
+            before = watch.answer
+            watch.asking = False
+            self._take(watch, why)
+            watch.due = time.monotonic() + watch.wait
+            known = self._watched.get(key) is watch
+            self._wake.notify()
+        if known and watch.answer != before:
+            self._changed()
+
+    @staticmethod
+    def _take(watch: _Watch, why: str) -> None:
+        was_ready = watch.answer is not None and watch.answer.ready
+        if not why:
+            watch.answer, watch.strikes, watch.wait = Answer(True), 0, READY_S
+            return
+        watch.strikes += 1
+        if was_ready and watch.strikes < _STRIKES:
+            watch.wait = _AGAIN_S
+            return
+        watch.wait = FIRST_S if was_ready else min(LAST_S, watch.wait * 1.5)
+        watch.answer = Answer(False, why)

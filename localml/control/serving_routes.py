@@ -1,0 +1,79 @@
+"""From endpoints to the gateway's route table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from localml.control.serving_load import EndpointRecord, VariantRecord
+from localml.control.serving_plan import EndpointView, weights
+from localml.core.models import Endpoint
+from localml.core.routes_table import (
+    EndpointRoute,
+    HealthCheck,
+    Limits,
+    ReplicaRoute,
+    RouteTable,
+    VariantRoute,
+)
+from localml.core.routes_table import ReplicaState as RouteState
+from localml.core.serving import ReplicaState, VariantState
+
+_SCALE = 1000
+"""Weights are whole numbers in the table."""
+_ROUTED = frozenset({VariantState.SERVING, VariantState.BAKING, VariantState.RETIRING, VariantState.FAILED})
+_SLEEP_QUEUE_S = 300.0
+
+Tokens = Callable[[Endpoint], tuple[str, ...] | None]
+"""Hashes of the tokens that may call an endpoint; None lets everybody in."""
+
+
+def replica_id(number: int, attempt: int | None) -> str:
+    """A replica's name in the table; a new attempt is another server."""
+    return f"{number}-{attempt or 0}"
+
+
+def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], tokens: Tokens, generation: int) -> RouteTable:
+    """The whole table. Endpoints that are stopped or deleted stay in it while replicas drain."""
+    return RouteTable(
+        generation=generation, endpoints=tuple(_endpoint(one, view, tokens) for one, view in _one_per_route(pairs))
+    )
+
+
+def _one_per_route(
+    pairs: Iterable[tuple[EndpointRecord, EndpointView]],
+) -> Iterable[tuple[EndpointRecord, EndpointView]]:
+    """A deleted endpoint's name may have been given to a new one already, which has the route then."""
+    found: dict[str, tuple[EndpointRecord, EndpointView]] = {}
+    for record, view in pairs:
+        gone = view.deleted and not any(one.replicas for one in view.variants)
+        if not gone and (record.row.route not in found or not view.deleted):
+            found[record.row.route] = (record, view)
+    return found.values()
+
+
+def _endpoint(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> EndpointRoute:
+    shares, spec = weights(view), record.spec
+    return EndpointRoute(
+        name=record.row.route,
+        token_hashes=None if spec.public else tokens(record.row),
+        variants=tuple(_variant(one, shares) for one in record.variants if one.row.state in _ROUTED),
+        limits=Limits(
+            max_body=spec.max_body,
+            timeout_s=spec.request_timeout,
+            max_concurrent=spec.max_concurrent,
+            queue_timeout_s=max(_SLEEP_QUEUE_S if spec.scaling.minimum == 0 else 0.0, spec.request_timeout),
+        ),
+        health=HealthCheck(path=record.variants[-1].spec.health_path) if record.variants else HealthCheck(),
+        scale_to_zero=view.wanted and spec.scaling.minimum == 0,
+    )
+
+
+def _variant(one: VariantRecord, shares: dict[int, float]) -> VariantRoute:
+    replicas = []
+    for replica in one.replicas:
+        row = replica.row
+        if row.url is not None and row.state in (ReplicaState.READY, ReplicaState.DRAINING):
+            state = RouteState.READY if row.state is ReplicaState.READY else RouteState.DRAINING
+            replicas.append(ReplicaRoute(id=replica_id(row.id or 0, row.attempt_id), url=row.url, state=state))
+    weight = round(shares.get(one.row.id or 0, 0.0) * _SCALE)
+    return VariantRoute(name=one.row.name, weight=weight, replicas=tuple(replicas))

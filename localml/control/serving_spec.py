@@ -1,0 +1,119 @@
+"""From a variant to the workload of one of its replicas."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localml.core.catalog import IMAGE_PREFIX
+from localml.core.errors import invalid
+from localml.core.placeholders import literal
+from localml.core.serving import ENDPOINT_PORT, EndpointSpec, VariantSpec
+from localml.core.specs import Mount, Port, RetryPolicy, Role, WorkloadSpec
+
+MODEL_IN_CONTAINER = "/model"
+OPTIONS: Mapping[str, type] = {
+    "max_batch": int,
+    "max_delay_ms": float,
+    "queue": int,
+    "threads": int,
+    "provider": str,
+    "allow_cpu_fallback": bool,
+    "memory_limit": str,
+    "kernel": str,
+    "max_body": str,
+}
+"""Settings of the server that a user may choose: its command line's names, with '_' for '-'."""
+
+_GRACE_S = 35.0
+"""The server takes up to 30 s to finish requests in flight."""
+_RETRIES = RetryPolicy(limit=1000, backoff=0.5, factor=2.0, max_backoff=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSite:
+    """What all replicas of an installation share.
+
+    Attributes:
+        isolated: replicas have files and ports of their own (see ``Engine.isolated``).
+        host: under which published ports are reached from this machine.
+        real_gpus: whether leased GPUs exist; simulated ones are served on the CPU.
+        folder: of a model version, by its ``path`` column.
+    """
+
+    isolated: bool
+    host: str
+    real_gpus: bool
+    folder: Callable[[str], Path]
+
+
+def check_options(spec: VariantSpec) -> None:
+    """Refuse settings that the server does not have.
+
+    Raises:
+        LocalmlError: ``INVALID`` with field ``options``.
+    """
+    for name, value in spec.options.items():
+        kind = OPTIONS.get(name)
+        if kind is None:
+            raise invalid("options", f"'{name}' is not known; known are {', '.join(sorted(OPTIONS))}")
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            continue
+        if kind is not str and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
+            raise invalid("options", f"'{name}' must be of type {kind.__name__}, not {value!r}")
+
+
+def replica_spec(
+    site: ServingSite, endpoint: EndpointSpec, variant: VariantSpec, route: str, model: tuple[str, str] | None
+) -> WorkloadSpec:
+    """The workload of one replica. It is tried again for ever, at growing intervals.
+
+    Args:
+        route: the endpoint's name at the gateway, which is the model's name at its server.
+        model: (path, runtime) of the model version; None for a custom image without one.
+    """
+    folder = site.folder(model[0]) if model is not None else None
+    mounts = (Mount(source=str(folder), target=MODEL_IN_CONTAINER, read_only=True),) if folder is not None else ()
+    env = {name: literal(text) for name, text in variant.env.items()}
+    if variant.image:
+        command, image = variant.command, variant.image
+        if folder is not None:
+            env.setdefault("LOCALML_MODEL_DIR", MODEL_IN_CONTAINER if site.isolated else str(folder))
+    else:
+        assert model is not None, "checked when the variant was made"
+        assert folder is not None
+        command, image = _command(site, variant, route, folder), _image(site, variant, model[1])
+    role = Role(
+        image=image,
+        command=command,
+        env=env,
+        resources=variant.resources,
+        ports=(Port(label=ENDPOINT_PORT, container=variant.port),),
+    )
+    return WorkloadSpec(roles=(role,), mounts=mounts, priority=endpoint.priority, retries=_RETRIES, stop_grace=_GRACE_S)
+
+
+def _on_gpu(site: ServingSite, variant: VariantSpec) -> bool:
+    return site.real_gpus and variant.resources.gpu > 0
+
+
+def _image(site: ServingSite, variant: VariantSpec, runtime: str) -> str:
+    return f"{IMAGE_PREFIX}{runtime}-gpu:latest" if _on_gpu(site, variant) else f"{IMAGE_PREFIX}{runtime}:latest"
+
+
+def _command(site: ServingSite, variant: VariantSpec, route: str, folder: Path) -> tuple[str, ...]:
+    """A shell fills in the port, which is known only when the replica is placed."""
+    where = MODEL_IN_CONTAINER if site.isolated else str(folder)
+    words = ["exec", "python", "-m", "onnx_server", "--model-dir", where, "--name", route]
+    words += ["--host", "0.0.0.0" if site.isolated else site.host]
+    options: dict[str, str | int | float | bool] = dict(variant.options)
+    options.setdefault("provider", "auto" if _on_gpu(site, variant) else "cpu")
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words += [flag] if value else []
+        else:
+            words += [flag, str(value)]
+    return ("sh", "-c", shlex.join(words) + ' --port "$LOCALML_PORT_HTTP"')

@@ -1,0 +1,1 @@
+"""Starts JupyterLab as localml's notebooks want it."""

@@ -1,0 +1,1 @@
+"""Starts TensorBoard behind a token."""
