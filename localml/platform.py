@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from localml.control.reconciler import Reconciler
 from localml.control.sampler import Sampler
 from localml.control.serving_parts import Parts, Serving
 from localml.control.serving_spec import ServingSite
+from localml.control.shell import Shells
 from localml.control.snapshot import Machine, WorkloadRow
 from localml.core import pools
 from localml.core.catalog import Catalog, load_catalog, runtimes_dir
@@ -41,7 +42,7 @@ from localml.core.quantities import format_memory
 from localml.core.sealing import Sealer
 from localml.core.secrets import Vault, write_private
 from localml.core.series import Samples
-from localml.core.specs import Mount, RegistryAuth
+from localml.core.specs import Mount
 from localml.core.tools import Tools
 from localml.core.workloads import Submission, Workloads
 from localml.engines import engine_class
@@ -49,6 +50,7 @@ from localml.engines.base import Engine, EngineError, EngineUnreachable, GpuGran
 from localml.gpus import Gpu, Inventory, open_inventory
 from localml.gpus.selection import descends_from_us
 from localml.objects import ArchiveInfo, Buckets, inspect_archive
+from localml.objects.registry_auth import read_registry_auth
 from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
@@ -57,7 +59,6 @@ NODE = "local"
 DEFAULT_IMAGE = "localml/base:latest"
 CREDENTIALS_NAME = "credentials.json"
 _EPSILON = 1e-9
-_MAX_AUTH = 4096
 
 
 EnvironmentOf = Callable[[str], Mapping[str, str] | None]
@@ -144,6 +145,9 @@ class Platform:
             nudge=self.reconciler.nudge,
         )
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
+        self.ssh = Shells(
+            self.data, vault, self.workloads, self.engine, self.buckets, self._site().bind_address
+        )
         self.serving = self._serving()
         self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
         self._watch_stop = threading.Event()
@@ -156,6 +160,7 @@ class Platform:
         self.idle.start()
         self.sampler.start()
         self.serving.start()
+        self.ssh.start()
         if any(not gpu.simulated for gpu in self.gpus.devices()):
             threading.Thread(target=self._watch_gpus, name="localml-gpu-watch", daemon=True).start()
 
@@ -164,6 +169,7 @@ class Platform:
         self._watch_stop.set()
         self.feed.close()
         self.idle.close()
+        self.ssh.close()
         self.serving.close()
         self.reconciler.close()
         self.sampler.close()
@@ -178,6 +184,7 @@ class Platform:
         self.sampler.nudge()
         self.idle.nudge()
         self.serving.changed(workload_id)
+        self.ssh.changed(workload_id)
 
     def _watch_gpus(self) -> None:
         for gpu, reason in self.gpus.watch(self._watch_stop):
@@ -270,7 +277,7 @@ class Platform:
             gpu=self._grant,
             host_cpus=float(os.cpu_count() or 1),
             unseal=self._unseal,
-            registry_auth=self.registry_auth,
+            registry_auth=partial(read_registry_auth, self.buckets),
         )
 
     def _serving(self) -> Serving:
@@ -378,25 +385,6 @@ class Platform:
             except LocalmlError as error:
                 reason = error.message.removeprefix("archive: ")
                 raise LocalmlError(error.code, f"{field}: {reason}", field=field, details=error.details) from error
-
-    def registry_auth(self, uri: str, *, field: str = "registry_auth") -> RegistryAuth:
-        """Credentials for pulling images, from an object with registry, user name and password on a line each.
-
-        Raises:
-            LocalmlError: ``INVALID`` naming ``field`` when there is no such object, or when it does not hold these.
-        """
-        if not self.buckets.exists(uri, field=field):
-            raise invalid(field, f"{uri} does not exist")
-        with self.buckets.open(uri, field=field) as file:
-            text = file.read(_MAX_AUTH + 1)
-        try:
-            lines = text.decode().strip().splitlines()
-        except UnicodeDecodeError:
-            lines = []
-        if len(text) > _MAX_AUTH or len(lines) != 3 or not all(line.strip() for line in lines):
-            raise invalid(field, f"{uri} must hold a registry, a user name and a password, each on a line of its own")
-        registry, username, password = (line.strip() for line in lines)
-        return RegistryAuth(registry=registry, username=username, password=password)
 
     # -- the machine -----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from sqlmodel import Session, col, select
 
-from localml.core.errors import LocalmlError
+from localml.core.errors import Code, LocalmlError
 from localml.core.models import Sample, Series
 from localml.core.ports import Store
 from localml.core.sql import driver, table_of
@@ -143,13 +143,15 @@ class Samples:
         try:
             self.flush()
         except LocalmlError as error:
-            log.error("points of series wait to be written: %s", error)
+            if error.code is not Code.UNAVAILABLE:
+                log.error("points of series wait to be written: %s", error)
 
     def flush(self) -> None:
         """Write what is buffered; returns when it is on disk.
 
         Raises:
-            LocalmlError: ``STORAGE`` or ``UNAVAILABLE``; the points are kept and tried again later.
+            LocalmlError: ``STORAGE``, and the points are kept and tried again; ``UNAVAILABLE`` when the database is
+                closed, and they are lost.
         """
         with self._lock:
             rows, self._buffer = self._buffer, []
@@ -165,10 +167,11 @@ class Samples:
         large = [series for series, count in self._unchecked.items() if count >= CHECK_EVERY]
         try:
             gone = self._store.write(lambda session: _write(driver(session), rows, newest, large))
-        except LocalmlError:
-            with self._lock:
-                self._buffer[:0] = rows[-_MOST_HELD:]
-                self._arm()
+        except LocalmlError as error:
+            if error.code is not Code.UNAVAILABLE:  # else the server is going down, and with it these points
+                with self._lock:
+                    self._buffer[:0] = rows[-_MOST_HELD:]
+                    self._arm()
             raise
         for series in large:
             del self._unchecked[series]

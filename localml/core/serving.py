@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+
 from pydantic import Field, model_validator
 
 from localml.core.specs import Frozen, Resources
@@ -15,8 +16,8 @@ class EndpointState(StrEnum):
     """How an endpoint is.
 
     ``starting`` has served nothing yet; ``ready`` serves with all its replicas, ``degraded`` with fewer;
-    ``updating`` serves while another version or more replicas are brought up; ``asleep`` is scaled to zero and woken by a request;
-    ``failed`` has no version that serves.
+    ``updating`` serves while another version or more replicas are brought up; ``asleep`` is scaled to zero and woken by
+    a request; ``failed`` has no version that serves.
     """
 
     STARTING = "starting"
@@ -104,7 +105,7 @@ class EndpointSpec(Frozen):
     request_timeout: float = Field(default=60.0, gt=0)
     max_body: int = Field(default=1 << 30, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
-    public: bool = True
+    public: bool = False
     priority: int = Field(default=100, ge=-1000, le=1000)
 
 

@@ -91,7 +91,7 @@ class Workloads:
         if not NAME.fullmatch(submission.name):
             raise invalid(
                 "name",
-                f"{submission.name!r} must be 1 to 128 letters, digits, . _ ~ - (this not at its start), and neither '.' nor '..'",
+                f"{submission.name!r} must be 1 to 128 letters, digits, . _ ~ - (no - at its start), not '.' or '..'",
             )
         self._check(submission)
         values, detail = self._values(submission)

@@ -11,6 +11,7 @@ from helpers.rig import Rig
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localml.core.errors import Code, LocalmlError
 from localml.core.feed import Feed
 from localml.core.logfiles import MARK, LogStore
 from localml.core.series import Point, Samples
@@ -49,6 +50,41 @@ def test_many_threads_lose_no_point(rig: Rig) -> None:
     for thread in threads:
         thread.join()
     assert {name: len(points) for (_, name), points in samples.read(number).items()} == {f"s{k}": 700 for k in range(4)}
+
+
+def test_points_wait_for_a_disk_that_is_full(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, samples = rig.submit("a"), Samples(rig.db)
+    samples.add(number, "loss", 0.5, 1.0)
+    write = rig.db.write
+
+    def full(act: object) -> None:
+        raise LocalmlError(Code.STORAGE, "the disk is full")
+
+    monkeypatch.setattr(rig.db, "write", full)
+    with pytest.raises(LocalmlError, match="full"):
+        samples.flush()
+    monkeypatch.setattr(rig.db, "write", write)
+    assert samples.read(number) == {("", "loss"): [Point(1.0, 0.5)]}
+
+
+def test_texts_notes_and_kinds_of_series_come_back(rig: Rig) -> None:
+    number, samples = rig.submit("a"), Samples(rig.db)
+    given_points = [Point(1.000001, 0.1, "0.10", "first"), Point(1.000002, 2.0)]
+    samples.add_points(number, [("loss", point) for point in given_points], cumulative=True)
+    samples.add_points(number, [("words", Point(1.0, float("nan"), "done"))], replica="w-0")
+    samples.add_many(number, [("loss", 3.0, 2.0)])
+    loss, words = samples.lines(number)
+    assert (loss.replica, loss.name, loss.cumulative, loss.points) == (
+        "",
+        "loss",
+        True,
+        [*given_points, Point(2.0, 3.0)],
+    )
+    assert words.points[0].text == "done"
+    assert samples.read(number)[("w-0", "words")] == []
+    assert [line.name for line in samples.lines(number, replica="w-0")] == ["words"]
+    assert [line.points for line in samples.lines(number, name="loss", after=1.000001, last=1)] == [[Point(2.0, 3.0)]]
+    assert [line.points for line in samples.lines(number, name="loss", until=1.000001)] == [given_points[:1]]
 
 
 def write(store: LogStore, stream: str, pieces: list[tuple[bytes, float]]) -> None:

@@ -1,0 +1,56 @@
+"""MLBench's dashboard at ``/api``: benchmark runs, their worker pods, and metrics.
+
+Where the vendor's service differs from one machine, this dialect does so:
+
+- The vendor's API knows no authentication. It is answered without to clients on this machine, never to web pages of
+  other sites; from elsewhere it wants the user name and password or the token of localml's own API.
+- A run's workers are one gang that reaches each other by name. Their command is given ``{hosts}``, ``{rank}``,
+  ``{run_id}`` and ``{backend}``, and the variables that ``torch.distributed`` reads.
+- A run that names no image trains the benchmark that comes with localml (``benchmark.py``) on all workers.
+- The MPI backend is started over SSH between the workers, which is not offered: such runs are refused.
+- ``max_bandwidth`` is kept, and limits nothing.
+"""
+
+from __future__ import annotations
+
+from flask import Flask, Response, request
+
+from localml.dialects.kit import Dialect, make_app
+from localml.dialects.mlbench.auth import authenticate
+from localml.dialects.mlbench.document import complete
+from localml.dialects.mlbench.errors import render_error
+from localml.dialects.mlbench.pods import POOL
+from localml.dialects.mlbench.routes import api
+from localml.platform import Platform
+
+__all__ = ["create_app"]
+
+DIALECT = Dialect(
+    name=__name__,
+    prefix="/api",
+    title="MLBench dashboard API",
+    version="1",
+    authenticate=authenticate,
+    render_error=render_error,
+    apis=(api,),
+    document=complete,
+    takes_forms=True,
+)
+JSON, SCRIPT = "application/json", "text/javascript"
+
+
+def create_app(platform: Platform) -> Flask:
+    """The app that serves this dialect of a platform."""
+    platform.ensure_pool(POOL, max_workloads=1)  # one run at a time
+    app = make_app(DIALECT, platform)
+    app.after_request(_negotiate)
+    return app
+
+
+def _negotiate(response: Response) -> Response:
+    """The same JSON text under the media type that the client prefers."""
+    response.vary.add("Accept")
+    if response.mimetype == JSON and request.accept_mimetypes.best_match([JSON, SCRIPT], JSON) == SCRIPT:
+        response.content_type = SCRIPT
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response

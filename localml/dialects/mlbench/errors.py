@@ -1,0 +1,32 @@
+"""How the dashboard words failures: ``{"status": "Not Found", "message": ...}``."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from localml.core.errors import Code, LocalmlError
+
+ERRORS: dict[Code, HTTPStatus] = {
+    Code.INVALID: HTTPStatus.BAD_REQUEST,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.NO_ROUTE: HTTPStatus.NOT_FOUND,
+    Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    Code.CONFLICT: HTTPStatus.CONFLICT,
+    Code.WRONG_STATE: HTTPStatus.CONFLICT,
+    Code.QUOTA: HTTPStatus.CONFLICT,
+    Code.CAPACITY: HTTPStatus.BAD_REQUEST,
+    Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Code -> HTTP status."""
+
+
+def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of a failure."""
+    status = ERRORS[error.code]
+    return int(status), {"status": status.phrase, "message": error.message}

@@ -1,0 +1,218 @@
+"""Starting and naming runs, what is refused, and who may call."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.mlbench import Dashboard, open_dashboard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localml.core.errors import Code
+from localml.core.states import State
+from localml.dialects.mlbench import create_app
+from localml.dialects.mlbench.errors import ERRORS
+from localml.dialects.mlbench.images import IMAGES
+from localml.dialects.mlbench.pods import STATE_WORDS, slug
+
+CUSTOM = {"image_name": "custom_image", "custom_image_name": "mine", "custom_image_command": "true"}
+
+
+def start(dashboard: Dashboard, **form: Any) -> Any:
+    return dashboard.call("POST", "runs/", form={"name": "a"} | form)
+
+
+def test_every_state_has_a_word_and_the_active_ones_are_started() -> None:
+    assert set(STATE_WORDS) == set(State)
+    started = {state for state, word in STATE_WORDS.items() if word == "STARTED"}
+    assert started == {State.QUEUED, State.PREPARING, State.RUNNING, State.STOPPING}
+    assert set(STATE_WORDS.values()) == {"STARTED", "FINISHED", "FAILED"}
+
+
+def test_every_failure_has_a_status() -> None:
+    assert set(ERRORS) == set(Code)
+
+
+def test_a_run_that_ends_well_is_finished(dashboard: Dashboard) -> None:
+    number = dashboard.start()["id"]
+    dashboard.pods()
+    for one in dashboard.platform.workloads.get(number).attempts:
+        dashboard.platform.engine.finish(one.name)  # type: ignore[attr-defined]
+    assert dashboard.wait(number)["state"] == "FINISHED"
+    assert dashboard.get("runs")[0]["state"] == "FINISHED"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_vendors_images_are_started_by_their_command(image: str, dashboard: Dashboard) -> None:
+    answer = start(dashboard, image_name=image, num_workers=2, gpu_enabled="true", backend="NCCL", run_all_nodes="true")
+    assert answer.status == 200, answer.data
+    assert (answer.json["image"], answer.json["backend"]) == (image, "nccl")
+    (role,) = dashboard.platform.workloads.get(answer.json["id"]).spec.roles
+    assert role.image == image
+    assert role.resources.gpu == (1 if IMAGES[image] else 0)
+    assert "exec /conda/bin/python /codes/main.py --run_id " in role.command[2]
+    assert role.command[2].rstrip().endswith(" --gpu") == IMAGES[image]
+
+
+def test_amounts_are_those_of_the_request(dashboard: Dashboard) -> None:
+    answer = start(dashboard, **CUSTOM, num_workers=3, num_cpus="1.5", max_bandwidth="100", custom_backend="")
+    assert answer.json["num_workers"] == 3
+    assert answer.json["cpu_limit"] == "1500m"
+    (role,) = dashboard.platform.workloads.get(answer.json["id"]).spec.roles
+    assert (role.count, role.resources.cpu) == (3, 1.5)
+
+
+def test_members_that_are_null_are_as_good_as_left_out(dashboard: Dashboard) -> None:
+    nothing = dict.fromkeys(("num_cpus", "max_bandwidth", "image_name", "backend", "gpu_enabled"))
+    answer = dashboard.call("POST", "runs/", {"name": "a", **nothing})
+    assert (answer.status, answer.json["cpu_limit"]) == (200, "2000m")
+
+
+def test_a_backend_of_ones_own_is_handed_on(dashboard: Dashboard) -> None:
+    answer = start(dashboard, **CUSTOM, backend="custom_backend", custom_backend="ucc")
+    assert answer.json["backend"] == "ucc"
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "num_workers": {"num_workers": "many"},
+    "num_cpus": {"num_cpus": "0"},
+    "max_bandwidth": {"max_bandwidth": "-1"},
+    "gpu_enabled": {"gpu_enabled": "maybe"},
+    "image_name": {"image_name": "unheard/of"},
+    "custom_image_name": {"image_name": "custom_image", "custom_image_command": "true"},
+    "custom_image_command": {"image_name": "custom_image", "custom_image_name": "a"},
+    "backend": {"backend": "MPI"},
+    "custom_backend": {"backend": "custom_backend"},
+    "name": {"name": ["a", "b"]},
+}
+
+
+@pytest.mark.parametrize("member", REFUSED)
+def test_bad_members_are_refused_by_name(member: str, dashboard: Dashboard) -> None:
+    answer = start(dashboard, **REFUSED[member])
+    assert answer.status == 400
+    assert answer.json["message"].startswith(f"{member}: ")
+    assert dashboard.get("runs/") == []
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        (CUSTOM | {"custom_image_command": "echo 'open"}, "custom_image_command: cannot be parted"),
+        (CUSTOM | {"custom_image_command": "  "}, "custom_image_command: must not be blank"),
+        (CUSTOM | {"custom_image_name": "a b"}, "custom_image_name: "),
+        ({"num_cpus": "100"}, "num_cpus: 100 CPU cores were asked for, this machine has 8"),
+        (CUSTOM | {"gpu_enabled": "true", "num_workers": 3}, "gpu_enabled: 3 GPUs were asked for, this machine has 2"),
+        ({"num_workers": 1001}, "num_workers: "),
+        ({"backend": "smoke"}, "backend: must be GLOO, NCCL or custom_backend"),
+    ],
+)
+def test_refusals_say_what_is_wrong(form: dict[str, Any], words: str, dashboard: Dashboard) -> None:
+    answer = start(dashboard, **form)
+    assert answer.status == 400
+    assert answer.json["message"].startswith(words)
+
+
+def test_of_many_starts_at_once_one_succeeds(dashboard: Dashboard) -> None:
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.append(start(dashboard).status)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(found) == [200] + [409] * 7
+    assert len(dashboard.get("runs/")) == 1
+
+
+def test_runs_of_the_same_name_are_apart(dashboard: Dashboard) -> None:
+    first = start(dashboard).json
+    dashboard.platform.workloads.stop(first["id"], dashboard.platform.identity.user("admin"))
+    dashboard.wait(first["id"])
+    second = start(dashboard).json
+    assert first["id"] < second["id"]
+    assert first["job_id"] != second["job_id"]
+    assert [one["name"] for one in dashboard.get("runs/")] == ["a", "a"]
+
+
+def test_a_deleted_run_is_gone_with_its_pods(dashboard: Dashboard) -> None:
+    number = dashboard.start()["id"]
+    dashboard.pods()
+    for path in (f"runs/{number}", "runs/999999"):
+        answer = dashboard.call("DELETE", path)
+        assert answer.status == (204 if path == f"runs/{number}" else 404)
+    assert dashboard.get("runs/") == []
+    dashboard.clean()
+    assert dashboard.get("pods/") == []
+
+
+def test_the_kind_of_answer_follows_accept(dashboard: Dashboard) -> None:
+    kinds = {
+        accept: dashboard.call("GET", "runs/", Accept=accept).headers["Content-Type"]
+        for accept in (
+            "*/*",
+            "application/json",
+            "text/javascript",
+            "text/html",
+            "application/json;q=0.1, text/javascript",
+        )
+    }
+    assert set(kinds.values()) == {"application/json", "text/javascript"}
+    assert [accept for accept, kind in kinds.items() if kind == "text/javascript"] == [
+        "text/javascript",
+        "application/json;q=0.1, text/javascript",
+    ]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec_Fetch_Site": "cross-site"}],
+    ids=["origin", "no-origin", "site"],
+)
+def test_pages_of_other_sites_cannot_start_runs(headers: dict[str, str], dashboard: Dashboard) -> None:
+    answer = dashboard.call("POST", "runs/", form={"name": "a"}, **headers)
+    assert answer.status == 403
+    assert dashboard.get("runs/") == []
+    assert dashboard.call("GET", "runs/", Origin=dashboard.url).status == 200
+
+
+def test_other_machines_need_credentials_but_workers_may_post_metrics(dashboard: Dashboard) -> None:
+    client = create_app(dashboard.platform).test_client()
+    far: dict[str, Any] = {"environ_overrides": {"REMOTE_ADDR": "192.0.2.7"}}
+    number = start(dashboard).json["id"]
+    for method, path in (("GET", "runs/"), ("POST", "runs/"), ("GET", "metrics/"), ("DELETE", f"runs/{number}")):
+        assert client.open(f"/api/{path}", method=method, **far).status_code == 401
+    given = dashboard.platform.credentials
+    basic = base64.b64encode(f"{given.user}:{given.password}".encode()).decode()
+    for value in (f"Basic {basic}", f"Bearer {given.token}"):
+        assert client.get("/api/runs/", headers={"Authorization": value}, **far).status_code == 200
+    assert client.get("/api/runs/", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    metric = {"run_id": number, "name": "a", "date": "2018-08-03", "value": "1"}
+    assert client.post("/api/metrics/", data=metric, **far).status_code == 201
+    assert client.get("/api/runs/", environ_overrides={"REMOTE_ADDR": "::ffff:127.0.0.1"}).status_code == 200
+
+
+@given(st.text(max_size=300))
+def test_any_name_makes_a_name_of_pods(name: str) -> None:
+    found = slug(name)
+    assert 1 <= len(found) <= 40
+    assert found.strip("-") == found
+    assert all(char.isascii() and (char.isalnum() or char == "-") for char in found)
+
+
+def test_runs_survive_the_server(tmp_path: Path) -> None:
+    one = open_dashboard(tmp_path / "data", "process")
+    number = one.start()["id"]
+    pods = one.pods()
+    one.server.close()
+    again = open_dashboard(tmp_path / "data", "process")
+    try:
+        assert again.get(f"runs/{number}")["state"] == "STARTED"
+        assert again.pods() == pods
+        assert start(again).status == 409
+    finally:
+        again.clean()
+        again.server.close()
