@@ -145,9 +145,7 @@ class Platform:
             nudge=self.reconciler.nudge,
         )
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
-        self.ssh = Shells(
-            self.data, vault, self.workloads, self.engine, self.buckets, self._site().bind_address
-        )
+        self.ssh = Shells(self.data, vault, self.workloads, self.engine, self.buckets, self._site().bind_address)
         self.serving = self._serving()
         self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
         self._watch_stop = threading.Event()

@@ -3,4 +3,9 @@
 DIALECTS: tuple[tuple[str, str], ...] = (
     ("/localml/v1", "localml.dialects.native:create_app"),
     ("/cloud_ml", "localml.dialects.cloudml:create_app"),
+    ("/api/v1", "localml.dialects.openpai:create_app"),
+    ("/api/pods", "localml.dialects.mlbench:create_app"),
+    ("/api/metrics", "localml.dialects.mlbench:create_app"),
+    ("/api/runs", "localml.dialects.mlbench:create_app"),
+    ("/api/openapi.json", "localml.dialects.mlbench:create_app"),
 )

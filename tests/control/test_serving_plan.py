@@ -50,7 +50,11 @@ class World:
     def add(self, weight: float = 100.0, name: str = "") -> int:
         number, self.next_id = self.next_id, self.next_id + 1
         self.variants[number] = VariantView(
-            number, name or f"v{number}", VariantState.ROLLING, weight, created_at=self.now
+            number,
+            name or f"v{len(self.variants) + len(self.ended) + 1}",
+            VariantState.ROLLING,
+            weight,
+            created_at=self.now,
         )
         return number
 
@@ -69,7 +73,7 @@ class World:
         """Carry out plans until there is none."""
         for _ in range(30):
             steps = plan_endpoint(self.view(), self.now)
-            if not [step for step in steps if not (isinstance(step, SetState) and step.state is self.state)]:
+            if self.closed or all(isinstance(step, SetState) and step.state is self.state for step in steps):
                 return
             for step in steps:
                 self.apply(step)

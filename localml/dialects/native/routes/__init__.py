@@ -15,6 +15,7 @@ from localml.dialects.native.routes import (
     models,
     objects,
     samples,
+    ssh,
     tools,
     workloads,
 )
@@ -27,7 +28,7 @@ _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409,
 def blueprints(prefix: str, platform: Platform) -> list[APIBlueprint]:
     """All routes, below ``prefix``."""
     made = []
-    for module in (workloads, logs, events, samples, tools, machine, objects, models, endpoints, admin):
+    for module in (workloads, logs, events, samples, ssh, tools, machine, objects, models, endpoints, admin):
         name = module.__name__.rpartition(".")[2]
         blueprint = APIBlueprint(
             name, __name__, url_prefix=prefix, abp_tags=[{"name": name}], abp_responses=_ERRORS, doc_ui=True

@@ -1,0 +1,40 @@
+"""Ssh access to what runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from flask import request
+from flask_openapi.blueprint import APIBlueprint
+
+from localml.core.errors import Code, LocalmlError
+from localml.dialects.kit import caller
+from localml.dialects.native import schemas, shell_schemas
+from localml.dialects.native.auth import find
+from localml.platform import Platform
+
+_WILDCARDS = ("0.0.0.0", "::")
+_USER = "root"  # any other does as well
+
+
+def add(api: APIBlueprint, platform: Platform) -> None:
+    """Add the routes of this module."""
+
+    @api.post("/workloads/<ref>/ssh", responses={"200": shell_schemas.SshOut})
+    def open_ssh(path: schemas.Reference) -> Any:
+        """Open ssh access to the replicas that run, for the owner and administrators."""
+        row = find(platform, caller(), path.ref).row
+        if not caller().admin and caller().name != row.owner:
+            raise LocalmlError(Code.FORBIDDEN, f"only {row.owner} and administrators may open a shell in {row.name}")
+        number = row.id or 0
+        info = platform.ssh.info(number)
+        if not info.doors:
+            raise LocalmlError(Code.WRONG_STATE, f"{row.name} does not run: it is {row.state}")
+        asked = request.host.rpartition(":")[0] or request.host
+        return {
+            "user": _USER,
+            "doors": [asdict(door) | ({"host": asked} if door.host in _WILDCARDS else {}) for door in info.doors],
+            "private_key": platform.ssh.private_key(number).decode(),
+            "host_key": info.host_key,
+        }

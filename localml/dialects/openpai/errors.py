@@ -1,0 +1,95 @@
+"""How the REST server words failures: ``{"error": ..., "message": ...}``, each operation with a code of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flask import request
+
+from localml.core.errors import Code, LocalmlError
+
+NOT_AUTHORIZED = ("NotAuthorized", "not authorized")
+NO_API = "NoApiError"
+INTERNAL = "InternalServerError"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How an operation fails: its error code, its words, and the status of a failure that is the client's doing.
+
+    Without words the message is the reason alone.
+    """
+
+    error: str
+    message: str
+    client: int = 500
+
+
+FAILURES: dict[str, Failure] = {
+    "issue_token": Failure("AuthenticationFailed", "authentication failed", 401),
+    "upsert_user": Failure("UpdateFailed", "update failed"),
+    "remove_user": Failure("RemoveFailed", "remove failed"),
+    "assign_virtual_clusters": Failure("UpdateVcFailed", "update user virtual cluster failed"),
+    "list_jobs": Failure("GetJobListError", "get job list error"),
+    "submit_job": Failure("JobUpdateError", "job update error", 400),
+    "set_execution_type": Failure("JobExecuteError", "job execute error"),
+    "list_virtual_clusters": Failure("GetVirtualClusterListError", "get virtual cluster list error"),
+    "get_virtual_cluster": Failure(INTERNAL, "internal server error"),
+}
+"""Operation -> its failure. All others answer :data:`INTERNAL` and the reason."""
+_OTHERS = Failure(INTERNAL, "")
+
+CLIENT, CALLER, SERVER, ADDRESS = "client", "caller", "server", "address"
+KINDS: dict[Code, str] = {
+    Code.INVALID: CLIENT,
+    Code.UNAUTHENTICATED: CALLER,
+    Code.FORBIDDEN: CALLER,
+    Code.NOT_FOUND: CLIENT,
+    Code.NO_ROUTE: ADDRESS,
+    Code.METHOD_NOT_ALLOWED: ADDRESS,
+    Code.CONFLICT: CLIENT,
+    Code.WRONG_STATE: CLIENT,
+    Code.QUOTA: CLIENT,
+    Code.CAPACITY: CLIENT,
+    Code.TOO_LARGE: CLIENT,
+    Code.UNAVAILABLE: SERVER,
+    Code.STORAGE: SERVER,
+    Code.INTERNAL: SERVER,
+}
+"""Whose doing a failure is; the operation and this decide status and code."""
+
+
+def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of a failure of the operation at hand."""
+    if "missing" in error.details:
+        return 404, _body(error.details["missing"], error.message)
+    kind = KINDS[error.code]
+    if kind == ADDRESS:
+        return (404 if error.code is Code.NO_ROUTE else 405), _body(NO_API, error.message)
+    operation = (request.endpoint or "").rpartition(".")[2]
+    failure = FAILURES.get(operation, _OTHERS)
+    if kind == CALLER:
+        return 401, _body(failure.error, failure.message) if operation == "issue_token" else _body(*NOT_AUTHORIZED)
+    # on its own, this is what the vendor says of a name that is taken
+    reason = "" if error.code is Code.CONFLICT else error.message
+    words = ": ".join(part for part in (failure.message, reason) if part)
+    status = 500 if kind == SERVER else failure.client
+    if operation == "issue_token" and kind == SERVER:
+        return 500, _body(INTERNAL, error.message)
+    return status, _body(failure.error, words)
+
+
+def missing_job(name: str) -> LocalmlError:
+    """The 404 of an operation that shows a job."""
+    return LocalmlError(Code.NOT_FOUND, f"could not find job {name}", details={"missing": "JobNotFound"})
+
+
+def missing_cluster(name: str) -> LocalmlError:
+    """The 404 of an operation that shows a virtual cluster."""
+    words = f"could not find virtual cluster {name}"
+    return LocalmlError(Code.NOT_FOUND, words, details={"missing": "VirtualClusterNotFound"})
+
+
+def _body(error: str, message: str) -> dict[str, Any]:
+    return {"error": error, "message": message}

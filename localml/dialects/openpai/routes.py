@@ -1,0 +1,275 @@
+"""The operations, in the order of the vendor's document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response, request
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.types import ResponseDict
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.identity import Caller
+from localml.core.models import Workload
+from localml.core.states import TERMINAL, Desired, Kind
+from localml.core.workloads import Full, Query, Submission
+from localml.dialects.kit import caller, platform
+from localml.dialects.kit.errors import renamed
+from localml.dialects.openpai import schemas
+from localml.dialects.openpai.answers import status, summary
+from localml.dialects.openpai.auth import issue_token as make_token
+from localml.dialects.openpai.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
+from localml.dialects.openpai.document import SCHEME
+from localml.dialects.openpai.errors import missing_job
+from localml.dialects.openpai.ssh import ssh_answer, ssh_service
+from localml.dialects.openpai.translate import DIALECT, PROJECT, check_cluster, job_spec, output_folder
+from localml.dialects.openpai.users import admin_only, upsert
+
+MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
+WILDCARDS = ("0.0.0.0", "::")
+
+api = APIBlueprint("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
+OPEN: list[dict[str, list[Any]]] = [{}]
+AUTHORIZED: ResponseDict = {401: schemas.Error}
+PUBLIC = frozenset(
+    f"openpai.{name}"
+    for name in (
+        "issue_token",
+        "list_jobs",
+        "get_job_status",
+        "get_job_config",
+        "get_job_ssh",
+        "list_virtual_clusters",
+        "get_virtual_cluster",
+    )
+)
+
+
+@api.post(
+    "/token",
+    operation_id="issueToken",
+    tags=[{"name": "token"}],
+    security=OPEN,
+    responses={200: schemas.Token, 401: schemas.Error},
+)
+def issue_token(body: schemas.Credentials) -> dict[str, str]:
+    """Get an access token"""
+    token = make_token(platform(), body.username, body.password, body.expiration)
+    return {"token": token, "user": body.username}
+
+
+@api.put(
+    "/user",
+    operation_id="upsertUser",
+    tags=[{"name": "user"}],
+    responses={200: schemas.Message, **AUTHORIZED, 500: schemas.Error},
+)
+def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
+    """Add or change a user"""
+    upsert(platform(), caller(), body)
+    return {"message": "update successfully"}
+
+
+@api.delete(
+    "/user",
+    operation_id="removeUser",
+    tags=[{"name": "user"}],
+    responses={200: schemas.Message, **AUTHORIZED, 500: schemas.Error},
+)
+def remove_user(body: schemas.UserName) -> dict[str, str]:
+    """Remove a user"""
+    admin_only(caller())
+    platform().identity.remove_user(body.username)
+    return {"message": "remove successfully"}
+
+
+@api.put(
+    "/user/<username>/virtualClusters",
+    operation_id="assignVirtualClusters",
+    tags=[{"name": "user"}],
+    responses={201: schemas.Message, **AUTHORIZED, 500: schemas.Error},
+)
+def assign_virtual_clusters(
+    path: schemas.UserPath, body: schemas.VirtualClusterAssignment
+) -> tuple[dict[str, str], int]:
+    """Set a user's virtual clusters"""
+    admin_only(caller())
+    assign(platform(), platform().identity.user(path.username), body.virtualClusters)
+    return {"message": "update user virtual clusters successfully"}, 201
+
+
+@api.get(
+    "/jobs",
+    operation_id="listJobs",
+    tags=[{"name": "jobs"}],
+    security=OPEN,
+    responses={200: schemas.JobList, 500: schemas.Error},
+)
+def list_jobs(query: schemas.ListQuery) -> list[dict[str, Any]]:
+    """List jobs"""
+    return [summary(row, request.url_root) for row in _all_jobs(query.username)]
+
+
+@api.post(
+    "/jobs",
+    operation_id="submitJob",
+    tags=[{"name": "jobs"}],
+    responses={201: schemas.Message, 400: schemas.Error, **AUTHORIZED, 500: schemas.Error},
+)
+def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
+    """Submit a job"""
+    if _find(body.jobName) is not None:
+        raise LocalmlError(Code.CONFLICT, f"job '{body.jobName}' exists")
+    _submit(body, schemas.as_config(request.get_json()), caller())
+    return {"message": f"update job {body.jobName} successfully"}, 201
+
+
+@api.get(
+    "/jobs/<jobName>",
+    operation_id="getJobStatus",
+    tags=[{"name": "jobs"}],
+    security=OPEN,
+    responses={200: schemas.JobStatus, 404: schemas.Error, 500: schemas.Error},
+)
+def get_job_status(path: schemas.JobPath) -> dict[str, Any]:
+    """Show a job's status"""
+    host = platform().config.host
+    shown = request.host.rpartition(":")[0] or request.host if host in WILDCARDS else host
+    return status(platform(), _job(path), request.url_root, shown)
+
+
+@api.get(
+    "/jobs/<jobName>/config",
+    operation_id="getJobConfig",
+    tags=[{"name": "jobs"}],
+    security=OPEN,
+    responses={200: schemas.JobConfig, 404: schemas.Error, 500: schemas.Error},
+)
+def get_job_config(path: schemas.JobPath) -> dict[str, Any]:
+    """Show a job's config"""
+    return dict(_job(path).request)
+
+
+@api.get(
+    "/jobs/<jobName>/ssh",
+    operation_id="getJobSsh",
+    tags=[{"name": "jobs"}],
+    security=OPEN,
+    responses={200: schemas.JobSsh, 404: schemas.Error, 500: schemas.Error},
+)
+def get_job_ssh(path: schemas.JobPath) -> dict[str, Any]:
+    """Show how to reach a job by ssh"""
+    return ssh_answer(platform(), _job(path), request.url_root)
+
+
+@api.get("/jobs/<jobName>/ssh/privateKey", doc_ui=False)
+def get_private_key(path: schemas.JobPath) -> Response:
+    """What the key pair's download link leads to. It opens a shell, so it is for the job's owner only."""
+    job = _job(path)
+    _owner_only(job.row)
+    key = ssh_service(platform()).private_key(job.row.id or 0)
+    headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
+    return Response(key, mimetype="application/octet-stream", headers=headers)
+
+
+@api.put(
+    "/jobs/<jobName>/executionType",
+    operation_id="setExecutionType",
+    tags=[{"name": "jobs"}],
+    responses={200: schemas.Message, **AUTHORIZED, 500: schemas.Error},
+)
+def set_execution_type(path: schemas.JobPath, body: schemas.ExecutionType) -> dict[str, str]:
+    """Start or stop a job"""
+    job = _find(path.jobName)
+    if job is None:
+        raise LocalmlError(Code.NOT_FOUND, f"could not find job {path.jobName}")
+    _owner_only(job.row)
+    if body.value == "STOP":
+        platform().workloads.stop(job.row.id or 0, caller())
+    else:
+        _start(job)
+    return {"message": f"execute job {path.jobName} successfully"}
+
+
+@api.get(
+    "/virtual-clusters",
+    operation_id="listVirtualClusters",
+    tags=[{"name": "virtualClusters"}],
+    security=OPEN,
+    responses={200: schemas.VirtualClusterMap, 500: schemas.Error},
+)
+def list_virtual_clusters() -> dict[str, Any]:
+    """List virtual clusters"""
+    return all_clusters(platform())
+
+
+@api.get(
+    "/virtual-clusters/<vcName>",
+    operation_id="getVirtualCluster",
+    tags=[{"name": "virtualClusters"}],
+    security=OPEN,
+    responses={200: schemas.VirtualCluster, 404: schemas.Error, 500: schemas.Error},
+)
+def get_virtual_cluster(path: schemas.ClusterPath) -> dict[str, Any]:
+    """Show one virtual cluster"""
+    return one_cluster(platform(), path.vcName)
+
+
+def _find(name: str) -> Full | None:
+    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, project=PROJECT)
+
+
+def _job(path: schemas.JobPath) -> Full:
+    found = _find(path.jobName)
+    if found is None:
+        raise missing_job(path.jobName)
+    return found
+
+
+def _owner_only(row: Workload) -> None:
+    if not caller().admin and caller().name != row.owner:
+        raise LocalmlError(Code.FORBIDDEN, "not authorized")
+
+
+def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | None = None) -> None:
+    pool = usable_pool(platform(), who, job.virtualCluster or DEFAULT)
+    with renamed(**MEMBERS):
+        spec = job_spec(platform(), job, user=who.name)
+        submission = Submission(
+            name=job.jobName,
+            spec=spec,
+            caller=who,
+            dialect=DIALECT,
+            kind=Kind.JOB,
+            project=PROJECT,
+            pool=pool,
+            request=given,
+            replaces=replaces,
+        )
+        check_cluster(platform(), pool, spec)
+        with output_folder(platform(), job, user=who.name):
+            platform().workloads.submit(submission)
+
+
+def _start(job: Full) -> None:
+    """Run a job that is over once more, for its owner; one that waits or runs needs nothing."""
+    row = job.row
+    if row.state not in TERMINAL:
+        if row.desired is Desired.STOP:
+            raise LocalmlError(Code.WRONG_STATE, f"job {row.name} is still being stopped")
+        return
+    owner = next((user for user in platform().identity.users() if user.name == row.owner), caller())
+    _submit(schemas.JobConfig.model_validate(job.request), job.request, owner, replaces=row.id)
+
+
+def _all_jobs(owner: str | None) -> list[Workload]:
+    """Live jobs, the newest first. This API has no pages."""
+    found: list[Workload] = []
+    cursor: str | None = None
+    while True:
+        query = Query(kinds=(Kind.JOB,), dialect=DIALECT, owner=owner, limit=1000, after=cursor)
+        page = platform().workloads.page(query)
+        found += page.items
+        cursor = page.cursor
+        if cursor is None:
+            return found
