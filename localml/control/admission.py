@@ -238,6 +238,7 @@ class _Pass:
         self.chains: dict[str, list[PoolState]] = {}
         self.misfits: dict[Shape, Reason] = {}
         self.behind_head: dict[Shape, Reason | None] = {}
+        self.pool_reasons: dict[tuple[str, Shape], Reason | None] = {}
 
     def chain(self, name: str) -> list[PoolState]:
         """A pool and its ancestors."""
@@ -261,6 +262,12 @@ class _Pass:
         return self._pool_reason(job, need) or self._behind(job, need) or self._fit(job, need)
 
     def _pool_reason(self, job: Waiting, need: Amount) -> Reason | None:
+        key = (job.pool, job.shape)
+        if key not in self.pool_reasons:
+            self.pool_reasons[key] = self._ask_pools(job, need)
+        return self.pool_reasons[key]
+
+    def _ask_pools(self, job: Waiting, need: Amount) -> Reason | None:
         for pool in self.chain(job.pool):
             if pool.cpu is None and pool.memory is None and pool.gpu is None and pool.max_workloads is None:
                 continue
@@ -269,19 +276,19 @@ class _Pass:
             if pool.max_workloads is not None and count + 1 > pool.max_workloads:
                 short.add("workloads")
             if short:
-                self.pool_heads.setdefault(pool.name, (job, frozenset(short)))
-                return Reason(
-                    "pool",
-                    f"pool '{pool.name}' is at its limit: {_pool_words(pool, used, count, need, short)}",
-                    frozenset(short),
-                    tuple(holder.id for holder in self.holders if self._inside(holder.pool, pool.name)),
-                )
+                if pool.name not in self.pool_heads:
+                    self.pool_heads[pool.name] = (job, frozenset(short))
+                    self.pool_reasons.clear()  # who comes after it may have to wait behind it now
+                words = f"pool '{pool.name}' is at its limit: {_pool_words(pool, used, count, need, short)}"
+                return Reason("pool", words, frozenset(short), self._holders_in(pool.name))
             ahead = self.pool_heads.get(pool.name)
             if ahead and (need.uses() | {"workloads"}) & ahead[1]:
-                return Reason(
-                    "behind", f"waits behind '{ahead[0].name}' in pool '{pool.name}'", ahead[1], (ahead[0].id,)
-                )
+                words = f"waits behind '{ahead[0].name}' in pool '{pool.name}'"
+                return Reason("behind", words, ahead[1], (ahead[0].id,))
         return None
+
+    def _holders_in(self, pool: str) -> tuple[int, ...]:
+        return tuple(holder.id for holder in self.holders if self._inside(holder.pool, pool))
 
     def _inside(self, pool: str, ancestor: str) -> bool:
         return any(one.name == ancestor for one in self.chain(pool))
@@ -334,6 +341,7 @@ class _Pass:
         self.free = self.free.minus(need)
         self.replicas += job.shape.replicas
         self.behind_head.clear()  # less is free now
+        self.pool_reasons.clear()
         for grant in placement.grants:
             for uuid, fraction in grant.gpus:
                 slot = self.gpus[uuid]
