@@ -147,9 +147,9 @@ def start_detached(config: Config) -> Banner:
 
 def _spawn(config: Config, log: Path, ready: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, READY_FD: str(ready), **_settings(config)}
-    command = [sys.executable, "-m", "localml.cli", "up"]
-    if not config.auth:
-        command.append("--no-auth")
+    environment["LOCALML_NO_AUTH"] = "" if config.auth else "1"
+    # not through the command line: its libraries would stay in the server's memory
+    command = [sys.executable, "-m", "localml.cli.serving"]
     with log.open("ab") as output:
         os.fchmod(output.fileno(), 0o600)
         return subprocess.Popen(
@@ -181,3 +181,17 @@ def _last_lines(log: Path, count: int = 15) -> str:
         return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
     except OSError as error:
         return f"{log}: {error.strerror}"
+
+
+def main() -> None:
+    """A detached server: everything it must know is in its environment."""
+    from localml.config import load
+
+    try:
+        serve(load(), lambda _: None)
+    except LocalmlError as error:
+        sys.exit(f"localml: {error.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -191,6 +191,7 @@ def serving(data: Path, engine: str, **settings: str) -> Iterator[tuple[str, str
     """A server process; gives its URL and a token."""
     port = free_port()
     command = [LOCALML, "up", "--data", data, "--engine", engine, "--port", port, "--gpus", "simulated:4"]
+    command += ["--gateway-port", free_port()]
     for name, value in settings.items():
         command += [f"--{name}", value]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -292,8 +293,8 @@ def processes(quick: bool) -> Iterator[Row]:
 
 
 def lists(quick: bool) -> Iterator[Row]:
-    from localml.core.states import State
     from localml.core.listing import SORTS, Query
+    from localml.core.states import State
 
     total = 10_000 if quick else 100_000
     with folder() as path, platform(path / "data", "fake", start=False) as one:
@@ -313,7 +314,8 @@ def lists(quick: bool) -> Iterator[Row]:
         slowest, where, medians = 0.0, "", []
         for sort in SORTS:
             for chosen in filters:
-                times = [timed(lambda: one.workloads.page(Query(sort=sort, **chosen))) for _ in range(5)]
+                query = Query(sort=sort, **chosen)
+                times = [timed(lambda query=query: one.workloads.page(query)) for _ in range(5)]
                 median = statistics.median(times)
                 medians.append(median)
                 if median > slowest:
@@ -404,13 +406,9 @@ def start_up(quick: bool) -> Iterator[Row]:
     times = []
     with folder() as path:
         for _ in range(rounds):
-
-            def up() -> None:
-                with serving(path / "data", "process"):
-                    times.append(time.perf_counter() - begin)
-
             begin = time.perf_counter()
-            up()
+            with serving(path / "data", "process"):
+                times.append(time.perf_counter() - begin)
     median = statistics.median(times)
     yield Row(
         "localml up until the first good answer",
@@ -445,23 +443,20 @@ def idle(quick: bool) -> Iterator[Row]:
     engine = "process" if docker_available() else "docker"
     port = free_port()
     with folder() as path:
-        command = [LOCALML, "up", "--data", path / "data", "--engine", engine, "--port", port]
-        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        up = [LOCALML, "up", "--detach", "--json", "--data", path / "data", "--engine", engine, "--port", port]
+        up += ["--gateway-port", free_port()]
+        pid = int(json.loads(subprocess.run(list(map(str, up)), stdout=subprocess.PIPE, check=True).stdout)["pid"])
         try:
-            await_answer(f"http://127.0.0.1:{port}", process)
             token = json.loads((path / "data" / "credentials.json").read_text())["token"]
-            answer = httpx.get(
-                f"http://127.0.0.1:{port}/localml/v1/status", headers={"Authorization": f"Bearer {token}"}
-            )
-            answer.raise_for_status()
+            url = f"http://127.0.0.1:{port}/localml/v1/status"
+            httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30).raise_for_status()
             time.sleep(2)
-            before = _cpu(process.pid)
+            before = _cpu(pid)
             time.sleep(seconds)
-            share = (_cpu(process.pid) - before) / seconds
-            memory = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            share = (_cpu(pid) - before) / seconds
+            memory = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         finally:
-            process.terminate()
-            process.wait(20)
+            subprocess.run([LOCALML, "down", "--data", path / "data"], check=True, stdout=subprocess.DEVNULL)
     bare = subprocess.run(
         [sys.executable, "-c", "import flask, sqlmodel, waitress; print(open('/proc/self/statm').read().split()[1])"],
         capture_output=True, text=True, check=True,

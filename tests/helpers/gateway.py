@@ -76,8 +76,7 @@ class GatewayProcess:
 
     def stats(self) -> GatewayStats:
         """The last statistics that it wrote."""
-        stats = read_stats(self.data)
-        assert stats is not None
+        stats: GatewayStats = wait_for(lambda: read_stats(self.data), self.log)
         return stats
 
     def endpoint(self, name: str) -> EndpointStats:

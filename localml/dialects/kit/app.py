@@ -19,7 +19,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.identity import Caller
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
-from localml.dialects.kit.schemas import remember_schemas
+from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.platform import Platform
 
@@ -91,6 +91,7 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
         app.register_api(api)
     app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", lambda: jsonify(app.api_doc))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment,method-assign]
+    forget_schemas()
     return app
 
 

@@ -1,7 +1,7 @@
 """Making flask-openapi quick to start: it asks pydantic for the same JSON schemas again for every operation.
 
 With the 368 requests of our own API that is most of the time until the first answer. A model's schema never changes,
-so it is made once; callers get a copy, because flask-openapi writes into what it is given.
+so it is made once for each app; callers get a copy, because flask-openapi writes into what it is given.
 """
 
 from __future__ import annotations
@@ -25,4 +25,12 @@ def remember_schemas() -> None:
     def copied(model: type[BaseModel], *args: Any, **named: Any) -> dict[str, Any]:
         return copy.deepcopy(remembered(model, *args, **named))
 
+    copied.forget = remembered.cache_clear  # type: ignore[attr-defined]
     flask_openapi.utils.get_model_schema = copied
+
+
+def forget_schemas() -> None:
+    """Free what was remembered, once an app is made."""
+    remembered = getattr(flask_openapi.utils.get_model_schema, "forget", None)
+    if remembered is not None:
+        remembered()

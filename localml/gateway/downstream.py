@@ -1,0 +1,393 @@
+"""The clients' side: HTTP/1.0 and 1.1 requests of one connection, one after the other.
+
+A client that closes its side before the answer is complete has given up: the request's task is cancelled, and with it
+the work at the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+import httptools
+
+from localml.gateway import headers as heads
+from localml.gateway.headers import Header
+from localml.gateway.wire import Incoming, Wire
+
+log = logging.getLogger("localml.gateway")
+
+MAX_HEAD = 64 * 1024
+"""Bytes of request line and headers; more are answered with 431."""
+MAX_HEADERS = 200
+HEAD_TIMEOUT = 30.0
+"""Seconds from a request's first byte to the end of its head."""
+IDLE_TIMEOUT = 120.0
+"""Seconds that a connection may stay without a request."""
+LINGER = 2.0
+"""Seconds that an unread body is thrown away for, so that the client gets to read the answer that refused it."""
+_PIPELINE = 8
+
+
+class BadRequest(Exception):
+    """The client's bytes are not HTTP, or break off. ``status`` is how it is answered where that is possible."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Request:
+    """One request's head, and its body as it arrives. ``length`` is None for a chunked body."""
+
+    method: bytes
+    target: bytes
+    http10: bool
+    headers: list[Header]
+    first: dict[bytes, bytes]
+    """lower-case name -> the first value"""
+    keep_alive: bool
+    body: Incoming
+    length: int | None = 0
+    websocket: bool = False
+    started_at: float = 0.0
+
+    @property
+    def connection(self) -> bytes | None:
+        return self.first.get(b"connection")
+
+
+class Owner(Protocol):
+    """What clients belong to."""
+
+    closing: bool
+    """The gateway is going down: answers ask the client to leave."""
+
+    def arrived(self, client: Client) -> None:
+        """A client has connected."""
+
+    def left(self, client: Client) -> None:
+        """Its connection has ended."""
+
+    async def handle(self, request: Request, client: Client) -> None:
+        """Answer a request; called for one at a time of each client."""
+
+
+class Client(Wire):
+    """One client's connection."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__()
+        self._owner = owner
+        self.peer = b"unknown"
+        self.deadline = 0.0
+        """Loop time after which the server ends this connection; moved on as it makes progress."""
+        self.head_sent = False
+        self._keep_alive = True
+        self._lingering = False
+        self._broken: BadRequest | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._current: Request | None = None
+        self._queue: deque[Request] = deque()
+        self._parsing: Request | None = None  # whose body arrives now
+        self._ghost = False  # the parser reads a head that we made up
+        self._in_head = False
+        self._new_parser()
+        self._reset_head()
+
+    # -- the connection ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        name = transport.get_extra_info("peername")
+        if name:
+            self.peer = str(name[0]).encode()
+        self.deadline = self.loop.time() + IDLE_TIMEOUT
+        self._owner.arrived(self)
+
+    def turn_away(self, message: str) -> None:
+        """Answer with 503, whatever the client wants, and close."""
+        self._refuse(BadRequest(message, 503))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        if self._parsing is not None:
+            self._parsing.body.fail(BadRequest("the client went away"))
+        if self._task is not None:
+            self._task.cancel()
+        self._owner.left(self)
+
+    @property
+    def busy(self) -> bool:
+        """A request is being answered."""
+        return self._current is not None
+
+    def data_received(self, data: bytes) -> None:
+        if self._lingering or self._broken is not None:
+            return
+        if self.tunnel is not None:
+            self.tunnel.feed(data)
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgraded(data[upgrade.args[0] :])
+            return
+        except BadRequest as error:
+            self._refuse(error)
+            return
+        except httptools.HttpParserCallbackError as error:
+            cause = error.__context__
+            self._refuse(cause if isinstance(cause, BadRequest) else BadRequest(str(error)))
+            return
+        except httptools.HttpParserError as error:
+            self._refuse(BadRequest(f"this is not valid HTTP: {error}"))
+            return
+        if self._in_head and self._head_bytes > MAX_HEAD:
+            self._refuse(_too_long())
+
+    def _refuse(self, error: BadRequest) -> None:
+        """Nothing more can be understood on this connection."""
+        self._broken = error
+        if self._parsing is not None:
+            self._parsing.body.fail(error)
+            self._parsing = None
+        if self._current is None:
+            self._answer_broken(error)
+
+    def _answer_broken(self, error: BadRequest) -> None:
+        self._keep_alive = False
+        self.send(error.status, heads.failure_body(error.status, "bad_request", str(error)))
+        self._close()
+
+    # -- the parser's callbacks --------------------------------------------------------------------
+
+    def _new_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+
+    def _reset_head(self) -> None:
+        self._target = b""
+        self._headers: list[Header] = []
+        self._first: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        if not self._ghost:
+            self._reset_head()
+            self._in_head = True
+            if self._current is None:
+                self.deadline = self.loop.time() + HEAD_TIMEOUT
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer, or a head of our own
+        lowered = name.lower()
+        self._headers.append((lowered, name, value))
+        self._first.setdefault(lowered, value)
+        if len(self._headers) > MAX_HEADERS:
+            raise _too_long()
+
+    def on_headers_complete(self) -> None:
+        if self._ghost:
+            return
+        self._in_head = False
+        size = len(self._target) + sum(len(name) + len(value) for _, name, value in self._headers)
+        if size > MAX_HEAD:
+            raise _too_long()
+        first = self._first
+        request = Request(
+            method=self._parser.get_method(),
+            target=self._target,
+            http10=self._parser.get_http_version() == "1.0",
+            headers=self._headers,
+            first=first,
+            keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
+            body=Incoming(self),
+            started_at=self.loop.time(),
+        )
+        if b"transfer-encoding" in first:
+            request.length = None
+        elif b"content-length" in first:
+            request.length = int(first[b"content-length"])
+        request.websocket = (
+            first.get(b"upgrade", b"").lower() == b"websocket"
+            and request.method == b"GET"
+            and self._parser.should_upgrade()
+        )
+        self._parsing = request
+        self._queue.append(request)
+        if len(self._queue) == _PIPELINE:
+            self.hold()
+        if self._current is None:
+            self._next()
+
+    def on_body(self, data: bytes) -> None:
+        if self._parsing is not None:
+            self._parsing.body.feed(data)
+
+    def on_message_complete(self) -> None:
+        request = self._parsing
+        if request is None or (self._parser.should_upgrade() and request.length != 0 and not self._ghost):
+            return  # the parser takes every upgrade for granted and leaves the body to us: see _upgraded
+        request.body.finish()
+        self._parsing = None
+
+    def _upgraded(self, rest: bytes) -> None:
+        """The parser stopped at a request that asks for another protocol.
+
+        Only WebSocket is passed on. Any other wish may be ignored (RFC 9110, 7.8), and some clients state one with
+        every first request, with a body (Java's asks for h2c): a new parser goes on from there.
+        """
+        request = self._queue[-1] if self._queue else self._current
+        if request is None or request.method == b"CONNECT":
+            self._refuse(BadRequest("CONNECT is not served here", 405))
+            return
+        if request.websocket:
+            self.tunnel = Incoming(self)
+            if rest:
+                self.tunnel.feed(rest)
+            return
+        self._new_parser()
+        if self._parsing is not None:
+            self._ghost = True
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + heads.length_line(self._parsing.length) + b"\r\n")
+            self._ghost = False
+        if rest:
+            self.data_received(rest)
+
+    # -- one request after the other ---------------------------------------------------------------
+
+    def _next(self) -> None:
+        request = self._queue.popleft()
+        if len(self._queue) == _PIPELINE - 1:
+            self.release()
+        self._current = request
+        self.head_sent = False
+        self._keep_alive = request.keep_alive
+        self.deadline = float("inf")  # while a request is served, its own limits count
+        self._task = self.loop.create_task(self._run(request))
+
+    async def _run(self, request: Request) -> None:
+        try:
+            await self._owner.handle(request, self)
+        except asyncio.CancelledError:
+            if not self.lost:  # not by the client: the gateway ends
+                self.cut()
+            return
+        except Exception:
+            log.exception("a request failed")
+            if self.head_sent:
+                self.cut()
+            else:
+                self._keep_alive = False
+                self.send(500, heads.failure_body(500, "internal", "the gateway failed; its log says why"))
+        self._after(request)
+
+    def _after(self, request: Request) -> None:
+        self._current = self._task = None
+        if self.lost:
+            return
+        if not self._keep_alive or not request.body.ended:
+            self._close(lingering=not request.body.ended)
+            request.body.discard()
+            return
+        request.body.discard()
+        self.deadline = self.loop.time() + IDLE_TIMEOUT
+        if self._queue:
+            self._next()
+        elif self._broken is not None:
+            self._answer_broken(self._broken)
+        elif self._in_head:
+            self.deadline = self.loop.time() + HEAD_TIMEOUT
+
+    def _close(self, *, lingering: bool = True) -> None:
+        """Close when all is sent; what the client still sends is thrown away for a moment before."""
+        self.deadline = self.loop.time() + IDLE_TIMEOUT  # for a client that never reads its answer
+        if not lingering or self.lost or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._lingering = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def start(self, request: Request, status: int, lines: bytes, length: int | None, first: bytes = b"") -> bool:
+        """Send the head of an answer and the ``first`` bytes of its body in one write.
+
+        Args:
+            lines: the headers, without those that frame the body.
+            length: of the body; None if it is not known. -1 if the status or the method has none.
+
+        Returns:
+            Whether the body is sent in chunks.
+        """
+        chunked = length is None and not request.http10
+        if (length is None and not chunked) or not request.body.ended or self._owner.closing:
+            self._keep_alive = False
+        head = bytearray(b"HTTP/1.1 %d %b\r\n" % (status, heads.reason(status)))
+        head += lines
+        if chunked or (length is not None and length >= 0):
+            head += heads.length_line(length)
+        if not self._keep_alive:
+            head += b"connection: close\r\n"
+        elif request.http10:
+            head += b"connection: keep-alive\r\n"
+        head += b"\r\n"
+        if first:
+            head += heads.chunk(first) if chunked else first
+        self.head_sent = True
+        self.write(bytes(head))
+        return chunked
+
+    def send(self, status: int, body: bytes, lines: bytes = b"", kind: bytes = b"application/json") -> None:
+        """A whole answer of the gateway's own."""
+        request = self._current
+        if self._owner.closing or request is None or not request.body.ended:
+            self._keep_alive = False
+        head = bytearray(b"HTTP/1.1 %d %b\r\n" % (status, heads.reason(status)))
+        head += b"content-type: %b\r\ncontent-length: %d\r\n" % (kind, len(body))
+        head += lines
+        if not self._keep_alive:
+            head += b"connection: close\r\n"
+        elif request is not None and request.http10:
+            head += b"connection: keep-alive\r\n"
+        head += b"\r\n"
+        if request is None or request.method != b"HEAD":
+            head += body
+        self.head_sent = True
+        self.write(bytes(head))
+
+    def switch(self, lines: bytes) -> None:
+        """Tell the client that the tunnel is open; this connection carries no further request."""
+        self._keep_alive = False
+        self.head_sent = True
+        self.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % lines)
+
+    def close_idle(self) -> None:
+        """End a connection that no request uses."""
+        if not self.busy and not self.lost and not self._lingering:
+            self.transport.close()
+
+    def expire(self) -> None:
+        """The deadline is over: a head that does not come to its end is answered, all else is cut."""
+        if self._in_head and self._current is None and self._broken is None and not self._lingering:
+            self._refuse(BadRequest(f"the head took longer than {HEAD_TIMEOUT:g} s", 408))
+        elif self.transport.is_closing() or self._lingering:
+            self.cut()
+        else:
+            self.transport.close()
+
+
+def _too_long() -> BadRequest:
+    return BadRequest(f"the head has more than {MAX_HEAD} bytes or {MAX_HEADERS} headers", 431)

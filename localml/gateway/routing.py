@@ -1,0 +1,250 @@
+"""The route table as it is used: which endpoint a path is for, and which replica gets the next request.
+
+These objects outlive the tables: a new table changes them, so that requests in flight, counts, kept connections and
+what is known of a replica's health go on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterator, Set
+from dataclasses import dataclass
+
+from localml.core.routes_table import EndpointRoute, ReplicaRoute, ReplicaState, RouteTable, VariantRoute
+from localml.gateway.admission import Gate
+from localml.gateway.counts import VariantCounts
+from localml.gateway.upstream import Pool
+
+EJECT_FIRST = 0.5
+"""Seconds that a replica is left out after its first failure; doubled by each further one."""
+EJECT_MOST = 30.0
+TIMEOUTS_TOLERATED = 3
+"""A replica that lets so many requests in a row time out is left out; a single one may be the request's fault."""
+
+
+class Replica:
+    """One HTTP server, its kept connections, and what is known of its health."""
+
+    def __init__(self, route: ReplicaRoute, variant: str) -> None:
+        self.id, self.url, self.variant = route.id, route.url, variant
+        self.state = route.state
+        self.pool = Pool(route.url)
+        self.inflight = 0
+        self.retired = False
+        self.failures = 0
+        self._timeouts = 0
+        self.left_out_until = 0.0
+
+    def usable(self, now: float) -> bool:
+        """It gets new requests. After its time of being left out, one more request is the test."""
+        return self.state is ReplicaState.READY and now >= self.left_out_until
+
+    def succeeded(self) -> None:
+        """It answered."""
+        if self.failures or self._timeouts:
+            self.failures = self._timeouts = 0
+            self.left_out_until = 0.0
+
+    def failed(self, now: float) -> None:
+        """It took no connection, broke one off or failed a check: left out, each time for longer."""
+        if now < self.left_out_until:
+            return  # requests that were under way together failed together: that is one failure
+        self.left_out_until = now + min(EJECT_MOST, EJECT_FIRST * 2**self.failures)
+        self.failures = min(self.failures + 1, 16)
+
+    def keep_out(self, until: float) -> None:
+        """Leave it out at least until then."""
+        self.left_out_until = max(self.left_out_until, until)
+
+    def timed_out(self, now: float) -> None:
+        """It did not answer in time."""
+        self._timeouts += 1
+        if self._timeouts >= TIMEOUTS_TOLERATED:
+            self._timeouts = 0
+            self.failed(now)
+
+
+class Variant:
+    """One version of a model: its replicas and its counts."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.weight = 0
+        self.replicas: list[Replica] = []
+        self.counts = VariantCounts()
+        self.current = 0
+        """What smooth weighted round robin owes it."""
+        self._turn = 0
+
+    def update(self, route: VariantRoute) -> list[Replica]:
+        """Take over the table's entry; returns the replicas that are not in it any more."""
+        self.weight = route.weight
+        known = {(replica.id, replica.url): replica for replica in self.replicas}
+        self.replicas = []
+        for entry in route.replicas:
+            replica = known.pop((entry.id, entry.url), None) or Replica(entry, self.name)
+            replica.state = entry.state
+            self.replicas.append(replica)
+        return list(known.values())
+
+    @property
+    def ready(self) -> bool:
+        """Some replica takes requests, though it may be left out just now."""
+        return any(replica.state is ReplicaState.READY for replica in self.replicas)
+
+    def least_busy(self, now: float, tried: Set[Replica]) -> Replica | None:
+        """The usable replica with the fewest requests in flight; among equals they take turns."""
+        best: Replica | None = None
+        self._turn += 1
+        count = len(self.replicas)
+        for offset in range(count):
+            replica = self.replicas[(self._turn + offset) % count]
+            fewer = best is None or replica.inflight < best.inflight
+            if fewer and replica.usable(now) and replica not in tried:
+                best = replica
+        return best
+
+    def last_resort(self, tried: Set[Replica]) -> Replica | None:
+        """Of the ready replicas that are all left out, the one that comes back first."""
+        left = [one for one in self.replicas if one.state is ReplicaState.READY and one not in tried]
+        return min(left, key=lambda one: one.left_out_until, default=None)
+
+
+Choice = tuple[Variant, Replica]
+
+
+class Endpoint:
+    """One endpoint: its variants, its entrance, its limits."""
+
+    def __init__(self, route: EndpointRoute, wake: Callable[[str, str], None]) -> None:
+        self.name = route.name
+        self.route = route
+        self.variants: dict[str, Variant] = {}
+        self.gate = Gate(lambda: wake(self.name, self.route.wake_hint))
+        self.leaving: list[Replica] = []
+        self.refused: dict[str, int] = {}
+        self.last_request_at: float | None = None
+
+    def update(self, route: EndpointRoute) -> None:
+        """Take over the table's entry."""
+        self.route = route
+        old, self.variants = self.variants, {}
+        for entry in route.variants:
+            variant = old.pop(entry.name) if entry.name in old else Variant(entry.name)
+            self.variants[entry.name] = variant
+            self._retire(variant.update(entry))
+        for variant in old.values():
+            self._retire(variant.replicas)
+        self.gate.configure(route.limits, routable=self.routable, holds=route.scale_to_zero)
+
+    def close(self) -> None:
+        """The endpoint left the table. Requests in flight go on."""
+        for variant in self.variants.values():
+            self._retire(variant.replicas)
+        self.gate.close()
+
+    def _retire(self, replicas: list[Replica]) -> None:
+        for replica in replicas:
+            replica.retired = True
+            replica.state = ReplicaState.DRAINING
+            replica.pool.retire()
+        self.leaving = [one for one in [*self.leaving, *replicas] if one.inflight]
+
+    @property
+    def routable(self) -> bool:
+        """Some variant that gets a share of the requests has a ready replica."""
+        return any(variant.weight and variant.ready for variant in self.variants.values())
+
+    def replicas(self) -> Iterator[Replica]:
+        """Those of the table, then those that finish their last requests."""
+        for variant in self.variants.values():
+            yield from variant.replicas
+        self.leaving = [one for one in self.leaving if one.inflight]
+        yield from self.leaving
+
+    def admits(self, token: bytes | None) -> bool:
+        """Whether a caller with this token may come in. The time taken says nothing of the hashes."""
+        hashes = self.route.token_hashes
+        if hashes is None:
+            return True
+        if token is None:
+            return False
+        given = hashlib.sha256(token).hexdigest()
+        return sum(hmac.compare_digest(given, known) for known in hashes) > 0
+
+    def choose(self, now: float, forced: str | None, tried: Set[Replica] = frozenset()) -> Choice | None:
+        """The variant and the replica for a request; None if there is none that was not ``tried``.
+
+        Variants take turns by weight (smooth weighted round robin); one without a usable replica is passed over, so
+        that a broken new version costs its share nothing. When all ready replicas are left out, the one that comes
+        back first gets the request: trying is better than refusing.
+        """
+        if forced is not None:
+            variants = [self.variants[forced]] if forced in self.variants else []
+        else:
+            variants = [variant for variant in self.variants.values() if variant.weight]
+        found = [(one, replica) for one in variants if (replica := one.least_busy(now, tried)) is not None]
+        if not found:
+            found = [(one, replica) for one in variants if (replica := one.last_resort(tried)) is not None]
+            return min(found, key=lambda pair: pair[1].left_out_until, default=None)
+        if len(found) == 1:
+            return found[0]
+        total = 0
+        for variant, _ in found:
+            variant.current += variant.weight
+            total += variant.weight
+        best = max(found, key=lambda pair: pair[0].current)
+        best[0].current -= total
+        return best
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a path prefix leads. The rest of the path goes behind ``target``."""
+
+    endpoint: Endpoint
+    prefix: str
+    target: str
+
+
+class Router:
+    """All endpoints, and the way from a path to one of them."""
+
+    def __init__(self, wake: Callable[[str, str], None]) -> None:
+        self.endpoints: dict[str, Endpoint] = {}
+        self.generation = 0
+        self._wake = wake
+        self._places: dict[str, Place] = {}
+        self._depth = 0
+
+    def apply(self, table: RouteTable) -> None:
+        """Take over a table. Nothing in flight is disturbed."""
+        old, self.endpoints = self.endpoints, {}
+        places: dict[str, Place] = {}
+        for route in table.endpoints:
+            endpoint = old.pop(route.name) if route.name in old else Endpoint(route, self._wake)
+            endpoint.update(route)
+            self.endpoints[route.name] = endpoint
+            for prefix, target in route.prefixes().items():
+                places[prefix] = Place(endpoint, prefix, target)
+        for gone in old.values():
+            gone.close()
+        self._places = places
+        self._depth = max((prefix.count("/") for prefix in places), default=0)
+        self.generation = table.generation
+
+    def match(self, path: str) -> Place | None:
+        """The place of the longest prefix that ``path`` (without query) begins with, at a slash."""
+        end = 0
+        for _ in range(self._depth + 1):  # a path of thousands of slashes costs no more than any other
+            end = path.find("/", end + 1)
+            if end < 0:
+                end = len(path)
+                break
+        while end > 0:
+            place = self._places.get(path[:end])
+            if place is not None:
+                return place
+            end = path.rfind("/", 0, end)
+        return None

@@ -1,0 +1,323 @@
+"""The gateway's process: it listens, lets requests in, follows the table, and comes to an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from localml.core.gateway_stats import GatewayAddress, write_address
+from localml.core.routes_table import RouteTable, wake_folder
+from localml.gateway import headers as heads
+from localml.gateway.admission import Refused
+from localml.gateway.downstream import BadRequest, Client, Request
+from localml.gateway.exchange import Exchange
+from localml.gateway.follow import Follower
+from localml.gateway.health import Prober
+from localml.gateway.report import METRICS_TYPE, Report
+from localml.gateway.routing import Endpoint, Place, Router
+
+log = logging.getLogger("localml.gateway")
+
+DRAIN = 30.0
+"""Seconds that requests in flight get after SIGTERM."""
+SWEEP = 5.0
+"""Seconds between two looks at the connections' deadlines."""
+_BACKLOG = 2048
+_SPARE_FILES = 256
+_GONE = 499  # what nginx counts for a client that went away; never sent
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a gateway is told. ``port`` 0 takes a free one. ``hosts`` are further names under which it may be called
+    (Host header), beside addresses, localhost and the machine's own name."""
+
+    data: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    hosts: tuple[str, ...] = ()
+    drain_s: float = DRAIN
+
+
+class Gateway:
+    """The parts, put together. Runs on the event loop that is current when :meth:`start` is called."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.router = Router(self._wake)
+        self.report = Report(settings.data, self.router, lambda: len(self._clients))
+        self._clients: set[Client] = set()
+        self._prober = Prober(self.router, self.report.changed)
+        self._follower = Follower(settings.data, self._apply, self._table_error)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._server: asyncio.Server | None = None
+        self._names = _own_names(settings)
+        self._most_clients = _raise_file_limit()
+        self.closing = False
+        self._all_done = asyncio.Event()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    async def start(self) -> int:
+        """Read the table and listen; returns the port.
+
+        Raises:
+            OSError: the port cannot be used.
+        """
+        self._follower.start()
+        await self._follower.look()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Client(self), self._settings.host, self._settings.port, backlog=_BACKLOG
+        )
+        port = int(self._server.sockets[0].getsockname()[1])
+        self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._sweep())]
+        write_address(self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port))
+        self.report.write()
+        log.info("listening on %s:%d", self._settings.host, port)
+        return port
+
+    async def stop(self) -> None:
+        """Take no more connections, let what is under way finish (at most ``drain_s`` seconds), and end.
+
+        Connections that are kept open may still bring requests meanwhile; their answers ask the client to leave.
+        """
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        self._check_done()
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._all_done.wait()
+        except TimeoutError:
+            log.warning("%d requests are cut: they took too long to finish", self._busy())
+        for client in list(self._clients):
+            client.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._prober.close()
+        self._follower.close()
+        self.report.close()
+
+    def _busy(self) -> int:
+        return sum(client.busy for client in self._clients)
+
+    def _check_done(self) -> None:
+        """While closing: once no request is under way, end the connections; done is when all have sent the rest."""
+        if not self.closing:
+            return
+        if not self._busy():
+            for client in self._clients:
+                client.close_idle()
+        if not self._clients:
+            self._all_done.set()
+
+    def arrived(self, client: Client) -> None:
+        """A client has connected."""
+        self._clients.add(client)
+        if len(self._clients) > self._most_clients:
+            client.turn_away("the gateway has no room for more connections")
+        self.report.changed()
+
+    def left(self, client: Client) -> None:
+        """A client's connection has ended."""
+        self._clients.discard(client)
+        self.report.changed()
+        self._check_done()
+
+    async def _sweep(self) -> None:
+        """End connections whose deadline is over."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            now = asyncio.get_running_loop().time()
+            for client in [one for one in self._clients if one.deadline < now]:
+                client.expire()
+
+    def _apply(self, table: RouteTable) -> None:
+        self.router.apply(table)
+        self._prober.update()
+        log.info("route table %d: %d endpoints", table.generation, len(table.endpoints))
+        self.report.write()  # at once: the control plane waits for the generation before it stops replicas
+
+    def _table_error(self, error: str | None) -> None:
+        if error != self.report.table_error:
+            self.report.table_error = error
+            self.report.write()
+
+    def _wake(self, name: str, hint: str) -> None:
+        asyncio.get_running_loop().run_in_executor(None, _write_wake, wake_folder(self._settings.data), name, hint)
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    async def handle(self, request: Request, client: Client) -> None:
+        """Answer one request."""
+        endpoint: Endpoint | None = None
+        try:
+            path, query = _split(request.target)
+            if not self._host_allowed(request.first.get(b"host", b"")):
+                raise Refused(403, "wrong_host", "the Host header names another machine than this one")
+            place = self.router.match(path)
+            if place is None:
+                self._own_page(path, client)
+                return
+            endpoint = place.endpoint
+            rest = path[len(place.prefix) :]
+            if not rest and not place.target:
+                rest = "/"
+            await self._let_in(request, client, place, (rest + query).encode("latin-1"))
+        except Refused as refused:
+            if endpoint is not None:
+                endpoint.refused[refused.code] = endpoint.refused.get(refused.code, 0) + 1
+            _answer_refused(client, refused)
+        except BadRequest as error:
+            client.send(error.status, heads.failure_body(error.status, "bad_request", str(error)))
+        finally:
+            self.report.changed()
+            if self.closing:
+                asyncio.get_running_loop().call_soon(self._check_done)
+
+    async def _let_in(self, request: Request, client: Client, place: Place, path: bytes) -> None:
+        endpoint = place.endpoint
+        if not endpoint.admits(_token(request)):
+            raise Refused(401, "unauthenticated", "this endpoint takes a token that is valid for it")
+        forced = request.first.get(heads.VARIANT)
+        name = forced.decode("latin-1") if forced is not None else None
+        if name is not None and name not in endpoint.variants:
+            known = ", ".join(endpoint.variants) or "none"
+            raise Refused(400, "no_variant", f"X-Localml-Variant: there is no variant {name!r}; there are: {known}")
+        exchange = Exchange(request, client, place, path, name)
+        endpoint.last_request_at = time.time()
+        self.report.changed()
+        if not endpoint.gate.try_enter():
+            await endpoint.gate.enter()
+        try:
+            await self._run(exchange, request, client)
+        finally:
+            endpoint.gate.leave()
+
+    async def _run(self, exchange: Exchange, request: Request, client: Client) -> None:
+        """Run an exchange and count it; what a replica was asked for is the variant's, not the endpoint's."""
+        try:
+            await exchange.run()
+        except Refused as refused:
+            if exchange.variant is None:
+                raise
+            exchange.status, exchange.error = refused.status, exchange.error or refused.code
+            _answer_refused(client, refused, b"%b: %b\r\n" % (heads.VARIANT, exchange.variant.name.encode()))
+        except BadRequest as error:
+            exchange.status, exchange.error = error.status, "client_gone" if client.lost else "bad_request"
+            raise
+        except asyncio.CancelledError:
+            exchange.status, exchange.error = _GONE, "client_gone"
+            raise
+        finally:
+            if exchange.variant is not None:
+                seconds = client.loop.time() - request.started_at
+                exchange.variant.counts.record(exchange.status, exchange.error, seconds)
+
+    def _own_page(self, path: str, client: Client) -> None:
+        if path == "/healthz":
+            page = {
+                "status": "closing" if self.closing else "ok",
+                "generation": self.router.generation,
+                "table_error": self.report.table_error,
+            }
+            client.send(200, json.dumps(page).encode())
+        elif path == "/metrics":
+            client.send(200, self.report.metrics(), kind=METRICS_TYPE)
+        else:
+            self.report.unrouted += 1
+            raise Refused(404, "not_found", f"no endpoint is served at {path}")
+
+    def _host_allowed(self, host: bytes) -> bool:
+        """Against DNS rebinding: a browser that was lured here sends the name of the site that lured it."""
+        text = host.decode("latin-1")
+        has_port = text.count(":") == 1 or "]:" in text
+        name = (text.rsplit(":", 1)[0] if has_port else text).strip("[]").lower().rstrip(".")
+        if not name or name in self._names:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        if len(self._names) < 1000:
+            self._names.add(name)  # an address cannot be rebound; found at once the next time
+        return True
+
+
+def _own_names(settings: Settings) -> set[str]:
+    names = {"localhost", settings.host.lower(), socket.gethostname().lower(), "host.docker.internal"}
+    return names | {name.lower() for name in settings.hosts}
+
+
+def _split(target: bytes) -> tuple[str, str]:
+    """(path, query with its question mark) of a request's target, which may be a whole URL."""
+    text = target.decode("latin-1")
+    if not text.startswith("/"):
+        _, found, rest = text.partition("://")
+        slash = rest.find("/") if found else -1
+        text = rest[slash:] if slash >= 0 else "/"
+    path, mark, query = text.partition("?")
+    return path, mark + query
+
+
+def _token(request: Request) -> bytes | None:
+    given = request.first.get(b"authorization")
+    if given is not None and given[:7].lower() == b"bearer ":
+        return given[7:].strip()
+    return request.first.get(b"x-auth-token")
+
+
+def _answer_refused(client: Client, refused: Refused, lines: bytes = b"") -> None:
+    if refused.retry_after is not None:
+        lines += b"retry-after: %d\r\n" % refused.retry_after
+    if refused.status == 401:
+        lines += b'www-authenticate: Bearer realm="localml"\r\n'
+    if client.head_sent:
+        client.cut()
+    else:
+        client.send(refused.status, heads.failure_body(refused.status, refused.code, refused.message), lines)
+
+
+def _write_wake(folder: Path, name: str, hint: str) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / name).write_text(hint)
+    except OSError as error:
+        log.error("the wake file of %s cannot be written: %s", name, error)
+
+
+def _raise_file_limit() -> int:
+    """Allow as many open files as the system lets us; returns how many clients that is good for.
+
+    Each request holds two connections, and kept ones wait on both sides.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    files = 1 << 20 if hard == resource.RLIM_INFINITY else hard
+    return max(64, (files - _SPARE_FILES) // 2)
+
+
+async def serve(settings: Settings, ready: Callable[[int], None] = lambda port: None) -> None:
+    """Run a gateway until SIGTERM or SIGINT. ``ready`` is told the port once requests are answered."""
+    gateway = Gateway(settings)
+    ending = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ending.set)
+    ready(await gateway.start())
+    await ending.wait()
+    log.info("ending: finishing requests in flight")
+    await gateway.stop()

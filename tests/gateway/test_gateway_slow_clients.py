@@ -1,0 +1,116 @@
+"""Clients that take their time: each kind of slowness has an end. The gateway runs in this process, with short times,
+on the standard event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from helpers.gateway import endpoint, replica, says, until
+
+from localml.core.routes_table import RouteTable, write_routes
+from localml.gateway import downstream, exchange, server, upload
+from localml.gateway.server import Gateway, Settings
+
+HEAD = b"POST /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downstream, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(downstream, "IDLE_TIMEOUT", 0.4)
+    monkeypatch.setattr(downstream, "LINGER", 0.1)
+    monkeypatch.setattr(upload, "CLIENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(exchange, "CLIENT_TIMEOUT", 0.2)
+    monkeypatch.setattr(server, "SWEEP", 0.05)
+
+
+@asynccontextmanager
+async def gateway(data: Path, url: str) -> AsyncIterator[tuple[Gateway, int]]:
+    write_routes(data, RouteTable(endpoints=(endpoint("d", url),)))
+    made = Gateway(Settings(data, drain_s=1.0))
+    port = await made.start()
+    try:
+        yield made, port
+    finally:
+        await made.stop()
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered"),
+    [
+        (b"", b""),
+        (HEAD, b"HTTP/1.1 408"),
+        (HEAD + b"Content-Length: 10\r\n\r\nhalf", b"HTTP/1.1 408"),
+        (HEAD + b"Content-Length: 10000000\r\n\r\nhalf", b"HTTP/1.1 408"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n", b"HTTP/1.1 408"),
+        (HEAD + b"Content-Length: 0\r\n\r\n", b"HTTP/1.1 200"),  # and then nothing: the connection is closed
+        (HEAD + b"Content-Length: 0\r\n\r\nGET", b"HTTP/1.1 200"),
+    ],
+)
+def test_a_client_that_stops_is_answered_and_left(tmp_path: Path, sent: bytes, answered: bytes) -> None:
+    async def act() -> None:
+        async with replica(says("ok")) as url, gateway(tmp_path, url) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(sent)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.startswith(answered), answer
+            writer.close()
+
+    asyncio.run(act())
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut(tmp_path: Path) -> None:
+    async def endless(request: web.BaseRequest) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(bytes(1 << 16))
+
+    async def act() -> None:
+        async with replica(endless) as url, gateway(tmp_path, url) as (made, port):
+            _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 10)
+            writer.write(b"GET /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            counts = made.router.endpoints["d"].variants["v1"].counts
+            await until(lambda: counts.errors == {"slow_client": 1})
+            assert counts.inflight == 0
+            writer.transport.abort()
+
+    asyncio.run(act())
+
+
+def test_a_large_answer_is_read_to_its_end_by_a_client_that_goes_on_slowly(tmp_path: Path) -> None:
+    """The limits are for standing still, not for being slow."""
+    size = 3_000_000
+
+    async def act() -> None:
+        async with replica(says("x" * size)) as url, gateway(tmp_path, url) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 14)
+            writer.write(b"GET /endpoints/d/x HTTP/1.0\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            got = 0
+            while piece := await reader.read(size // 20):
+                got += len(piece)
+                await asyncio.sleep(0.002)
+            assert got == size
+            writer.close()
+
+    asyncio.run(act())
+
+
+def test_more_connections_than_there_is_room_for_are_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_raise_file_limit", lambda: 2)
+
+    async def act() -> None:
+        async with replica(says("ok")) as url, gateway(tmp_path, url) as (_, port):
+            kept = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert (await reader.read()).startswith(b"HTTP/1.1 503")
+            for _, one in [*kept, (reader, writer)]:
+                one.close()
+
+    asyncio.run(act())
