@@ -194,6 +194,10 @@ class Client(Serving):
         path = "/events" if ref is None else f"/workloads/{_part(ref)}/events"
         return [make(Event, one) for one in self._http.json("GET", path, after=after, limit=limit)["events"]]
 
+    def ssh(self, ref: Reference) -> dict[str, Any]:
+        """Open ssh access: ``user``, ``private_key``, ``host_key``, and in ``doors`` where each running replica is."""
+        return dict(self._http.json("POST", f"/workloads/{_part(ref)}/ssh"))
+
     # -- output ----------------------------------------------------------------------------------
 
     def output(self, ref: Reference, **query: Any) -> Output:

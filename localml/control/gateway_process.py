@@ -28,6 +28,7 @@ PID_NAME = "gateway.json"
 LOG_NAME = "gateway.log"
 _FIRST_WAIT_S, _LAST_WAIT_S = 0.2, 10.0
 _WELL_S = 30.0
+_SHORT_LIVES = 3
 
 
 class GatewaySupervisor:
@@ -80,7 +81,7 @@ class GatewaySupervisor:
             os.close(end)
 
     def _run(self) -> None:
-        wait = _FIRST_WAIT_S
+        short_lives = 0
         while not self._stopping:
             began = time.monotonic()
             try:
@@ -91,8 +92,9 @@ class GatewaySupervisor:
                 ended = True
             if not ended:
                 return
-            wait = _FIRST_WAIT_S if time.monotonic() - began > _WELL_S else min(wait * 2, _LAST_WAIT_S)
-            if self._port == 0 and wait > _FIRST_WAIT_S:
+            short_lives = 0 if time.monotonic() - began > _WELL_S else short_lives + 1
+            wait = min(_FIRST_WAIT_S * 2**short_lives, _LAST_WAIT_S)
+            if self._port == 0 and short_lives >= _SHORT_LIVES:
                 address_path(self._data).unlink(missing_ok=True)  # its former port may be somebody else's by now
             if self._pause(wait):
                 return

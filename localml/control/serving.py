@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from localml.control.serving_plan import (
     plan_endpoint,
     scaled,
 )
-from localml.control.serving_routes import Tokens, table
+from localml.control.serving_routes import Tokens, route, table
 from localml.control.serving_spec import ServingSite, replica_spec
 from localml.control.serving_stats import Statistics
 from localml.core.clock import Clock
@@ -40,7 +40,7 @@ from localml.core.logfiles import LogStore
 from localml.core.models import Attempt, Endpoint, EndpointReplica, Variant, Workload
 from localml.core.ports import Store
 from localml.core.routes_table import BadTable, RouteTable, read_routes, write_routes
-from localml.core.serving import ReplicaState, VariantState
+from localml.core.serving import EndpointState, ReplicaState, VariantState
 from localml.core.states import Kind
 from localml.core.workloads import Submission, Workloads
 
@@ -201,14 +201,18 @@ class ServingController:
         known = self._known()
         for _ in range(_PASSES):
             records = self._load()
-            pairs = [(record, view_of(record, known)) for record in records]
+            pairs = [(record, self._view(record, known)) for record in records]
             done = [self._carry_out(record, plan_endpoint(view, now), now) for record, view in pairs]
             if not any(done):
                 return pairs
-        return [(record, view_of(record, known)) for record in self._load()]
+        return [(record, self._view(record, known)) for record in self._load()]
+
+    def _view(self, record: EndpointRecord, known: Known) -> EndpointView:
+        view = view_of(record, known)
+        return replace(view, published=False) if self._is_news(record, view) else view
 
     def _known(self) -> Known:
-        return Known(self._answer, self._told, self._why, self._tail, self._counts, self._published)
+        return Known(self._answer, self._told, self._why, self._tail, self._counts)
 
     def _carry_out(self, record: EndpointRecord, steps: list[Step], now: float) -> bool:
         """Write and do; whether anything was done."""
@@ -300,11 +304,14 @@ class ServingController:
         busy = self._stats.inflight(record.row.route, one.row.id or 0, one.row.attempt_id)
         return (seen and not busy) or waited > _MAX_DRAIN_S or not self._gateway_lives()
 
-    def _published(self, record: EndpointRecord) -> bool:
-        if self._gateway is None:
+    def _is_news(self, record: EndpointRecord, view: EndpointView) -> bool:
+        """Whether the gateway does not know of an endpoint as it is now; asked while something is under way."""
+        if self._gateway is None or record.row.state not in (EndpointState.STARTING, EndpointState.UPDATING):
+            return False
+        written = self._written.endpoints if self._written is not None else ()
+        if route(record, view, self._around.tokens) not in written or not self._gateway.running:
             return True
-        generation = self._generations.get(record.row.route)
-        return generation is not None and self._gateway.running and self._stats.generation >= generation
+        return self._stats.generation < self._generations.get(record.row.route, 0)
 
     def _gateway_lives(self) -> bool:
         return self._gateway is not None and self._gateway.running

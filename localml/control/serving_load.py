@@ -139,7 +139,6 @@ class Known:
         why: why a queued workload waits.
         tail: the last line that an ended attempt wrote.
         counts: (requests, errors) of a variant.
-        published: whether the gateway has the endpoint as it was last written.
     """
 
     answer: Callable[[ReplicaRecord], Answer | None]
@@ -147,7 +146,6 @@ class Known:
     why: Callable[[Workload], str]
     tail: Callable[[Attempt], str]
     counts: Callable[[EndpointRecord, Variant], tuple[int, int]]
-    published: Callable[[EndpointRecord], bool]
 
 
 def view_of(record: EndpointRecord, known: Known) -> EndpointView:
@@ -162,7 +160,6 @@ def view_of(record: EndpointRecord, known: Known) -> EndpointView:
         state=row.state,
         message=row.message,
         last_failure=record.last_failure,
-        published=known.published(record),
         variants=tuple(_variant(record, one, known) for one in record.variants),
     )
 

@@ -35,7 +35,7 @@ def replica_id(number: int, attempt: int | None) -> str:
 def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], tokens: Tokens, generation: int) -> RouteTable:
     """The whole table. Endpoints that are stopped or deleted stay in it while replicas drain."""
     return RouteTable(
-        generation=generation, endpoints=tuple(_endpoint(one, view, tokens) for one, view in _one_per_route(pairs))
+        generation=generation, endpoints=tuple(route(one, view, tokens) for one, view in _one_per_route(pairs))
     )
 
 
@@ -51,7 +51,8 @@ def _one_per_route(
     return found.values()
 
 
-def _endpoint(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> EndpointRoute:
+def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> EndpointRoute:
+    """One endpoint as the gateway shall have it."""
     shares, spec = weights(view), record.spec
     return EndpointRoute(
         name=record.row.route,

@@ -74,8 +74,10 @@ class AsyncExec:
         if stream is None:
             return
         # Not on the command's own threads: they may all be busy waiting for it.
-        await asyncio.get_running_loop().run_in_executor(None, stream.close)
-        self._threads.shutdown(wait=False)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, stream.close)
+        finally:
+            self._threads.shutdown(wait=False)
 
     @property
     def closed(self) -> bool:

@@ -82,13 +82,13 @@ def test_an_endpoint_is_ready_only_when_the_gateway_has_its_route(routed: Servin
 def test_a_rollout_replaces_the_version_without_a_gap(rig: ServingRig) -> None:
     number = rig.create()
     rig.run()
-    rig.prober.all_ready = False
+    rig.prober.trouble = {2: "is loading"}
     rig.rollout(number)
     assert rig.at(number) == "updating"
     rig.run()
     assert rig.shape(number) == {"v1": ("serving", 1), "v2": ("rolling", 0)}
     assert rig.shares() == {"v1": (100, ["ready"])}
-    rig.prober.all_ready = True
+    rig.prober.trouble = {}
     rig.run()
     assert rig.shape(number) == {"v2": ("serving", 1)}
     assert rig.shares() == {"v2": (100, ["ready"])}

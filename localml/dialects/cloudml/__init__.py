@@ -1,4 +1,4 @@
-"""Xiaomi Cloud-ML at ``/cloud_ml/v1``: training jobs, quota and frameworks.
+"""Xiaomi Cloud-ML at ``/cloud_ml/v1``: training jobs, model services, development environments, tensorboards, quota.
 
 Where the vendor's service differs from one machine, this dialect does so:
 
@@ -6,6 +6,13 @@ Where the vendor's service differs from one machine, this dialect does so:
 - Node selectors are kept and answered, and choose nothing: there is one machine.
 - ``model_input_path``, ``model_export_path``, ``data_input_path``, ``data_output_path`` and ``log_path`` reach the
   program as environment variables of the same names in capitals.
+- A model service is served over HTTP (Open Inference Protocol) by the gateway; ``http_address`` is where. There is no
+  gRPC. ``model_args`` reach an image of one's own as ``MODEL_ARGS``.
+- A development environment is a JupyterLab, opened with the ``password`` of the request; there is no ssh. Its files
+  are in the folder that localml keeps for the user under the environment's name, and outlast it.
+- Environments count in the pool ``cloudml/dev/<organisation>``, tensorboards in ``cloudml/tensorboard/<organisation>``:
+  the documented quota has no members for these, so ``tensorboard_quota`` and ``tensorboard_used`` count them, as the
+  published client expects.
 - A volume is a folder of the bucket tree (``fds://bucket/folder``), or, by a bare name, one that localml keeps.
 """
 
@@ -16,7 +23,9 @@ from flask import Flask
 from localml.dialects.cloudml.auth import authenticate
 from localml.dialects.cloudml.document import SECURITY_SCHEMES, complete
 from localml.dialects.cloudml.errors import render_error
+from localml.dialects.cloudml.model_routes import api as model_api
 from localml.dialects.cloudml.routes import PUBLIC, api
+from localml.dialects.cloudml.tool_routes import api as tool_api
 from localml.dialects.kit import Dialect, make_app
 from localml.platform import Platform
 
@@ -29,7 +38,7 @@ DIALECT = Dialect(
     version="1",
     authenticate=authenticate,
     render_error=render_error,
-    apis=(api,),
+    apis=(api, model_api, tool_api),
     public=PUBLIC,
     security_schemes=SECURITY_SCHEMES,
     document=complete,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from localml.core.errors import Code, LocalmlError, invalid
@@ -35,10 +37,24 @@ _ORDER = "POST GET DELETE"  # as the vendor lists them
 def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a failure."""
     status, text = ERRORS[error.code]
+    if "said" in error.details:
+        return status, {"error": True, "message": error.details["said"]}
     methods = "/".join(sorted(error.details.get("allowed", ()), key=_ORDER.find))
     if text == INVALID:
         return status, {"error": True, "message": text.format(message=error.message.rstrip("."))}
     return status, {"error": True, "message": text.format(message=error.message, allowed=methods)}
+
+
+@contextmanager
+def worded(texts: Mapping[Code, str]) -> Iterator[None]:
+    """Failures raised inside are told in an operation's own words: code -> text, which may hold ``{message}``."""
+    try:
+        yield
+    except LocalmlError as error:
+        if error.code not in texts:
+            raise
+        said = texts[error.code].format(message=error.message)
+        raise LocalmlError(error.code, error.message, field=error.field, details={"said": said}) from error
 
 
 def missing(text: str) -> LocalmlError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from dataclasses import dataclass
 
-from localml.core.models import Event, Workload
+from localml.core.endpoints import Endpoints
+from localml.core.models import Endpoint, Event, Workload
+from localml.core.workloads import Workloads
 from localml.dialects.cloudml import schemas
 from localml.dialects.kit.times import iso_time
 from localml.platform import Platform
@@ -14,22 +16,41 @@ NAMESPACE = "default"
 _PAGE = 1000
 
 
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What events are about, as Kubernetes would have it; ``what`` is part of derived ids."""
+
+    name: str
+    number: int
+    kind: str
+    api_version: str
+    what: str
+
+
 def event_list(platform: Platform, row: Workload) -> schemas.EventList:
     """All events of a workload, oldest first."""
-    found = [_kubernetes(platform.install, row, event) for event in _events(platform, row.id or 0)]
+    return _event_list(
+        platform.install, _Subject(row.name, row.id or 0, "Job", "batch/v1", "workload"), platform.workloads
+    )
+
+
+def endpoint_event_list(platform: Platform, row: Endpoint) -> schemas.EventList:
+    """All events of an endpoint, oldest first."""
+    subject = _Subject(row.name, row.id or 0, "Deployment", "apps/v1", "endpoint")
+    return _event_list(platform.install, subject, platform.endpoints)
+
+
+def _event_list(install: str, subject: _Subject, source: Workloads | Endpoints) -> schemas.EventList:
+    found, after = [], 0
+    while page := source.events(subject.number, after=after, limit=_PAGE):
+        found += [_kubernetes(install, subject, event) for event in page]
+        after = page[-1].id or 0
     return schemas.EventList(data=found, events=found)
 
 
-def _events(platform: Platform, number: int) -> Iterable[Event]:
-    after = 0
-    while page := platform.workloads.events(number, after=after, limit=_PAGE):
-        yield from page
-        after = page[-1].id or 0
-
-
-def _kubernetes(install: str, row: Workload, event: Event) -> schemas.Event:
+def _kubernetes(install: str, of: _Subject, event: Event) -> schemas.Event:
     """Ids are derived, so that an event keeps its own whenever it is asked for."""
-    subject = f"{row.name}-{event.replica}" if event.replica else row.name
+    subject = f"{of.name}-{event.replica}" if event.replica else of.name
     name = f"{subject}.{event.id or 0:016x}"
     at = iso_time(event.at)
     return schemas.Event(
@@ -39,11 +60,11 @@ def _kubernetes(install: str, row: Workload, event: Event) -> schemas.Event:
         source=schemas.EventSource(component=event.source),
         reason=event.reason,
         involvedObject=schemas.InvolvedObject(
-            kind="Pod" if event.replica else "Job",
-            uid=_uid(install, "workload", row.id, event.replica),
+            kind="Pod" if event.replica else of.kind,
+            uid=_uid(install, of.what, of.number, event.replica),
             namespace=NAMESPACE,
-            apiVersion="v1" if event.replica else "batch/v1",
-            resourceVersion=str(row.id),
+            apiVersion="v1" if event.replica else of.api_version,
+            resourceVersion=str(of.number),
             name=subject,
         ),
         message=event.message,

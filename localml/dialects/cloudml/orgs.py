@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from localml.core.errors import LocalmlError
 from localml.core.identity import Caller
-from localml.core.states import Kind
+from localml.core.states import HOLDING, Kind
 from localml.core.workloads import Full, Query
 from localml.dialects.cloudml.errors import foreign_org, missing, need_org
 from localml.platform import Platform
@@ -34,6 +34,25 @@ def org_of(platform: Platform, caller: Caller, given: str | None, lacking: Local
     if org == caller.org or (caller.admin and (org == ALL or org in known_orgs(platform))):
         return org
     raise foreign_org(org)
+
+
+def listed(platform: Platform, kind: Kind, org: str) -> list[Full]:
+    """Live workloads of an organisation, or of :data:`ALL`, the newest first. This API has no pages.
+
+    Those that run carry their containers, because answers tell of their ports.
+    """
+    found: list[Full] = []
+    cursor: str | None = None
+    while True:
+        query = Query(kinds=(kind,), dialect=DIALECT, project=None if org == ALL else org, limit=500, after=cursor)
+        page = platform.workloads.page(query)
+        details = platform.workloads.details(row.id or 0 for row in page.items)
+        for row in page.items:
+            with_ports = kind is not Kind.JOB and row.state in HOLDING
+            found.append(platform.workloads.get(row.id or 0) if with_ports else Full(row, *details[row.id or 0]))
+        cursor = page.cursor
+        if cursor is None:
+            return found
 
 
 def find(platform: Platform, kind: Kind, name: str, org: str, gone: str, lacking: LocalmlError | None = None) -> Full:

@@ -10,14 +10,13 @@ from flask_openapi.types import ResponseDict
 
 from localml.core.errors import LocalmlError
 from localml.core.identity import Caller
-from localml.core.models import Workload
 from localml.core.states import Kind
-from localml.core.workloads import Full, Query, Submission
+from localml.core.workloads import Full, Submission
 from localml.dialects.cloudml import schemas
 from localml.dialects.cloudml.document import SCHEME
 from localml.dialects.cloudml.errors import missing, need_org
 from localml.dialects.cloudml.happenings import event_list
-from localml.dialects.cloudml.orgs import ALL, DIALECT, find, known_orgs, org_of
+from localml.dialects.cloudml.orgs import ALL, DIALECT, find, known_orgs, listed, org_of
 from localml.dialects.cloudml.quota import pool_of, quota_records
 from localml.dialects.cloudml.translate import stored_request, train_answer, train_spec
 from localml.dialects.kit import caller, platform
@@ -58,7 +57,7 @@ PUBLIC = frozenset({"cloudml.list_frameworks", "cloudml.post_frameworks"})
 def list_train_jobs(query: schemas.OrgQuery) -> dict[str, Any]:
     """List training jobs"""
     org = org_of(platform(), caller(), query.org_id)
-    return {"data": [_answer(one) for one in _all_jobs(None if org == ALL else org)]}
+    return {"data": [_answer(one) for one in listed(platform(), Kind.JOB, org)]}
 
 
 @api.post(
@@ -190,24 +189,6 @@ def _number(job: Full) -> int:
 
 def _answer(job: Full) -> dict[str, Any]:
     return train_answer(platform(), job.row, job.spec, job.request or {})
-
-
-def _all_jobs(org: str | None) -> list[Full]:
-    """Live jobs, the newest first. This API has no pages."""
-    found: list[Full] = []
-    cursor: str | None = None
-    while True:
-        query = Query(kinds=(Kind.JOB,), dialect=DIALECT, project=org, limit=500, after=cursor)
-        page = platform().workloads.page(query)
-        found += _with_details(page.items)
-        cursor = page.cursor
-        if cursor is None:
-            return found
-
-
-def _with_details(rows: list[Workload]) -> list[Full]:
-    details = platform().workloads.details(row.id or 0 for row in rows)
-    return [Full(row, *details[row.id or 0]) for row in rows]
 
 
 def _quota(org: str) -> list[dict[str, Any]]:

@@ -56,6 +56,33 @@ class JobPath(BaseModel):
     job_name: str = Field(min_length=1)
 
 
+class ReplicaQuery(OrgQuery):
+    """``replica``: only this one of several, counted from 0. There is no proxy, and so no log of it."""
+
+    replica: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+
+
+class ModelPath(BaseModel):
+    """A model service in the URL."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str = Field(min_length=1)
+    model_version: str = Field(min_length=1)
+
+
+class DevPath(BaseModel):
+    """A development environment in the URL."""
+
+    dev_name: str = Field(min_length=1)
+
+
+class BoardPath(BaseModel):
+    """A tensorboard in the URL."""
+
+    tensorboard_name: str = Field(min_length=1)
+
+
 class Error(BaseModel):
     """Every failure."""
 
@@ -86,7 +113,16 @@ class ClusterMember(BaseModel):
     task_args: str | None = None
 
 
-class TrainJobCreate(BaseModel):
+class Volume(BaseModel):
+    """The volume that a request may have, whatever it is for."""
+
+    volume_type: str | None = None
+    volume_path: str | None = None
+    mount_path: Annotated[str | None, AfterValidator(_mount_path)] = None
+    mount_read_only: bool | None = None
+
+
+class TrainJobCreate(Volume):
     """A new training job."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -108,10 +144,6 @@ class TrainJobCreate(BaseModel):
     docker_command: str | None = None
     prepare_command: str | None = None
     finish_command: str | None = None
-    volume_type: str | None = None
-    volume_path: str | None = None
-    mount_path: Annotated[str | None, AfterValidator(_mount_path)] = None
-    mount_read_only: bool | None = None
     model_input_path: str | None = None
     model_export_path: str | None = None
     data_input_path: str | None = None
@@ -170,6 +202,200 @@ class TrainJobList(BaseModel):
     """Jobs of an organisation."""
 
     data: list[TrainJob]
+
+
+class ModelServiceCreate(BaseModel):
+    """A new model service. ``trainer_uri`` and ``job_args`` are other names of ``model_uri`` and ``model_args``;
+    ``job_name`` and ``module_name`` mean nothing here."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    model_name: Name
+    model_version: str = Field(min_length=1)
+    model_uri: Annotated[str | None, Field(min_length=1)] = None
+    trainer_uri: Annotated[str | None, Field(min_length=1)] = None
+    model_args: str | None = None
+    job_args: str | None = None
+    job_name: Any = None
+    module_name: Any = None
+    cpu_limit: CpuAmount | None = None
+    memory_limit: MemoryAmount | None = None
+    gpu_limit: GpuAmount | None = None
+    gpu_type: str | None = None
+    replicas: Count | None = None
+    framework: str | None = None
+    framework_version: str | None = None
+    docker_image: str | None = None
+    docker_command: str | None = None
+    prepare_command: str | None = None
+    finish_command: str | None = None
+
+    @model_validator(mode="after")
+    def _has_a_model(self) -> ModelServiceCreate:
+        if not self.model_uri and not self.trainer_uri:
+            raise invalid("model_uri", "is required")
+        return self
+
+
+class ModelService(BaseModel):
+    """A model service as it is answered, with whatever else the client gave."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    org_id: str
+    org_name: str
+    model_name: str
+    model_version: str
+    model_uri: str | None
+    model_args: str | None
+    cpu_limit: CpuAmount | None
+    memory_limit: MemoryAmount | None
+    gpu_limit: GpuAmount | None
+    service_port: str
+    software: str | None
+    version: str | None
+    state: str
+    create_time: str
+    update_time: str
+    volume_type: str | None
+    volume_path: str | None
+    mount_path: str | None
+    mount_read_only: str
+    prepare_command: str | None
+    finish_command: str | None
+    address: str | None
+    http_address: str | None
+    replicas: int
+    pod_replicas: int
+    fds_endpoint: str | None
+    fds_bucket: str | None
+    docker_image: str | None
+    docker_command: str | None
+    framework: str | None
+    framework_version: str | None
+    job_name: str | None
+    module_name: str | None
+    trainer_uri: str | None
+    job_args: str | None
+    cluster_name: str | None
+    cluster_env_var: str | None
+
+
+class ModelServiceList(BaseModel):
+    """Model services of an organisation."""
+
+    data: list[ModelService]
+
+
+class NetworkEntry(BaseModel):
+    """A port of a development environment; ``JUPYTER`` is the notebook's own, which it always has."""
+
+    protocol: Literal["JUPYTER", "TCP"]
+    port: int = Field(ge=1, le=65535)
+    whitelist: list[str] = []
+
+
+class DevEnvCreate(Volume):
+    """A new development environment. ``password`` is what the notebook is opened with."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    dev_name: Name
+    password: str | None = None
+    cpu_limit: CpuAmount | None = None
+    memory_limit: MemoryAmount | None = None
+    gpu_limit: GpuAmount | None = None
+    gpu_type: str | None = None
+    framework: str | None = None
+    framework_version: str | None = None
+    docker_image: str | None = None
+    docker_command: str | None = None
+    network: list[NetworkEntry] | None = None
+
+
+class DevEnv(BaseModel):
+    """A development environment as it is answered, with whatever else the client gave."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    org_id: str
+    org_name: str
+    dev_name: str
+    cpu_limit: CpuAmount | None
+    memory_limit: MemoryAmount | None
+    gpu_limit: GpuAmount | None
+    service_port: str
+    software: str | None
+    version: str | None
+    state: str
+    create_time: str
+    update_time: str
+    volume_type: str | None
+    volume_path: str | None
+    mount_path: str | None
+    mount_read_only: str
+    prepare_command: str | None
+    finish_command: str | None
+    password: str
+    notebook_port: str
+    ssh_port: str
+    address: str
+    ssh_address: str
+    proxy_whitelist: list[str]
+    network: list[dict[str, Any]]
+    ceph_volume: str | None
+    ceph_mode: str | None
+    docker_image: str | None
+    docker_command: str | None
+    framework: str | None
+    framework_version: str | None
+    job_name: str | None
+    module_name: str | None
+    trainer_uri: str | None
+    job_args: str | None
+    cluster_name: str | None
+    cluster_env_var: str | None
+    url: str | None
+
+
+class DevEnvList(BaseModel):
+    """Development environments of an organisation."""
+
+    data: list[DevEnv]
+
+
+class TensorboardCreate(BaseModel):
+    """A new tensorboard."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    tensorboard_name: Name
+    logdir: str = Field(min_length=1)
+    docker_image: str | None = None
+    docker_command: str | None = None
+
+
+class Tensorboard(BaseModel):
+    """A tensorboard as it is answered, with whatever else the client gave."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    org_id: str
+    org_name: str
+    tensorboard_name: str
+    logdir: str
+    service_port: str
+    state: str
+    create_time: str
+    update_time: str
+    address: str
+    url: str | None
+
+
+class TensorboardList(BaseModel):
+    """Tensorboards of an organisation."""
+
+    data: list[Tensorboard]
 
 
 class EventSource(BaseModel):

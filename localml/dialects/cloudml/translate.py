@@ -12,7 +12,7 @@ from localml.core.models import Workload
 from localml.core.specs import Mount, Port, Resources, Role, WorkloadSpec
 from localml.core.states import Desired, State
 from localml.dialects.cloudml.amounts import cores, memory_bytes
-from localml.dialects.cloudml.schemas import ClusterMember, TrainJob, TrainJobCreate
+from localml.dialects.cloudml.schemas import ClusterMember, TrainJob, TrainJobCreate, Volume
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
 
@@ -77,7 +77,7 @@ def train_spec(platform: Platform, job: TrainJobCreate) -> WorkloadSpec:
         )
         for name, member in members.items()
     )
-    return WorkloadSpec(roles=roles, mounts=_mounts(platform, job))
+    return WorkloadSpec(roles=roles, mounts=mounts(platform, job))
 
 
 def _members(job: TrainJobCreate) -> dict[str, ClusterMember]:
@@ -121,14 +121,33 @@ def _env(job: TrainJobCreate, member: ClusterMember) -> dict[str, str]:
 
 
 def _resources(platform: Platform, job: TrainJobCreate, member: ClusterMember) -> Resources:
-    cpu = cores(member.cpu_limit if member.cpu_limit is not None else job.cpu_limit)
-    gpu = member.gpu_limit if member.gpu_limit is not None else job.gpu_limit or 0
+    return replica_resources(
+        platform,
+        member.cpu_limit if member.cpu_limit is not None else job.cpu_limit,
+        member.memory_limit or job.memory_limit,
+        member.gpu_limit if member.gpu_limit is not None else job.gpu_limit,
+        member.gpu_type or job.gpu_type,
+    )
+
+
+def replica_resources(
+    platform: Platform,
+    cpu_limit: float | str | None,
+    memory_limit: str | None,
+    gpu_limit: int | None,
+    gpu_type: str | None,
+) -> Resources:
+    """What one container needs.
+
+    Raises:
+        LocalmlError: ``CAPACITY`` for amounts that no machine has.
+    """
+    cpu, gpu = cores(cpu_limit), gpu_limit or 0
     if cpu is not None and cpu > _MOST_CORES:
         raise _too_much("cpu_limit", cpu, platform.machine().cpu, "CPU cores")
     if gpu > _MOST_GPUS:
         raise _too_much("gpu_limit", gpu, len(platform.gpus.devices()), "GPUs")
-    memory = memory_bytes(member.memory_limit or job.memory_limit)
-    return Resources(cpu=cpu, memory=memory, gpu=gpu, gpu_type=member.gpu_type or job.gpu_type or None)
+    return Resources(cpu=cpu, memory=memory_bytes(memory_limit), gpu=gpu, gpu_type=gpu_type or None)
 
 
 def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError:
@@ -136,7 +155,12 @@ def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError
     return LocalmlError(Code.CAPACITY, words, field=field, details={"asked": asked, "available": there})
 
 
-def _mounts(platform: Platform, job: TrainJobCreate) -> tuple[Mount, ...]:
+def mounts(platform: Platform, job: Volume) -> tuple[Mount, ...]:
+    """The volume of a request, if it has one.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming ``volume_path`` or ``mount_path``.
+    """
     if not job.volume_path and not job.mount_path:
         return ()
     if not job.volume_path:
@@ -155,7 +179,6 @@ def train_answer(platform: Platform, row: Workload, spec: WorkloadSpec, request:
     """A job as it is answered, a :class:`TrainJob`: what the client gave, with its types, and what became of it."""
     software, version = _software(platform, request)
     given = {name: value for name, value in request.items() if name not in _NOT_ECHOED}
-    read_only = request.get("mount_read_only")
     computed = {
         "org_id": row.project,
         "org_name": row.project,
@@ -168,9 +191,15 @@ def train_answer(platform: Platform, row: Workload, spec: WorkloadSpec, request:
         "state": state_word(row),
         "create_time": plain_time(row.created_at),
         "update_time": plain_time(row.updated_at),
-        "mount_read_only": str(read_only is True or str(read_only).lower() in ("true", "1")),
+        "mount_read_only": read_only_text(request),
     }
     return {**dict.fromkeys(TrainJob.model_fields), **given, **computed}
+
+
+def read_only_text(request: Mapping[str, Any]) -> str:
+    """The flag of a request's volume as Python writes it."""
+    given = request.get("mount_read_only")
+    return str(given is True or str(given).lower() in ("true", "1"))
 
 
 def _software(platform: Platform, request: Mapping[str, Any]) -> tuple[str | None, str | None]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response, g, jsonify, request
@@ -46,6 +48,8 @@ class Dialect:
             ``UNAUTHENTICATED``.
         render_error: HTTP status and JSON body of a failure.
         apis: the operations.
+        documented: the same operations with their documentation, for a dialect with so many that this would take
+            much of the start and of the memory; ``apis`` are made without (``doc_ui=False``) then.
         public: names of endpoints (``blueprint.function``) that need no caller.
         security_schemes: for the document.
         document: changes the generated document in place, for what the generator cannot say.
@@ -60,6 +64,7 @@ class Dialect:
     authenticate: Callable[[Platform, Request], Caller]
     render_error: Callable[[LocalmlError], tuple[int, dict[str, Any]]]
     apis: tuple[APIBlueprint, ...]
+    documented: Callable[[], Iterable[APIBlueprint]] | None = None
     public: frozenset[str] = frozenset()
     security_schemes: dict[str, Any] = field(default_factory=dict)
     document: Callable[[dict[str, Any]], None] = lambda _: None
@@ -89,10 +94,27 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     app.before_request(identify)
     for api in dialect.apis:
         app.register_api(api)
-    app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", lambda: jsonify(app.api_doc))
+    app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", _document_view(dialect, app))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment,method-assign]
     forget_schemas()
     return app
+
+
+def _document_view(dialect: Dialect, app: OpenAPI) -> Callable[[], Response]:
+    """Answers the document: the app's own, or that of a twin which is made for it and thrown away."""
+    if dialect.documented is None:
+        return lambda: jsonify(app.api_doc)
+    documented = dialect.documented
+
+    @cache
+    def text() -> str:
+        twin = _App(dialect)
+        for api in documented():
+            twin.register_api(api)
+        forget_schemas()
+        return json.dumps(twin.api_doc)
+
+    return lambda: Response(text(), mimetype="application/json")
 
 
 class _App(OpenAPI):

@@ -27,6 +27,7 @@ def create_app(platform: Platform) -> Flask:
         authenticate=authenticate,
         render_error=_render,
         apis=tuple(blueprints(PREFIX, platform)),
+        documented=lambda: blueprints(PREFIX, platform, documented=True),
         security_schemes={
             "token": {"type": "http", "scheme": "bearer"},
             "password": {"type": "http", "scheme": "basic"},

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from flask import Flask
 from helpers.cloudml import SignedClient, into, put_trainer
+from helpers.models import times
 
 from localml.config import Config
 from localml.core.clock import ManualClock
@@ -15,6 +16,7 @@ from localml.dialects.cloudml import create_app
 from localml.engines.fake import FakeEngine
 from localml.platform import Platform
 
+MODEL = "fds://cloud-ml-test/linear/model"
 TRAINER = "fds://cloud-ml-test/linear/trainer-1.0.0.tar.gz"
 
 
@@ -28,6 +30,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> It
     config = Config(tmp_path_factory.mktemp("data"), engine="fake", gpus="simulated:2", cpus=8, memory=16 << 30, port=0)
     opened = Platform(config, engine=engine, clock=ManualClock(1487571399.0))
     put_trainer(opened.buckets, TRAINER)
+    with opened.buckets.open(f"{MODEL}/model.onnx", "wb") as file:
+        file.write(times(2))
     yield opened
     opened.close()
 
@@ -44,3 +48,5 @@ def client(platform: Platform, app: Flask) -> Iterator[SignedClient]:
     yield SignedClient(given.access_key, given.secret_key, into(app))
     for row in platform.workloads.page(Query(dialect="cloudml", limit=1000)).items:
         platform.workloads.delete(row.id or 0, platform.identity.user("admin"))
+    for endpoint in platform.endpoints.list(None, "cloudml"):
+        platform.endpoints.delete(endpoint.row.id or 0, platform.identity.user("admin"))

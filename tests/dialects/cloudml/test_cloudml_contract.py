@@ -18,7 +18,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.platform import Platform
 
 CONTRACT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "contracts" / "cloudml.yaml").read_text())
-SERVED = {"train", "quota", "framework"}
+SERVED = {"train", "model", "dev", "tensorboard", "quota", "framework"}
 JOB = "linear1"
 
 
@@ -32,8 +32,10 @@ class Operation:
     def schema(self, status: int) -> dict[str, Any]:
         return _content(self.said["responses"][str(status)])["schema"]
 
-    def url(self, query: str = "", job: str = JOB) -> str:
-        return self.path.format(job_name=job) + query
+    def url(self, query: str = "", name: str | None = None) -> str:
+        names = {"job_name": JOB, "dev_name": "dev4", "tensorboard_name": "mnist"}
+        names |= {"model_name": "linear1", "model_version": "v1"}
+        return self.path.format(**{key: name or value for key, value in names.items()}) + query
 
 
 def _resolved(part: dict[str, Any]) -> dict[str, Any]:
@@ -71,18 +73,27 @@ def check(answer: Answer, operation: Operation) -> None:
     Draft202012Validator(schema).validate(answer.json)
 
 
-REQUEST = _examples(OPERATIONS["submitTrainJob"].said["requestBody"]["content"]["application/json"])[0]
+CREATE = ("submitTrainJob", "createModelService", "createDevEnv", "createTensorboard")
+
+
+def _request(name: str) -> dict[str, Any]:
+    """The last example: of the two of a model service the one with the members that the client sends."""
+    return dict(_examples(OPERATIONS[name].said["requestBody"]["content"]["application/json"])[-1])
+
+
+REQUEST = _request("submitTrainJob")
 
 
 @pytest.fixture
 def job(client: SignedClient) -> str:
-    assert client.post("/train", REQUEST).status == 200
+    """One of each kind, as the examples have them; the job's name."""
+    for name in CREATE:
+        assert client.post(OPERATIONS[name].path, _request(name)).status == 200
     return str(REQUEST["job_name"])
 
 
 def test_the_contract_has_the_operations_that_are_meant() -> None:
-    assert len(OPERATIONS) == 8
-    assert len(_examples(OPERATIONS["submitTrainJob"].said["requestBody"]["content"]["application/json"])) == 1
+    assert len(OPERATIONS) == 24
 
 
 @pytest.mark.parametrize(
@@ -112,16 +123,32 @@ def test_the_example_of_a_job_is_accepted_and_answered_member_by_member(client: 
     assert client.get("/train").json == {"data": [answer.json]}
 
 
-def test_a_deletion_is_confirmed_in_the_documented_words(client: SignedClient, job: str) -> None:
-    operation = OPERATIONS["deleteTrainJob"]
-    answer = client.delete(f"/train/{job}")
+@pytest.mark.parametrize("name", CREATE[1:])
+def test_the_examples_of_tools_are_accepted_and_answered_member_by_member(name: str, client: SignedClient) -> None:
+    operation, request = OPERATIONS[name], _request(name)
+    answer = client.post(operation.path, request)
+    assert answer.status == 200, answer.data
+    check(answer, operation)
+    example = _examples(_content(operation.said["responses"]["200"]))[0]
+    assert set(example) <= set(answer.json)
+    assert {member: answer.json[member] for member in request} == request
+    assert answer.json["create_time"] == "2017-02-20 06:16:39"
+    one = next(other for other in OPERATIONS.values() if other.path.startswith(operation.path + "/{"))
+    assert client.get(one.url()).json == answer.json
+    assert client.get(operation.path).json == {"data": [answer.json]}
+
+
+@pytest.mark.parametrize("name", ["deleteTrainJob", "deleteModelService", "deleteDevEnv", "deleteTensorboard"])
+def test_a_deletion_is_confirmed_in_the_documented_words(name: str, client: SignedClient, job: str) -> None:
+    operation = OPERATIONS[name]
+    answer = client.delete(operation.url())
     check(answer, operation)
     assert [answer.json] == _examples(_content(operation.said["responses"]["200"]))
-    assert client.get("/train").json == {"data": []}
+    assert client.get(operation.path.partition("/{")[0]).json == {"data": []}
 
 
-def _plain(query: str = "", job: str = JOB, body: Any = None) -> Callable[[SignedClient, Operation], Answer]:
-    return lambda client, operation: client.call(operation.method, operation.url(query, job), body)
+def _plain(query: str = "", name: str | None = None, body: Any = None) -> Callable[[SignedClient, Operation], Answer]:
+    return lambda client, operation: client.call(operation.method, operation.url(query, name), body)
 
 
 def _unsigned(client: SignedClient, operation: Operation) -> Answer:
@@ -132,7 +159,9 @@ def _put(client: SignedClient, operation: Operation) -> Answer:
     return client.call("PUT", operation.url())
 
 
-FOREIGN, NO_ORG, NO_JOB = _plain("?org_id=999"), _plain("?org_id="), _plain(job="nothing")
+FOREIGN, NO_ORG, NO_JOB = _plain("?org_id=999"), _plain("?org_id="), _plain(name="nothing")
+DEV, BOARD = _request("createDevEnv"), _request("createTensorboard")
+MODEL = _request("createModelService")
 PROVOKED: dict[tuple[str, int], Callable[[SignedClient, Operation], Answer]] = {
     ("listTrainJobs", 403): FOREIGN,
     ("submitTrainJob", 403): _plain(body={**REQUEST, "job_name": "Not Allowed"}),
@@ -146,12 +175,49 @@ PROVOKED: dict[tuple[str, int], Callable[[SignedClient, Operation], Answer]] = {
     ("getTrainJobLogs", 404): NO_JOB,
     ("listTrainJobEvents", 403): FOREIGN,
     ("listTrainJobEvents", 404): NO_JOB,
+    ("listModelServices", 403): NO_ORG,
+    ("createModelService", 403): _plain(body={**MODEL, "model_uri": "fds://nothing/there"}),
+    ("createModelService", 413): _plain(body={**MODEL, "model_name": "greedy", "gpu_limit": 3}),
+    ("createModelService", 503): _plain(body={**MODEL, "model_name": "unlucky"}),
+    ("getModelService", 403): NO_ORG,
+    ("getModelService", 404): NO_JOB,
+    ("deleteModelService", 403): NO_ORG,
+    ("deleteModelService", 404): NO_JOB,
+    ("deleteModelService", 503): _plain(),
+    ("getModelServiceLogs", 403): FOREIGN,
+    ("getModelServiceLogs", 404): NO_JOB,
+    ("listModelServiceEvents", 403): FOREIGN,
+    ("listModelServiceEvents", 404): NO_JOB,
+    ("listDevEnvs", 403): NO_ORG,
+    ("createDevEnv", 403): _plain(body={**DEV, "dev_name": "Not Allowed"}),
+    ("createDevEnv", 413): _plain(body={**DEV, "dev_name": "greedy", "gpu_limit": 3}),
+    ("createDevEnv", 503): _plain(body={**DEV, "dev_name": "unlucky"}),
+    ("getDevEnv", 403): NO_ORG,
+    ("getDevEnv", 404): NO_JOB,
+    ("deleteDevEnv", 403): NO_ORG,
+    ("deleteDevEnv", 404): NO_JOB,
+    ("deleteDevEnv", 503): _plain(),
+    ("listDevEnvEvents", 403): FOREIGN,
+    ("listDevEnvEvents", 404): NO_JOB,
+    ("createTensorboard", 403): _plain(body={**BOARD, "tensorboard_name": "bad", "logdir": "fds://up/../../etc"}),
+    ("createTensorboard", 413): _plain(body={**BOARD, "tensorboard_name": "one-too-many"}),
+    ("createTensorboard", 503): _plain(body={**BOARD, "tensorboard_name": "unlucky"}),
+    ("getTensorboard", 403): NO_ORG,
+    ("getTensorboard", 404): NO_JOB,
+    ("deleteTensorboard", 404): NO_JOB,
+    ("deleteTensorboard", 503): _plain(),
+    ("listTensorboardEvents", 403): FOREIGN,
+    ("listTensorboardEvents", 404): NO_JOB,
     ("getQuota", 403): NO_ORG,
     ("getQuota", 404): FOREIGN,
     ("getQuota", 405): _put,
     ("listFrameworks", 405): _put,
 } | {(name, 401): _unsigned for name in OPERATIONS if name != "listFrameworks"}
-NEVER_SENT = {("listTrainJobs", 404)}  # nothing to list is an empty list
+NEVER_SENT = {
+    # nothing to list is an empty list, and creating finds nothing missing
+    *((name, 404) for name in ("listTrainJobs", "listModelServices", "listDevEnvs", "listTensorboards")),
+    *((name, 404) for name in ("createDevEnv", "createTensorboard")),
+}
 
 
 def _failures() -> set[tuple[str, int]]:
@@ -170,11 +236,19 @@ def test_failures_come_with_the_documented_status_and_words(
     with monkeypatch.context() as patched:
         if status == 503:
             patched.setattr(platform.workloads, "delete", _disk_full)
-        answer = PROVOKED[name, status](client, operation)
+            patched.setattr(platform.workloads, "submit", _disk_full)
+            patched.setattr(platform.endpoints, "create", _disk_full)
+            patched.setattr(platform.endpoints, "delete", _disk_full)
+        if (name, status) == ("createTensorboard", 413):
+            platform.pools.set_limits("cloudml/tensorboard/default", max_workloads=1)
+        try:
+            answer = PROVOKED[name, status](client, operation)
+        finally:
+            platform.pools.set_limits("cloudml/tensorboard/default")
     assert answer.status == status, answer.data
     check(answer, operation)
     for example in _examples(_content(operation.said["responses"][str(status)])):
-        free = re.escape(example["message"]).replace("xxx", ".+").replace("999", "[^ ]+")
+        free = re.escape(example["message"]).replace("xxx", ".+").replace("XX", ".+").replace("999", "[^ ]+")
         assert re.fullmatch(free, answer.json["message"], re.DOTALL)
 
 
@@ -199,12 +273,26 @@ def test_the_served_document_lists_the_operation_with_its_parameters_and_statuse
     assert {(_resolved(one)["in"], _resolved(one)["name"]) for one in operation.said["parameters"]} <= known
 
 
-@pytest.mark.parametrize("name", ["TrainJobCreate", "TrainJob", "Error", "Event", "Quota"])
+SCHEMAS = (
+    "TrainJobCreate",
+    "TrainJob",
+    "ModelServiceCreate",
+    "ModelService",
+    "DevEnv",
+    "TensorboardCreate",
+    "Tensorboard",
+    "Error",
+    "Event",
+    "Quota",
+)
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
 def test_the_served_schemas_have_the_contracts_members(name: str, document: dict[str, Any]) -> None:
     ours, theirs = document["components"]["schemas"][name], CONTRACT["components"]["schemas"][name]
     assert set(theirs["properties"]) <= set(ours["properties"])
     assert set(theirs["required"]) <= set(ours["required"])
-    if name == "TrainJobCreate":
+    if name.endswith("Create"):
         assert set(theirs["required"]) == set(ours["required"])
 
 

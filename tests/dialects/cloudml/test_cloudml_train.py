@@ -361,7 +361,7 @@ def test_wrong_methods_are_told_the_right_ones(
     assert set(answer.headers["Allow"].split(", ")) == allowed
 
 
-@pytest.mark.parametrize("path", ["/nothing", "/train/", "/train/job/else", "/cloud_ml", "/model"])
+@pytest.mark.parametrize("path", ["/nothing", "/train/", "/train/job/else", "/cloud_ml", "/models"])
 def test_unknown_addresses_are_404_in_the_vendors_shape(client: SignedClient, path: str) -> None:
     answer = client.get(path)
     assert (answer.status, answer.json["error"]) == (404, True)

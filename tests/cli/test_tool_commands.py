@@ -1,0 +1,53 @@
+"""``localml notebook`` and ``localml tensorboard`` against a live server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from localml.cli.tools import _seconds
+from localml.core.errors import LocalmlError
+
+Cli = Callable[..., Any]
+
+
+def test_a_notebook_from_start_to_stop(cli: Cli) -> None:
+    made = cli("notebook", "start", "cli-lab", "--idle", "30m", "--gpus", "1", "--detach", "--json").json
+    assert (made["name"], made["kind"], made["idle_limit"], made["gpu"]) == ("cli-lab", "notebook", 1800, 1)
+    assert made["source"] == "cli-lab"
+    assert made["token"]
+    shown = cli("notebook", "show", "cli-lab").out
+    assert made["token"] in shown
+    assert "cli-lab" in cli("notebook", "list").out
+    assert cli("tensorboard", "list", "--json").json == []
+    assert cli("notebook", "stop", "cli-lab").out == "cli-lab is asked to stop\n"
+    cli("rm", "cli-lab")
+    assert cli("notebook", "list").out.startswith("No notebooks")
+
+
+def test_a_tensorboard_is_no_notebook(cli: Cli) -> None:
+    assert cli("tensorboard", "start", "fds://runs/x", "--name", "cli-board", "--detach").out == "cli-board\n"
+    wrong = cli("notebook", "show", "cli-board")
+    assert (wrong.code, "cli-board" in wrong.err) == (1, True)
+    assert cli("tensorboard", "show", "cli-board", "--json").json["source"] == "fds://runs/x"
+    cli("rm", "cli-board")
+
+
+def test_a_bad_time_is_named(cli: Cli) -> None:
+    refused = cli("notebook", "start", "--idle", "soon")
+    assert (refused.code, "--idle" in refused.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28800), ("2d", 172800), (None, None)]
+)
+def test_times_are_read_as_people_write_them(text: str | None, seconds: float | None) -> None:
+    assert _seconds("--idle", text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5m", "5x", "h", "nan", "inf"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(LocalmlError, match="--idle"):
+        _seconds("--idle", text)

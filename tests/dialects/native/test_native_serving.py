@@ -1,0 +1,159 @@
+"""Models and endpoints over our own API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from helpers.models import serving_server, times
+from helpers.native import Http
+
+from localml.testing import Localml
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+    with serving_server(tmp_path_factory.mktemp("serving")) as running:
+        yield running
+
+
+@pytest.fixture
+def admin(server: Localml) -> Iterator[Http]:
+    caller = Http(server.url, {"Authorization": f"Bearer {server.platform.credentials.token}"})
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="module")
+def bob(server: Localml) -> Iterator[Http]:
+    token = server.client.create_user("bob", "secret")["token"]
+    caller = Http(server.url, {"Authorization": f"Bearer {token}"})
+    yield caller
+    caller.close()
+
+
+@pytest.fixture(scope="module")
+def model(server: Localml) -> str:
+    server.client.put("s3://b/net.onnx", times(2.0))
+    made = server.client.register("net", "s3://b/net.onnx", description="doubles")
+    return f"{made.model}:{made.version}"
+
+
+def test_a_model_is_listed_with_what_it_takes_and_gives(admin: Http, model: str) -> None:
+    shown = admin("GET", f"/models/{model}").json
+    assert shown["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+    assert len(shown["checksum"]) == 64
+    (listed,) = admin("GET", "/models").json["models"]
+    assert (listed["name"], listed["description"], len(listed["versions"])) == ("net", "doubles", 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({"name": "net", "source": "s3://b/none"}, 404, None),
+        ({"name": "a/b", "source": "s3://b/net.onnx"}, 400, "name"),
+        ({"name": "net", "source": "s3://b/../../etc"}, 400, "source"),
+        ({"name": "net"}, 400, "source"),
+    ],
+)
+def test_bad_registrations_say_what_is_wrong(
+    admin: Http, model: str, body: dict[str, str], status: int, field: str | None
+) -> None:
+    answer = admin("POST", "/models", body)
+    assert (answer.status, answer.json["error"]["field"]) == (status, field)
+
+
+def test_serve_ask_roll_scale_stop_and_delete(admin: Http, server: Localml, model: str) -> None:
+    made = admin("POST", "/endpoints", {"model": "net", "name": "life", "resources": {"gpu": 1}, "bake": 0})
+    assert (made.status, made.json["state"], made.json["settled"]) == (201, "starting", False)
+    served = server.client.wait_endpoint("life", 60)
+    assert served.state == "ready", served.message
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}]}
+    assert server.client.predict("life", body)["outputs"][0]["data"] == [2.0, 4.0]
+    assert server.client.get("life-v1-1").gpu == 1
+    server.client.put("s3://b/net.onnx", times(3.0))
+    second = server.client.register("net", "s3://b/net.onnx")
+    rolled = admin("POST", "/endpoints/life/rollout", {"model": f"net:{second.version}"})
+    assert rolled.json["state"] == "updating"
+    done = server.client.wait_endpoint("life", 60)
+    assert [(one["model"], one["state"]) for one in done.variants][:1] == [("net:2", "serving")]
+    assert server.client.predict("life", body)["outputs"][0]["data"] == [3.0, 6.0]
+    assert server.client.get("life-v2-1").gpu == 1  # the settings stayed
+    stopped = admin("POST", "/endpoints/life/stop")
+    assert stopped.json["state"] == "stopping"
+    assert server.client.wait_endpoint("life", 60).state == "stopped"
+    assert admin("DELETE", "/endpoints/life").status == 200
+    assert admin("GET", "/endpoints/life").status == 404
+    reasons = [one.reason for one in server.platform.endpoints.events(done.id)]
+    assert {"Created", "Ready", "RolloutRequested", "VariantServes", "StopRequested", "Deleted"} <= set(reasons)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 400, "give a registered model, or an image"),
+        ({"model": "nothing"}, 404, "model 'nothing' does not exist"),
+        ({"model": "net:9"}, 404, "model 'net' has no version '9'"),
+        ({"model": "net", "name": "a~b"}, 400, "must start with a letter or digit"),
+        ({"model": "net", "options": {"speed": 1}}, 400, "'speed' is not known"),
+        ({"model": "net", "options": {"max_batch": "many"}}, 400, "must be of type int"),
+        ({"model": "net", "resources": {"gpu": 64}}, 422, "64 GPUs were asked for"),
+        ({"model": "net", "scaling": {"minimum": 3, "maximum": 2}}, 400, "maximum must not be less"),
+        ({"model": "net", "colour": "red"}, 400, "colour"),
+    ],
+)
+def test_bad_endpoints_say_what_is_wrong(
+    admin: Http, model: str, body: dict[str, object], status: int, words: str
+) -> None:
+    answer = admin("POST", "/endpoints", body)
+    assert answer.status == status, answer.data
+    assert words in answer.json["error"]["message"]
+    assert admin("GET", "/endpoints").json["endpoints"] == []
+
+
+def test_a_runtime_that_is_not_built_is_named_with_the_command_that_builds_it(
+    localml: Localml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localml.engines.environments.Environments.env_for", lambda self, image: None)
+    localml.client.put("s3://b/net.onnx", times(2.0))
+    localml.client.register("net", "s3://b/net.onnx")
+    caller = Http(localml.url, {"Authorization": f"Bearer {localml.platform.credentials.token}"})
+    answer = caller("POST", "/endpoints", {"model": "net"})
+    caller.close()
+    assert answer.status == 503
+    assert "localml images build onnx-server" in answer.json["error"]["message"]
+
+
+def test_others_see_nothing_of_it(admin: Http, bob: Http, model: str) -> None:
+    admin("POST", "/endpoints", {"model": "net", "name": "mine"})
+    assert bob("GET", "/models").json["models"] == []
+    assert bob("GET", "/endpoints").json["endpoints"] == []
+    for method, path in (
+        ("GET", "/models/net"),
+        ("DELETE", "/models/net:1"),
+        ("GET", "/endpoints/mine"),
+        ("POST", "/endpoints/mine/stop"),
+        ("DELETE", "/endpoints/mine"),
+    ):
+        assert bob(method, path).status == 404, path
+    admin("DELETE", "/endpoints/mine")
+
+
+def test_a_served_version_is_kept(admin: Http, model: str) -> None:
+    admin("POST", "/endpoints", {"model": model, "name": "keeper"})
+    answer = admin("DELETE", f"/models/{model}")
+    assert (answer.status, "is served by an endpoint" in answer.json["error"]["message"]) == (409, True)
+    admin("DELETE", "/endpoints/keeper")
+
+
+def test_a_model_that_a_job_leaves_is_registered_with_the_job(server: Localml) -> None:
+    server.client.put("s3://jobs/in.onnx", times(5.0))
+    script = 'cd "$LOCALML_BUCKETS/jobs" && mkdir -p out && cp in.onnx out/model.onnx'
+    env = {"LOCALML_OUTPUT_URI": "s3://jobs/out", "LOCALML_MODEL_NAME": "trained"}
+    job = server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60)
+    assert job.state == "succeeded", job.message
+    server.platform.serving.outputs.look()
+    made = server.client.model("trained")
+    assert (made.version, made.workload_id, made.source) == (1, job.id, "s3://jobs/out/")
+    server.platform.serving.outputs.look()
+    assert server.client.model("trained").version == 1

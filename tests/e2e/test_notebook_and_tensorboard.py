@@ -1,0 +1,173 @@
+"""A real JupyterLab that computes, and a real TensorBoard over what a real training wrote."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from helpers.rig import wait_until
+
+from localml.client import Client
+from localml.config import load
+from localml.core.catalog import cache_dir
+from localml.images import open_images
+from localml.platform import Platform
+from localml.server import Server
+
+REPO = Path(__file__).parents[2]
+IMAGES = ("train-sklearn", "notebook", "tensorboard")
+READY_S = 120.0
+
+Start = Callable[[str], tuple[Server, Client]]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", params=["process", pytest.param("docker", marks=pytest.mark.docker)])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Client]]:
+    """A server with the runtimes built, once for each engine."""
+    engine = request.param
+    images = open_images(engine, cache_dir())
+    for name in IMAGES:
+        images.build(name, lambda _: None)
+    data = tmp_path_factory.mktemp(engine)
+    settings = {"engine": engine, "gpus": "simulated:1", "port": 0, "gateway_port": 0, "cpus": 8, "memory": 16 << 30}
+    server = Server(Platform(load({}, data=data, **settings)))
+    server.start()
+    client = Client(server.url, server.platform.credentials.token)
+    yield server, client
+    for row in client.workloads(limit=100).workloads:
+        if not row.ended:
+            client.stop(row.id)
+            client.wait(row.id, 60)
+    client.close()
+    server.close()
+
+
+async def execute(base: str, token: str, code: str) -> list[dict[str, Any]]:
+    """Run a cell in a new kernel, as JupyterLab's own page does; returns the messages that answer it."""
+    headers = {"Authorization": f"token {token}"}
+    number = uuid.uuid4().hex
+    header = {"msg_id": number, "msg_type": "execute_request", "session": "s", "username": "", "version": "5.4"}
+    content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
+    request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+    found: list[dict[str, Any]] = []
+    async with aiohttp.ClientSession(base, headers=headers) as http:
+        async with http.post("/api/kernels", json={"name": "python3"}) as made:
+            kernel = (await made.json())["id"]
+        async with http.ws_connect(f"/api/kernels/{kernel}/channels") as socket, asyncio.timeout(90):
+            await socket.send_json(request)
+            async for message in socket:
+                answer = json.loads(message.data)
+                if answer["parent_header"].get("msg_id") != number:
+                    continue
+                found.append(answer)
+                if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
+                    return found
+    raise ConnectionError("the kernel hung up")
+
+
+def printed(messages: list[dict[str, Any]]) -> str:
+    return "".join(one["content"]["text"] for one in messages if one["msg_type"] == "stream")
+
+
+def test_a_notebook_computes_sees_the_buckets_and_keeps_its_files(served: tuple[Server, Client]) -> None:
+    server, client = served
+    client.put("fds://data/numbers.txt", b"1 2 3")
+    made = client.tools.start_notebook(
+        name="lab", token="open-sesame", resources={"gpu": 1, "memory": "2G", "cpu": 1}, idle_limit=3600
+    )
+    found = client.tools.wait_ready(made, READY_S)
+    assert found.url is not None
+    assert found.base_url is not None
+    page = httpx.get(found.url, follow_redirects=True, timeout=30)
+    assert (page.status_code, "jupyter-config-data" in page.text) == (200, True)
+    assert httpx.get(f"{found.base_url}/api/contents", timeout=30).status_code == 403
+
+    code = (
+        "import os, sklearn, pandas\n"
+        "text = open(os.environ['LOCALML_BUCKETS'] + '/data/numbers.txt').read()\n"
+        "open('sum.txt', 'w').write(str(sum(map(int, text.split()))))\n"
+        "print(open('sum.txt').read(), sklearn.__version__, os.environ['NVIDIA_VISIBLE_DEVICES'][:4])\n"
+    )
+    messages = asyncio.run(execute(found.base_url, "open-sesame", code))
+    assert printed(messages) == "6 1.9.1 GPU-\n", messages
+    assert (server.platform.data / "workspaces/admin/lab/sum.txt").read_text() == "6"
+
+    activity = client.tools.notebook("lab").activity
+    assert activity is not None
+    assert [kernel["state"] for kernel in activity["kernels"]] == ["idle"]
+    assert activity["memory"] > 1 << 20
+    assert activity["memory_limit"] == 2 << 30
+    assert 0 <= activity["idle_for"] < 90
+    assert "open-sesame" not in client.text("lab")
+    client.stop("lab")
+    assert client.wait("lab", 60).state == "stopped"
+
+    # its folder outlasts it
+    again = client.tools.wait_ready(client.tools.start_notebook(name="lab", token="t"), READY_S)
+    contents = httpx.get(f"{again.base_url}/api/contents/sum.txt", headers={"Authorization": "token t"}, timeout=30)
+    assert contents.json()["content"] == "6"
+    client.stop("lab")
+
+
+def test_a_notebook_server_that_is_killed_comes_back_by_itself(served: tuple[Server, Client]) -> None:
+    _, client = served
+    found = client.tools.wait_ready(client.tools.start_notebook(name="crash", token="t"), READY_S)
+    assert found.base_url is not None
+    with pytest.raises((aiohttp.ClientError, ConnectionError)):
+        asyncio.run(execute(found.base_url, "t", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"))
+    wait_until(lambda: client.get("crash").attempt == 2, 60)
+    back = client.tools.wait_ready(client.tools.notebook("crash"), READY_S)
+    assert back.state == "running"
+    assert "SIGKILL" in next(event.message for event in client.events("crash") if event.reason == "Retrying")
+    client.stop("crash")
+
+
+def _points(http: httpx.Client, run: str, tag: str, count: int) -> list[Any]:
+    """A series, once TensorBoard has read all of it."""
+    found: list[Any] = []
+
+    def read() -> bool:
+        answer = http.get("/data/plugin/scalars/scalars", params={"run": run, "tag": tag})
+        found[:] = answer.json() if answer.status_code == 200 else []
+        return len(found) >= count
+
+    wait_until(read, 60)
+    return found
+
+
+def test_a_tensorboard_shows_what_the_digits_run_wrote(served: tuple[Server, Client], tmp_path: Path) -> None:
+    server, client = served
+    package = tmp_path / "digits.tar.gz"
+    subprocess.run([REPO / "scripts/examples/pack", REPO / "scripts/examples/digits", package], check=True)
+    client.put("fds://code/digits.tar.gz", package.read_bytes())
+    launch = {
+        "trainer_uri": "fds://code/digits.tar.gz",
+        "module_name": "trainer.task",
+        "job_args": "--epochs 3 --output-uri fds://runs/digits",
+    }
+    runtime = server.platform.catalog.runtime("train-sklearn")
+    job = client.run(
+        list(runtime.command), image=f"{runtime.image}:latest", env={"LOCALML_LAUNCH": json.dumps(launch)}, wait=True
+    )
+    assert job.state == "succeeded", client.text(job.id)
+
+    board = client.tools.wait_ready(client.tools.start_tensorboard("fds://runs/digits", name="board"), READY_S)
+    assert board.base_url is not None
+    assert httpx.get(f"{board.base_url}/data/runs", timeout=30).status_code == 401
+    with httpx.Client(base_url=board.base_url, headers={"Authorization": f"Bearer {board.token}"}, timeout=30) as http:
+        points = _points(http, "events", "validation_accuracy", 3)
+        assert http.get("/data/runs").json() == ["events"]
+    written = json.loads((server.platform.buckets.root / "runs/digits/metrics.json").read_text())["epochs"]
+    assert [step for _, step, _ in points] == [1, 2, 3]
+    for (_, _, shown), epoch in zip(points, written, strict=True):
+        assert shown == pytest.approx(epoch["validation_accuracy"], rel=1e-6)
+    client.stop(board.id)

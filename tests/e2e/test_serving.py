@@ -1,0 +1,197 @@
+"""A model is served, replaced and served on while the server dies: real server, real gateway, real inference server."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+from helpers.models import serving_environment, times
+from helpers.server_process import Servers, servers
+
+from localml.control import gateway_process
+from localml.engines.process import ProcessEngine
+
+_WAIT_S = 60.0
+
+
+class Stage:
+    """One installation, and clients that ask it."""
+
+    def __init__(self, running: Servers) -> None:
+        self.servers = running
+        self.server = running.start()
+        self.pool = urllib3.PoolManager(retries=False)
+
+    def call(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+        answer = self.server.api.call(method, path, body, **query)
+        assert answer.ok, f"{method} {path}: {answer.status} {answer.body!r}"
+        return answer.json
+
+    def put(self, uri: str, content: bytes) -> None:
+        info = json.loads((self.servers.data / "server.json").read_text())
+        token = json.loads((self.servers.data / "credentials.json").read_text())["token"]
+        url = f"{info['url']}/localml/v1/objects/content?uri={uri}"
+        headers = {"Authorization": f"Bearer {token}"}
+        assert self.pool.request("PUT", url, body=content, headers=headers).status < 300
+
+    def register(self, factor: float) -> str:
+        self.put("s3://b/model.onnx", times(factor))
+        made = self.call("POST", "/models", {"name": "net", "source": "s3://b/model.onnx"})
+        return f"{made['model']}:{made['version']}"
+
+    def settled(self, name: str = "net") -> Any:
+        deadline = time.monotonic() + _WAIT_S
+        while True:
+            found = self.call("GET", f"/endpoints/{name}/wait", timeout=10)
+            if found["settled"]:
+                return found
+            assert time.monotonic() < deadline, f"still {found['state']}: {found['message']}\n{self.servers.tail()}"
+
+    def ask(self, url: str, **headers: str) -> urllib3.BaseHTTPResponse:
+        body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 10]}]}
+        return self.pool.request("POST", url, body=json.dumps(body).encode(), headers=headers, timeout=20.0)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    data = tmp_path / "data"
+    data.mkdir()
+    serving_environment(data / "cache")
+    with servers(data, gateway_port=0, gpus="none") as running:
+        yield Stage(running)
+    gateway_process.stop(data, timeout=2)
+    engine = ProcessEngine(data / "replicas", _install(data))
+    for name in engine.list():
+        engine.stop(name, 0)
+    engine.close()
+
+
+def _install(data: Path) -> str:
+    from localml.store.database import FILE_NAME, connect_raw
+
+    connection = connect_raw(data / FILE_NAME)
+    try:
+        return str(connection.execute("SELECT value FROM meta WHERE key = 'install'").fetchone()[0])
+    finally:
+        connection.close()
+
+
+class Clients:
+    """Ask without a pause, from several threads; every answer is kept."""
+
+    def __init__(self, ask: Callable[[], urllib3.BaseHTTPResponse], count: int = 3) -> None:
+        self._ask = ask
+        self._over = threading.Event()
+        self.answers: list[float] = []
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
+
+    def __enter__(self) -> Clients:
+        for one in self._threads:
+            one.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for one in self._threads:
+            one.join()
+
+    def _run(self) -> None:
+        while not self._over.is_set():
+            try:
+                answer = self._ask()
+                if answer.status == 200:
+                    self.answers.append(answer.json()["outputs"][0]["data"][0])
+                else:
+                    self.failures.append(f"{answer.status} {answer.data[:200]!r}")
+            except Exception as error:
+                self.failures.append(repr(error))
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _WAIT_S
+        while not condition():
+            assert time.monotonic() < deadline, "did not happen in time"
+            self._over.wait(0.01)
+
+
+@pytest.mark.slow
+def test_requests_go_on_while_versions_change_and_the_server_is_killed(stage: Stage) -> None:
+    first = stage.register(2.0)
+    stage.call("POST", "/endpoints", {"model": first, "bake": 0.5})
+    served = stage.settled()
+    assert served["state"] == "ready", served["message"]
+    url = served["infer_url"]
+    assert stage.ask(url).status == 401
+    token = json.loads((stage.servers.data / "credentials.json").read_text())["token"]
+
+    def ask() -> urllib3.BaseHTTPResponse:
+        return stage.ask(url, Authorization=f"Bearer {token}")
+
+    assert ask().json()["outputs"][0]["data"] == [2.0, 20.0]
+    gateway = gateway_process.find(stage.servers.data)
+    second = stage.register(3.0)
+    with Clients(ask) as clients:
+        stage.call("POST", "/endpoints/net/rollout", {"model": second})
+        assert stage.settled()["state"] == "ready"
+        clients.wait_for(lambda: clients.answers[-20:] == [3.0] * 20)
+        stage.server.end()  # SIGKILL
+        seen = len(clients.answers)
+        clients.wait_for(lambda: len(clients.answers) > seen + 50)
+        stage.server = stage.servers.start()
+        after = len(clients.answers)
+        clients.wait_for(lambda: len(clients.answers) > after + 50)
+        assert stage.settled()["state"] == "ready"
+    assert clients.failures == []
+    assert set(clients.answers) == {2.0, 3.0}
+    assert stage.call("GET", "/endpoints/net")["variants"][0]["ready"] == 1
+    assert stage.call("GET", "/status")["gateway_up"]
+    assert gateway_process.find(stage.servers.data) == gateway  # adopted, not started again
+    started = stage.call("GET", "/workloads", kind="endpoint", deleted=True)["workloads"]
+    assert len(started) == 2  # one for each version: nothing was started twice
+
+
+@pytest.mark.slow
+def test_the_server_dies_in_the_middle_of_a_rollout_and_finishes_it(stage: Stage) -> None:
+    first = stage.register(2.0)
+    stage.call("POST", "/endpoints", {"model": first, "bake": 0.2, "public": True})
+    url = stage.settled()["infer_url"]
+    second = stage.register(3.0)
+    with Clients(lambda: stage.ask(url)) as clients:
+        for point in ("after-replica", "after-table"):
+            stage.server.end()
+            stage.server = stage.servers.start(failpoint=point)
+            answer = stage.server.api.call("POST", "/endpoints/net/rollout", {"model": second})
+            assert answer.status in (200, 500, 503)
+            clients.wait_for(lambda: stage.server.poll() is not None)
+            stage.server = stage.servers.start()
+            done = stage.settled()
+            assert (done["state"], done["variants"][0]["model"]) == ("ready", second)
+            second = stage.register(4.0)
+        clients.wait_for(lambda: 3.0 in clients.answers)
+    assert clients.failures == []
+
+
+@pytest.mark.slow
+def test_a_dead_gateway_is_started_again_on_its_port(stage: Stage) -> None:
+    stage.call("POST", "/endpoints", {"model": stage.register(2.0), "public": True})
+    url = stage.settled()["infer_url"]
+    gateway = gateway_process.find(stage.servers.data)
+    assert gateway is not None
+    gateway.kill()
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            if stage.ask(url).status == 200:
+                break
+        except urllib3.exceptions.HTTPError:
+            pass
+        assert time.monotonic() < deadline, "the gateway did not come back"
+        threading.Event().wait(0.05)
+    reasons = [one["reason"] for one in stage.call("GET", "/events")["events"]]
+    assert "GatewayEnded" in reasons
