@@ -1,4 +1,4 @@
-"""The quickstart's main job: train on scikit-learn's digits through the signed Cloud-ML API, and show the result."""
+"""The quickstart: train on scikit-learn's digits through the signed Cloud-ML API, serve the model, show the result."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ REPO = Path(__file__).resolve().parents[2]
 LOCALML = Path(sys.executable).parent / "localml"
 BUCKET = "fds://quickstart/digits"
 MODULE = "trainer.task"
+ENDPOINT = "digits"
 
 
 def say(text: str) -> None:
@@ -89,16 +90,62 @@ def train(api: CloudML, name: str) -> None:
     subprocess.run([LOCALML, "logs", "--follow", name], check=True)
 
 
+def fetched(uri: str) -> Any:
+    """A JSON file of a bucket."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "file.json"
+        localml("cp", uri, str(target))
+        return json.loads(target.read_text())
+
+
 def result(api: CloudML, name: str) -> dict[str, Any]:
     """The metrics that the job wrote; ends the script when it failed."""
     job = api.call("GET", f"/cloud_ml/v1/train/{name}")
     if job["state"] != "completed":
         subprocess.run([LOCALML, "show", name], check=False)
         raise SystemExit(f"quickstart: the job ended as '{job['state']}'")
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "metrics.json"
-        localml("cp", f"{BUCKET}/{name}/metrics.json", str(target))
-        return dict(json.loads(target.read_text()))
+    return dict(fetched(f"{BUCKET}/{name}/metrics.json"))
+
+
+def deploy(name: str) -> str:
+    """Serve the trained model, or roll the endpoint of an earlier run to it; returns the URL of its requests."""
+    model = f"{BUCKET}/{name}/model.onnx"
+    served = {one["name"] for one in json.loads(localml("endpoints", "--json"))["endpoints"]}
+    if ENDPOINT in served:
+        localml("rollout", ENDPOINT, model)
+    else:
+        localml("serve", model, "--name", ENDPOINT)
+    found = json.loads(localml("endpoints", "--json"))["endpoints"]
+    return str(next(one["infer_url"] for one in found if one["name"] == ENDPOINT))
+
+
+def ask(url: str, token: str, rows: list[list[float]]) -> list[int]:
+    """Labels of some images, over the Open Inference Protocol."""
+    tensor = {"name": "x", "shape": [len(rows), len(rows[0])], "datatype": "FP32", "data": rows}
+    body = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}]}).encode()
+    request = urllib.request.Request(url, data=body, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return [int(label) for label in json.load(answer)["outputs"][0]["data"]]
+
+
+def predict(url: str, token: str, name: str) -> None:
+    """Send the held-out images one by one through the gateway."""
+    held_out = fetched(f"{BUCKET}/{name}/test.json")
+    right, times = 0, []
+    for image, label in zip(held_out["x"], held_out["y"], strict=True):
+        begin = time.perf_counter()
+        right += ask(url, token, [image]) == [label]
+        times.append(time.perf_counter() - begin)
+    times.sort()
+    p50, p99 = times[len(times) // 2] * 1000, times[int(len(times) * 0.99)] * 1000
+    print(f"{right} of {len(times)} held-out images right ({right / len(times):.4f}), one request each")
+    print(f"latency of a request: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
+def tensorboard(name: str) -> str:
+    """Start a TensorBoard on the run's events; returns its URL."""
+    words = localml("tensorboard", "start", f"{BUCKET}/{name}/events", "--name", f"curves-{name}", "--json")
+    return str(json.loads(words)["url"])
 
 
 def main() -> None:
@@ -106,32 +153,41 @@ def main() -> None:
     parser.add_argument("--engine", choices=["docker", "process"], required=True)
     engine = parser.parse_args().engine
 
-    say("1/4  Building the runtime (the first time takes about two minutes)")
-    subprocess.run([LOCALML, "images", "build", "train-sklearn", "--engine", engine], check=True)
+    say("1/5  Building the runtimes (the first time takes a few minutes)")
+    names = ["train-sklearn", "onnx-server", "tensorboard"]
+    subprocess.run([LOCALML, "images", "build", *names, "--engine", engine], check=True)
 
-    say("2/4  Starting the platform")
+    say("2/5  Starting the platform")
     status = start(engine)
     print(f"localml runs at {status['url']} (engine: {status['engine']}, data: {status['data']})")
 
-    say("3/4  Training on 1,797 images of handwritten digits, through the signed Cloud-ML API")
+    say("3/5  Training on 1,797 images of handwritten digits, through the signed Cloud-ML API")
     keys = json.loads(localml("env", "cloudml", "--format", "json"))
-    api = CloudML(status["url"], keys["access_key"], keys["secret_key"])
     name = f"digits-{time.strftime('%H%M%S')}"
+    api = CloudML(status["url"], keys["access_key"], keys["secret_key"])
     train(api, name)
-
     metrics = result(api, name)
-    say("4/4  Result")
     print(f"accuracy on held-out images: {metrics['accuracy']:.4f}")
-    print(f"model, metrics and TensorBoard events: {status['data']}/buckets/quickstart/digits/{name}")
+    print(f"model, metrics and events: {status['data']}/buckets/quickstart/digits/{name}")
+
+    say("4/5  Serving the model")
+    url = deploy(name)
+    print(f"endpoint '{ENDPOINT}': {url}")
+    predict(url, keys["token"], name)
+
+    say("5/5  Looking at its curves")
+    print(f"TensorBoard: {tensorboard(name)}")
+
     for line in (
         "",
         "What next:",
-        f"  localml show {name}                  what happened, and when",
-        f"  localml logs {name}                  its output",
+        f"  localml show {name}            what happened, and when",
+        f"  localml logs {name}            its output",
         f"  localml cp {BUCKET}/{name} .   its files",
         "  localml run --follow -- python -c 'print(1)'",
-        "  localml ps -a                           everything that ran",
-        "  localml down                            stop the platform",
+        "  localml notebook start               a JupyterLab",
+        "  localml ps -a; localml endpoints     everything that ran, and what is served",
+        "  localml down                         stop the platform",
     ):
         print(line)
     print(f"\n('localml' is {LOCALML.relative_to(REPO)}; put it on your PATH with: . .venv/bin/activate)")

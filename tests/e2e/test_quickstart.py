@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.rig import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,12 +33,30 @@ def settings(tmp_path: Path) -> Iterator[dict[str, str]]:
         "LOCALML_GATEWAY_PORT": str(free_port()),
     }
     yield os.environ | own
-    subprocess.run([Path(sys.executable).parent / "localml", "down"], env=os.environ | own, check=False)
+    _take_down(os.environ | own)
+
+
+def _take_down(settings: dict[str, str]) -> None:
+    """Remove what the quickstart leaves running on purpose, and the platform."""
+    localml = Path(sys.executable).parent / "localml"
+
+    def call(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([localml, *words], env=settings, capture_output=True, text=True, check=False)
+
+    def left() -> list[str]:
+        listed = call("ps", "--json")
+        return [str(one["id"]) for one in json.loads(listed.stdout)["workloads"]] if listed.returncode == 0 else []
+
+    call("rm", "digits")
+    for number in left():
+        call("rm", number)
+    wait_until(lambda: not left(), 60)
+    call("down")
 
 
 @pytest.mark.docker
 @pytest.mark.timeout(900)
-def test_quickstart_trains_on_real_data_and_shows_the_result(settings: dict[str, str], tmp_path: Path) -> None:
+def test_quickstart_trains_serves_and_shows_the_result(settings: dict[str, str], tmp_path: Path) -> None:
     run = subprocess.run(
         [ROOT / "scripts" / "quickstart"], env=settings, cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -47,6 +66,10 @@ def test_quickstart_trains_on_real_data_and_shows_the_result(settings: dict[str,
     assert float(accuracy[1]) > 0.95
     assert "engine: docker" in run.stdout
     assert "epoch=20/20" in run.stdout
+    served = re.search(r"of 360 held-out images right \((0\.\d+)\), one request each", run.stdout)
+    assert served is not None, run.stdout
+    assert served[1] == accuracy[1], "the served model answers as the trained one did"
+    assert re.search(r"TensorBoard: http://127\.0\.0\.1:\d+/\?token=", run.stdout)
     (folder,) = (tmp_path / "data" / "buckets" / "quickstart" / "digits").glob("digits-*")
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["accuracy"] == pytest.approx(float(accuracy[1]), abs=1e-4)

@@ -98,6 +98,8 @@ def save(uri: str, model: MLPClassifier, metrics: dict[str, Any], digits: Digits
         json.dump(metrics, file, indent=2)
     with fsspec.open(f"{uri}/test.npz", "wb") as file:
         np.savez_compressed(file, x=digits.test.x, y=digits.test.y)
+    with fsspec.open(f"{uri}/test.json", "w") as file:
+        json.dump({"x": digits.test.x.tolist(), "y": digits.test.y.tolist()}, file)
 
 
 @contextmanager
