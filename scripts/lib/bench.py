@@ -489,6 +489,43 @@ def samples(quick: bool) -> Iterator[Row]:
     yield Row("samples taken in, one by one", f"{rate:,.0f}/s", ">= 5,000/s", "", rate >= 5000)
 
 
+def onnx_server(quick: bool) -> Iterator[Row]:
+    script = Path(__file__).resolve().parents[2] / "runtimes" / "onnx-server" / "bench.py"
+    seconds = "1" if quick else "4"
+    run = subprocess.run(
+        [sys.executable, script, "--json", "--seconds", seconds], capture_output=True, text=True, check=False
+    )
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["it failed"])[-1]
+        yield Row("onnx-server over raw onnxruntime", "skipped", "", reason[:60], True)
+        return
+    found = json.loads(run.stdout)["measured"]
+    floor = f"{found['floor_p50_ms']:.3f} ms raw onnxruntime"
+    for what, key, budget, limit in (
+        ("onnx-server, one client: p50 added", "added_p50_ms", "<= 0.5 ms", 0.5),
+        ("onnx-server, one client: p99 added", "added_p99_ms", "<= 3 ms", 3.0),
+    ):
+        yield Row(what, f"{found[key]:.2f} ms", budget, floor, found[key] <= limit)
+    for what, key, least in (
+        ("onnx-server, one client: rate", "one_client_per_s", 2000),
+        ("onnx-server, 8 clients: rate", "eight_clients_per_s", 4000),
+    ):
+        yield Row(what, f"{found[key]:,.0f}/s", f">= {least:,}/s", "", found[key] >= least)
+
+
+def gateway(quick: bool) -> Iterator[Row]:
+    from bench_gateway import measure
+
+    found = measure(500 if quick else 3000)
+    yield Row(
+        "gateway in front of a replica: p50 added",
+        ms(found.added_p50),
+        "<= 0.5 ms",
+        f"{ms(found.direct_p50)} direct; {found.rate:,.0f}/s of {found.direct_rate:,.0f}/s with 8 clients",
+        found.added_p50 <= 0.0005,
+    )
+
+
 MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "submit": durable_submit,
     "http": http_submit,
@@ -499,6 +536,8 @@ MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "startup": start_up,
     "idle": idle,
     "samples": samples,
+    "onnx": onnx_server,
+    "gateway": gateway,
 }
 
 
