@@ -53,8 +53,8 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint. ``variants``, the newest first: {name, model, version, state, weight, message, ready, replicas, inputs,
-    outputs ...} each. ``settled`` is False while something is under way."""
+    """An endpoint. ``variants``, the newest first: {name, model, version, state, weight, message, ready, replicas,
+    inputs, outputs ...} each. ``settled`` is False while something is under way."""
 
     id: int
     name: str

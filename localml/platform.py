@@ -294,6 +294,7 @@ class Platform:
                 site=ServingSite(site.isolated, host, gpus, lambda path: self.data / path),
                 host=self.config.host,
                 port=self.config.gateway_port,
+                names=self.config.hosts,
                 auth=self.config.auth,
                 fetch=lambda uri, folder: self.buckets.get(uri, folder, field="source"),
                 exists=self.buckets.exists,

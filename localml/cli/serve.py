@@ -199,7 +199,7 @@ def predict(
 
     with connect(data) as client:
         target = client.endpoint(name)
-        inputs = next((one["inputs"] for one in target.variants if variant in (None, one["name"])), None)
+        inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
         request = request_of(Path(source[1:]), inputs) if source.startswith("@") else request_of_text(source, inputs)
         began = time.perf_counter()
         found = client.predict(

@@ -75,18 +75,20 @@ def state(name: str) -> Any:
     return Text(name, style=_COLOURS.get(name, ""))
 
 
-def _live(one: Endpoint) -> list[dict[str, Any]]:
-    return [variant for variant in one.variants if variant["state"] in ("serving", "baking", "rolling")]
+def live(one: Endpoint) -> list[dict[str, Any]]:
+    """Variants that serve, or are brought up; those that get most requests first."""
+    found = [variant for variant in one.variants if variant["state"] in ("serving", "baking", "rolling")]
+    return sorted(found, key=lambda variant: (variant["state"] == "rolling", -float(variant["weight"])))
 
 
 def _versions(one: Endpoint) -> str:
-    shares = [f"{variant['model']} {variant['weight']:g}%" for variant in _live(one)]
-    return ", ".join(shares) if len(shares) > 1 else ", ".join(variant["model"] for variant in _live(one)) or "-"
+    shares = [f"{variant['model']} {variant['weight']:g}%" for variant in live(one)]
+    return ", ".join(shares) if len(shares) > 1 else ", ".join(variant["model"] for variant in live(one)) or "-"
 
 
 def _replicas(one: Endpoint) -> str:
-    ready = sum(variant["ready"] for variant in _live(one))
-    return f"{ready}/{sum(len(variant['replicas']) for variant in _live(one))}"
+    ready = sum(variant["ready"] for variant in live(one))
+    return f"{ready}/{sum(len(variant['replicas']) for variant in live(one))}"
 
 
 def endpoint(one: Endpoint, events: Sequence[Event]) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -36,14 +36,24 @@ class GatewaySupervisor:
 
     Args:
         host, port: where it listens; port 0 is any free one, kept over restarts.
+        names: further names of this machine that requests may be addressed to.
         tell: called with (reason, message, warning) when it starts or ends.
     """
 
-    def __init__(self, data: Path, host: str, port: int, *, tell: Callable[[str, str, bool], None]) -> None:
+    def __init__(
+        self,
+        data: Path,
+        host: str,
+        port: int,
+        *,
+        tell: Callable[[str, str, bool], None],
+        names: Sequence[str] = (),
+    ) -> None:
         self._data = data
         self._host = host
         self._port = port
         self._tell = tell
+        self._names = tuple(names)
         self._thread: threading.Thread | None = None
         self._stop_read, self._stop_write = os.pipe()
         self._stopping = False
@@ -116,7 +126,7 @@ class GatewaySupervisor:
             words = found.cmdline()
         except psutil.Error:
             return False
-        wanted = _arguments(self._data, self._host, self._port)
+        wanted = _arguments(self._data, self._host, self._port, self._names)
         return words[-len(wanted) :] == wanted or (self._port == 0 and words[-len(wanted) : -1] == wanted[:-1])
 
     def _spawn(self) -> int:
@@ -127,7 +137,7 @@ class GatewaySupervisor:
         with (folder / LOG_NAME).open("ab") as output:
             os.fchmod(output.fileno(), 0o600)
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "localml.gateway", *_arguments(self._data, self._host, port)],
+                [sys.executable, "-m", "localml.gateway", *_arguments(self._data, self._host, port, self._names)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -160,8 +170,9 @@ class GatewaySupervisor:
         return bool(select.select([self._stop_read], [], [], seconds)[0])
 
 
-def _arguments(data: Path, host: str, port: int) -> list[str]:
-    return ["--data", str(data), "--host", host, "--port", str(port)]
+def _arguments(data: Path, host: str, port: int, names: Sequence[str]) -> list[str]:
+    further = [word for name in names for word in ("--allow-host", name)]
+    return [*further, "--data", str(data), "--host", host, "--port", str(port)]
 
 
 def _note(data: Path, pid: int) -> None:

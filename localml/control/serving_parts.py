@@ -42,6 +42,7 @@ class Parts:
     """What serving is made of.
 
     Attributes:
+        host, port, names: of the gateway (see :class:`GatewaySupervisor`).
         auth: whether requests to endpoints need a token (endpoints that are public never do).
         check: refuses what can never run here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
@@ -58,6 +59,7 @@ class Parts:
     site: ServingSite
     host: str
     port: int
+    names: tuple[str, ...]
     auth: bool
     fetch: Fetch
     exists: Callable[[str], bool]
@@ -72,7 +74,7 @@ class Serving:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.registry = Registry(parts.db, parts.clock, parts.data, parts.fetch)
-        self.gateway = GatewaySupervisor(parts.data, parts.host, parts.port, tell=self._tell)
+        self.gateway = GatewaySupervisor(parts.data, parts.host, parts.port, tell=self._tell, names=parts.names)
         around = Surroundings(
             data=parts.data,
             site=parts.site,

@@ -92,7 +92,8 @@ class Shells:
     def start(self) -> None:
         """Listen again where an earlier server did; in the background, because a start must not wait for it."""
         if self._ports:
-            threading.Thread(target=self._reopen, name="localml-ssh-reopen", daemon=True).start()
+            with suppress(RuntimeError):  # closed already
+                self._checks.submit(self._reopen)
 
     def info(self, workload_id: int) -> ShellInfo:
         """Where the replicas that run now are reached; none when the workload waits or is over.
@@ -125,10 +126,10 @@ class Shells:
 
     def close(self) -> None:
         """End all sessions and listeners; a later server opens the same ports again."""
+        self._closed = True
+        self._checks.shutdown(cancel_futures=True)
         with self._lock:
-            self._closed = True
             server, self._server = self._server, None
-        self._checks.shutdown()
         if server is not None:
             server.close()
 
@@ -179,6 +180,8 @@ class Shells:
 
     def _reopen(self) -> None:
         for number in list(self._ports):
+            if self._closed:
+                return
             try:
                 full = self._workloads.get(number)
                 if full.row.state not in TERMINAL:
@@ -196,14 +199,14 @@ class Shells:
             log.exception("looking after the ssh sessions of workload %s failed", number)
 
     def _check(self, number: int) -> None:
-        full = self._workloads.get(number)
+        full, server = self._workloads.get(number), self._server
         if full.row.state in TERMINAL:
-            if self._server is not None:
-                self._server.shut(number)
+            if server is not None:
+                server.shut(number)
             self._withdraw(full)
             self._forget(number)
-        elif self._server is not None:
-            self._server.keep(number, set(_running(full).values()))
+        elif server is not None:
+            server.keep(number, set(_running(full).values()))
 
     def _forget(self, number: int) -> None:
         with self._lock:

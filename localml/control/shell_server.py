@@ -27,6 +27,8 @@ from localml.engines.base import Engine, EngineError, EngineUnreachable
 log = logging.getLogger(__name__)
 R = TypeVar("R")
 
+logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells of every packet and channel otherwise
+
 _CALL_S = 30.0
 _LOGIN_S = 30.0
 _KEEPALIVE_S = 30.0

@@ -155,6 +155,8 @@ def test_errors_of_a_new_version_bring_the_old_one_back(routed: ServingRig) -> N
     routed.say(requests=10, statuses={"500": 8, "200": 2})
     routed.run()
     assert routed.shares()["v1"] == (100, ["ready"])
+    routed.say()
+    routed.run()
     assert "8 of its first 10 answers were errors" in routed.endpoint(number).row.message
 
 

@@ -174,6 +174,7 @@ def _call(engine: FakeEngine, verb: str) -> object:
         "start": (ReplicaPlan("new", "i"),),
         "stop": ("a", 0),
         "exec": ("a", ("true",)),
+        "open": ("a", ("true",)),
         "watch": (threading.Event(),),
         "remove_network": ("net",),
         "resolve_image": ("i",),

@@ -346,13 +346,13 @@ class EngineConformance:
     def test_attached_commands_end_with_the_replica(self, engine_kit: EngineKit) -> None:
         if engine_kit.engine.name == "process":
             pytest.skip("without isolation nothing ties a command to a replica")
-        plan = engine_kit.endless()
+        plan = engine_kit.plan("sleep 600")
         engine_kit.engine.start(plan)
-        stream = engine_kit.engine.open(plan.name, ("sleep", "600"))
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", "echo ready; sleep 600"))
+        read_until(stream, b"ready\n")
         engine_kit.engine.remove(plan.name)
-        if engine_kit.runs_programs:
-            assert read_all(stream) == {"stdout": b"", "stderr": b""}
-            assert stream.wait() == 137
+        assert read_all(stream) == {"stdout": b"", "stderr": b""}
+        assert stream.wait() == 137
         stream.close()
 
     def test_nothing_is_attached_to_what_does_not_run(self, engine_kit: EngineKit) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from onnx import TensorProto, helper
 
 from localml.core.catalog import load_catalog, runtimes_dir
 from localml.engines.environments import Environments
+from localml.testing import Localml, start
 
 
 def times(factor: float, *, name: str = "x", width: int = 2) -> bytes:
@@ -35,3 +39,23 @@ def serving_environment(cache: Path) -> None:
     python.write_text(f'#!/bin/sh\nPYTHONPATH="{source}" exec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
     (folder / ".localml-ready").touch()
+
+
+@contextmanager
+def serving_server(folder: Path, gpus: str = "simulated:2") -> Iterator[Localml]:
+    """A server of the process engine that can serve models."""
+    cache = folder / "cache"
+    serving_environment(cache)
+    before = os.environ.get("LOCALML_CACHE")
+    os.environ["LOCALML_CACHE"] = str(cache)
+    try:
+        running = start(folder / "data", gpus)
+    finally:
+        if before is None:
+            del os.environ["LOCALML_CACHE"]
+        else:
+            os.environ["LOCALML_CACHE"] = before
+    try:
+        yield running
+    finally:
+        running.close()

@@ -102,10 +102,10 @@ class ServingRig(Rig):
         """Roll a new version out."""
         self.endpoints.rollout(number, ME, NewVariant(model_version_id=self.register(), **variant))
 
-    def run(self, rounds: int = 6) -> None:
+    def run(self, rounds: int = 5) -> None:
         """Let both loops work until nothing changes any more at this moment of the clock."""
         for _ in range(rounds):
-            self.settle(3)
+            self.settle(2)
             self.controller.tick()
 
     def endpoint(self, number: int) -> EndpointFull:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from typing import Any
@@ -46,6 +47,7 @@ _ISOLATION = (
 )
 _EVENTS = ("start", "die", "oom", "pause", "unpause", "destroy")
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
+_ADOPT_S, _ADOPT_STEP_S = 2.0, 0.02
 _PORT_TAKEN = ("port is already allocated", "address already in use")
 
 
@@ -133,8 +135,12 @@ class DockerEngine:
     def _adopt(self, plan: ReplicaPlan) -> Observed:
         """Take the container that has the plan's name already, if it is ours."""
         there = self._inspect(plan.name)
-        if there.phase is Phase.GONE:
-            raise EngineError(f"container {plan.name} is just being removed")
+        end = time.monotonic() + _ADOPT_S
+        while there.phase is Phase.GONE:  # the daemon reserves a name before the container is there to be seen
+            if time.monotonic() > end:
+                raise EngineError(f"container {plan.name} is just being removed")
+            time.sleep(_ADOPT_STEP_S)
+            there = self._inspect(plan.name)
         if there.labels.get(LABEL_INSTALL) != self._install:
             raise EngineError(f"a container named {plan.name} exists which this installation did not make")
         return self._launch(plan, there.handle["id"]) if there.phase is Phase.CREATED else there

@@ -1,0 +1,112 @@
+"""Models and endpoints from the command line, against a live server with a real gateway."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import serving_server, times
+
+from localml.testing import Localml
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+    with serving_server(tmp_path_factory.mktemp("serve")) as running:
+        yield running
+
+
+@pytest.fixture
+def serve(command: Cli, served: Localml, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("LOCALML_DATA", str(served.platform.data))
+    return command
+
+
+def test_before_anything_is_served(serve: Cli) -> None:
+    assert "localml serve MODEL" in serve("endpoints").out
+    assert "localml register NAME FILE" in serve("models").out
+
+
+def test_a_file_is_served_asked_replaced_and_stopped(serve: Cli, served: Localml, tmp_path: Path) -> None:
+    (tmp_path / "double.onnx").write_bytes(times(2.0))
+    (tmp_path / "triple.onnx").write_bytes(times(3.0))
+    made = serve("serve", str(tmp_path / "double.onnx"), "--gpus", "1", "-o", "max_batch=8")
+    assert (made.code, made.err) == (0, "")
+    assert made.out.startswith("double is ready\n")
+    assert f"{served.platform.gateway_url}/endpoints/double/v2/models/double/infer" in made.out
+
+    for name, content in _inputs().items():
+        (tmp_path / name).write_bytes(content)
+        asked = serve("predict", "double", f"@{tmp_path / name}", "--json")
+        assert asked.json["outputs"][0]["data"] == [2.0, 4.0, 6.0, 8.0], name
+    assert serve("predict", "double", "[[1, 2]]").out == "y FP32[1,2]\n[[2.0, 4.0]]\n"
+
+    rolled = serve("rollout", "double", str(tmp_path / "triple.onnx"), "--json")
+    assert (rolled.code, rolled.json["state"], rolled.json["variants"][0]["model"]) == (0, "ready", "double:2")
+    assert serve("predict", "double", "[[1, 2]]").out.endswith("[[3.0, 6.0]]\n")
+    assert "double:2" in serve("endpoints").out
+    shown = serve("endpoints", "double").out
+    for words in ("v2", "v1", "v2 took over", "VariantServes", "double-v2-1"):
+        assert words in shown
+    listed = serve("models", "--json").json["models"]
+    assert [one["version"] for one in listed[0]["versions"]] == [2, 1]
+    assert served.client.objects("s3://localml-uploads/") == []  # what was uploaded is not kept twice
+
+    assert serve("stop", "double", "--wait").out == "double stopped\n"
+    assert serve("start", "double").out.startswith("double is ready")
+    assert serve("rm", "double").out == "double removed\n"
+    assert serve("endpoints", "double").code == 1
+
+
+def _inputs() -> dict[str, bytes]:
+    """The same array in every form that is taken."""
+    rows = [[1.0, 2.0], [3.0, 4.0]]
+    head = b"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 2], "data": rows}
+    return {
+        "in.json": json.dumps(rows).encode(),
+        "full.json": json.dumps({"inputs": [tensor]}).encode(),
+        "in.csv": b"a,b\n1,2\n3,4\n",
+        "in.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + struct.pack("<4d", 1, 2, 3, 4),
+    }
+
+
+def test_a_broken_file_is_told_before_anything_starts(serve: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"hello")
+    refused = serve("serve", str(tmp_path / "bad.onnx"))
+    assert (refused.code, "is not an ONNX model" in refused.err) == (1, True)
+    missing = serve("serve", "nowhere.onnx")
+    assert (missing.code, "nowhere.onnx does not exist" in missing.err) == (1, True)
+    unknown = serve("serve", "nothing", "--json")
+    assert (unknown.code, unknown.json["error"]["code"]) == (1, "not_found")
+
+
+def test_a_version_that_cannot_run_leaves_the_old_one_and_exits_with_1(serve: Cli, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(times(2.0))
+    assert serve("serve", str(tmp_path / "net.onnx"), "--name", "safe").code == 0
+    kernel = tmp_path / "kernel"
+    kernel.mkdir()
+    (kernel / "kernel.py").write_text("raise RuntimeError('this kernel is broken')\n")
+    failed = serve("rollout", "safe", str(kernel))
+    assert failed.code == 1
+    assert "v2 was rolled back" in failed.out
+    assert serve("predict", "safe", "[[1, 2]]").out.endswith("[[2.0, 4.0]]\n")
+    serve("rm", "safe")
+
+
+def test_predict_says_what_does_not_fit(serve: Cli, tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(times(2.0))
+    assert serve("serve", str(tmp_path / "net.onnx"), "--name", "fits").code == 0
+    (tmp_path / "wide.csv").write_text("1,2,3\n")
+    wide = serve("predict", "fits", f"@{tmp_path / 'wide.csv'}")
+    assert (wide.code, "has the shape [1, 3], the model takes [-1, 2]" in wide.err) == (1, True)
+    bad = serve("predict", "fits", "[[1, 2, 3]]")
+    assert (bad.code, "the endpoint answered 400" in bad.err) == (1, True)
+    assert "is not JSON" in serve("predict", "fits", "hello").err
+    serve("rm", "fits")
