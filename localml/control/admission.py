@@ -226,7 +226,7 @@ class _Pass:
     def __init__(self, node: Node, pools: Mapping[str, PoolState], holders: Sequence[Holder], now: float) -> None:
         self.node = node
         self.pools = pools
-        self.holders = holders
+        self.holders = list(holders)
         self.now = now
         self.free = node.free
         self.replicas = node.replicas
@@ -340,6 +340,8 @@ class _Pass:
     def _take(self, job: Waiting, need: Amount, placement: Placement) -> None:
         self.free = self.free.minus(need)
         self.replicas += job.shape.replicas
+        ends_by = self.now + job.time_limit if job.time_limit is not None else None
+        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by))
         self.behind_head.clear()  # less is free now
         self.pool_reasons.clear()
         for grant in placement.grants:

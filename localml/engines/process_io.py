@@ -82,11 +82,12 @@ def below(pid: int) -> Iterator[int]:
         return
     waiting = [pid]
     while waiting:
-        for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found = [int(number) for number in file.read_text().split()]
-                yield from found
-                waiting += found
+        found: list[int] = []
+        with contextlib.suppress(OSError):  # it may end while it is looked at
+            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                found += [int(number) for number in file.read_text().split()]
+        yield from found
+        waiting += found
 
 
 def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, timeout: float) -> ExecResult:

@@ -42,7 +42,7 @@ def run(*jobs: Waiting, on: Node | None = None, pools: list[PoolState] | None = 
 def test_higher_priority_goes_first_then_order_of_arrival() -> None:
     found = run(wait(1, gpu=4), wait(2, gpu=4, priority=1), wait(3, gpu=4))
     assert list(found.placements) == [2]
-    assert found.reasons[1].code == "resources"
+    assert (found.reasons[1].code, found.reasons[1].holders) == ("resources", (2,))
 
 
 def test_a_later_job_overtakes_only_where_it_cannot_delay_the_head() -> None:

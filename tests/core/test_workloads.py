@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.listing import SORTS, Query
 from localml.core.models import Workload
 from localml.core.states import Kind, State
-from localml.core.listing import SORTS, Query
 from localml.core.workloads import Submission
 
 

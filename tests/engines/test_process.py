@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -278,11 +277,3 @@ def _switches(threads: set[int | None]) -> int:
             if line.startswith("voluntary_ctxt_switches"):
                 total += int(line.split()[1])
     return total
-
-
-def test_what_a_dead_server_left_half_made_is_cleared(tmp_path: Path) -> None:
-    for name, age in ((".new-old", 7200), (".new-fresh", 0)):
-        (tmp_path / name / "work").mkdir(parents=True)
-        os.utime(tmp_path / name, (time.time() - age, time.time() - age))
-    ProcessEngine(tmp_path, "i").close()
-    assert [path.name for path in tmp_path.glob(".new-*")] == [".new-fresh"]
