@@ -78,7 +78,7 @@ class _Rows(Collector):
         used = GaugeMetricFamily("localml_gpu_memory_used_bytes", "Memory in use on the GPU.", labels=labels)
         busy = GaugeMetricFamily("localml_gpu_utilisation_ratio", "Share of the time it computes.", labels=labels)
         usage = self._platform.gpus.usage()
-        for view in self._platform.gpu_views():
+        for view in self._platform.hardware.gpu_views():
             gpu = view.gpu
             values = [gpu.uuid, gpu.label, gpu.name, "true" if gpu.simulated else "false"]
             leased.add_metric(values, min(1.0, sum(lease.fraction for lease in view.leases)))

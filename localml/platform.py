@@ -11,8 +11,8 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from sqlmodel import Session
 
 from localml.config import LOOPBACK, Config
 from localml.control.admission import Reason
+from localml.control.hardware import NODE, Hardware, Size
+from localml.control.hardware import GpuView as GpuView
 from localml.control.idle import IdleWatch
 from localml.control.plans import Site
 from localml.control.reconciler import Reconciler
@@ -27,7 +29,7 @@ from localml.control.sampler import Sampler
 from localml.control.serving_parts import Parts, Serving
 from localml.control.serving_spec import ServingSite
 from localml.control.shell import Shells
-from localml.control.snapshot import Machine, WorkloadRow
+from localml.control.snapshot import WorkloadRow
 from localml.core import pools
 from localml.core.catalog import Catalog, load_catalog, runtimes_dir
 from localml.core.clock import Clock, SystemClock
@@ -36,9 +38,8 @@ from localml.core.feed import Feed
 from localml.core.identity import ADMIN, Credentials, Identity
 from localml.core.lifecycle import record_event
 from localml.core.logfiles import LogStore
-from localml.core.models import GpuLease, GpuMark, Meta, NodeMark
+from localml.core.models import Meta
 from localml.core.pools import Pools
-from localml.core.quantities import format_memory
 from localml.core.sealing import Sealer
 from localml.core.secrets import Vault, write_private
 from localml.core.series import Samples
@@ -46,8 +47,8 @@ from localml.core.specs import Mount
 from localml.core.tools import Tools
 from localml.core.workloads import Submission, Workloads
 from localml.engines import engine_class
-from localml.engines.base import Engine, EngineError, EngineUnreachable, GpuGrant, ImageMissing
-from localml.gpus import Gpu, Inventory, open_inventory
+from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing
+from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import descends_from_us
 from localml.objects import ArchiveInfo, Buckets, inspect_archive
 from localml.objects.registry_auth import read_registry_auth
@@ -55,7 +56,6 @@ from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
 
-NODE = "local"
 DEFAULT_IMAGE = "localml/base:latest"
 CREDENTIALS_NAME = "credentials.json"
 _EPSILON = 1e-9
@@ -63,16 +63,6 @@ _EPSILON = 1e-9
 
 EnvironmentOf = Callable[[str], Mapping[str, str] | None]
 """From an image's name to the variables of its virtual environment."""
-
-
-@dataclass(frozen=True, slots=True)
-class GpuView:
-    """A GPU, who holds it, and what keeps it from new work (empty when nothing does)."""
-
-    gpu: Gpu
-    leases: tuple[GpuLease, ...]
-    mark: GpuMark | None
-    trouble: str
 
 
 class Platform:
@@ -126,14 +116,14 @@ class Platform:
         self.sampler = Sampler(
             self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self.feed.changed
         )
-        self._gpus_by_uuid = {gpu.uuid: gpu for gpu in self.gpus.devices()}
+        self.hardware = Hardware(self.db, self.gpus, self.clock, self._size())
         self.reconciler = Reconciler(
             self.db,
             self.engine,
             self._site(),
             self.logs,
             self.clock,
-            machine=self.machine,
+            machine=self.hardware.machine,
             unhealthy=self.gpus.health,
             changed=self._changed,
         )
@@ -144,6 +134,7 @@ class Platform:
             changed=self.feed.changed,
             nudge=self.reconciler.nudge,
         )
+        self.hardware.nudge = self.reconciler.nudge
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.ssh = Shells(self.data, vault, self.workloads, self.engine, self.buckets, self._site().bind_address)
         self.serving = self._serving()
@@ -186,7 +177,7 @@ class Platform:
 
     def _watch_gpus(self) -> None:
         for gpu, reason in self.gpus.watch(self._watch_stop):
-            self.mark_gpu(gpu, reason, fenced=True)
+            self.hardware.mark_gpu(gpu, reason, fenced=True)
 
     def _install_id(self) -> str:
         def act(session: Session) -> str:
@@ -272,7 +263,7 @@ class Platform:
             our_image=lambda image: self.catalog.of_image(image) is not None,
             default_image=DEFAULT_IMAGE,
             user=f"{owner.st_uid}:{owner.st_gid}",
-            gpu=self._grant,
+            gpu=self.hardware.grant,
             host_cpus=float(os.cpu_count() or 1),
             unseal=self._unseal,
             registry_auth=partial(read_registry_auth, self.buckets),
@@ -341,12 +332,6 @@ class Platform:
             return False
         return any(container and str(container) in cgroup for container in ours)
 
-    def _grant(self, uuid: str) -> GpuGrant:
-        gpu = self._gpus_by_uuid.get(uuid)
-        if gpu is None:  # leased by an earlier run with another set of GPUs
-            return GpuGrant(uuid, 0, simulated=True)
-        return GpuGrant(uuid, gpu.index, simulated=gpu.simulated, device_nodes=gpu.device_nodes)
-
     def _mount_source(self, mount: Mount, row: WorkloadRow) -> Path:
         if mount.source.startswith("workspace:"):
             return self.workspace(row.owner, mount.source.removeprefix("workspace:"))
@@ -385,16 +370,12 @@ class Platform:
                 reason = error.message.removeprefix("archive: ")
                 raise LocalmlError(error.code, f"{field}: {reason}", field=field, details=error.details) from error
 
-    # -- the machine -----------------------------------------------------------------------------
+    # -- requests --------------------------------------------------------------------------------
 
-    def machine(self) -> Machine:
-        """Size of the machine as admission sees it: declared or real, GPUs that others use left out."""
-        cpus = self.config.cpus or float(os.cpu_count() or 1)
-        memory = self.config.memory or _physical_memory()
-        busy = self.gpus.busy()
-        gpus = tuple((gpu.uuid, gpu.name) for gpu in self.gpus.devices() if gpu.uuid not in busy)
-        replicas = self.config.max_replicas or int(16 * cpus)
-        return Machine(NODE, cpus * self.config.cpu_overcommit, memory, gpus, replicas)
+    def _size(self) -> Size:
+        """What the settings declare of the machine."""
+        config = self.config
+        return Size(config.cpus, config.memory, config.cpu_overcommit, config.max_replicas)
 
     def _check(self, submission: Submission) -> None:
         """Refuse at once what this machine never has, with the numbers."""
@@ -402,28 +383,7 @@ class Platform:
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
                 self._sealer.open(submission.caller.name, sealed)
-        machine = self.machine()
-        all_gpus = self.gpus.devices()
-        cores = machine.cpu / self.config.cpu_overcommit
-        cpu = memory = gpu = 0.0
-        for role in submission.spec.roles:
-            need = role.resources
-            if need.cpu and need.cpu > cores + _EPSILON:
-                raise _too_much("cpu", need.cpu, cores, "CPU cores")
-            matching = [one for one in all_gpus if need.gpu_type is None or need.gpu_type.lower() in one.name.lower()]
-            if need.gpu > len(matching):
-                kind = f"GPUs of type {need.gpu_type}" if need.gpu_type else "GPUs"
-                raise _too_much("gpu", need.gpu, len(matching), kind)
-            cpu += (need.cpu or 0) * role.count
-            memory += (need.memory or 0) * role.count
-            gpu += need.gpu * role.count
-        for what, asked, there, unit in (
-            ("cpu", cpu, machine.cpu, "CPU cores"),
-            ("memory", memory, float(machine.memory), "of memory"),
-            ("gpu", gpu, float(len(all_gpus)), "GPUs"),
-        ):
-            if asked > there + _EPSILON:
-                raise _too_much(what, asked, there, unit)
+        self.hardware.check(submission.spec)
 
     def _check_mounts(self, submission: Submission) -> None:
         for mount in submission.spec.mounts:
@@ -439,86 +399,6 @@ class Platform:
                     raise invalid("mounts", f"{source} does not exist on this machine")
             else:
                 self.buckets.path(source)
-
-    def gpu_views(self) -> list[GpuView]:
-        """All GPUs with their leases and marks."""
-        from sqlmodel import col, select
-
-        health, busy = self.gpus.health(), self.gpus.busy()
-        with self.db.read() as session:
-            marks = {mark.gpu: mark for mark in session.exec(select(GpuMark))}
-            leases: dict[str, list[GpuLease]] = {}
-            for lease in session.exec(select(GpuLease).where(col(GpuLease.released_at).is_(None))):
-                leases.setdefault(lease.gpu, []).append(lease)
-        return [
-            GpuView(
-                gpu,
-                tuple(leases.get(gpu.uuid, ())),
-                marks.get(gpu.uuid),
-                health.get(gpu.uuid) or busy.get(gpu.uuid, ""),
-            )
-            for gpu in self.gpus.devices()
-        ]
-
-    def mark_gpu(self, uuid: str, reason: str, *, fenced: bool = False) -> None:
-        """Give this GPU no new work; what runs on it goes on."""
-        now = self.clock.now()
-
-        def act(session: Session) -> None:
-            session.merge(GpuMark(gpu=uuid, node=NODE, reason=reason, fenced=fenced, at=now))
-            what = "fenced" if fenced else "drained"
-            record_event(session, None, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
-
-        self.db.write(act)
-        self.reconciler.nudge()
-
-    def unmark_gpu(self, uuid: str) -> None:
-        """Give this GPU work again."""
-
-        def act(session: Session) -> None:
-            mark = session.get(GpuMark, uuid)
-            if mark is not None:
-                session.delete(mark)
-                record_event(session, None, "GpuUndrained", f"GPU {uuid} takes work again", now=self.clock.now())
-
-        self.db.write(act)
-        self.reconciler.nudge()
-
-    def find_gpu(self, label: str) -> Gpu:
-        """A GPU by UUID, by the start of it, or by index."""
-        found = [gpu for gpu in self.gpus.devices() if label in (gpu.uuid, gpu.label) or gpu.uuid.startswith(label)]
-        if len(found) != 1:
-            raise LocalmlError(
-                Code.NOT_FOUND, f"gpu: {label!r} names {len(found)} of the {len(self.gpus.devices())} GPUs here"
-            )
-        return found[0]
-
-    def drain(self, reason: str) -> None:
-        """Start nothing new on this machine; what runs goes on."""
-        now = self.clock.now()
-
-        def act(session: Session) -> None:
-            session.merge(NodeMark(node=NODE, reason=reason, at=now))
-            record_event(session, None, "Drained", f"the machine takes no new work: {reason}", now=now)
-
-        self.db.write(act)
-
-    def undrain(self) -> None:
-        """Start work again."""
-
-        def act(session: Session) -> None:
-            mark = session.get(NodeMark, NODE)
-            if mark is not None:
-                session.delete(mark)
-                record_event(session, None, "Undrained", "the machine takes work again", now=self.clock.now())
-
-        self.db.write(act)
-        self.reconciler.nudge()
-
-    def drained(self) -> NodeMark | None:
-        """The mark of a drained machine."""
-        with self.db.read() as session:
-            return session.get(NodeMark, NODE)
 
     def why(self, workload_id: int) -> Reason | None:
         """Why a queued workload waits; None when it does not."""
@@ -548,19 +428,3 @@ class Platform:
             "data": str(self.data),
             "root_pool": pools.ROOT,
         }
-
-
-@cache
-def _physical_memory() -> int:
-    """Bytes of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _too_much(what: str, asked: float, there: float, unit: str) -> LocalmlError:
-    show = (lambda amount: format_memory(int(amount))) if what == "memory" else "{:g}".format
-    return LocalmlError(
-        Code.CAPACITY,
-        f"{what}: {show(asked)} {unit} were asked for, this machine has {show(there)}",
-        field=what,
-        details={"asked": asked, "available": there},
-    )

@@ -38,7 +38,7 @@ class _Account:
 def quota_records(platform: Platform, orgs: Iterable[str]) -> list[Quota]:
     """One record for each organisation."""
     pools = {pool.name: pool for pool in platform.pools.list()}
-    machine = platform.machine()
+    machine = platform.hardware.machine()
     size = (machine.cpu, machine.memory, len(platform.gpus.devices()))
     return [_record(pools, size, org) for org in orgs]
 

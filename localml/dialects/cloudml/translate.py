@@ -144,7 +144,7 @@ def replica_resources(
     """
     cpu, gpu = cores(cpu_limit), gpu_limit or 0
     if cpu is not None and cpu > _MOST_CORES:
-        raise _too_much("cpu_limit", cpu, platform.machine().cpu, "CPU cores")
+        raise _too_much("cpu_limit", cpu, platform.hardware.machine().cpu, "CPU cores")
     if gpu > _MOST_GPUS:
         raise _too_much("gpu_limit", gpu, len(platform.gpus.devices()), "GPUs")
     return Resources(cpu=cpu, memory=memory_bytes(memory_limit), gpu=gpu, gpu_type=gpu_type or None)

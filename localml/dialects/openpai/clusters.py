@@ -67,7 +67,7 @@ def one_cluster(platform: Platform, name: str) -> dict[str, Any]:
 
 
 def _answer(platform: Platform, pools: Sequence[PoolInfo], name: str) -> dict[str, Any]:
-    machine = platform.machine()
+    machine = platform.hardware.machine()
     size = {"cpu": machine.cpu, "memory": float(machine.memory), "gpu": float(len(platform.gpus.devices()))}
     load = platform.pools.load(pool_of(name))
     held = load.held

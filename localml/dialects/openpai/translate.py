@@ -107,7 +107,7 @@ def job_spec(platform: Platform, job: JobConfig, *, user: str) -> WorkloadSpec:
 
 def _resources(platform: Platform, job: JobConfig, role: TaskRole) -> Resources:
     if role.cpuNumber > _MOST_CORES:
-        raise _too_much("cpuNumber", role.cpuNumber, platform.machine().cpu, "CPU cores")
+        raise _too_much("cpuNumber", role.cpuNumber, platform.hardware.machine().cpu, "CPU cores")
     if role.gpuNumber > _MOST_GPUS:
         raise _too_much("gpuNumber", role.gpuNumber, len(platform.gpus.devices()), "GPUs")
     return Resources(

@@ -34,7 +34,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
         counts: dict[str, int] = {}
         for (_, state), number in platform.workloads.counts().items():
             counts[state] = counts.get(state, 0) + number
-        mark = platform.drained()
+        mark = platform.hardware.drained()
         return {
             **platform.info(),
             "pid": os.getpid(),

@@ -29,7 +29,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 
 def gpus(platform: Platform) -> list[dict[str, Any]]:
     """All GPUs with their leases and what they do now."""
-    usage, views = platform.gpus.usage(), platform.gpu_views()
+    usage, views = platform.gpus.usage(), platform.hardware.gpu_views()
     ids = {lease.workload_id for view in views for lease in view.leases}
     names = {number: platform.workloads.row(number).name for number in ids}
     return [translate.gpu(view, usage.get(view.gpu.uuid), names) for view in views]
@@ -46,10 +46,10 @@ def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
         """Give a GPU, or the machine, no new work. What runs goes on."""
         admin_only(caller())
         if body.gpu is None:
-            platform.drain(body.reason)
+            platform.hardware.drain(body.reason)
             return {"drained": "machine"}
-        gpu = platform.find_gpu(body.gpu)
-        platform.mark_gpu(gpu.uuid, body.reason)
+        gpu = platform.hardware.find_gpu(body.gpu)
+        platform.hardware.mark_gpu(gpu.uuid, body.reason)
         return {"drained": gpu.uuid}
 
     @api.post("/undrain")
@@ -57,10 +57,10 @@ def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
         """Give a GPU (a fenced one too), or the machine, work again."""
         admin_only(caller())
         if body.gpu is None:
-            platform.undrain()
+            platform.hardware.undrain()
             return {"undrained": "machine"}
-        gpu = platform.find_gpu(body.gpu)
-        platform.unmark_gpu(gpu.uuid)
+        gpu = platform.hardware.find_gpu(body.gpu)
+        platform.hardware.unmark_gpu(gpu.uuid)
         return {"undrained": gpu.uuid}
 
 
