@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import httpx
 import pytest
 from helpers.rig import wait_until
+from helpers.tools import execute, points, printed
 
 from localml.client import Client
 from localml.config import load
@@ -49,33 +48,6 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             client.wait(row.id, 60)
     client.close()
     server.close()
-
-
-async def execute(base: str, token: str, code: str) -> list[dict[str, Any]]:
-    """Run a cell in a new kernel, as JupyterLab's own page does; returns the messages that answer it."""
-    headers = {"Authorization": f"token {token}"}
-    number = uuid.uuid4().hex
-    header = {"msg_id": number, "msg_type": "execute_request", "session": "s", "username": "", "version": "5.4"}
-    content = {"code": code, "silent": False, "store_history": False, "user_expressions": {}, "allow_stdin": False}
-    request = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
-    found: list[dict[str, Any]] = []
-    async with aiohttp.ClientSession(base, headers=headers) as http:
-        async with http.post("/api/kernels", json={"name": "python3"}) as made:
-            kernel = (await made.json())["id"]
-        async with http.ws_connect(f"/api/kernels/{kernel}/channels") as socket, asyncio.timeout(90):
-            await socket.send_json(request)
-            async for message in socket:
-                answer = json.loads(message.data)
-                if answer["parent_header"].get("msg_id") != number:
-                    continue
-                found.append(answer)
-                if answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
-                    return found
-    raise ConnectionError("the kernel hung up")
-
-
-def printed(messages: list[dict[str, Any]]) -> str:
-    return "".join(one["content"]["text"] for one in messages if one["msg_type"] == "stream")
 
 
 def test_a_notebook_computes_sees_the_buckets_and_keeps_its_files(served: tuple[Server, Client]) -> None:
@@ -131,19 +103,6 @@ def test_a_notebook_server_that_is_killed_comes_back_by_itself(served: tuple[Ser
     client.stop("crash")
 
 
-def _points(http: httpx.Client, run: str, tag: str, count: int) -> list[Any]:
-    """A series, once TensorBoard has read all of it."""
-    found: list[Any] = []
-
-    def read() -> bool:
-        answer = http.get("/data/plugin/scalars/scalars", params={"run": run, "tag": tag})
-        found[:] = answer.json() if answer.status_code == 200 else []
-        return len(found) >= count
-
-    wait_until(read, 60)
-    return found
-
-
 def test_a_tensorboard_shows_what_the_digits_run_wrote(served: tuple[Server, Client], tmp_path: Path) -> None:
     server, client = served
     package = tmp_path / "digits.tar.gz"
@@ -164,10 +123,10 @@ def test_a_tensorboard_shows_what_the_digits_run_wrote(served: tuple[Server, Cli
     assert board.base_url is not None
     assert httpx.get(f"{board.base_url}/data/runs", timeout=30).status_code == 401
     with httpx.Client(base_url=board.base_url, headers={"Authorization": f"Bearer {board.token}"}, timeout=30) as http:
-        points = _points(http, "events", "validation_accuracy", 3)
+        shown = points(http, "events", "validation_accuracy", 3)
         assert http.get("/data/runs").json() == ["events"]
     written = json.loads((server.platform.buckets.root / "runs/digits/metrics.json").read_text())["epochs"]
-    assert [step for _, step, _ in points] == [1, 2, 3]
-    for (_, _, shown), epoch in zip(points, written, strict=True):
-        assert shown == pytest.approx(epoch["validation_accuracy"], rel=1e-6)
+    assert [step for _, step, _ in shown] == [1, 2, 3]
+    for (_, _, value), epoch in zip(shown, written, strict=True):
+        assert value == pytest.approx(epoch["validation_accuracy"], rel=1e-6)
     client.stop(board.id)

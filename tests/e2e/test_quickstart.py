@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 from helpers.rig import wait_until
 
@@ -47,10 +48,13 @@ def _take_down(settings: dict[str, str]) -> None:
         listed = call("ps", "--json")
         return [str(one["id"]) for one in json.loads(listed.stdout)["workloads"]] if listed.returncode == 0 else []
 
+    install = json.loads(call("status", "--json").stdout or "{}").get("install")
     call("rm", "digits")
     for number in left():
         call("rm", number)
     wait_until(lambda: not left(), 60)
+    labels = {"label": f"localml.install={install}"}
+    wait_until(lambda: not docker.from_env().containers.list(all=True, filters=labels), 60)
     call("down")
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 import urllib3
 from helpers.models import serving_environment, times
 from helpers.server_process import Servers, servers
+from helpers.serving_load import Load
 
 from localml.control import gateway_process
 from localml.engines.process import ProcessEngine
@@ -52,6 +57,11 @@ class Stage:
             if found["settled"]:
                 return found
             assert time.monotonic() < deadline, f"still {found['state']}: {found['message']}\n{self.servers.tail()}"
+
+    def ready(self, name: str = "net") -> set[str]:
+        """Addresses of the replicas that serve."""
+        variants = self.call("GET", f"/endpoints/{name}")["variants"]
+        return {each["url"] for one in variants for each in one["replicas"] if each["state"] == "ready"}
 
     def ask(self, url: str, **headers: str) -> urllib3.BaseHTTPResponse:
         body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 10]}]}
@@ -195,3 +205,66 @@ def test_a_dead_gateway_is_started_again_on_its_port(stage: Stage) -> None:
         threading.Event().wait(0.05)
     reasons = [one["reason"] for one in stage.call("GET", "/events")["events"]]
     assert "GatewayEnded" in reasons
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ten_thousand_requests_survive_two_rollouts_a_dead_replica_and_a_dead_server(stage: Stage) -> None:
+    first, second, third = (stage.register(factor) for factor in (2.0, 3.0, 4.0))
+    stage.call("POST", "/endpoints", {"model": first, "bake": 0.5, "scaling": {"minimum": 2, "maximum": 2}})
+    url = stage.settled()["infer_url"]
+    token = json.loads((stage.servers.data / "credentials.json").read_text())["token"]
+    gateway = gateway_process.find(stage.servers.data)
+    with Load(url, token, {2.0, 3.0, 4.0}) as load:
+        deadline = time.monotonic() + 120
+        load.wait_served(1000, deadline)
+        to_second = _roll(stage, second)
+
+        before = stage.ready()
+        _kill_listener(min(before))
+        load.wait_for(lambda: len(stage.ready() - before) == 1, "another replica for the killed one", deadline)
+        assert stage.settled()["variants"][0]["ready"] == 2
+
+        began = time.monotonic()
+        stage.call("POST", "/endpoints/net/rollout", {"model": third})
+        assert stage.call("GET", "/endpoints/net")["state"] == "updating"
+        stage.server.end()  # SIGKILL, in the middle of the rollout
+        alone = time.monotonic()
+        load.wait_served(len(load.served) + 500, deadline)
+        assert {one.factor for one in load.served if one.sent > alone} == {3.0}  # nobody is there to go on with it
+        stage.server = stage.servers.start()
+        assert stage.settled()["variants"][0]["model"] == third
+        to_third = (began, time.monotonic())
+        load.wait_served(max(10_000, len(load.served) + 500), deadline)
+    assert load.failures == []
+    assert load.connections == 8  # none was closed either
+    lives = {2.0: (0.0, to_second[1]), 3.0: (to_second[0], to_third[1]), 4.0: (to_third[0], float("inf"))}
+    for factor, (since, until) in lives.items():
+        mine = [one for one in load.served if one.factor == factor]
+        assert mine
+        assert min(one.answered for one in mine) > since
+        assert max(one.sent for one in mine) < until
+    assert gateway_process.find(stage.servers.data) == gateway
+    assert stage.settled()["state"] == "ready"
+
+
+def _roll(stage: Stage, model: str) -> tuple[float, float]:
+    """Roll a version out; when that began, and when it was over."""
+    began = time.monotonic()
+    stage.call("POST", "/endpoints/net/rollout", {"model": model})
+    served = stage.settled()
+    assert (served["state"], served["variants"][0]["model"]) == ("ready", model), served["message"]
+    return began, time.monotonic()
+
+
+def _kill_listener(url: str) -> None:
+    """End the process that serves an address, without a word to it."""
+    port = urlsplit(url).port
+    found = {
+        one.pid
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid is not None
+    }
+    assert found
+    for pid in found:
+        os.kill(pid, signal.SIGKILL)

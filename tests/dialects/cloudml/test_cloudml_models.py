@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.config import Config
+from localml.control import gateway_process
 from localml.core.errors import LocalmlError
 from localml.core.serving import EndpointState
 from localml.dialects.cloudml.models import STATE_WORDS, endpoint_name
@@ -127,11 +128,14 @@ def live(tmp_path: Path) -> Iterator[tuple[Server, SignedClient]]:
     server.start()
     given = server.platform.credentials
     client = SignedClient(given.access_key, given.secret_key, over(server.url))
-    yield server, client
-    for one in server.platform.endpoints.list(None, "cloudml"):
-        server.platform.endpoints.delete(one.row.id or 0, server.platform.identity.user("admin"))
-    wait_until(lambda: all(one.phase is not Phase.RUNNING for one in server.platform.engine.list().values()), 60)
-    server.close()
+    try:
+        yield server, client
+        for one in server.platform.endpoints.list(None, "cloudml"):
+            server.platform.endpoints.delete(one.row.id or 0, server.platform.identity.user("admin"))
+        wait_until(lambda: all(one.phase is not Phase.RUNNING for one in server.platform.engine.list().values()), 60)
+    finally:
+        server.close()
+        gateway_process.stop(tmp_path / "data", timeout=2)
 
 
 def test_a_service_really_predicts_and_its_events_and_log_tell_of_it(live: tuple[Server, SignedClient]) -> None:
