@@ -102,8 +102,8 @@ class Platform:
         self.install = self._install_id()
         vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
-        self._sealer = Sealer(vault)
-        self.tools = Tools(self._sealer, self.config.host)
+        self.sealer = Sealer(vault)
+        self.tools = Tools(self.sealer, self.config.host)
         self.credentials = self._credentials()
         self.feed = Feed()
         self.logs = LogStore(self.data)
@@ -317,7 +317,7 @@ class Platform:
 
     def _unseal(self, row: WorkloadRow, sealed: str) -> str:
         try:
-            return self._sealer.open(row.owner, sealed)
+            return self.sealer.open(row.owner, sealed)
         except LocalmlError as error:
             raise EngineError(error.message) from error
 
@@ -382,7 +382,7 @@ class Platform:
         self._check_mounts(submission)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
-                self._sealer.open(submission.caller.name, sealed)
+                self.sealer.open(submission.caller.name, sealed)
         self.hardware.check(submission.spec)
 
     def _check_mounts(self, submission: Submission) -> None:

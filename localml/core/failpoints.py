@@ -10,15 +10,13 @@ import os
 import signal
 import threading
 
-NAMES = (
-    "after-intent",
-    "after-create",
-    "after-start",
-    "before-commit",
-    "before-remove",
-    "after-replica",
-    "after-table",
-)
+JOBS = ("after-intent", "after-create", "after-start", "before-commit", "before-remove")
+"""Points that every workload passes."""
+
+SERVING = ("after-replica", "after-table")
+"""Points that only endpoints pass."""
+
+NAMES = JOBS + SERVING
 
 
 class Failpoints:

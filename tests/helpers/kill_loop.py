@@ -17,7 +17,7 @@ from typing import Any
 from helpers.kill_jobs import Jobs, Kind, kind_of
 from helpers.records import Records
 from helpers.server_process import Api, Down, Running, Servers
-from localml.core.failpoints import NAMES
+from localml.core.failpoints import JOBS
 
 _CLIENTS = 3
 _MANY = 40
@@ -154,7 +154,7 @@ class KillLoop:
 
     def round(self, number: int) -> None:
         """One life of a server, and what its death leaves."""
-        failpoint = self._chance.choice(NAMES) if self._chance.random() < 0.5 else None
+        failpoint = self._chance.choice(JOBS) if self._chance.random() < 0.5 else None
         passes = self._chance.choice((1, 1, 2, 3, 5, 8))
         server = self._servers.launch(f"{failpoint}:{passes}" if failpoint else None)
         clients = self._clients(server, number) if server.ready() else []

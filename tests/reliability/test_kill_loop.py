@@ -15,7 +15,7 @@ from helpers.kill_loop import KillLoop, processes_with, run_kill_loop
 from helpers.private_daemon import remove_all
 from helpers.server_process import servers
 
-from localml.core.failpoints import NAMES
+from localml.core.failpoints import JOBS
 
 SEED = int(os.environ.get("RELIABILITY_SEED") or secrets.randbits(32))
 """Printed when a test fails; set the variable to repeat its choices."""
@@ -39,7 +39,7 @@ def test_two_hundred_deaths_lose_nothing_of_processes(tmp_path: Path) -> None:
             print(found.tail())
             raise
     print(loop.told.calls, loop.died_at, len(loop.told.submitted))
-    assert set(NAMES) <= set(loop.died_at), f"some fail-points were never reached: {loop.died_at}"
+    assert set(JOBS) <= set(loop.died_at), f"some fail-points were never reached: {loop.died_at}"
     assert len(loop.told.submitted) > 200
     left = [path.name for path in (tmp_path / "data" / "replicas").iterdir() if not path.name.startswith(".superv")]
     assert left == []

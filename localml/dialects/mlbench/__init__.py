@@ -7,7 +7,8 @@ Where the vendor's service differs from one machine, this dialect does so:
 - A run's workers are one gang that reaches each other by name. Their command is given ``{hosts}``, ``{rank}``,
   ``{run_id}`` and ``{backend}``, and the variables that ``torch.distributed`` reads.
 - A run that names no image trains the benchmark that comes with localml (``benchmark.py``) on all workers.
-- The MPI backend is started over SSH between the workers, which is not offered: such runs are refused.
+- The MPI backend is MPICH's: the first worker's ``mpiexec`` starts the command on all workers, over SSH with a key made
+  for the run. The image must be ``localml/train-pytorch`` or made from it. Without containers such runs are refused.
 - ``max_bandwidth`` is kept, and limits nothing.
 """
 

@@ -1,8 +1,9 @@
-"""The benchmark of a run that names none: linear regression by synchronous SGD with an all-reduce over TCP.
+"""The benchmark of a run that names none: linear regression by synchronous SGD with an all-reduce over TCP or MPI.
 
-A program of its own, of the standard library only: its text is given to the Python of every worker, and nothing of
-localml is there. The first worker adds up what the others send it and sends the sum back. The numbers are drawn from a
-fixed seed, so that two runs on the same number of workers give the same weights.
+A program of its own, of the standard library only (and mpi4py where MPI has started it): its text is given to the
+Python of every worker, and nothing of localml is there. Over TCP the first worker adds up what the others send it and
+sends the sum back. The numbers are drawn from a fixed seed, so that two runs on the same number of workers give the
+same weights.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from array import array
 from datetime import UTC, datetime
 from typing import TextIO
 
@@ -64,6 +66,23 @@ def _connect(address: str, port: int) -> socket.socket:
             time.sleep(0.05)
 
 
+class MpiReducer:
+    """Sums over all workers by MPI."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        from mpi4py import MPI
+
+        self.workers = MPI.COMM_WORLD
+        if (self.workers.Get_rank(), self.workers.Get_size()) != (rank, world):
+            raise RuntimeError(f"MPI has other ranks than the run: {self.workers.Get_rank()} is not {rank} of {world}")
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The element-wise sum of the workers' lists of numbers; all get the same."""
+        total = array("d", bytes(8 * len(values)))
+        self.workers.Allreduce(array("d", values), total)
+        return total.tolist()
+
+
 class Dashboard:
     """Posts metrics as the vendor's client does; says once when the dashboard cannot be reached from here."""
 
@@ -110,10 +129,16 @@ def gradient(weights: list[float], points: list[tuple[list[float], float]]) -> t
     return [one / len(points) for one in slope], loss / len(points)
 
 
+def _reducer(rank: int, world: int) -> Reducer | MpiReducer:
+    if "LOCALML_MPI_ADDRESSES" in os.environ:
+        return MpiReducer(rank, world)
+    return Reducer(rank, world, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+
+
 def main() -> int:
     """Train; 0 when the goal was reached."""
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    reducer = Reducer(rank, world, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+    reducer = _reducer(rank, world)
     dashboard = Dashboard(os.environ.get("MLBENCH_DASHBOARD_URL", ""), os.environ["MLBENCH_RUN_ID"], rank)
     points = data(rank)
     weights = [0.0] * FEATURES

@@ -7,12 +7,14 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from localml.core.errors import LocalmlError, invalid
+from localml.core.errors import invalid
 from localml.dialects.mlbench.schemas import RunCreate
 
-CUSTOM_IMAGE, CUSTOM_BACKEND = "custom_image", "custom_backend"
-BACKENDS = ("gloo", "nccl")
+CUSTOM_IMAGE, CUSTOM_BACKEND, MPI = "custom_image", "custom_backend", "mpi"
+BACKENDS = ("gloo", "nccl", MPI)
 OWN_IMAGE = "localml/base:latest"
+OWN_MPI_IMAGE = "localml/train-pytorch:latest"
+"""The image of localml that has ``mpiexec``, its launcher's needs, and mpi4py."""
 OWN_COMMAND = "python benchmark.py"
 _BACKEND = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _COMMAND = "/conda/bin/python /codes/main.py --run_id {run_id} --rank {rank} --hosts {hosts} --backend {backend}"
@@ -32,7 +34,10 @@ IMAGES: dict[str, bool] = {
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What the workers run: ``words`` with ``{rank}`` and the like in them; ``everywhere`` or on the first alone."""
+    """What the workers run: ``words`` with ``{rank}`` and the like in them; ``everywhere`` or on the first alone.
+
+    With ``mpi`` the first worker starts them everywhere, by ``mpiexec``.
+    """
 
     image: str
     command: str
@@ -40,6 +45,7 @@ class Program:
     backend: str
     gpu: bool
     everywhere: bool
+    mpi: bool = False
 
 
 def program_of(run: RunCreate) -> Program:
@@ -49,10 +55,12 @@ def program_of(run: RunCreate) -> Program:
         LocalmlError: ``INVALID`` naming the member at fault.
     """
     backend = _backend(run)
+    mpi = (run.backend or "").lower() == MPI
     image, command, gpu = run.image_name, _COMMAND, run.gpu_enabled
     if image is None:
         text = Path(__file__).with_name("benchmark.py").read_text(encoding="utf-8")
-        return Program(OWN_IMAGE, OWN_COMMAND, ("python", "-c", text), backend, gpu, everywhere=True)
+        own = OWN_MPI_IMAGE if mpi else OWN_IMAGE
+        return Program(own, OWN_COMMAND, ("python", "-c", text), backend, gpu, everywhere=True, mpi=mpi)
     if image == CUSTOM_IMAGE:
         if not run.custom_image_name or not run.custom_image_command:
             missing = "custom_image_command" if run.custom_image_name else "custom_image_name"
@@ -64,7 +72,7 @@ def program_of(run: RunCreate) -> Program:
         raise invalid("image_name", f"must be {CUSTOM_IMAGE} or one of {', '.join(IMAGES)}, not {image[:200]!r}")
     if re.search(r"[\s\x00-\x1f]", image):
         raise invalid("custom_image_name", f"{image[:200]!r} is no name of an image")
-    return Program(image, command, _words(command), backend, gpu, everywhere=run.run_all_nodes)
+    return Program(image, command, _words(command), backend, gpu, everywhere=run.run_all_nodes or mpi, mpi=mpi)
 
 
 def _backend(run: RunCreate) -> str:
@@ -73,16 +81,9 @@ def _backend(run: RunCreate) -> str:
         if run.custom_backend is None or not _BACKEND.fullmatch(run.custom_backend):
             raise invalid("custom_backend", f"is required with backend {CUSTOM_BACKEND}, as a word without blanks")
         return run.custom_backend
-    if given.lower() == "mpi":
-        raise _no_mpi()
     if given.lower() not in BACKENDS:
-        raise invalid("backend", f"must be GLOO, NCCL or {CUSTOM_BACKEND}, not {given[:100]!r}")
+        raise invalid("backend", f"must be MPI, GLOO, NCCL or {CUSTOM_BACKEND}, not {given[:100]!r}")
     return given.lower()
-
-
-def _no_mpi() -> LocalmlError:
-    reason = "MPI starts workers over SSH between them, which is not offered; use GLOO, NCCL or custom_backend"
-    return invalid("backend", reason)
 
 
 def _words(command: str) -> tuple[str, ...]:

@@ -100,7 +100,7 @@ def list_runs() -> list[dict[str, Any]]:
 def start_run(body: schemas.RunCreate) -> dict[str, Any]:
     """Start a benchmark run"""
     program = program_of(body)
-    spec = run_spec(platform(), body, program, request.host_url.rstrip("/"))
+    spec = run_spec(platform(), body, program, request.host_url.rstrip("/"), caller().name)
     name = slug(body.name)
     submission = Submission(
         name=name,

@@ -13,6 +13,7 @@ from localml.core.placeholders import literal
 from localml.core.specs import Completion, Port, Resources, Role, WorkloadSpec
 from localml.core.workloads import Full
 from localml.dialects.mlbench.images import Program
+from localml.dialects.mlbench.mpi import mpi_script, with_mpi
 from localml.dialects.mlbench.pods import STATE_WORDS, WORKER, pod_name
 from localml.dialects.mlbench.schemas import Run, RunCreate
 from localml.dialects.mlbench.times import micro_time
@@ -44,11 +45,15 @@ fi
 """
 
 
-def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: str) -> WorkloadSpec:
+def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: str, owner: str) -> WorkloadSpec:
     """What to run for a request.
 
     Args:
         dashboard: this server's URL as the client wrote it, without a final slash.
+        owner: the user whose run it will be.
+
+    Raises:
+        LocalmlError: ``INVALID``: MPI on an engine without containers.
     """
     role = Role(
         name=WORKER,
@@ -69,7 +74,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
         # where only the first worker runs the command, the others wait until it has ended
         completion=Completion() if program.everywhere else Completion(min_succeeded=1),
     )
-    return WorkloadSpec(roles=(role,))
+    return WorkloadSpec(roles=(with_mpi(platform, role, owner) if program.mpi else role,))
 
 
 def _cpus(platform: Platform, run: RunCreate) -> float:
@@ -82,7 +87,8 @@ def _script(run: RunCreate, program: Program) -> str:
     """A shell script that sets what only a worker knows of itself and then becomes the command."""
     flags = {"--gpu": program.gpu, "--light": run.light_target, "--horovod": run.use_horovod}
     words = [_quoted(word) for word in program.words] + [flag for flag, wanted in flags.items() if wanted]
-    return _SETUP + ("" if program.everywhere else _IDLE) + f"exec {' '.join(words)}\n"
+    script = _SETUP + ("" if program.everywhere else _IDLE) + f"exec {' '.join(words)}\n"
+    return mpi_script(script) if program.mpi else script
 
 
 def _quoted(word: str) -> str:

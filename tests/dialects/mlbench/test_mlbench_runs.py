@@ -85,7 +85,7 @@ REFUSED: dict[str, dict[str, Any]] = {
     "image_name": {"image_name": "unheard/of"},
     "custom_image_name": {"image_name": "custom_image", "custom_image_command": "true"},
     "custom_image_command": {"image_name": "custom_image", "custom_image_name": "a"},
-    "backend": {"backend": "MPI"},
+    "backend": {"backend": "smoke"},
     "custom_backend": {"backend": "custom_backend"},
     "name": {"name": ["a", "b"]},
 }
@@ -108,7 +108,7 @@ def test_bad_members_are_refused_by_name(member: str, dashboard: Dashboard) -> N
         ({"num_cpus": "100"}, "num_cpus: 100 CPU cores were asked for, this machine has 8"),
         (CUSTOM | {"gpu_enabled": "true", "num_workers": 3}, "gpu_enabled: 3 GPUs were asked for, this machine has 2"),
         ({"num_workers": 1001}, "num_workers: "),
-        ({"backend": "smoke"}, "backend: must be GLOO, NCCL or custom_backend"),
+        ({"backend": "smoke"}, "backend: must be MPI, GLOO, NCCL or custom_backend"),
     ],
 )
 def test_refusals_say_what_is_wrong(form: dict[str, Any], words: str, dashboard: Dashboard) -> None:
