@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-from cryptography.fernet import InvalidToken
-
 from localml.core.errors import LocalmlError, invalid
 from localml.core.secrets import Vault
 
@@ -34,6 +32,8 @@ class Sealer:
         Raises:
             LocalmlError: ``INVALID``: this installation did not seal it, or not for this user.
         """
+        from cryptography.fernet import InvalidToken
+
         try:
             whose, text = json.loads(self._vault.unseal(sealed.encode()))
         except (InvalidToken, ValueError):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import secrets
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cryptography.fernet import Fernet
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from werkzeug.security import check_password_hash, generate_password_hash
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 
 class Vault:
@@ -18,7 +21,12 @@ class Vault:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
-        self._fernet = Fernet(key)
+
+    @cached_property
+    def _fernet(self) -> Fernet:
+        from cryptography.fernet import Fernet  # 7 MB that a server needs only when somebody signs
+
+        return Fernet(self._key)
 
     @classmethod
     def open(cls, path: Path) -> Vault:
@@ -26,12 +34,15 @@ class Vault:
         try:
             return cls(path.read_bytes())
         except FileNotFoundError:
-            key = Fernet.generate_key()
+            key = base64.urlsafe_b64encode(os.urandom(32))
             write_private(path, key)
             return cls(key)
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes for signing something of this installation, different for each purpose (HKDF-SHA256)."""
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
         return HKDF(hashes.SHA256(), 32, salt=None, info=b"localml:" + purpose.encode()).derive(self._key)
 
     def seal(self, text: str) -> bytes:
