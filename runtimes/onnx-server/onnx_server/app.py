@@ -104,6 +104,8 @@ class App:
         message = await receive()
         if message["type"] == "http.request" and not message.get("more_body"):
             body: bytes = message.get("body", b"")
+            if len(body) > limit:  # its chunks came at once
+                raise RequestError(413, f"the body has more than the {limit} bytes that are taken")
             return body
         parts: list[bytes] = []
         size = 0
