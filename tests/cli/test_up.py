@@ -70,7 +70,9 @@ def test_the_foreground_server_ends_orderly_on_a_signal(data: Path, command: Cli
 def test_interrupted_following_leaves_the_job_alone(data: Path, command: Cli) -> None:
     assert command(*UP, "--detach").code == 0
     line = [*LOCALML, "run", "-f", "--name", "long", "--", "sh", "-c", "echo begun; sleep 600"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as follower:
+    with subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_as_from_a_terminal
+    ) as follower:
         assert follower.stdout is not None
         assert follower.stdout.readline() == "begun\n"
         follower.send_signal(signal.SIGINT)
@@ -80,6 +82,11 @@ def test_interrupted_following_leaves_the_job_alone(data: Path, command: Cli) ->
     shown = command("show", "long", "--json").json
     assert shown["state"] == "running"
     assert command("stop", "--wait", "long").code == 0
+
+
+def _as_from_a_terminal() -> None:
+    """Ctrl-C works, also where these tests are a background job of a shell, which has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_following_goes_on_through_a_restart_of_the_server(data: Path, tmp_path: Path, command: Cli) -> None:

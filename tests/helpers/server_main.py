@@ -35,8 +35,12 @@ def main() -> None:
         if pid == 0:
             os._exit(_serve(json.loads(line)))
         print(json.dumps({"pid": pid}), flush=True)
-        _, status = os.waitpid(pid, 0)
-        print(json.dumps({"ended": pid, "status": os.waitstatus_to_exitcode(status)}), flush=True)
+        # Told before it is reaped: until then its number is its own, and whoever has not heard of it yet may kill it.
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        status = end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        print(json.dumps({"ended": pid, "status": status}), flush=True)
+        os.waitpid(pid, 0)
 
 
 def _warm_up() -> None:

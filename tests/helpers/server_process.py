@@ -137,16 +137,23 @@ class Running:
 
     def poll(self) -> int | None:
         """Its exit status, None while it lives."""
-        if self._status is None and not self._ended.empty():
-            self._status = self._ended.get()["status"]
+        while self._status is None and not self._ended.empty():
+            self._hear(0)
         return self._status
+
+    def _hear(self, timeout: float) -> None:
+        """Take one report; it is of another server if a test gave up waiting for that one's end."""
+        said = self._ended.get(timeout=timeout)
+        if said["ended"] == self.pid:
+            self._status = said["status"]
 
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal, if it still lives, and wait for its end; its exit status."""
         if self.poll() is None:
-            os.kill(self.pid, number)  # not reaped before its end was reported, so the number is still its own
+            os.kill(self.pid, number)  # it is reaped after its end was told, so the number is still its own
             try:
-                self._status = self._ended.get(timeout=_STOP_S)["status"]
+                while self._status is None:
+                    self._hear(_STOP_S)
             except queue.Empty:
                 raise AssertionError(f"the server did not end within {_STOP_S:g} s of {number.name}") from None
         if self._api is not None:
