@@ -23,6 +23,8 @@ _CHUNK = 1 << 16
 _END_OF_INPUT = b"\x04"
 _IN_FOLDER = ("sh", "-c", 'cd -- "$1" && shift && exec "$@"', "sh")
 _GRACE_S = 1.0
+# What this process ignores its children would ignore too: what Python does, and Ctrl-C in a shell's background job.
+_ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
 def open_beside(
@@ -75,7 +77,7 @@ def _spawn(command: tuple[str, ...], env: Mapping[str, str], workdir: str, files
         file_actions=files,
         setsid=True,
         setsigmask=[],
-        setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # which Python ignores, and children would inherit that
+        setsigdef=_ALL_SIGNALS,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,11 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from helpers.conformance import read_all
 from helpers.engine_kits import ProcessKit, wait_until
 
 from localml.engines import ENGINES, engine_class
 from localml.engines.base import Bind, EngineError, EngineUnreachable, Phase, PublishedPort, ReplicaPlan
 from localml.engines.process import ProcessEngine
+
+OWN_OF_LIBC = 1 << 31 | 1 << 32  # signals 32 and 33, which no program can set
 
 
 def test_importing_the_package_loads_no_engine() -> None:
@@ -117,8 +121,26 @@ def test_the_program_gets_ordinary_signals_and_no_stray_files(process_kit: Proce
     os.close(99)
     words = process_kit.output(plan.name)["stdout"].decode().split()
     assert [Path(word).name for word in words[:-4]] == ["0", "1", "2", "3"]  # 3: the shell reads the folder
-    own_of_libc = 1 << 31 | 1 << 32  # signals 32 and 33, which no program can set
-    assert [int(word, 16) & ~own_of_libc for word in words[-3::2]] == [0, 0]
+    assert [int(word, 16) & ~OWN_OF_LIBC for word in words[-3::2]] == [0, 0]
+
+
+@pytest.fixture
+def background() -> Iterator[None]:
+    """A shell's background job: Ctrl-C is not meant for it, so it ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("background")
+def test_a_command_has_ordinary_signals_where_the_server_runs_in_the_background(process_kit: ProcessKit) -> None:
+    plan = process_kit.plan("sleep 600")
+    process_kit.engine.start(plan)
+    stream = process_kit.engine.open(plan.name, ("grep", "SigIgn", "/proc/self/status"))
+    _, ignored = read_all(stream)["stdout"].split()
+    assert int(ignored, 16) & ~OWN_OF_LIBC == 0
+    assert stream.wait() == 0
+    stream.close()
 
 
 def test_nothing_that_a_job_started_outlives_it(process_kit: ProcessKit) -> None:
