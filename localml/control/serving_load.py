@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 
 from localml.control.probes import Answer
 from localml.control.serving_plan import EndpointView, ReplicaView, VariantView
-from localml.core.models import Attempt, Endpoint, EndpointReplica, ModelVersion, Variant, Workload
+from localml.core.models import Attempt, Endpoint, EndpointReplica, Model, ModelVersion, Variant, Workload
 from localml.core.serving import ENDPOINT_PORT, EndpointSpec, ReplicaState, VariantSpec, VariantState
 from localml.core.states import TERMINAL, AttemptState, Desired, State
 
@@ -59,6 +59,7 @@ class EndpointRecord:
     spec: EndpointSpec
     variants: list[VariantRecord] = field(default_factory=list)
     last_failure: str = ""
+    model: str = ""  # name of the registered model of its newest variant; empty where that has none
 
     @property
     def id(self) -> int:
@@ -77,16 +78,18 @@ def load(session: Session) -> list[EndpointRecord]:
         return []
     variants: dict[int, VariantRecord] = {}
     query = (
-        select(Variant, ModelVersion)
+        select(Variant, ModelVersion, Model)
         .select_from(Variant)
         .join(ModelVersion, col(Variant.model_version_id) == col(ModelVersion.id), isouter=True)
+        .join(Model, col(ModelVersion.model_id) == col(Model.id), isouter=True)
         .where(col(Variant.endpoint_id).in_(list(found)), col(Variant.ended_at).is_(None))
         .order_by(col(Variant.id))
     )
-    for variant, version in session.exec(query):
+    for variant, version, model in session.exec(query):
         record = VariantRecord(variant, VariantSpec.model_validate_json(variant.spec), version)
         variants[variant.id or 0] = record
         found[variant.endpoint_id].variants.append(record)
+        found[variant.endpoint_id].model = model.name if model is not None else ""
     for replica in _replicas(session, list(variants)):
         variants[replica.row.variant_id].replicas.append(replica)
     for record_ in found.values():

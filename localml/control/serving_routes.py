@@ -56,6 +56,7 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
     shares, spec = weights(view), record.spec
     return EndpointRoute(
         name=record.row.route,
+        model=record.model,
         token_hashes=None if spec.public else tokens(record.row),
         variants=tuple(_variant(one, shares) for one in record.variants if one.row.state in _ROUTED),
         limits=Limits(

@@ -124,9 +124,11 @@ class EndpointRoute(_Frozen):
         scale_to_zero: when no replica is ready, hold requests and write the wake file instead of answering 503.
         wake_hint: content of the wake file, for the control plane's own use.
         health: None for no active checks.
+        model: name of the registered model that it serves; gRPC clients may ask for it by that.
     """
 
     name: Name
+    model: str = ""
     aliases: tuple[Alias, ...] = ()
     token_hashes: tuple[Annotated[str, _TOKEN_HASH], ...] | None = None
     variants: tuple[VariantRoute, ...] = ()

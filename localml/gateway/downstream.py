@@ -1,4 +1,4 @@
-"""The clients' side: HTTP/1.0 and 1.1 requests of one connection, one after the other.
+"""The clients' side: HTTP/1.0 and 1.1 requests of one connection, one after the other; gRPC's HTTP/2 is led elsewhere.
 
 A client that closes its side before the answer is complete has given up: the request's task is cancelled, and with it
 the work at the replica.
@@ -30,6 +30,8 @@ IDLE_TIMEOUT = 120.0
 LINGER = 2.0
 """Seconds that an unread body is thrown away for, so that the client gets to read the answer that refused it."""
 _PIPELINE = 8
+_HTTP2 = b"PRI "
+"""What HTTP/2 begins with; no method of HTTP/1 is called so (RFC 9113, 3.4)."""
 
 
 class BadRequest(Exception):
@@ -76,6 +78,9 @@ class Owner(Protocol):
     async def handle(self, request: Request, client: Client) -> None:
         """Answer a request; called for one at a time of each client."""
 
+    async def lead_in(self, client: Client) -> None:
+        """Serve a client that speaks HTTP/2; what it sends is in its tunnel."""
+
 
 class Client(Wire):
     """One client's connection."""
@@ -88,6 +93,7 @@ class Client(Wire):
         """Loop time after which the server ends this connection; moved on as it makes progress."""
         self.head_sent = False
         self._keep_alive = True
+        self._spoken = False
         self._lingering = False
         self._broken: BadRequest | None = None
         self._task: asyncio.Task[None] | None = None
@@ -123,8 +129,8 @@ class Client(Wire):
 
     @property
     def busy(self) -> bool:
-        """A request is being answered."""
-        return self._current is not None
+        """A request is being answered, or it speaks gRPC."""
+        return self._task is not None
 
     def data_received(self, data: bytes) -> None:
         if self._lingering or self._broken is not None:
@@ -132,6 +138,11 @@ class Client(Wire):
         if self.tunnel is not None:
             self.tunnel.feed(data)
             return
+        if not self._spoken:
+            self._spoken = True
+            if data.startswith(_HTTP2):
+                self._led_in(data)
+                return
         if self._in_head:
             self._head_bytes += len(data)
         try:
@@ -151,6 +162,21 @@ class Client(Wire):
             return
         if self._in_head and self._head_bytes > MAX_HEAD:
             self._refuse(_too_long())
+
+    def _led_in(self, data: bytes) -> None:
+        self.tunnel = Incoming(self)
+        self.tunnel.feed(data)
+        self.deadline = float("inf")
+        self._task = self.loop.create_task(self._lead_in())
+
+    async def _lead_in(self) -> None:
+        try:
+            await self._owner.lead_in(self)
+        except Exception:
+            log.exception("a gRPC client could not be served")
+            self.cut()
+        finally:
+            self._task = None
 
     def _refuse(self, error: BadRequest) -> None:
         """Nothing more can be understood on this connection."""

@@ -25,6 +25,7 @@ from localml.gateway.follow import Follower
 from localml.gateway.health import Prober
 from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
+from localml.gateway.tfserving.door import Door, Unavailable
 
 log = logging.getLogger("localml.gateway")
 
@@ -61,6 +62,7 @@ class Gateway:
         self._follower = Follower(settings.data, self._apply, self._table_error)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
+        self._door = Door(self.router)
         self._names = _own_names(settings)
         self._most_clients = _raise_file_limit()
         self.closing = False
@@ -81,6 +83,7 @@ class Gateway:
             lambda: Client(self), self._settings.host, self._settings.port, backlog=_BACKLOG
         )
         port = int(self._server.sockets[0].getsockname()[1])
+        self._door.open(_own_url(self._settings.host, port))
         self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._sweep())]
         write_address(self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port))
         self.report.write()
@@ -95,6 +98,7 @@ class Gateway:
         self.closing = True
         if self._server is not None:
             self._server.close()
+        door = asyncio.get_running_loop().create_task(self._door.close(self._settings.drain_s))
         self._check_done()
         try:
             async with asyncio.timeout(self._settings.drain_s):
@@ -105,7 +109,7 @@ class Gateway:
             client.cut()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(door, *self._tasks, return_exceptions=True)
         await self._prober.close()
         self._follower.close()
         self.report.close()
@@ -187,6 +191,16 @@ class Gateway:
             if self.closing:
                 asyncio.get_running_loop().call_soon(self._check_done)
 
+    async def lead_in(self, client: Client) -> None:
+        """Serve a client that speaks HTTP/2."""
+        try:
+            await self._door.lead_in(client)
+        except Unavailable as error:  # in HTTP/1: gRPC's clients tell its status, and give up at once
+            client.send(501, heads.failure_body(501, "no_grpc", str(error)))
+            client.transport.close()
+        finally:
+            asyncio.get_running_loop().call_soon(self._check_done)
+
     async def _let_in(self, request: Request, client: Client, place: Place, path: bytes) -> None:
         endpoint = place.endpoint
         if not endpoint.admits(_token(request)):
@@ -259,6 +273,12 @@ class Gateway:
 def _own_names(settings: Settings) -> set[str]:
     names = {"localhost", settings.host.lower(), socket.gethostname().lower(), "host.docker.internal"}
     return names | {name.lower() for name in settings.hosts}
+
+
+def _own_url(host: str, port: int) -> str:
+    """Where this process reaches the gateway that listens on ``host``."""
+    own = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{own}]:{port}" if ":" in own else f"http://{own}:{port}"
 
 
 def _split(target: bytes) -> tuple[str, str]:

@@ -49,7 +49,7 @@ ensure_venv() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' 'setuptools>=70.1'
     (
         cd "$repo"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable . \
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[grpc]' \
             ${groups:+--group "$groups"}
     )
     echo "$want" >"$stamp"

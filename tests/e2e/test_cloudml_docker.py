@@ -10,6 +10,8 @@ from typing import Any
 
 import docker
 import httpx
+import numpy as np
+import ovmsclient
 import pytest
 from docker.models.containers import Container
 from helpers.cloudml import SignedClient, over, put_trainer
@@ -148,6 +150,13 @@ def _delete_all(platform: Platform) -> None:
     wait_until(lambda: all(row.cleaned for row in platform.workloads.page(EVERYTHING).items), END_S)
 
 
+def predict(address: str, name: str, *rows: tuple[float, float]) -> list[float]:
+    """What the model makes of some rows, asked over gRPC as vendor clients do."""
+    client = ovmsclient.make_grpc_client(address)
+    answer: Any = client.predict({"x": np.array(rows, "f4")}, name, timeout=30)
+    return [float(one) for one in answer.ravel()]
+
+
 def infer(address: str, *rows: tuple[float, float]) -> list[float]:
     """Ask a model through the Open Inference Protocol; no credentials, as the vendor's clients send none."""
     numbers = [number for row in rows for number in row]
@@ -170,6 +179,7 @@ def test_a_model_service_predicts_and_tells_of_itself_until_it_is_deleted(site: 
 
     assert found["http_address"].startswith(f"http://{found['address']}/")
     model = f"{found['http_address']}/v2/models/linear.v1"
+    assert predict(found["address"], MODEL["model_name"], (1, 2), (3, 4)) == [3, 6, 9, 12]
     assert [one["name"] for one in httpx.get(model, timeout=30).json()["inputs"]] == ["x"]
     assert infer(model, (1.0, 2.0), (-0.5, 10.0)) == [3.0, 6.0, -1.5, 30.0]
 

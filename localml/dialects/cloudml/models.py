@@ -2,9 +2,9 @@
 
 A service is an endpoint of one version, named by model name and version together. Its model is copied into the registry
 when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is the gateway's
-host and port. Vendor clients predict without credentials, so where only this machine reaches the gateway none are
-needed; elsewhere a token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers
-``/v2/health/ready``.
+host and port, where TensorFlow Serving's gRPC is spoken, as the vendor's services do. Vendor clients predict without
+credentials, so where only this machine reaches the gateway none are needed; elsewhere a token of our own API is. An
+image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``.
 """
 
 from __future__ import annotations
