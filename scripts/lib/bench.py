@@ -494,7 +494,7 @@ def samples(quick: bool) -> Iterator[Row]:
 
 
 def onnx_server(quick: bool) -> Iterator[Row]:
-    script = Path(__file__).resolve().parents[2] / "runtimes" / "onnx-server" / "bench.py"
+    script = Path(__file__).with_name("bench_onnx.py")
     seconds = "1" if quick else "4"
     run = subprocess.run(
         [sys.executable, script, "--json", "--seconds", seconds], capture_output=True, text=True, check=False
@@ -515,6 +515,12 @@ def onnx_server(quick: bool) -> Iterator[Row]:
         ("onnx-server, 8 clients: rate", "eight_clients_per_s", 4000),
     ):
         yield Row(what, f"{found[key]:,.0f}/s", f">= {least:,}/s", "", found[key] >= least)
+    if "mlserver_added_p50_ms" not in found:
+        yield Row("MLServer, the same model", "skipped", "", "no 'mlserver' on the PATH", True)
+        return
+    beside = f"{found['mlserver_one_client_per_s']:,.0f}/s, {found['mlserver_eight_clients_per_s']:,.0f}/s with 8"
+    added = f"{found['mlserver_added_p50_ms']:.2f} ms, p99 {found['mlserver_added_p99_ms']:.2f} ms"
+    yield Row("MLServer, one client: p50 added", added, "", f"{floor}; {beside}", True)
 
 
 def gateway(quick: bool) -> Iterator[Row]:
