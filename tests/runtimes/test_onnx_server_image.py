@@ -49,3 +49,25 @@ def test_the_image_serves_a_model_and_ends_in_order(tmp_path: Path) -> None:
         assert container.wait()["StatusCode"] == ENDED
     finally:
         container.remove(force=True)
+
+
+def test_the_gpu_image_has_all_of_cuda_but_the_driver_and_refuses_the_cpu(tmp_path: Path) -> None:
+    """Without a GPU the container runtime mounts no driver: its library is then the only one that is missing."""
+    client: Any = connect()
+    if not client.images.list("localml/onnx-server-gpu"):
+        pytest.skip("localml/onnx-server-gpu is not built (2.7 GB): localml images build onnx-server-gpu")
+    save(tmp_path / "model", matmul())
+    container = client.containers.run(
+        "localml/onnx-server-gpu:latest",
+        ["--model-dir", "/model", "--name", "m", "--provider", "cuda"],
+        detach=True,
+        user=f"{os.getuid()}:{os.getgid()}",
+        volumes={str(tmp_path / "model"): {"bind": "/model", "mode": "ro"}},
+    )
+    try:
+        assert container.wait(timeout=PATIENCE)["StatusCode"] != ENDED
+        log = container.logs().decode()
+    finally:
+        container.remove(force=True)
+    assert "libonnxruntime_providers_cuda.so with error: libcuda.so.1: cannot open shared object file" in log
+    assert "version 1 is not served: CUDA is wanted, but onnxruntime could not start it on this machine" in log
