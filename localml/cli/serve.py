@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,8 +65,8 @@ def serve(
         "public": public,
     }
     with connect(data) as client:
-        reference = _registered(client, model, name, as_json=as_json)
-        made = client.serve(reference, name=name, **settings)
+        with _registered(client, model, name, as_json=as_json) as reference:
+            made = client.serve(reference, name=name, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
 
 
@@ -84,11 +86,9 @@ def rollout(
     with connect(data) as client:
         before = client.endpoint(name)
         model = next((str(one["model"]).partition(":")[0] for one in before.variants if one["version"]), "")
-        if version.isdigit():
-            reference = f"{model}:{version}"
-        else:
-            reference = _registered(client, version, model or None, as_json=as_json)
-        made = client.rollout(name, reference, weight=weight)
+        named = f"{model}:{version}" if version.isdigit() else version
+        with _registered(client, named, model or None, as_json=as_json) as reference:
+            made = client.rollout(name, reference, weight=weight)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=reference)
 
 
@@ -212,18 +212,29 @@ def predict(
         serve_show.prediction(found, took)
 
 
-def _registered(client: Client, model: str, name: str | None, *, as_json: bool) -> str:
-    """``name:version`` of what the user named; files are registered first, under ``name`` or their own."""
+@contextmanager
+def _registered(client: Client, model: str, name: str | None, *, as_json: bool) -> Iterator[str]:
+    """``name:version`` of what the user named; files are registered first, under ``name`` or their own.
+
+    What was registered for a request that is refused then is removed again.
+    """
     path = Path(model).expanduser()
     if not is_uri(model) and not path.exists():
-        if "/" in model or path.suffix:
+        if "/" in model or path.suffix == ".onnx":  # a name may have a dot, too
             raise invalid("model", f"the file {model} does not exist")
-        return model
+        yield model
+        return
     own = Path(model.rstrip("/")).stem
     if own == "model":
         own = path.absolute().parent.name if not is_uri(model) else model.rstrip("/").split("/")[-2]
     made = _register(client, name or own, model, as_json=as_json)
-    return f"{made.model}:{made.version}"
+    reference = f"{made.model}:{made.version}"
+    try:
+        yield reference
+    except ClientError:
+        with suppress(ClientError):
+            client.unregister(reference)
+        raise
 
 
 def _register(client: Client, name: str, source: str, *, as_json: bool) -> ModelVersion:

@@ -87,6 +87,15 @@ def test_a_broken_file_is_told_before_anything_starts(serve: Cli, tmp_path: Path
     assert (unknown.code, unknown.json["error"]["code"]) == (1, "not_found")
 
 
+def test_a_file_whose_serving_is_refused_is_not_kept(serve: Cli, tmp_path: Path) -> None:
+    (tmp_path / "kept.onnx").write_bytes(times(2.0))
+    refused = serve("serve", str(tmp_path / "kept.onnx"), "-o", "max_batsch=8")
+    assert (refused.code, "max_batsch" in refused.err) == (1, True)
+    assert "kept" not in [one["name"] for one in serve("models", "--json").json["models"]]
+    assert serve("serve", str(tmp_path / "kept.onnx"), "--json").json["variants"][0]["model"] == "kept:1"
+    serve("rm", "kept")
+
+
 def test_a_version_that_cannot_run_leaves_the_old_one_and_exits_with_1(serve: Cli, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(times(2.0))
     assert serve("serve", str(tmp_path / "net.onnx"), "--name", "safe").code == 0
