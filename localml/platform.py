@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,9 @@ from localml.config import LOOPBACK, Config
 from localml.control.admission import Reason
 from localml.control.hardware import NODE, Hardware, Size
 from localml.control.hardware import GpuView as GpuView
+from localml.control.hostports import is_free
 from localml.control.idle import IdleWatch
-from localml.control.plans import Site
+from localml.control.plans import Site, free_port
 from localml.control.reconciler import Reconciler
 from localml.control.sampler import Sampler
 from localml.control.serving_parts import Parts, Serving
@@ -314,6 +316,20 @@ class Platform:
     def gateway_url(self) -> str | None:
         """Where the gateway listens, or will; None when that is any free port and it has not been started yet."""
         return self.serving.gateway.url
+
+    def free_gateway_port(self) -> int:
+        """A port that nobody listens on, for an endpoint to have to itself."""
+        with ExitStack() as held:
+            return free_port(self.endpoints.gateway_ports(), held)
+
+    def need_free_port(self, port: int, field: str) -> None:
+        """Refuse a port that somebody listens on.
+
+        Raises:
+            LocalmlError: ``CONFLICT`` naming the field.
+        """
+        if not is_free(port):
+            raise LocalmlError(Code.CONFLICT, f"{field}: port {port} is in use on this machine", field=field)
 
     def _unseal(self, row: WorkloadRow, sealed: str) -> str:
         try:

@@ -49,6 +49,7 @@ def serve(
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
     public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
+    port: Annotated[int | None, typer.Option(help="Listen for it on a port of its own, too.")] = None,
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,
@@ -63,6 +64,7 @@ def serve(
         "env": _pairs("--env", env),
         "pool": pool,
         "public": public,
+        "gateway_port": port,
     }
     with connect(data) as client:
         with _registered(client, model, name, as_json=as_json) as reference:

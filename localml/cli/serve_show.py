@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -114,6 +115,8 @@ def outcome(one: Endpoint, *, waited: bool = True) -> None:
     typer.secho(words, fg=colour)
     if one.url is not None and (one.state not in ("failed", "stopped")):
         typer.echo(f"  {one.infer_url}")
+        if port := one.spec.get("gateway_port"):
+            typer.echo(f"  http://{urlsplit(one.url).hostname}:{port}/v2/models/{one.route}/infer")
     if not waited and not one.settled:
         typer.echo(f"  see: localml endpoints {one.name}")
 

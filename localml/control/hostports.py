@@ -22,12 +22,15 @@ def other_host_ports(role: Role, ports: Mapping[str, tuple[int, int]], *, isolat
 
 def taken_port(role: Role) -> Port | None:
     """The first of the ports that the role insists on which cannot be bound on this machine now; None if all can."""
-    for port in role.ports:
-        if port.host:
-            with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("", port.host))
-                except OSError:
-                    return port
-    return None
+    return next((port for port in role.ports if port.host and not is_free(port.host)), None)
+
+
+def is_free(port: int) -> bool:
+    """Whether it can be bound on this machine now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True

@@ -84,7 +84,7 @@ def choose_ports(role: Role, isolated: bool, taken: set[int]) -> dict[str, tuple
         for port in role.ports:
             needs_host = port.publish or not isolated
             host = _host_port(port, taken, held) if needs_host else 0
-            container = host if not isolated else (port.container or host or _free(taken, held))
+            container = host if not isolated else (port.container or host or free_port(taken, held))
             chosen[port.label] = (container, host)
     return chosen
 
@@ -93,12 +93,16 @@ def _host_port(port: Port, taken: set[int], held: ExitStack) -> int:
     if port.host:
         taken.add(port.host)
         return port.host
-    return _free(taken, held)
+    return free_port(taken, held)
 
 
-def _free(taken: set[int], held: ExitStack) -> int:
+def free_port(taken: set[int], held: ExitStack) -> int:
+    """A port of this machine that nobody listens on; it is added to those that are ``taken`` already.
+
+    Args:
+        held: keeps it bound until all ports are chosen, or the system could offer the same one twice.
+    """
     while True:
-        # each socket stays bound until all ports are chosen, or the system could offer the same one twice
         probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
         probe.bind(("", 0))
         number = int(probe.getsockname()[1])

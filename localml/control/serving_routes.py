@@ -57,6 +57,7 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
     return EndpointRoute(
         name=record.row.route,
         model=record.model,
+        port=None if view.deleted else spec.gateway_port,
         token_hashes=None if spec.public else tokens(record.row),
         variants=tuple(_variant(one, shares) for one in record.variants if one.row.state in _ROUTED),
         limits=Limits(

@@ -132,6 +132,9 @@ class Endpoints:
 
         def act(session: Session) -> int:
             pools.ensure(session, new.pool)
+            if new.spec.gateway_port in _gateway_ports(session):
+                words = f"gateway_port: {new.spec.gateway_port} is another endpoint's"
+                raise LocalmlError(Code.CONFLICT, words, field="gateway_port")
             row = self._endpoint_row(session, new, route)
             for one, version in zip(new.variants, versions, strict=True):
                 self._add_variant(session, row, one, version)
@@ -278,6 +281,11 @@ class Endpoints:
             return endpoint_id
 
         return self._written(act)
+
+    def gateway_ports(self) -> set[int]:
+        """Ports of the gateway that endpoints have to themselves."""
+        with self._store.read() as session:
+            return _gateway_ports(session)
 
     def _written(self, act: Callable[[Session], int]) -> EndpointFull:
         number = self._store.write(act)
@@ -433,3 +441,9 @@ def _is_same(one: Variant, new: NewVariant, spec: VariantSpec) -> bool:
 
 def _label(version: ModelVersion | None, spec: VariantSpec) -> str:
     return f"version {version.number}" if version is not None else spec.image
+
+
+def _gateway_ports(session: Session) -> set[int]:
+    specs = session.exec(select(Endpoint.spec).where(col(Endpoint.deleted_at).is_(None)))
+    found = (EndpointSpec.model_validate_json(spec).gateway_port for spec in specs)
+    return {port for port in found if port is not None}

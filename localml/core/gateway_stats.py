@@ -73,13 +73,19 @@ class EndpointStats(_Frozen):
 
 
 class GatewayStats(_Frozen):
-    """All of it. ``table_error`` says why the newest table was refused; ``generation`` is that of the one in use."""
+    """All of it. ``generation`` is that of the table in use.
+
+    Args:
+        table_error: why the newest table was refused.
+        port_error: which ports of single endpoints cannot be listened on, and why.
+    """
 
     pid: int
     started_at: float
     written_at: float
     generation: int
     table_error: str | None
+    port_error: str | None = None
     connections: int
     unrouted: int
     endpoints: tuple[EndpointStats, ...]

@@ -125,10 +125,12 @@ class EndpointRoute(_Frozen):
         wake_hint: content of the wake file, for the control plane's own use.
         health: None for no active checks.
         model: name of the registered model that it serves; gRPC clients may ask for it by that.
+        port: a port of its own, where every path leads to it.
     """
 
     name: Name
     model: str = ""
+    port: int | None = Field(default=None, ge=1, le=65535)
     aliases: tuple[Alias, ...] = ()
     token_hashes: tuple[Annotated[str, _TOKEN_HASH], ...] | None = None
     variants: tuple[VariantRoute, ...] = ()
@@ -159,6 +161,7 @@ class RouteTable(_Frozen):
     @model_validator(mode="after")
     def _prefixes_differ(self) -> RouteTable:
         _no_doubles("endpoint", [endpoint.name for endpoint in self.endpoints])
+        _no_doubles("port", [str(endpoint.port) for endpoint in self.endpoints if endpoint.port is not None])
         _no_doubles("path prefix", [prefix for endpoint in self.endpoints for prefix in endpoint.prefixes()])
         return self
 

@@ -83,11 +83,16 @@ class Owner(Protocol):
 
 
 class Client(Wire):
-    """One client's connection."""
+    """One client's connection.
 
-    def __init__(self, owner: Owner) -> None:
+    Args:
+        only: the endpoint whose own port it has come to; empty for the gateway's.
+    """
+
+    def __init__(self, owner: Owner, only: str = "") -> None:
         super().__init__()
         self._owner = owner
+        self.only = only
         self.peer = b"unknown"
         self.deadline = 0.0
         """Loop time after which the server ends this connection; moved on as it makes progress."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -31,7 +31,9 @@ class Follower:
         refuse: is told why the newest one is not valid (None when all is well); the table in use stays.
     """
 
-    def __init__(self, data: Path, apply: Callable[[RouteTable], None], refuse: Callable[[str | None], None]) -> None:
+    def __init__(
+        self, data: Path, apply: Callable[[RouteTable], Awaitable[None]], refuse: Callable[[str | None], None]
+    ) -> None:
         self._data, self._apply, self._refuse = data, apply, refuse
         self._path = routes_path(data)
         self._seen: Signature | None = None
@@ -76,7 +78,7 @@ class Follower:
             self._refuse(str(error))
             return
         if table is not None:
-            self._apply(table)
+            await self._apply(table)
             self._refuse(None)
 
     def _signature(self) -> Signature | None:

@@ -48,6 +48,7 @@ class Report:
         self._data, self._router, self._connections = data, router, connections
         self._started_at = time.time()
         self.table_error: str | None = None
+        self.port_error: str | None = None
         self.unrouted = 0
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Future[None] | None = None
@@ -61,6 +62,7 @@ class Report:
             written_at=time.time(),
             generation=self._router.generation,
             table_error=self.table_error,
+            port_error=self.port_error,
             connections=self._connections(),
             unrouted=self.unrouted,
             endpoints=tuple(_endpoint(one) for one in self._router.endpoints.values()),

@@ -234,8 +234,18 @@ class Router:
         self._depth = max((prefix.count("/") for prefix in places), default=0)
         self.generation = table.generation
 
-    def match(self, path: str) -> Place | None:
-        """The place of the longest prefix that ``path`` (without query) begins with, at a slash."""
+    def match(self, path: str, only: str = "") -> Place | None:
+        """The place of the longest prefix that ``path`` (without query) begins with, at a slash.
+
+        Args:
+            only: the endpoint to which every path leads; with none of its prefixes a path reaches it as it is.
+        """
+        place = self._longest(path)
+        if not only or (place is not None and place.endpoint.name == only):
+            return place
+        return Place(self.endpoints[only], "", "") if only in self.endpoints else None
+
+    def _longest(self, path: str) -> Place | None:
         end = 0
         for _ in range(self._depth + 1):  # a path of thousands of slashes costs no more than any other
             end = path.find("/", end + 1)

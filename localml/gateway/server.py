@@ -23,6 +23,7 @@ from localml.gateway.downstream import BadRequest, Client, Request
 from localml.gateway.exchange import Exchange
 from localml.gateway.follow import Follower
 from localml.gateway.health import Prober
+from localml.gateway.listeners import Listeners
 from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
 from localml.gateway.tfserving.door import Door, Unavailable
@@ -62,6 +63,7 @@ class Gateway:
         self._follower = Follower(settings.data, self._apply, self._table_error)
         self._tasks: list[asyncio.Task[None]] = []
         self._server: asyncio.Server | None = None
+        self._listeners = Listeners(settings.host, _BACKLOG, lambda name: Client(self, name), self._port_error)
         self._door = Door(self.router)
         self._names = _own_names(settings)
         self._most_clients = _raise_file_limit()
@@ -84,7 +86,7 @@ class Gateway:
         )
         port = int(self._server.sockets[0].getsockname()[1])
         self._door.open(_own_url(self._settings.host, port))
-        self._tasks = [loop.create_task(self._follower.run()), loop.create_task(self._sweep())]
+        self._tasks = [loop.create_task(run()) for run in (self._follower.run, self._listeners.run, self._sweep)]
         write_address(self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port))
         self.report.write()
         log.info("listening on %s:%d", self._settings.host, port)
@@ -98,6 +100,7 @@ class Gateway:
         self.closing = True
         if self._server is not None:
             self._server.close()
+        self._listeners.close()
         door = asyncio.get_running_loop().create_task(self._door.close(self._settings.drain_s))
         self._check_done()
         try:
@@ -148,9 +151,10 @@ class Gateway:
             for client in [one for one in self._clients if one.deadline < now]:
                 client.expire()
 
-    def _apply(self, table: RouteTable) -> None:
+    async def _apply(self, table: RouteTable) -> None:
         self.router.apply(table)
         self._prober.update()
+        await self._listeners.want({one.port: one.name for one in table.endpoints if one.port is not None})
         log.info("route table %d: %d endpoints", table.generation, len(table.endpoints))
         self.report.write()  # at once: the control plane waits for the generation before it stops replicas
 
@@ -158,6 +162,10 @@ class Gateway:
         if error != self.report.table_error:
             self.report.table_error = error
             self.report.write()
+
+    def _port_error(self, error: str | None) -> None:
+        self.report.port_error = error
+        self.report.write()
 
     def _wake(self, name: str, hint: str) -> None:
         asyncio.get_running_loop().run_in_executor(None, _write_wake, wake_folder(self._settings.data), name, hint)
@@ -171,7 +179,7 @@ class Gateway:
             path, query = _split(request.target)
             if not self._host_allowed(request.first.get(b"host", b"")):
                 raise Refused(403, "wrong_host", "the Host header names another machine than this one")
-            place = self.router.match(path)
+            place = self.router.match(path, client.only)
             if place is None:
                 self._own_page(path, client)
                 return
@@ -194,7 +202,7 @@ class Gateway:
     async def lead_in(self, client: Client) -> None:
         """Serve a client that speaks HTTP/2."""
         try:
-            await self._door.lead_in(client)
+            await self._door.lead_in(client, client.only)
         except Unavailable as error:  # in HTTP/1: gRPC's clients tell its status, and give up at once
             client.send(501, heads.failure_body(501, "no_grpc", str(error)))
             client.transport.close()
@@ -246,6 +254,7 @@ class Gateway:
                 "status": "closing" if self.closing else "ok",
                 "generation": self.router.generation,
                 "table_error": self.report.table_error,
+                "port_error": self.report.port_error,
             }
             client.send(200, json.dumps(page).encode())
         elif path == "/metrics":

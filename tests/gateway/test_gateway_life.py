@@ -60,7 +60,7 @@ def test_it_starts_with_the_table_that_is_there(tmp_path: Path) -> None:
             for gateway in running(data):
                 async with client(gateway) as session:
                     assert await get(session, "/endpoints/d/x") == (200, "ok")
-                assert gateway.health() == {"status": "ok", "generation": 41, "table_error": None}
+                assert gateway.health() == {"status": "ok", "generation": 41, "table_error": None, "port_error": None}
                 gateway.kill()  # at any moment, and the next one goes on
             for gateway in running(data):
                 async with client(gateway) as session:

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import ovmsclient
 import pytest
 from aiohttp import web
-from helpers.gateway import GatewayProcess, client, endpoint, replica, running, wait_for
+from helpers.gateway import GatewayProcess, client, endpoint, free_port, replica, running, wait_for
 from helpers.onnx_bench import Server, identity, matmul, save, serving
 from onnx import TensorProto
 from ovmsclient.tfs_compat.grpc.tensors import make_ndarray, make_tensor_proto
@@ -248,6 +248,34 @@ def answering(value: float) -> Any:
         return web.json_response({"model_name": "any", "model_version": "v-1", "outputs": [output]})
 
     return handler
+
+
+def test_a_client_of_an_endpoints_own_port_finds_that_one_alone(gateway: GatewayProcess) -> None:
+    """Cloud-ML's clients name the model and not its version: the port is what tells."""
+
+    async def value(port: int, **how: Any) -> float:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=20)
+            return float(answer.outputs["y"].float_val[0])
+
+    async def act() -> None:
+        async with replica(answering(1)) as one, replica(answering(2)) as two, replica(answering(0)) as other:
+            first, second = free_port(), free_port()
+            await gateway.publish(
+                endpoint("d.old", one, model="d", port=first),
+                endpoint("d.new", two, model="d", port=second),
+                endpoint("d", other),
+            )
+            assert await value(first, name="d") == 1
+            assert await value(second, name="d") == 2
+            assert await value(second, name="d.new") == 2
+            assert await value(gateway.port, name="d") == 0
+            with pytest.raises(grpc.RpcError) as failure:
+                await value(second, name="d.old")
+            assert failure.value.details() == "Servable not found for request: Latest(d.old)"
+
+    asyncio.run(act())
 
 
 def test_a_model_of_several_endpoints_is_chosen_by_its_version(gateway: GatewayProcess) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -123,6 +124,13 @@ async def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, f"{condition} stayed false"
         await asyncio.sleep(0.01)
     return value
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 @asynccontextmanager

@@ -1,17 +1,16 @@
 """Model services of Cloud-ML as endpoints, and back.
 
 A service is an endpoint of one version, named by model name and version together. Its model is copied into the registry
-when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is the gateway's
-host and port, where TensorFlow Serving's gRPC is spoken, as the vendor's services do. Vendor clients predict without
-credentials, so where only this machine reaches the gateway none are needed; elsewhere a token of our own API is. An
-image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``.
+when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is a port that the
+service has to itself, where TensorFlow Serving's gRPC is spoken: vendor clients name the model there, and not the
+version. They predict without credentials, so where only this machine reaches the gateway none are needed; elsewhere a
+token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``.
 """
 
 from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlmodel import col, select
 
@@ -99,7 +98,11 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
         route=name.replace("~", "_"),
         variants=(NewVariant(spec, registered.version.id),),
         caller=who,
-        spec=EndpointSpec(scaling=Scaling(minimum=replicas, maximum=replicas), public=platform.config.host in LOOPBACK),
+        spec=EndpointSpec(
+            scaling=Scaling(minimum=replicas, maximum=replicas),
+            public=platform.config.host in LOOPBACK,
+            gateway_port=platform.free_gateway_port(),
+        ),
         dialect=DIALECT,
         project=org,
         pool=pool,
@@ -165,7 +168,7 @@ def listed(platform: Platform, org: str) -> list[EndpointFull]:
 def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
     """A service as it is answered, a :class:`ModelService`."""
     row, request = full.row, dict(full.row.request or {})
-    gateway = urlsplit(platform.gateway_url or "")
+    port = full.spec.gateway_port
     version = full.variants[0].version if full.variants else None
     replicas = full.spec.scaling.minimum
     computed = {
@@ -173,8 +176,8 @@ def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
         "org_name": row.project,
         "model_uri": request.get("model_uri") or request.get("trainer_uri"),
         "model_args": request.get("model_args") or request.get("job_args"),
-        "service_port": str(gateway.port),
-        "address": gateway.netloc or None,
+        "service_port": str(port),
+        "address": f"{platform.serving.gateway.host}:{port}",
         "http_address": f"{platform.gateway_url}/endpoints/{row.route}" if platform.gateway_url else None,
         "software": request.get("framework") or (version.format if version is not None else None),
         "version": request.get("framework_version"),

@@ -42,6 +42,7 @@ class EndpointIn(Strict):
     bake: float = Field(default=5.0, ge=0)
     request_timeout: float = Field(default=60.0, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
+    gateway_port: int | None = Field(default=None, ge=1, le=65535)
 
 
 class RolloutIn(Strict):

@@ -31,20 +31,29 @@ class Door:
         self._router = router
         self._gateway = ""
         self._start: asyncio.Task[Any] | None = None
+        self._only: dict[int, str] = {}  # our port of a connection to the server -> the endpoint that it is for
 
     def open(self, gateway: str) -> None:
         """``gateway`` is the URL under which this process reaches its own gateway."""
         self._gateway = gateway
 
-    async def lead_in(self, client: Wire) -> None:
+    async def lead_in(self, client: Wire, only: str = "") -> None:
         """Join a client, whose ``tunnel`` holds its first bytes, to the gRPC server until one of them ends.
+
+        Args:
+            only: the endpoint that it may ask for; all when empty.
 
         Raises:
             Unavailable: there is none.
         """
         port = await self._port()
-        _, server = await client.loop.create_connection(_ServerSide, "127.0.0.1", port)
-        await join(client, server)
+        transport, server = await client.loop.create_connection(_ServerSide, "127.0.0.1", port)
+        own = int(transport.get_extra_info("sockname")[1])
+        self._only[own] = only
+        try:
+            await join(client, server)
+        finally:
+            del self._only[own]
 
     async def close(self, grace: float) -> None:
         """Let calls in flight finish for ``grace`` seconds; their clients are told to leave."""
@@ -68,7 +77,7 @@ class Door:
         except ImportError as error:
             log.warning("a client speaks gRPC, which is not installed (%s): %s", error, MISSING)
             raise Unavailable(MISSING) from error
-        return await service.start(self._router, self._gateway)
+        return await service.start(self._router, self._gateway, self._only)
 
 
 class _ServerSide(Wire):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -76,17 +76,18 @@ class Service:
         self._pool.retire()
 
 
-async def start(router: Router, gateway: str) -> Service:
+async def start(router: Router, gateway: str, only: Mapping[int, str]) -> Service:
     """Listen on a free port of loopback.
 
     Args:
         gateway: URL of the gateway, through which calls go as HTTP requests.
+        only: port of a client's connection -> the endpoint that it may ask for; empty for all.
     """
     server = grpc.aio.server(
         options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", -1)]
     )
     pool = Pool(gateway)
-    calls = Calls(router, pool)
+    calls = Calls(router, pool, only)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(Prediction(calls), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Models(calls), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -108,7 +109,7 @@ class Target:
         return f"/v2/models/{name}" + (f"/versions/{quote(self.version, safe='')}" if self.version else "")
 
 
-def find(router: Router, spec: Any) -> Target:
+def find(endpoints: Mapping[str, Endpoint], spec: Any) -> Target:
     """The endpoint for a ``ModelSpec``: one of that name, else one that serves the registered model of that name.
 
     Several endpoints may serve versions of one model (Cloud-ML's services do, as ``MODEL.VERSION``): the version
@@ -118,9 +119,9 @@ def find(router: Router, spec: Any) -> Target:
         Failed: there is none, or it is not clear which.
     """
     wanted = spec.version_label or str(spec.version.value or "")  # some clients write 0 for the latest
-    if spec.name in router.endpoints:
-        return Target(router.endpoints[spec.name], wanted)
-    same = {name: one for name, one in router.endpoints.items() if one.route.model == spec.name and spec.name}
+    if spec.name in endpoints:
+        return Target(endpoints[spec.name], wanted)
+    same = {name: one for name, one in endpoints.items() if one.route.model == spec.name and spec.name}
     if wanted and (exact := same.get(f"{spec.name}.{wanted}")) is not None:
         return Target(exact)
     if len(same) == 1:
@@ -141,12 +142,16 @@ def _described(name: str, version: str) -> str:
 class Calls:
     """HTTP requests to the gateway on behalf of gRPC clients."""
 
-    def __init__(self, router: Router, pool: Pool) -> None:
-        self._router, self._pool = router, pool
+    def __init__(self, router: Router, pool: Pool, only: Mapping[int, str]) -> None:
+        self._router, self._pool, self._only = router, pool, only
 
-    def target(self, spec: Any) -> Target:
-        """See :func:`find`."""
-        return find(self._router, spec)
+    def target(self, spec: Any, context: Context) -> Target:
+        """See :func:`find`; a client that came to an endpoint's own port finds that one alone."""
+        endpoints = self._router.endpoints
+        port = int(context.peer().rpartition(":")[2])
+        if name := self._only.get(port, ""):
+            endpoints = {name: endpoints[name]} if name in endpoints else {}
+        return find(endpoints, spec)
 
     async def get(self, path: str, context: Context) -> dict[str, Any]:
         """The JSON object at a path."""
@@ -225,7 +230,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
         if spec.signature_name not in ("", SIGNATURE):
             message = f'Serving signature key "{spec.signature_name}" not found; there is "{SIGNATURE}"'
             raise Failed(grpc.StatusCode.INVALID_ARGUMENT, message)
-        path = self._calls.target(spec).path
+        path = self._calls.target(spec, context).path
         content, length = await self._calls.infer(path, context, *infer_request(request))
         response = PredictResponse()
         response.model_spec.name, response.model_spec.signature_name = spec.name, SIGNATURE
@@ -241,7 +246,7 @@ class Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):  # type
         """The model's only signature, from its inputs and outputs."""
         if list(request.metadata_field) != [_SIGNATURE_DEF]:
             raise Failed(grpc.StatusCode.INVALID_ARGUMENT, f"metadata_field: only '{_SIGNATURE_DEF}' is there")
-        model = await self._calls.get(self._calls.target(request.model_spec).path, context)
+        model = await self._calls.get(self._calls.target(request.model_spec, context).path, context)
         signatures = SignatureDefMap()
         signature = signatures.signature_def[SIGNATURE]
         signature.method_name = _METHOD
@@ -276,7 +281,7 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
     @_answered
     async def GetModelStatus(self, request: GetModelStatusRequest, context: Context) -> GetModelStatusResponse:
         """The versions that answer requests; ``UNAVAILABLE`` while none does."""
-        target = self._calls.target(request.model_spec)
+        target = self._calls.target(request.model_spec, context)
         model = await self._calls.get(target.path, context)
         versions = [int(target.version)] if target.version.isdigit() else _numbers(model)
         state = ModelVersionStatus.AVAILABLE

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from helpers.models import serving_server, times
 from helpers.native import Http
 
+from localml.control.hostports import is_free
 from localml.testing import Localml
 
 
@@ -122,6 +125,24 @@ def test_a_runtime_that_is_not_built_is_named_with_the_command_that_builds_it(
     caller.close()
     assert answer.status == 503
     assert "localml images build onnx-server" in answer.json["error"]["message"]
+
+
+def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Http, server: Localml, model: str) -> None:
+    port = server.platform.free_gateway_port()
+    body = {"model": model, "name": "own", "gateway_port": port, "public": True}
+    made = admin("POST", "/endpoints", body)
+    assert (made.status, made.json["spec"]["gateway_port"]) == (201, port), made.data
+    again = admin("POST", "/endpoints", {**body, "name": "other"})
+    assert (again.status, again.json["error"]["field"]) == (409, "gateway_port")
+    assert server.client.wait_endpoint("own", 60).state == "ready"
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+    answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/own/infer", json=asked, trust_env=False)
+    assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
+    admin("DELETE", "/endpoints/own")
+    deadline = time.monotonic() + 60
+    while not is_free(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_others_see_nothing_of_it(admin: Http, bob: Http, model: str) -> None:

@@ -128,9 +128,11 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
     name = body.name or (version.model.name if version is not None else "")
     if not name:
         raise invalid("name", "is needed for a custom image")
+    if body.gateway_port is not None:
+        platform.need_free_port(body.gateway_port, "gateway_port")
     shared = ("image", "command", "port", "health_path", "resources", "env", "options")
     spec = VariantSpec.model_validate({key: getattr(body, key) for key in shared})
-    settings = ("scaling", "public", "ready_timeout", "bake", "request_timeout", "max_concurrent")
+    settings = ("scaling", "public", "ready_timeout", "bake", "request_timeout", "max_concurrent", "gateway_port")
     return NewEndpoint(
         name=name,
         variants=(NewVariant(spec, version.version.id if version is not None else None),),
