@@ -11,9 +11,11 @@ from sqlmodel import Session, SQLModel, col
 
 from localml.core.models import (
     Attempt,
+    EndpointReplica,
     Event,
     GpuLease,
     LogFile,
+    ModelVersion,
     Sample,
     Series,
     Workload,
@@ -142,7 +144,9 @@ def _files(folder: Path) -> list[Path]:
 def _drop_rows(session: Session, numbers: list[int]) -> None:
     series = select(col(Series.id)).where(col(Series.workload_id).in_(numbers))
     session.execute(delete(Sample).where(col(Sample.series_id).in_(series)))
-    owned: tuple[type[SQLModel], ...] = (Series, LogFile, GpuLease, Attempt, Event, WorkloadDetail)
+    made = update(ModelVersion).where(col(ModelVersion.workload_id).in_(numbers))
+    session.execute(made.values(workload_id=None))  # a model stays when the job that wrote it is forgotten
+    owned: tuple[type[SQLModel], ...] = (Series, LogFile, GpuLease, Attempt, Event, EndpointReplica, WorkloadDetail)
     for table in owned:
         session.execute(delete(table).where(table.workload_id.in_(numbers)))  # type: ignore[attr-defined]
     session.execute(delete(Workload).where(col(Workload.id).in_(numbers)))

@@ -3,7 +3,8 @@
 Series that localml measures are kept as they are for six hours, as one point a minute for 30 days and as one an hour
 for a year; then they go. One point of several is their mean, with the mean of their times; of a counter it is the
 last reading. What users post is theirs: it stays as it was given for as long as the workload's records do, and only a
-series that grows beyond :data:`MOST_GIVEN` points is thinned out, its oldest ones to half as many.
+series that grows beyond :data:`MOST_GIVEN` points is thinned out, its oldest ones to half as many. What endpoints did
+is kept for 30 days.
 
 The work is done in short transactions, one window of one series each, whenever :func:`thin` is called.
 """
@@ -15,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from sqlalchemy import delete, exists
 from sqlmodel import Session, col, select
 
-from localml.core.models import Series
+from localml.core.models import Series, Variant, VariantSample
 from localml.core.ports import Store
 from localml.core.sql import driver
 
@@ -56,6 +58,7 @@ MINUTES = Stage("minutes_to", age=6 * _HOUR, width=_MINUTE, window=_HOUR)
 HOURS = Stage("hours_to", age=30 * _DAY, width=_HOUR, window=_DAY)
 STAGES = (MINUTES, HOURS)
 KEPT = 365 * _DAY
+VARIANTS_KEPT_S = 30 * 86400
 
 
 def first_due(at: int) -> int:
@@ -71,6 +74,7 @@ def thin(store: Store, now: float, stopped: Callable[[], bool] = lambda: False) 
     Args:
         stopped: asked between steps; True ends the work early.
     """
+    _drop_variants(store, int((now - VARIANTS_KEPT_S) * 1000))
     moment, steps = int(now * MICRO), 0
     due = select(col(Series.id)).where(col(Series.due) <= moment).order_by(col(Series.due)).limit(_BATCH)
     while True:
@@ -83,6 +87,16 @@ def thin(store: Store, now: float, stopped: Callable[[], bool] = lambda: False) 
             steps += 1
         if not numbers:
             return steps
+
+
+def _drop_variants(store: Store, end: int) -> None:
+    """Drop what variants did before ``end`` (milliseconds since the epoch); nothing is written if there is none."""
+    old = exists().where(col(VariantSample.variant_id) == col(Variant.id), col(VariantSample.at) < end)
+    with store.read() as session:
+        numbers = list(session.exec(select(col(Variant.id)).where(old)))
+    for number in numbers:
+        gone = delete(VariantSample).where(col(VariantSample.variant_id) == number, col(VariantSample.at) < end)
+        store.write(lambda session, gone=gone: session.execute(gone) and None)  # type: ignore[misc]
 
 
 def _step(session: Session, number: int, now: int) -> None:

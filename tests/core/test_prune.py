@@ -11,7 +11,20 @@ from sqlmodel import Session, col, func, select
 from localml.core.clock import ManualClock
 from localml.core.identity import Caller
 from localml.core.logfiles import LogStore
-from localml.core.models import Attempt, Event, LogFile, Sample, Series, Workload, WorkloadDetail
+from localml.core.models import (
+    Attempt,
+    Endpoint,
+    EndpointReplica,
+    Event,
+    LogFile,
+    Model,
+    ModelVersion,
+    Sample,
+    Series,
+    Variant,
+    Workload,
+    WorkloadDetail,
+)
 from localml.core.prune import DAY, Pruned, PruneRules, log_sizes, prune
 from localml.core.specs import single
 from localml.core.states import State
@@ -124,6 +137,42 @@ def test_deleted_ones_lose_their_records_others_keep_them(house: House) -> None:
         assert house.count(table) == 1
     with house.db.read() as session:
         assert set(session.exec(select(col(Event.workload_id)))) == {stays}
+
+
+def test_a_replica_and_a_job_that_wrote_a_model_can_be_forgotten(house: House) -> None:
+    replica, trained = house.make("d-v1-1", ended_days_ago=1), house.make("train", ended_days_ago=1)
+
+    def serve(session: Session) -> None:
+        model = Model(project="p", owner="me", name="d", created_at=1, updated_at=1)
+        endpoint = Endpoint(
+            dialect="native",
+            project="p",
+            owner="me",
+            name="d",
+            route="d",
+            pool="",
+            spec="{}",
+            created_at=1,
+            updated_at=1,
+        )
+        session.add_all([model, endpoint])
+        session.flush()
+        version = ModelVersion(
+            model_id=model.id, number=1, owner="me", source="s3://b/d", format="onnx", runtime="onnx-server",
+            path="models/1/v1", size=1, checksum="", workload_id=trained, created_at=1,
+        )  # fmt: skip
+        variant = Variant(endpoint_id=endpoint.id, name="v1", spec="{}", weight=100, created_at=1)
+        session.add_all([version, variant])
+        session.flush()
+        row = EndpointReplica(endpoint_id=endpoint.id, variant_id=variant.id, workload_id=replica, created_at=1)
+        session.add(row)
+
+    house.db.write(serve)
+    for number in (replica, trained):
+        house.workloads.delete(number, ME)
+    house.clock.advance(1)
+    assert house.prune(EVERYTHING).workloads == [replica, trained]
+    assert (house.count(Workload), house.count(EndpointReplica), house.count(ModelVersion)) == (0, 0, 1)
 
 
 def test_what_somebody_waits_for_stays(house: House) -> None:

@@ -9,10 +9,10 @@ import pytest
 from helpers.rig import Rig
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlmodel import col, func, select
+from sqlmodel import Session, col, func, select
 
 from localml.core import thinning
-from localml.core.models import Sample, Series
+from localml.core.models import Endpoint, Sample, Series, Variant, VariantSample
 from localml.core.series import Point, Samples
 from localml.core.thinning import HOURS, KEPT, MICRO, MINUTES, merged, thin
 
@@ -171,3 +171,33 @@ def test_merging_keeps_the_span_of_values_and_one_number_for_each_width(
         inside = [number for at, number, _, _ in rows if at // width == bucket and number is not None]
         assert min(inside) - 1e-6 <= value <= max(inside) + 1e-6
         assert not cumulative or value == inside[-1]
+
+
+def test_what_endpoints_did_is_kept_for_30_days(rig: Rig) -> None:
+    now = rig.clock.now()
+
+    def serve(session: Session) -> None:
+        endpoint = Endpoint(
+            dialect="native",
+            project="p",
+            owner="me",
+            name="d",
+            route="d",
+            pool="",
+            spec="{}",
+            created_at=1,
+            updated_at=1,
+        )
+        session.add(endpoint)
+        session.flush()
+        session.add(Variant(id=1, endpoint_id=endpoint.id, name="v1", spec="{}", weight=100, created_at=1))
+        session.flush()
+        for days in (31, 29, 0):
+            session.add(
+                VariantSample(variant_id=1, at=int((now - days * DAY) * 1000), requests=days, errors=0, latency=1)
+            )
+
+    rig.db.write(serve)
+    thin(rig.db, now)
+    with rig.db.read() as session:
+        assert set(session.exec(select(col(VariantSample.requests)))) == {29, 0}
