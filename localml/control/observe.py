@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from localml.control.acts import Acts
@@ -9,6 +10,8 @@ from localml.control.decide import AttemptView, Ended
 from localml.control.logs import LogPumps
 from localml.core.causes import Cause, classify
 from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
+
+log = logging.getLogger("localml.control")
 
 
 class Observations:
@@ -24,9 +27,14 @@ class Observations:
         self.complete = False
         self.unreachable: str | None = None
 
-    def look(self) -> bool:
-        """Ask for all containers. Returns whether the engine answered."""
-        return self._ask(self._look_all)
+    def look(self, running: Iterable[str] = ()) -> bool:
+        """Ask for all containers. Returns whether the engine answered.
+
+        Args:
+            running: containers that must be there; one that the list leaves out is asked for by its name, because
+                to hold it for gone costs its work.
+        """
+        return self._ask(lambda: self._look_all(running))
 
     def glance(self, names: Iterable[str]) -> bool:
         """Ask for single containers. Returns whether the engine answered."""
@@ -42,8 +50,13 @@ class Observations:
         self.unreachable = None
         return True
 
-    def _look_all(self) -> None:
-        self._known = dict(self._engine.list())
+    def _look_all(self, running: Iterable[str]) -> None:
+        found = dict(self._engine.list())
+        for name in set(running) - set(found):
+            found[name] = self._engine.inspect(name)
+            if found[name].phase is not Phase.GONE:
+                log.warning("the engine's list left out %s, which is there", name)
+        self._known = found
         self.complete = True
 
     def _look_at(self, names: Iterable[str]) -> None:

@@ -222,7 +222,7 @@ class Reconciler:
         hints -= early
         answered = True
         if self._look_at == 0.0 or (time.monotonic() >= self._look_at and uncleaned) or not self._seen.complete:
-            answered = self._seen.look()
+            answered = self._seen.look(one.name for one in everything if one.state is AttemptState.RUNNING)
             self._look_at = time.monotonic() + (SLOW_TICK_S if answered else _ENGINE_RETRY_S)
             if answered:
                 self._check_gpus(snapshot)

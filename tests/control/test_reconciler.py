@@ -146,6 +146,17 @@ def test_a_container_that_vanishes_is_tried_again_without_counting_and_told(rig:
     assert rig.state(number) == "running"
 
 
+def test_a_container_that_the_engines_list_leaves_out_is_not_held_for_gone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = rig.submit("a", job(600))
+    rig.settle()
+    monkeypatch.setattr(rig.engine, "list", dict)
+    rig.clock.advance(60)
+    rig.settle()
+    assert (rig.state(number), rig.get(number).row.attempt) == ("running", 1)
+
+
 def test_an_engine_that_does_not_answer_changes_nothing(rig: Rig) -> None:
     running = rig.submit("a", job(5))
     rig.settle()

@@ -28,6 +28,7 @@ _ENDS = f"""
         on e.workload_id = w.id and e.reason in {FINAL_EVENTS}
     group by w.id having count(e.id) != 1 or max(e.reason) != upper(substr(w.state, 1, 1)) || substr(w.state, 2)
 """
+_LOST = "select workload_id from event where reason = 'ContainerLost'"
 _AFTER_END = f"""
     select w.name, e.reason from event e join workload w on w.id = e.workload_id
     where e.reason != 'Deleted' and e.id > (
@@ -108,7 +109,8 @@ class Records:
         assert self.ask("select * from attempt where state != 'ended' or removed = 0") == [], "attempts left over"
         assert self.ask(_ENDS) == [], "workloads without exactly one end"
         assert self.ask(_AFTER_END) == [], "something happened after the end"
-        assert self.ask("select * from event where reason = 'ContainerLost'") == [], "containers were lost"
+        lost = self.ask(f"select * from event where workload_id in ({_LOST}) order by id")
+        assert lost == [], "containers were lost; all that happened to their workloads"
         for row in self.ask("select * from log_file"):
             size = (self._data / row["path"]).stat().st_size if row["size"] else row["size"]
             assert size == row["size"], f"{row['path']} has {size} bytes, not {row['size']}"
