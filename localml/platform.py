@@ -52,7 +52,7 @@ from localml.engines import engine_class
 from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import descends_from_us
-from localml.objects import ArchiveInfo, Buckets, inspect_archive
+from localml.objects import ArchiveInfo, Buckets, inspect_archive, unpack_in_place
 from localml.objects.registry_auth import read_registry_auth
 from localml.store.database import Database
 from localml.store.lock import DataLock
@@ -289,7 +289,7 @@ class Platform:
                 port=self.config.gateway_port,
                 names=self.config.hosts,
                 auth=self.config.auth,
-                fetch=lambda uri, folder: self.buckets.get(uri, folder, field="source"),
+                fetch=self._fetch_model,
                 exists=self.buckets.exists,
                 check=self._check,
                 missing=self._missing_runtime,
@@ -330,6 +330,15 @@ class Platform:
         """
         if not is_free(port):
             raise LocalmlError(Code.CONFLICT, f"{field}: port {port} is in use on this machine", field=field)
+
+    def _fetch_model(self, uri: str, folder: Path) -> None:
+        """Copy a model's files; of an archive, what is in it."""
+        self.buckets.get(uri, folder, field="source")
+        try:
+            unpack_in_place(folder)
+        except LocalmlError as error:
+            words = f"source: {error.message.removeprefix('archive: ')}"
+            raise LocalmlError(error.code, words, field="source") from error
 
     def _unseal(self, row: WorkloadRow, sealed: str) -> str:
         try:

@@ -106,10 +106,12 @@ class Serving:
         self.controller.workload_changed(workload_id)
         self.outputs.nudge()
 
-    def _check(self, spec: VariantSpec, version: ModelVersion | None) -> None:
+    def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int) -> None:
         check_options(spec)
         model = (version.path, version.runtime) if version is not None else None
         workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", model)
+        together = tuple(role.model_copy(update={"count": replicas}) for role in workload.roles)
+        workload = workload.model_copy(update={"roles": together})
         self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER))
         trouble = self._parts.missing(workload.roles[0].image)
         if trouble:

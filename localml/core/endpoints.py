@@ -6,6 +6,7 @@ plane alone (``localml/control/serving.py``).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -42,7 +43,12 @@ class NewVariant:
 
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
-    """An endpoint to serve. ``route`` is its name at the gateway, unique over all projects; ``name`` when empty."""
+    """An endpoint to serve.
+
+    Attributes:
+        route: its name at the gateway, unique over all projects; ``name`` when empty.
+        refuse_over_quota: refuse at once instead of waiting when a pool's limit is short.
+    """
 
     name: str
     variants: tuple[NewVariant, ...]
@@ -53,6 +59,7 @@ class NewEndpoint:
     pool: str = pools.ROOT
     route: str = ""
     request: Any = None
+    refuse_over_quota: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class Endpoints:
     """The service over endpoints.
 
     Args:
-        check: asked before something is stored; raises when it can never run here.
+        check: asked before something is stored (spec, version, replicas); raises when that many can never run here.
         nudge: wakes the control plane after a commit.
     """
 
@@ -100,7 +107,7 @@ class Endpoints:
         store: Store,
         clock: Clock,
         *,
-        check: Callable[[VariantSpec, ModelVersion | None], None] = lambda *_: None,
+        check: Callable[[VariantSpec, ModelVersion | None, int], None] = lambda *_: None,
         nudge: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
@@ -115,7 +122,7 @@ class Endpoints:
 
         Raises:
             LocalmlError: ``INVALID`` (name, variants), ``CONFLICT`` (name or route taken), ``NOT_FOUND`` (a model
-                version), ``CAPACITY`` or ``UNAVAILABLE`` from the check.
+                version), ``CAPACITY`` or ``UNAVAILABLE`` from the check, ``QUOTA`` (only with ``refuse_over_quota``).
         """
         route = new.route or new.name
         if not NAME.fullmatch(new.name):
@@ -128,10 +135,13 @@ class Endpoints:
             raise invalid("variants", "at least one is needed")
         if len(new.variants) > 1 and abs(sum(one.weight for one in new.variants) - 100.0) > 0.01:
             raise invalid("variants", "the weights must add up to 100")
-        versions = [self._checked(one) for one in new.variants]
+        count = new.spec.scaling.clamp(new.spec.scaling.minimum)
+        versions = [self._checked(one, math.ceil(count * one.weight / 100)) for one in new.variants]
 
         def act(session: Session) -> int:
             pools.ensure(session, new.pool)
+            if new.refuse_over_quota:
+                _check_quota(session, new)
             if new.spec.gateway_port in _gateway_ports(session):
                 words = f"gateway_port: {new.spec.gateway_port} is another endpoint's"
                 raise LocalmlError(Code.CONFLICT, words, field="gateway_port")
@@ -292,7 +302,7 @@ class Endpoints:
         self._nudge()
         return self.get(number)
 
-    def _checked(self, new: NewVariant) -> ModelVersion | None:
+    def _checked(self, new: NewVariant, replicas: int = 1) -> ModelVersion | None:
         version = None
         if new.model_version_id is not None:
             with self._store.read() as session:
@@ -303,7 +313,7 @@ class Endpoints:
                 raise invalid("model", f"no runtime serves the format '{version.format}'; give an image that does")
         elif not new.spec.image:
             raise invalid("model", "give a registered model, or an image")
-        self._check(new.spec, version)
+        self._check(new.spec, version, replicas)
         return version
 
     def _add_variant(self, session: Session, row: Endpoint, new: NewVariant, version: ModelVersion | None) -> None:
@@ -441,6 +451,12 @@ def _is_same(one: Variant, new: NewVariant, spec: VariantSpec) -> bool:
 
 def _label(version: ModelVersion | None, spec: VariantSpec) -> str:
     return f"version {version.number}" if version is not None else spec.image
+
+
+def _check_quota(session: Session, new: NewEndpoint) -> None:
+    count, each = new.spec.scaling.clamp(new.spec.scaling.minimum), new.variants[0].spec.resources
+    cpu, memory = (each.cpu or 0) * count, (each.memory or 0) * count
+    pools.check_quota(session, new.pool, cpu=cpu, memory=memory, gpu=each.gpu * count, count=count)
 
 
 def _gateway_ports(session: Session) -> set[int]:

@@ -10,9 +10,10 @@ from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
-from localml.core.models import Pool, PoolGrant, Workload
+from localml.core.models import Endpoint, EndpointReplica, Pool, PoolGrant, Variant, Workload
 from localml.core.ports import Store
-from localml.core.states import ACTIVE, HOLDING, State
+from localml.core.serving import EndpointState, VariantSpec
+from localml.core.states import ACTIVE, HOLDING, Desired, State
 
 ROOT = "default"
 _EPSILON = 1e-9
@@ -26,6 +27,15 @@ class Usage:
     memory: int = 0
     gpu: float = 0.0
     workloads: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.cpu + other.cpu,
+            self.memory + other.memory,
+            self.gpu + other.gpu,
+            self.workloads + other.workloads,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +113,13 @@ class Pools:
         """All pools by name, each with the use of everything below it."""
         with self._store.read() as session:
             pools = {pool.id or 0: pool for pool in session.exec(select(Pool).order_by(Pool.name))}
-            own = usage_by_pool(session)
+            own = demand_by_pool(session)
         ids = {pool.name: number for number, pool in pools.items()}
         sums: dict[int, Usage] = dict.fromkeys(pools, Usage())
         for name, used in own.items():
             number: int | None = ids.get(name)
             while number is not None:
-                have = sums[number]
-                sums[number] = Usage(
-                    have.cpu + used.cpu,
-                    have.memory + used.memory,
-                    have.gpu + used.gpu,
-                    have.workloads + used.workloads,
-                )
+                sums[number] = sums[number].plus(used)
                 number = pools[number].parent_id
         return [
             PoolInfo(
@@ -208,15 +212,41 @@ def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[s
     }
 
 
-def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: float) -> None:
+def demand_by_pool(session: Session) -> dict[str, Usage]:
+    """pool -> what is asked for there: workloads that are not over, and replicas that endpoints want and have not got
+    yet."""
+    found = usage_by_pool(session)
+    live = select(EndpointReplica.endpoint_id, func.count()).where(col(EndpointReplica.ended_at).is_(None))
+    have = dict(session.exec(live.group_by(col(EndpointReplica.endpoint_id))).all())
+    wanted = select(Endpoint).where(
+        col(Endpoint.closed_at).is_(None),
+        col(Endpoint.deleted_at).is_(None),
+        Endpoint.desired == Desired.RUN,
+        Endpoint.state != EndpointState.FAILED,
+    )
+    for endpoint in session.exec(wanted):
+        missing = endpoint.scale - have.get(endpoint.id or 0, 0)
+        variants = select(Variant.spec).where(Variant.endpoint_id == endpoint.id, col(Variant.ended_at).is_(None))
+        newest = session.exec(variants.order_by(col(Variant.id).desc())).first()
+        if missing > 0 and newest is not None:
+            each = VariantSpec.model_validate_json(newest).resources
+            more = Usage((each.cpu or 0) * missing, (each.memory or 0) * missing, each.gpu * missing, missing)
+            found[endpoint.pool] = found.get(endpoint.pool, Usage()).plus(more)
+    return found
+
+
+def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: float, count: int = 1) -> None:
     """Whether the pool and its ancestors have room for this much more, counting everything that is not over.
+
+    Args:
+        cpu, memory, gpu: sums over ``count`` workloads.
 
     Raises:
         LocalmlError: ``QUOTA`` with the numbers, for dialects that refuse at submission.
     """
     pools = {pool.id or 0: pool for pool in session.exec(select(Pool))}
     by_name = {pool.name: pool for pool in pools.values()}
-    own = usage_by_pool(session)
+    own = demand_by_pool(session)
     pool = by_name.get(path)
     while pool is not None:
         below = [used for name, used in own.items() if name == pool.name or name.startswith(pool.name + "/")]
@@ -232,7 +262,7 @@ def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: fl
                     field=what,
                     details={"pool": pool.name, "limit": limit, "used": used, "asked": asked},
                 )
-        if pool.max_workloads is not None and sum(one.workloads for one in below) + 1 > pool.max_workloads:
+        if pool.max_workloads is not None and sum(one.workloads for one in below) + count > pool.max_workloads:
             raise LocalmlError(
                 Code.QUOTA, f"pool '{pool.name}' takes at most {pool.max_workloads} workloads at a time", field="pool"
             )

@@ -44,6 +44,7 @@ class NewVersion:
         source: object URI of a file or folder.
         format: what it is; found out when empty (see :func:`localml.core.model_files.describe`).
         workload_id: the workload that wrote it.
+        reuse: take the newest version with the same files, if there is one, and register nothing.
     """
 
     name: str
@@ -53,14 +54,16 @@ class NewVersion:
     description: str = ""
     project: str | None = None
     workload_id: int | None = None
+    reuse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A version with its model."""
+    """A version with its model; ``made`` is False for one that was there already."""
 
     model: Model
     version: ModelVersion
+    made: bool = True
 
     @property
     def label(self) -> str:
@@ -106,6 +109,8 @@ class Registry:
         self, session: Session, new: NewVersion, part: Path, described: Described, checksum: str, size: int
     ) -> Registered:
         now = self._clock.now()
+        if new.reuse and (same := self._same(session, new, described, checksum)) is not None:
+            return same
         model = self._model_row(session, new, now)
         last = session.exec(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == model.id)).one()
         number = (last or 0) + 1
@@ -131,6 +136,19 @@ class Registry:
         words = f"{model.name}:{number} was registered by {new.caller.name} from {new.source}"
         record_event(session, new.workload_id, "ModelRegistered", words, now=now)
         return Registered(model, version)
+
+    @staticmethod
+    def _same(session: Session, new: NewVersion, described: Described, checksum: str) -> Registered | None:
+        query = (
+            select(Model, ModelVersion)
+            .where(ModelVersion.model_id == Model.id)
+            .where(Model.project == (new.project or new.caller.project), Model.name == new.name)
+            .where(ModelVersion.checksum == checksum, ModelVersion.format == described.format)
+            .where(col(ModelVersion.deleted_at).is_(None))
+            .order_by(col(ModelVersion.number).desc())
+        )
+        found = session.exec(query).first()
+        return Registered(*found, made=False) if found is not None else None
 
     def _model_row(self, session: Session, new: NewVersion, now: float) -> Model:
         project = new.project or new.caller.project

@@ -29,7 +29,7 @@ HTTP = "http"
 
 _NOTEBOOK_COMMAND = ("python", "-m", "localml_notebook")
 _TENSORBOARD_COMMAND = ("python", "-m", "localml_tensorboard")
-_NOTEBOOK_PORT, _TENSORBOARD_PORT = 8888, 6006
+NOTEBOOK_PORT, _TENSORBOARD_PORT = 8888, 6006
 _NOTEBOOK_TOKEN, _TENSORBOARD_TOKEN = "JUPYTER_TOKEN", "LOCALML_TOKEN"
 _PAGES = {Kind.NOTEBOOK: "/lab", Kind.TENSORBOARD: "/"}
 _TOKEN_NAMES = {Kind.NOTEBOOK: _NOTEBOOK_TOKEN, Kind.TENSORBOARD: _TENSORBOARD_TOKEN}
@@ -138,7 +138,7 @@ class Tools:
             sealed_env={_NOTEBOOK_TOKEN: self._sealed(owner, wanted.token)},
             resources=wanted.resources,
             ports=(
-                Port(label=HTTP, container=_NOTEBOOK_PORT),
+                Port(label=HTTP, container=NOTEBOOK_PORT),
                 *(Port(label=f"tcp-{number}", container=number) for number in wanted.tcp_ports),
             ),
             workdir=WORK_FOLDER if ours else None,

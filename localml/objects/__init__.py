@@ -1,7 +1,17 @@
 """Objects by URI, one folder for each bucket; and archives that are safe to unpack."""
 
-from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, unpack
+from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, unpack, unpack_in_place
 from localml.objects.buckets import Buckets, ObjectInfo
 from localml.objects.uris import ObjectUri, parse
 
-__all__ = ["ArchiveInfo", "Buckets", "Limits", "ObjectInfo", "ObjectUri", "inspect_archive", "parse", "unpack"]
+__all__ = [
+    "ArchiveInfo",
+    "Buckets",
+    "Limits",
+    "ObjectInfo",
+    "ObjectUri",
+    "inspect_archive",
+    "parse",
+    "unpack",
+    "unpack_in_place",
+]

@@ -30,6 +30,7 @@ Progress = Callable[[int], None]
 
 # what Python's archive modules raise on bytes that are no archive; RuntimeError includes unsupported compression
 # and recursion without end
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".zip")
 _CORRUPT = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -89,6 +90,26 @@ def unpack(
             shutil.rmtree(made, ignore_errors=True)
             raise
         return info
+
+
+def unpack_in_place(folder: Path, limits: Limits = DEFAULT_LIMITS) -> None:
+    """Where a folder holds one archive and nothing else, put its content in its place; by its name, because models of
+    some formats are zip files themselves. A folder that is all that the archive has goes, its content stays.
+
+    Raises:
+        LocalmlError: see :func:`unpack`.
+    """
+    files = list(folder.iterdir())
+    if len(files) != 1 or not files[0].is_file() or not files[0].name.lower().endswith(_ARCHIVES):
+        return
+    with tempfile.TemporaryDirectory(prefix=UNPACK_PREFIX, dir=folder) as scratch:
+        content = Path(scratch) / "content"
+        unpack(files[0], content, limits)
+        inner = list(content.iterdir())
+        top = inner[0] if len(inner) == 1 and inner[0].is_dir() and not inner[0].is_symlink() else content
+        files[0].unlink()
+        for one in list(top.iterdir()):
+            one.rename(folder / one.name)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import httpx
@@ -177,7 +178,7 @@ def test_a_model_service_predicts_and_tells_of_itself_until_it_is_deleted(site: 
     wait_until(lambda: [one.status for one in site.containers()] == ["running"] * 2, START_S)
     assert site.limits() == [(0.5, 512 << 20)] * 2
 
-    assert found["http_address"].startswith(f"http://{found['address']}/")
+    assert found["address"] != urlsplit(found["http_address"]).netloc
     model = f"{found['http_address']}/v2/models/linear.v1"
     assert predict(found["address"], MODEL["model_name"], (1, 2), (3, 4)) == [3, 6, 9, 12]
     assert [one["name"] for one in httpx.get(model, timeout=30).json()["inputs"]] == ["x"]

@@ -10,7 +10,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,11 +103,17 @@ class SignedClient:
 
 def put_trainer(buckets: Buckets, uri: str, program: str = "print('trained')") -> None:
     """Store a trainer package whose module ``trainer.task`` is this program."""
+    files = {"setup.py": SETUP, "trainer/__init__.py": "", "trainer/task.py": program}
+    put_archive(buckets, uri, {f"trainer-1.0/{name}": text.encode() for name, text in files.items()})
+
+
+def put_archive(buckets: Buckets, uri: str, files: Mapping[str, bytes]) -> None:
+    """Store a tar.gz of these files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for name, text in (("setup.py", SETUP), ("trainer/__init__.py", ""), ("trainer/task.py", program)):
-            member = tarfile.TarInfo(f"trainer-1.0/{name}")
-            member.size = len(text.encode())
-            tar.addfile(member, io.BytesIO(text.encode()))
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
     with buckets.open(uri, "wb") as file:
         file.write(packed.getvalue())

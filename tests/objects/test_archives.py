@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from localml.core.errors import Code, LocalmlError
-from localml.objects import Limits, inspect_archive, unpack
+from localml.objects import Limits, inspect_archive, unpack, unpack_in_place
 from localml.objects.archive_rules import Meter
 
 SYM, HARD, DIR = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
@@ -407,3 +407,30 @@ def test_the_meter_allows_exactly_the_limit() -> None:
     meter.wrote("a", 5)
     with pytest.raises(LocalmlError):
         meter.wrote("a", 1)
+
+
+@pytest.mark.parametrize("name", ["model.tar.gz", "model.tgz", "MODEL.TAR"])
+@pytest.mark.parametrize("top", ["", "model/"])
+def test_the_only_file_of_a_folder_gives_way_to_what_is_in_it(tmp_path: Path, name: str, top: str) -> None:
+    mode = "w" if name.endswith("TAR") else "w:gz"
+    with tarfile.open(tmp_path / name, mode) as tar:  # type: ignore[call-overload]
+        for path in ("model.onnx", "labels/en.txt"):
+            member = tarfile.TarInfo(top + path)
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"abc"))
+    unpack_in_place(tmp_path)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
+        "labels/en.txt",
+        "model.onnx",
+    ]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_other_files_stay_as_they_are(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "net.pt", "w") as packed:  # PyTorch's own format is a zip
+        packed.writestr("net/data.pkl", b"x")
+    unpack_in_place(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.pt"]
+    (tmp_path / "second.zip").write_bytes((tmp_path / "net.pt").read_bytes())
+    unpack_in_place(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.pt", "second.zip"]

@@ -6,8 +6,11 @@ Where the vendor's service differs from one machine, this dialect does so:
 - Node selectors are kept and answered, and choose nothing: there is one machine.
 - ``model_input_path``, ``model_export_path``, ``data_input_path``, ``data_output_path`` and ``log_path`` reach the
   program as environment variables of the same names in capitals.
-- A model service is served over HTTP (Open Inference Protocol) by the gateway; ``http_address`` is where. There is no
-  gRPC. ``model_args`` reach an image of one's own as ``MODEL_ARGS``.
+- A model service is served by the gateway: over TensorFlow Serving's gRPC at ``address``, over HTTP (Open Inference
+  Protocol) at ``http_address``. ``model_args`` reach an image of one's own as ``MODEL_ARGS``. ``use_seldon`` and
+  ``tensorflow_service_http`` are kept and answered, and choose nothing.
+- ``model_name``, ``model_version`` and ``tensorboard_logdir`` of a training job are kept and answered; a service or a
+  tensorboard is made of it by a request of its own.
 - A development environment is a JupyterLab, opened with the ``password`` of the request; there is no ssh. Its files
   are in the folder that localml keeps for the user under the environment's name, and outlast it.
 - Environments count in the pool ``cloudml/dev/<organisation>``, tensorboards in ``cloudml/tensorboard/<organisation>``:

@@ -20,7 +20,13 @@ from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
 
 _TRIED = (Code.STORAGE, Code.UNAVAILABLE)
-_MEMBERS = {"name": "model_version", "cpu": "cpu_limit", "memory": "memory_limit", "gpu": "gpu_limit"}
+_MEMBERS = {
+    "name": "model_version",
+    "route": "model_version",
+    "cpu": "cpu_limit",
+    "memory": "memory_limit",
+    "gpu": "gpu_limit",
+}
 
 api = APIBlueprint("cloudml_models", __name__, url_prefix="/cloud_ml/v1/model", abp_security=[{SCHEME: []}])
 SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}

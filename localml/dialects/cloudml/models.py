@@ -15,7 +15,6 @@ from typing import Any
 from sqlmodel import col, select
 
 from localml.config import LOOPBACK
-from localml.core import pools
 from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.identity import Caller
@@ -27,10 +26,11 @@ from localml.dialects.cloudml.orgs import ALL, DIALECT
 from localml.dialects.cloudml.quota import pool_of
 from localml.dialects.cloudml.schemas import ModelService, ModelServiceCreate
 from localml.dialects.cloudml.translate import replica_resources
-from localml.dialects.kit.logs import log_text
+from localml.dialects.kit.logs import MAX_TEXT, log_text
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
 
+DEFAULT_ORG = "default"
 NO_MODEL = "ModelService doesn't exist"
 MAX_NAME = 128
 _PLAIN = re.compile(rb"[A-Za-z0-9._-]")
@@ -57,12 +57,26 @@ def endpoint_name(model_name: str, model_version: str) -> str:
     """
     if "/" in model_version:
         raise invalid("model_version", "must not hold '/', because it is a part of the service's address")
-    data = model_version.encode()
-    version = "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"~{byte:02X}" for byte in data)
-    name = f"{model_name}.{version}"
+    name = f"{model_name}.{_escaped(model_version)}"
     if len(name) > MAX_NAME:
         raise invalid("model_version", f"is too long: with model_name it takes {len(name)} of {MAX_NAME} characters")
     return name
+
+
+def route_name(org: str, name: str) -> str:
+    """What stands for a service at the gateway, where all organisations meet; different for different services.
+
+    Underscores begin escapes here (``_`` itself is ``_5F``), so that two of them can set off an organisation.
+    """
+
+    def plain(text: str) -> str:
+        return text.replace("_", "_5F").replace("~", "_")
+
+    return plain(name) if org == DEFAULT_ORG else f"org.{plain(_escaped(org))}__{plain(name)}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"~{byte:02X}" for byte in text.encode())
 
 
 def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, given: dict[str, Any]) -> EndpointFull:
@@ -76,15 +90,6 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
     _check_members(body)
     _check_name(platform, org, name)
     resources = replica_resources(platform, body.cpu_limit, body.memory_limit, body.gpu_limit, body.gpu_type)
-    pool = pool_of("model", org)
-    with platform.db.read() as session:
-        pools.check_quota(
-            session,
-            pool,
-            cpu=(resources.cpu or 0) * replicas,
-            memory=(resources.memory or 0) * replicas,
-            gpu=resources.gpu * replicas,
-        )
     args = body.model_args or body.job_args
     spec = VariantSpec(
         resources=resources,
@@ -95,7 +100,7 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
     registered = _register(platform, who, org, body)
     new = NewEndpoint(
         name=name,
-        route=name.replace("~", "_"),
+        route=route_name(org, name),
         variants=(NewVariant(spec, registered.version.id),),
         caller=who,
         spec=EndpointSpec(
@@ -105,14 +110,24 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
         ),
         dialect=DIALECT,
         project=org,
-        pool=pool,
-        request={key: value for key, value in given.items() if key not in _NOT_ECHOED},
+        pool=pool_of("model", org),
+        request=_stored(given, body),
+        refuse_over_quota=True,
     )
     try:
         return platform.endpoints.create(new)
     except LocalmlError:
-        platform.registry.delete(registered, who)
+        if registered.made:
+            platform.registry.delete(registered, who)
         raise
+
+
+def _stored(given: dict[str, Any], body: ModelServiceCreate) -> dict[str, Any]:
+    """The request as it is kept: as given, without secrets."""
+    kept = {name: value for name, value in given.items() if name not in _NOT_ECHOED}
+    if body.gpu_limit is not None:
+        kept["gpu_limit"] = body.gpu_limit
+    return kept
 
 
 def _check_members(body: ModelServiceCreate) -> None:
@@ -135,7 +150,9 @@ def _register(platform: Platform, who: Caller, org: str, body: ModelServiceCreat
         raise invalid(member, f"{source} does not exist")
     kind = "custom" if body.docker_image else ""
     try:
-        return platform.registry.register(NewVersion(body.model_name, source, who, format=kind, project=org))
+        return platform.registry.register(
+            NewVersion(body.model_name, source, who, format=kind, project=org, reuse=True)
+        )
     except LocalmlError as error:
         if error.field != "source":
             raise
@@ -152,12 +169,18 @@ def find(platform: Platform, org: str, model_name: str, model_version: str) -> E
         name = endpoint_name(model_name, model_version)
     except LocalmlError as error:
         raise missing(NO_MODEL) from error
-    found = [one for one in listed(platform, org) if one.row.name == name]
+    pair = (model_name, model_version)  # the name alone could be another pair's: "a.b" and "c", "a" and "b.c"
+    found = [one for one in listed(platform, org) if one.row.name == name and _pair(one) == pair]
     if len(found) > 1:
         raise need_org()
     if not found:
         raise missing(NO_MODEL)
     return found[0]
+
+
+def _pair(full: EndpointFull) -> tuple[Any, Any]:
+    request = full.row.request or {}
+    return request.get("model_name"), request.get("model_version")
 
 
 def listed(platform: Platform, org: str) -> list[EndpointFull]:
@@ -194,16 +217,25 @@ def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
 def logs(platform: Platform, full: EndpointFull, replica: int | None) -> str:
     """What the replicas of a service wrote, one after another; each starts with a line that names it.
 
+    Those that have ended are shown where none lives: of a service that failed the last ones tell why.
+
     Args:
         replica: only this one, counted from 0.
+
+    Raises:
+        LocalmlError: 404 when there is no such replica.
     """
-    with platform.db.read() as session:  # those that have ended, too: of a service that failed they tell why
+    with platform.db.read() as session:
         query = select(EndpointReplica).where(EndpointReplica.endpoint_id == full.row.id)
-        numbers = [one.workload_id for one in session.exec(query.order_by(col(EndpointReplica.id)))]
+        rows = list(session.exec(query.order_by(col(EndpointReplica.id))))
+    live = [one for one in rows if one.ended_at is None]
+    numbers = [one.workload_id for one in (live or rows[-full.spec.scaling.minimum :])]
     if replica is not None:
         numbers = numbers[replica : replica + 1]
+        if not numbers:
+            raise missing(f"Replica {replica} of {NO_MODEL}")
     found = [platform.workloads.get(number) for number in numbers]
-    texts = [log_text(platform.logs, one) for one in found]
+    texts = [log_text(platform.logs, one, limit=MAX_TEXT // len(found)) for one in found]
     if len(found) < 2:
         return "".join(texts)
     return "\n".join(f"[localml] {one.row.name}\n{text}" for one, text in zip(found, texts, strict=True))

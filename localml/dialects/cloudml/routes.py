@@ -108,7 +108,7 @@ def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> dict[s
     """Read a training job's log"""
     job = _job(path, query, NO_TRAIN_JOB)
     if query.follow:
-        return Response(follow_lines(platform(), _number(job), FOLLOW_S), mimetype="text/plain")
+        return Response(follow_lines(platform(), _number(job), FOLLOW_S, lines=query.lines), mimetype="text/plain")
     return {"logs": log_text(platform().logs, job, lines=query.lines)}
 
 

@@ -122,7 +122,17 @@ class Volume(BaseModel):
     mount_read_only: bool | None = None
 
 
-class TrainJobCreate(Volume):
+class Noted(BaseModel):
+    """Members that choose nothing here and are answered as given."""
+
+    fds_endpoint: str | None = None
+    fds_bucket: str | None = None
+    hdfs_endpoint: str | None = None
+    hdfs_krb_account: str | None = None
+    cluster_name: str | None = None
+
+
+class TrainJobCreate(Volume, Noted):
     """A new training job."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
@@ -204,7 +214,7 @@ class TrainJobList(BaseModel):
     data: list[TrainJob]
 
 
-class ModelServiceCreate(BaseModel):
+class ModelServiceCreate(Volume, Noted):
     """A new model service. ``trainer_uri`` and ``job_args`` are other names of ``model_uri`` and ``model_args``;
     ``job_name`` and ``module_name`` mean nothing here."""
 
@@ -216,8 +226,9 @@ class ModelServiceCreate(BaseModel):
     trainer_uri: Annotated[str | None, Field(min_length=1)] = None
     model_args: str | None = None
     job_args: str | None = None
-    job_name: Any = None
-    module_name: Any = None
+    job_name: str | None = None
+    module_name: str | None = None
+    cluster_env_var: str | None = None
     cpu_limit: CpuAmount | None = None
     memory_limit: MemoryAmount | None = None
     gpu_limit: GpuAmount | None = None
@@ -285,117 +296,6 @@ class ModelServiceList(BaseModel):
     """Model services of an organisation."""
 
     data: list[ModelService]
-
-
-class NetworkEntry(BaseModel):
-    """A port of a development environment; ``JUPYTER`` is the notebook's own, which it always has."""
-
-    protocol: Literal["JUPYTER", "TCP"]
-    port: int = Field(ge=1, le=65535)
-    whitelist: list[str] = []
-
-
-class DevEnvCreate(Volume):
-    """A new development environment. ``password`` is what the notebook is opened with."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    dev_name: Name
-    password: str | None = None
-    cpu_limit: CpuAmount | None = None
-    memory_limit: MemoryAmount | None = None
-    gpu_limit: GpuAmount | None = None
-    gpu_type: str | None = None
-    framework: str | None = None
-    framework_version: str | None = None
-    docker_image: str | None = None
-    docker_command: str | None = None
-    network: list[NetworkEntry] | None = None
-
-
-class DevEnv(BaseModel):
-    """A development environment as it is answered, with whatever else the client gave."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    org_id: str
-    org_name: str
-    dev_name: str
-    cpu_limit: CpuAmount | None
-    memory_limit: MemoryAmount | None
-    gpu_limit: GpuAmount | None
-    service_port: str
-    software: str | None
-    version: str | None
-    state: str
-    create_time: str
-    update_time: str
-    volume_type: str | None
-    volume_path: str | None
-    mount_path: str | None
-    mount_read_only: str
-    prepare_command: str | None
-    finish_command: str | None
-    password: str
-    notebook_port: str
-    ssh_port: str
-    address: str
-    ssh_address: str
-    proxy_whitelist: list[str]
-    network: list[dict[str, Any]]
-    ceph_volume: str | None
-    ceph_mode: str | None
-    docker_image: str | None
-    docker_command: str | None
-    framework: str | None
-    framework_version: str | None
-    job_name: str | None
-    module_name: str | None
-    trainer_uri: str | None
-    job_args: str | None
-    cluster_name: str | None
-    cluster_env_var: str | None
-    url: str | None
-
-
-class DevEnvList(BaseModel):
-    """Development environments of an organisation."""
-
-    data: list[DevEnv]
-
-
-class TensorboardCreate(BaseModel):
-    """A new tensorboard."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    tensorboard_name: Name
-    logdir: str = Field(min_length=1)
-    docker_image: str | None = None
-    docker_command: str | None = None
-
-
-class Tensorboard(BaseModel):
-    """A tensorboard as it is answered, with whatever else the client gave."""
-
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    org_id: str
-    org_name: str
-    tensorboard_name: str
-    logdir: str
-    service_port: str
-    state: str
-    create_time: str
-    update_time: str
-    address: str
-    url: str | None
-
-
-class TensorboardList(BaseModel):
-    """Tensorboards of an organisation."""
-
-    data: list[Tensorboard]
 
 
 class EventSource(BaseModel):

@@ -13,7 +13,7 @@ from flask_openapi.types import ResponseDict
 from localml.core.errors import Code, LocalmlError
 from localml.core.states import Kind
 from localml.core.workloads import Full, Submission
-from localml.dialects.cloudml import schemas
+from localml.dialects.cloudml import schemas, tool_schemas
 from localml.dialects.cloudml.document import SCHEME
 from localml.dialects.cloudml.errors import missing, worded
 from localml.dialects.cloudml.happenings import event_list
@@ -43,15 +43,15 @@ SIGNED: ResponseDict = {**UNSIGNED, 403: schemas.Error, 404: schemas.Error}
 CREATED: ResponseDict = {**SIGNED, 413: schemas.Error, 503: schemas.Error}
 
 
-@api.get("/dev", operation_id="listDevEnvs", tags=[{"name": "dev"}], responses={200: schemas.DevEnvList, **SIGNED})
+@api.get("/dev", operation_id="listDevEnvs", tags=[{"name": "dev"}], responses={200: tool_schemas.DevEnvList, **SIGNED})
 def list_dev_envs(query: schemas.OrgQuery) -> dict[str, Any]:
     """List development environments"""
     org = org_of(platform(), caller(), query.org_id)
     return {"data": [dev_answer(platform(), one) for one in listed(platform(), Kind.NOTEBOOK, org)]}
 
 
-@api.post("/dev", operation_id="createDevEnv", tags=[{"name": "dev"}], responses={200: schemas.DevEnv, **CREATED})
-def create_dev_env(body: schemas.DevEnvCreate) -> dict[str, Any]:
+@api.post("/dev", operation_id="createDevEnv", tags=[{"name": "dev"}], responses={200: tool_schemas.DevEnv, **CREATED})
+def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
     """Create a development environment"""
     who = caller()
     org = org_of(platform(), who, None)
@@ -71,7 +71,9 @@ def create_dev_env(body: schemas.DevEnvCreate) -> dict[str, Any]:
         return dev_answer(platform(), platform().workloads.get(platform().workloads.submit(submission)))
 
 
-@api.get("/dev/<dev_name>", operation_id="getDevEnv", tags=[{"name": "dev"}], responses={200: schemas.DevEnv, **SIGNED})
+@api.get(
+    "/dev/<dev_name>", operation_id="getDevEnv", tags=[{"name": "dev"}], responses={200: tool_schemas.DevEnv, **SIGNED}
+)
 def get_dev_env(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Show one development environment"""
     return dev_answer(platform(), _dev(path, query))
@@ -107,7 +109,7 @@ def list_dev_env_events(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[
     "/tensorboard",
     operation_id="listTensorboards",
     tags=[{"name": "tensorboard"}],
-    responses={200: schemas.TensorboardList, **UNSIGNED, 404: schemas.Error},
+    responses={200: tool_schemas.TensorboardList, **UNSIGNED, 404: schemas.Error},
 )
 def list_tensorboards(query: schemas.OrgQuery) -> dict[str, Any]:
     """List tensorboards"""
@@ -120,9 +122,9 @@ def list_tensorboards(query: schemas.OrgQuery) -> dict[str, Any]:
     "/tensorboard",
     operation_id="createTensorboard",
     tags=[{"name": "tensorboard"}],
-    responses={200: schemas.Tensorboard, **CREATED},
+    responses={200: tool_schemas.Tensorboard, **CREATED},
 )
-def create_tensorboard(body: schemas.TensorboardCreate) -> dict[str, Any]:
+def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
     """Start a tensorboard"""
     who = caller()
     org = org_of(platform(), who, None)
@@ -146,7 +148,7 @@ def create_tensorboard(body: schemas.TensorboardCreate) -> dict[str, Any]:
     "/tensorboard/<tensorboard_name>",
     operation_id="getTensorboard",
     tags=[{"name": "tensorboard"}],
-    responses={200: schemas.Tensorboard, **SIGNED},
+    responses={200: tool_schemas.Tensorboard, **SIGNED},
 )
 def get_tensorboard(path: schemas.BoardPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Show one tensorboard"""

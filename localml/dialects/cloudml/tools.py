@@ -12,10 +12,10 @@ from typing import Any
 from localml.config import LOOPBACK
 from localml.core.errors import invalid
 from localml.core.specs import Resources, WorkloadSpec
-from localml.core.tools import Notebook, Tensorboard, host_port
+from localml.core.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
 from localml.core.workloads import Full
-from localml.dialects.cloudml.schemas import DevEnv, DevEnvCreate, TensorboardCreate
-from localml.dialects.cloudml.schemas import Tensorboard as TensorboardAnswer
+from localml.dialects.cloudml.tool_schemas import DevEnv, DevEnvCreate, TensorboardCreate
+from localml.dialects.cloudml.tool_schemas import Tensorboard as TensorboardAnswer
 from localml.dialects.cloudml.translate import SECRET_MEMBERS, mounts, read_only_text, replica_resources, state_word
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
@@ -25,6 +25,8 @@ DEV_FRAMEWORK = "scikitlearn"
 _DEV_SECRETS = SECRET_MEMBERS | {"password"}
 _MEANINGLESS = frozenset({"ps_count", "worker_count"})
 JUPYTER, TCP = "JUPYTER", "TCP"
+_EVERYBODY = {"0.0.0.0/0", "::/0"}
+"""What the published client sends as a whitelist when it is given none."""
 
 
 def dev_spec(platform: Platform, owner: str, dev: DevEnvCreate) -> WorkloadSpec:
@@ -34,6 +36,11 @@ def dev_spec(platform: Platform, owner: str, dev: DevEnvCreate) -> WorkloadSpec:
         LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
             no machine has.
     """
+    for name in ("prepare_command", "finish_command"):
+        if getattr(dev, name):
+            raise invalid(name, "is not run here; a terminal of the notebook can, or docker_command")
+    if dev.ceph_volume:
+        raise invalid("ceph_volume", "there is no Ceph here; give volume_type and volume_path")
     if not dev.docker_image:
         _check_framework(platform, dev.framework, dev.framework_version)
         if dev.docker_command:
@@ -62,8 +69,10 @@ def _check_framework(platform: Platform, name: str | None, version: str | None) 
 def _tcp_ports(dev: DevEnvCreate) -> tuple[int, ...]:
     ports: list[int] = []
     for entry in dev.network or ():
-        if entry.whitelist:
+        if set(entry.whitelist) - _EVERYBODY:
             raise invalid("network", "whitelists are not kept here; ports are open to whoever reaches this machine")
+        if (entry.port == NOTEBOOK_PORT) != (entry.protocol == JUPYTER):
+            raise invalid("network", f"the notebook, and nothing else, is at port {NOTEBOOK_PORT}, not {entry.port}")
         if entry.protocol == TCP and entry.port not in ports:
             ports.append(entry.port)
     return tuple(ports)
@@ -110,16 +119,17 @@ def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
 
 def _network(full: Full, host: str, notebook: str) -> list[dict[str, Any]]:
     """Where the environment's ports are reached: ``port`` inside, ``address`` from outside, empty until it runs."""
+    given = {one["port"]: one.get("whitelist") or [] for one in (full.request or {}).get("network") or ()}
     first = full.spec.roles[0].ports[0]
-    found = [_entry(JUPYTER, first.container, f"{host}:{notebook}" if notebook else "")]
+    found = [_entry(JUPYTER, first.container, f"{host}:{notebook}" if notebook else "", given)]
     for port in full.spec.roles[0].ports[1:]:
         published = host_port(full, port.label)
-        found.append(_entry(TCP, port.container, f"{host}:{published}" if published else ""))
+        found.append(_entry(TCP, port.container, f"{host}:{published}" if published else "", given))
     return found
 
 
-def _entry(protocol: str, port: int, address: str) -> dict[str, Any]:
-    return {"protocol": protocol, "port": port, "address": address, "whitelist": []}
+def _entry(protocol: str, port: int, address: str, whitelists: Mapping[int, list[str]]) -> dict[str, Any]:
+    return {"protocol": protocol, "port": port, "address": address, "whitelist": whitelists.get(port, [])}
 
 
 def board_spec(platform: Platform, owner: str, board: TensorboardCreate) -> WorkloadSpec:

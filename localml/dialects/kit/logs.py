@@ -20,7 +20,7 @@ _BLOCK = 1 << 20
 _NUDGE_S = 15.0  # a follower looks again after so long, should a change ever go unannounced
 
 
-def log_text(store: LogStore, full: Full, *, lines: int | None = None) -> str:
+def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: int = MAX_TEXT) -> str:
     """All output of a workload, both streams merged line by line in the order of their writing.
 
     With several replicas each line starts with its replica (``[worker-0] ``); a retry starts with a line that says so.
@@ -28,24 +28,31 @@ def log_text(store: LogStore, full: Full, *, lines: int | None = None) -> str:
 
     Args:
         lines: only so many last lines.
+        limit: bytes of output at most; of more, the last ones are given.
     """
-    found: Iterator[bytes] | deque[bytes] = _all_lines(store, full)
+    found: Iterator[bytes] | deque[bytes] = _all_lines(store, full, limit)
     if lines is not None:
         found = deque(found, maxlen=lines)
     return b"".join(found).decode("utf-8", "replace")
 
 
-def follow_lines(platform: Platform, number: int, limit: float) -> Iterator[bytes]:
+def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | None = None) -> Iterator[bytes]:
     """Lines of a workload's output as they come, from the first one on, until it is over or ``limit`` seconds passed.
 
     The order of lines of different replicas is that of their arrival.
+
+    Args:
+        lines: of those that are there already, only so many last ones.
     """
     end = time.monotonic() + limit
     follower = _Follower(platform.logs)
+    first = True
     while True:
         seen = platform.feed.version(number)
         full = platform.workloads.get(number)
-        yield from follower.news(full)
+        news = follower.news(full)
+        yield from deque(news, maxlen=lines) if first and lines is not None else news
+        first = False
         if full.row.state in TERMINAL:  # then its output is complete
             yield from follower.rest(full)
             return
@@ -55,11 +62,11 @@ def follow_lines(platform: Platform, number: int, limit: float) -> Iterator[byte
         platform.feed.wait(number, seen, min(left, _NUDGE_S))
 
 
-def _all_lines(store: LogStore, full: Full) -> Iterator[bytes]:
+def _all_lines(store: LogStore, full: Full, most: int) -> Iterator[bytes]:
     """Lines with their newline; only the very last may lack it."""
     number = full.row.id or 0
     size = sum(store.size(number, one.name, stream) for one in full.attempts for stream in STREAMS)
-    limit = None if size <= MAX_TEXT else MAX_TEXT // (len(full.attempts) * len(STREAMS))
+    limit = None if size <= most else most // (len(full.attempts) * len(STREAMS))
     if limit is not None:
         yield f"[localml] {size} bytes of output; only the last ones of each replica are shown\n".encode()
     held: bytes | None = None

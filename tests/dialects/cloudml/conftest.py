@@ -50,3 +50,11 @@ def client(platform: Platform, app: Flask) -> Iterator[SignedClient]:
         platform.workloads.delete(row.id or 0, platform.identity.user("admin"))
     for endpoint in platform.endpoints.list(None, "cloudml"):
         platform.endpoints.delete(endpoint.row.id or 0, platform.identity.user("admin"))
+
+
+@pytest.fixture
+def stranger(platform: Platform, app: Flask) -> SignedClient:
+    """Somebody of another organisation, who is no administrator."""
+    known = {user.name: user for user in platform.identity.users()}
+    user = known.get("eve") or platform.identity.create_user("eve", "secret", org="elsewhere")
+    return SignedClient(*platform.identity.create_key(user), into(app))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from flask import Flask
-from helpers.cloudml import Answer, SignedClient
+from helpers.cloudml import Answer, SignedClient, put_archive
+from helpers.models import times
 from jsonschema import Draft202012Validator
 
 from localml.core.errors import Code, LocalmlError
@@ -123,9 +124,20 @@ def test_the_example_of_a_job_is_accepted_and_answered_member_by_member(client: 
     assert client.get("/train").json == {"data": [answer.json]}
 
 
-@pytest.mark.parametrize("name", CREATE[1:])
-def test_the_examples_of_tools_are_accepted_and_answered_member_by_member(name: str, client: SignedClient) -> None:
-    operation, request = OPERATIONS[name], _request(name)
+ALL_EXAMPLES = [
+    (name, dict(example))
+    for name in CREATE[1:]
+    for example in _examples(OPERATIONS[name].said["requestBody"]["content"]["application/json"])
+]
+
+
+@pytest.mark.parametrize(("name", "request_"), ALL_EXAMPLES, ids=lambda value: str(value)[:60])
+def test_the_examples_of_tools_are_accepted_and_answered_member_by_member(
+    name: str, request_: dict[str, Any], client: SignedClient, platform: Platform
+) -> None:
+    operation, request = OPERATIONS[name], request_
+    if "trainer_uri" in request:  # the document serves an archive
+        put_archive(platform.buckets, request["trainer_uri"], {"model/model.onnx": times(2)})
     answer = client.post(operation.path, request)
     assert answer.status == 200, answer.data
     check(answer, operation)

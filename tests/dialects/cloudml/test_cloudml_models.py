@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 
 from localml.config import Config
 from localml.control import gateway_process
+from localml.core.endpoints import ROUTE
 from localml.core.errors import LocalmlError
 from localml.core.serving import EndpointState
-from localml.dialects.cloudml.models import STATE_WORDS, endpoint_name
+from localml.dialects.cloudml.models import STATE_WORDS, endpoint_name, route_name
 from localml.engines.base import Phase
 from localml.platform import Platform
 from localml.server import Server
@@ -70,13 +71,38 @@ def test_versions_live_side_by_side_and_a_pair_only_once(client: SignedClient) -
     assert client.get("/model/linear/v2").status == 404
 
 
-@given(st.text(min_size=1, max_size=20), st.text(min_size=1, max_size=20))
-def test_two_versions_never_share_a_name(one: str, other: str) -> None:
+_ORGS = st.text(alphabet="ab._~-ü", min_size=1, max_size=4) | st.just("default")
+_VERSIONS = st.text(alphabet="ab._~-ü 0F", min_size=1, max_size=6) | st.text(min_size=1, max_size=20)
+
+
+@given(st.tuples(_ORGS, _VERSIONS), st.tuples(_ORGS, _VERSIONS))
+def test_two_services_never_share_a_name_or_a_route(one: tuple[str, str], other: tuple[str, str]) -> None:
     try:
-        names = {endpoint_name("m", one), endpoint_name("m", other)}
+        names = [endpoint_name("m", version) for _, version in (one, other)]
     except LocalmlError:
         return
-    assert len(names) == len({one, other})
+    assert len(set(names)) == len({one[1], other[1]})
+    routes = {route_name(org, name) for (org, _), name in zip((one, other), names, strict=True)}
+    assert len(routes) == len({one, other})
+    assert all(ROUTE.fullmatch(route) or len(route) > 128 for route in routes)
+
+
+def test_organisations_have_their_own_services_of_one_name(client: SignedClient, stranger: SignedClient) -> None:
+    assert client.post("/model", SERVICE).status == 200
+    assert stranger.get("/model/linear/v1").status == 404
+    assert stranger.post("/model", SERVICE).status == 200
+    mine, theirs = client.get("/model/linear/v1").json, stranger.get("/model/linear/v1").json
+    assert mine["http_address"] != theirs["http_address"]
+    assert mine["address"] != theirs["address"]
+    assert stranger.delete("/model/linear/v1").status == 200
+    assert client.get("/model/linear/v1").status == 200
+
+
+def test_another_way_to_split_the_pair_is_another_service(client: SignedClient) -> None:
+    client.post("/model", SERVICE | {"model_version": "v1.x"})
+    assert client.get("/model/linear.v1/x").status == 404
+    assert client.delete("/model/linear.v1/x").status == 404
+    assert client.get("/model/linear/v1.x").status == 200
 
 
 def test_documented_names_of_members_do_as_well(client: SignedClient) -> None:
@@ -95,6 +121,43 @@ def test_a_service_is_refused_when_the_model_quota_is_used_up(client: SignedClie
         platform.pools.set_limits("cloudml/model/default")
 
 
+def test_the_model_quota_counts_what_was_asked_for_a_moment_ago(client: SignedClient, platform: Platform) -> None:
+    platform.pools.set_limits("cloudml/model/default", cpu=2)
+    try:
+        assert client.post("/model", SERVICE | {"cpu_limit": "2"}).status == 200
+        [quota] = client.get("/quota").json
+        assert (quota["model_cpu_used"], quota["model_count_used"]) == ("2.0", "1")
+        assert client.post("/model", SERVICE | {"model_version": "v2"}).status == 413
+        platform.pools.set_limits("cloudml/model/default", max_workloads=3)
+        assert client.post("/model", SERVICE | {"model_version": "v2", "replicas": 3}).status == 413
+        assert client.post("/model", SERVICE | {"model_version": "v2", "replicas": 2}).status == 200
+    finally:
+        platform.pools.set_limits("cloudml/model/default")
+
+
+@pytest.mark.parametrize("members", [{"gpu_limit": 1, "replicas": 3}, {"cpu_limit": "8", "replicas": 1000}])
+def test_replicas_that_this_machine_never_has_room_for_are_413(members: dict[str, Any], client: SignedClient) -> None:
+    refused = client.post("/model", SERVICE | members)
+    assert (refused.status, "were asked for, this machine has" in refused.json["message"]) == (413, True)
+    assert client.get("/model").json == {"data": []}
+
+
+def test_services_of_the_same_files_share_one_copy(client: SignedClient, platform: Platform) -> None:
+    def versions() -> int:
+        return sum(len(found) for model, found in platform.registry.models() if model.name == "same")
+
+    for _ in range(3):
+        assert client.post("/model", SERVICE | {"model_name": "same"}).status == 200
+        assert client.delete("/model/same/v1").status == 200
+    assert versions() == 1
+    assert client.post("/model", SERVICE | {"model_name": "same", "model_version": "a" * 200}).status == 403
+    assert versions() == 1
+
+
+def test_amounts_are_answered_as_their_type(client: SignedClient) -> None:
+    assert client.post("/model", SERVICE | {"gpu_limit": "1"}).json["gpu_limit"] == 1
+
+
 @pytest.mark.parametrize(
     ("members", "field"),
     [
@@ -108,6 +171,9 @@ def test_a_service_is_refused_when_the_model_quota_is_used_up(client: SignedClie
         ({"docker_command": "serve"}, "docker_command"),
         ({"prepare_command": "true"}, "prepare_command"),
         ({"replicas": 0}, "replicas"),
+        ({"volume_path": 5}, "volume_path"),
+        ({"job_name": 7}, "job_name"),
+        ({"cluster_env_var": {}}, "cluster_env_var"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -156,6 +222,8 @@ def test_a_service_really_predicts_and_its_events_and_log_tell_of_it(live: tuple
     events = client.get("/model/linear/v1/events").json
     assert {event["involvedObject"]["kind"] for event in events["data"]} == {"Deployment"}
     assert client.get("/model/linear/v1/logs").json["logs"]
+    assert client.get("/model/linear/v1/logs?replica=0").json["logs"]
+    assert client.get("/model/linear/v1/logs?replica=1").status == 404
     [quota] = client.get("/quota").json
     assert (quota["model_cpu_used"], quota["model_count_used"]) == ("1.0", "1")
     assert client.delete("/model/linear/v1").status == 200

@@ -169,6 +169,8 @@ def test_a_followed_log_comes_line_by_line_until_the_job_ends(serve) -> None:  #
     connection.close()
     assert _state(client, "talk") == "completed"
     assert client.get("/train/talk/logs?lines=1").json["logs"] == "two"
+    followed = client.get("/train/talk/logs?lines=1&follow=True").data.splitlines()
+    assert followed[1:] == [b"two"], "the last complete line, and what follows it"
 
 
 def test_requests_as_the_vendors_client_sends_them_keep_their_connection(serve) -> None:  # type: ignore[no-untyped-def]

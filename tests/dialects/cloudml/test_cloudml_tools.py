@@ -17,7 +17,10 @@ from localml.platform import Platform
 DEV = {"dev_name": "lab", "password": "open-sesame", "cpu_limit": "1", "memory_limit": "1G", "enable_rank": 0}
 BOARD = {"tensorboard_name": "board", "logdir": "fds://runs/mnist", "enable_rank": 0}
 PRINTED = {"password", "notebook_port", "ssh_port", "address", "ssh_address", "proxy_whitelist", "network"}
+PRINTED |= {"fds_endpoint", "fds_bucket", "hdfs_krb_account", "hdfs_endpoint"}
 """What the published client prints of an environment, without asking whether it is there."""
+BOARD_PRINTED = {"docker_image", "docker_command", "framework", "framework_version", "fds_endpoint", "fds_bucket"}
+"""The same of a tensorboard."""
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +106,9 @@ def test_further_ports_are_published_and_whitelists_refused(
     [_, entry] = client.get("/dev/lab").json["network"]
     assert (entry["protocol"], entry["port"]) == ("TCP", 5000)
     assert int(entry["address"].rpartition(":")[2]) > 0
+    network[1]["whitelist"] = ["0.0.0.0/0"]  # what the published client sends when it is given none
+    made = client.post("/dev", DEV | {"dev_name": "open", "network": network})
+    assert (made.status, made.json["network"][1]["whitelist"]) == (200, ["0.0.0.0/0"])
     network[1]["whitelist"] = ["10.0.0.0/8"]
     refused = client.post("/dev", DEV | {"dev_name": "other", "network": network})
     assert refused.status == 403
@@ -120,6 +126,11 @@ def test_further_ports_are_published_and_whitelists_refused(
         ({"mount_path": "/data"}, "volume_path"),
         ({"volume_path": "fds://b/../x", "mount_path": "/data"}, "volume_path"),
         ({"network": [{"protocol": "TCP", "port": 0}]}, "network.0.port"),
+        ({"network": [{"protocol": "TCP", "port": 8888}]}, "network"),
+        ({"network": [{"protocol": "JUPYTER", "port": 9999}]}, "network"),
+        ({"network": [{"protocol": "TCP", "port": port} for port in range(1, 18)]}, "network"),
+        ({"prepare_command": "true"}, "prepare_command"),
+        ({"ceph_volume": "c", "ceph_mode": "rw"}, "ceph_volume"),
         ({"cpu_limit": "much"}, "cpu_limit"),
     ],
     ids=lambda value: str(value)[:30],
@@ -149,6 +160,7 @@ def test_an_image_of_ones_own_is_run_with_ones_own_command(client: SignedClient,
 
 def test_a_tensorboard_tells_its_address_once_it_has_one(client: SignedClient, running: Callable[[Kind], Full]) -> None:
     made = client.post("/tensorboard", BOARD).json
+    assert set(made) >= BOARD_PRINTED
     assert (made["service_port"], made["address"]) == ("None", "127.0.0.1:None")
     full = running(Kind.TENSORBOARD)
     [found] = client.get("/tensorboard").json["data"]

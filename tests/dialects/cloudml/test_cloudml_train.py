@@ -278,14 +278,6 @@ def test_a_name_in_use_is_refused_and_free_again_after_deletion(client: SignedCl
     assert client.post("/train", body()).status == 200
 
 
-@pytest.fixture
-def stranger(platform: Platform, app: Flask) -> SignedClient:
-    """Somebody of another organisation, who is no administrator."""
-    known = {user.name: user for user in platform.identity.users()}
-    user = known.get("eve") or platform.identity.create_user("eve", "secret", org="elsewhere")
-    return SignedClient(*platform.identity.create_key(user), into(app))
-
-
 def test_organisations_see_their_own_jobs_only(client: SignedClient, stranger: SignedClient) -> None:
     assert client.post("/train", body()).status == 200
     assert stranger.get("/train").json == {"data": []}
