@@ -36,8 +36,11 @@ TROUBLES: dict[str, Callable[[], str | None]] = {
 }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs something that is not here, and say what."""
+    if hasattr(config, "workerinput"):  # one of several: slow files first, so that none is left over at the end
+        slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+        items.sort(key=lambda item: item.path not in slow)
     for item in items:
         for name, trouble in TROUBLES.items():
             if item.get_closest_marker(name) is not None and (reason := trouble()):
