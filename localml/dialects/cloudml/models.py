@@ -26,6 +26,7 @@ from localml.dialects.cloudml.orgs import ALL, DIALECT
 from localml.dialects.cloudml.quota import pool_of
 from localml.dialects.cloudml.schemas import ModelService, ModelServiceCreate
 from localml.dialects.cloudml.translate import replica_resources
+from localml.dialects.kit.addresses import gateway_url, reachable
 from localml.dialects.kit.logs import MAX_TEXT, log_text
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
@@ -191,7 +192,7 @@ def listed(platform: Platform, org: str) -> list[EndpointFull]:
 def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
     """A service as it is answered, a :class:`ModelService`."""
     row, request = full.row, dict(full.row.request or {})
-    port = full.spec.gateway_port
+    port, gateway = full.spec.gateway_port, gateway_url()
     version = full.variants[0].version if full.variants else None
     replicas = full.spec.scaling.minimum
     computed = {
@@ -200,8 +201,8 @@ def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
         "model_uri": request.get("model_uri") or request.get("trainer_uri"),
         "model_args": request.get("model_args") or request.get("job_args"),
         "service_port": str(port),
-        "address": f"{platform.serving.gateway.host}:{port}",
-        "http_address": f"{platform.gateway_url}/endpoints/{row.route}" if platform.gateway_url else None,
+        "address": f"{reachable(platform.config.host)}:{port}",
+        "http_address": f"{gateway}/endpoints/{row.route}" if gateway else None,
         "software": request.get("framework") or (version.format if version is not None else None),
         "version": request.get("framework_version"),
         "state": STATE_WORDS[row.state],

@@ -17,6 +17,7 @@ from localml.core.workloads import Full
 from localml.dialects.cloudml.tool_schemas import DevEnv, DevEnvCreate, TensorboardCreate
 from localml.dialects.cloudml.tool_schemas import Tensorboard as TensorboardAnswer
 from localml.dialects.cloudml.translate import SECRET_MEMBERS, mounts, read_only_text, replica_resources, state_word
+from localml.dialects.kit.addresses import access_of
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
 
@@ -89,7 +90,7 @@ def stored_dev(given: Mapping[str, Any], dev: DevEnvCreate) -> dict[str, Any]:
 def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
     """A development environment as it is answered, a :class:`DevEnv`. There is no ssh, and so no port of it."""
     row, request = full.row, dict(full.request or {})
-    access = platform.tools.access(full)
+    access = access_of(full)
     port = "" if access.port is None else str(access.port)
     own_image = bool(request.get("docker_image"))
     software = request.get("framework") or (None if own_image else DEV_FRAMEWORK)
@@ -155,7 +156,7 @@ def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
     """A tensorboard as it is answered. Its port is chosen when it starts; until then it reads None, as the vendor's
     does."""
     row, request = full.row, dict(full.request or {})
-    access = platform.tools.access(full)
+    access = access_of(full)
     computed = {
         "org_id": row.project,
         "org_name": row.project,

@@ -12,6 +12,7 @@ from localml.core.causes import CAUSES
 from localml.core.models import Attempt, Event, GpuLease, Workload
 from localml.core.pools import PoolInfo
 from localml.core.workloads import Full
+from localml.dialects.kit.addresses import reachable
 from localml.platform import GpuView, Platform
 
 _PLAIN = (
@@ -61,7 +62,9 @@ def full(platform: Platform, found: Full, events: Sequence[Event]) -> dict[str, 
         "spec": found.spec.model_dump(mode="json", exclude_defaults=True),
         "request": found.request,
         "images": found.images,
-        "replicas": [_replica(one, grants.get(one.id or 0, []), platform.config.host) for one in found.attempts],
+        "replicas": [
+            _replica(one, grants.get(one.id or 0, []), reachable(platform.config.host)) for one in found.attempts
+        ],
         "events": [event(one) for one in events],
         "why": why(reason),
     }
@@ -85,9 +88,8 @@ def _grant(platform: Platform, lease: GpuLease) -> dict[str, Any]:
 
 
 def _replica(one: Attempt, gpus: list[dict[str, Any]], host: str) -> dict[str, Any]:
-    shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
     ports = {
-        label: {"container": pair[0], "host": pair[1], "url": f"http://{shown}:{pair[1]}" if pair[1] else None}
+        label: {"container": pair[0], "host": pair[1], "url": f"http://{host}:{pair[1]}" if pair[1] else None}
         for label, pair in (one.ports or {}).items()
     }
     return {

@@ -14,6 +14,7 @@ from localml.core.models import Workload
 from localml.core.states import TERMINAL, Desired, Kind
 from localml.core.workloads import Full, Query, Submission
 from localml.dialects.kit import caller, platform
+from localml.dialects.kit.addresses import reachable
 from localml.dialects.kit.errors import renamed
 from localml.dialects.openpai import schemas
 from localml.dialects.openpai.answers import status, summary
@@ -26,7 +27,6 @@ from localml.dialects.openpai.translate import DIALECT, PROJECT, check_cluster, 
 from localml.dialects.openpai.users import admin_only, upsert
 
 MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
-WILDCARDS = ("0.0.0.0", "::")
 
 api = APIBlueprint("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
 OPEN: list[dict[str, list[Any]]] = [{}]
@@ -133,9 +133,7 @@ def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
 )
 def get_job_status(path: schemas.JobPath) -> dict[str, Any]:
     """Show a job's status"""
-    host = platform().config.host
-    shown = request.host.rpartition(":")[0] or request.host if host in WILDCARDS else host
-    return status(platform(), _job(path), request.url_root, shown)
+    return status(platform(), _job(path), request.url_root, reachable(platform().config.host))
 
 
 @api.get(

@@ -8,9 +8,8 @@ from urllib.parse import quote, urlsplit
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.workloads import Full
+from localml.dialects.kit.addresses import WILDCARDS
 from localml.platform import Platform
-
-WILDCARDS = ("0.0.0.0", "::")
 
 
 class SshInfo(Protocol):

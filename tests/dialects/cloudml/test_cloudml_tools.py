@@ -182,7 +182,11 @@ def test_others_can_open_a_tensorboard_only_with_its_token(
     full = running(Kind.TENSORBOARD)
     token = engine_token(platform, full)
     assert len(token) >= 32
-    assert client.get("/tensorboard/board").json["url"].endswith(f"/?token={token}")
+    found = client.get("/tensorboard/board").json
+    assert found["url"] == f"http://localhost:{found['service_port']}/?token={token}", (
+        "by the name that it was asked by"
+    )
+    assert found["address"] == f"localhost:{found['service_port']}"
 
 
 def engine_token(platform: Platform, full: Full) -> str:

@@ -14,6 +14,7 @@ from localml import __version__
 from localml.core.identity import Caller
 from localml.core.prune import DAY, PruneRules, prune
 from localml.dialects.kit import caller
+from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.native import environment, schemas
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.routes.machine import gpus
@@ -40,7 +41,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "pid": os.getpid(),
             "version": __version__,
             "url": request.host_url.rstrip("/"),
-            "gateway_url": platform.gateway_url,
+            "gateway_url": gateway_url(),
             "gateway_up": platform.serving.gateway.running,
             "started_at": platform.started_at,
             "uptime": max(0.0, platform.clock.now() - platform.started_at),

@@ -13,6 +13,7 @@ from localml.core.feed import endpoint_feed
 from localml.core.identity import Caller
 from localml.core.serving import EndpointSpec, VariantSpec
 from localml.dialects.kit import caller
+from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.native import schemas, serving_schemas, serving_translate, translate
 from localml.dialects.native.routes.models import project_of
 from localml.platform import Platform
@@ -118,7 +119,7 @@ def _find(platform: Platform, who: Caller, reference: str) -> EndpointFull:
 
 
 def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) -> dict[str, Any]:
-    return serving_translate.endpoint(found, platform.gateway_url, history=history)
+    return serving_translate.endpoint(found, gateway_url(), history=history)
 
 
 def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> NewEndpoint:

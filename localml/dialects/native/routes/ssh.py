@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from flask import request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.dialects.kit import caller
+from localml.dialects.kit.addresses import reachable
 from localml.dialects.native import schemas, shell_schemas
 from localml.dialects.native.auth import find
 from localml.platform import Platform
 
-_WILDCARDS = ("0.0.0.0", "::")
 _USER = "root"  # any other does as well
 
 
@@ -31,10 +30,9 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         info = platform.ssh.info(number)
         if not info.doors:
             raise LocalmlError(Code.WRONG_STATE, f"{row.name} does not run: it is {row.state}")
-        asked = request.host.rpartition(":")[0] or request.host
         return {
             "user": _USER,
-            "doors": [asdict(door) | ({"host": asked} if door.host in _WILDCARDS else {}) for door in info.doors],
+            "doors": [asdict(door) | {"host": reachable(door.host)} for door in info.doors],
             "private_key": platform.ssh.private_key(number).decode(),
             "host_key": info.host_key,
         }

@@ -14,6 +14,7 @@ from localml.core.states import TERMINAL, Kind
 from localml.core.tools import Notebook, Tensorboard
 from localml.core.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
+from localml.dialects.kit.addresses import access_of
 from localml.dialects.native import schemas, tool_schemas, translate
 from localml.dialects.native.auth import find
 from localml.dialects.native.names import friendly
@@ -143,7 +144,7 @@ def _find(platform: Platform, who: Caller, reference: str, kind: Kind) -> Full:
 
 
 def _shown(platform: Platform, who: Caller, found: Full) -> dict[str, Any]:
-    access = platform.tools.access(found)
+    access = access_of(found)
     owns = who.admin or found.row.owner == who.name
     request = found.request if isinstance(found.request, dict) else {}
     return {
