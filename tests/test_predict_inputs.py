@@ -1,0 +1,101 @@
+"""Files that become inference requests: what the model gets is what the file shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from localml.core.errors import LocalmlError
+from localml.predict_inputs import Request, request_of
+
+NUMPY = {"FP32": "f4", "FP64": "f8", "INT8": "i1", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "BOOL": "?"}
+
+
+def wanted(datatype: str, *shape: int) -> list[dict[str, Any]]:
+    return [{"name": "x", "datatype": datatype, "shape": list(shape)}]
+
+
+def sent(request: Request) -> np.ndarray[Any, Any]:
+    """The only tensor of a request, by the protocol's binary extension or as JSON."""
+    head = json.loads(request.body[: request.header_length])
+    (tensor,) = head["inputs"]
+    if request.header_length is None:
+        return np.array(tensor["data"]).reshape(tensor["shape"])
+    raw = request.body[request.header_length :]
+    assert tensor["parameters"]["binary_data_size"] == len(raw)
+    return np.frombuffer(raw, NUMPY[tensor["datatype"]]).reshape(tensor["shape"])
+
+
+PIXELS = np.arange(4 * 6 * 3, dtype="u1").reshape(4, 6, 3)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    Image.fromarray(PIXELS).save(tmp_path / "in.png")
+    return tmp_path / "in.png"
+
+
+def test_a_picture_is_sent_as_rows_of_pixels(picture: Path) -> None:
+    assert np.array_equal(sent(request_of(picture, wanted("UINT8", -1, 4, 6, 3))), PIXELS[None])
+    assert np.array_equal(sent(request_of(picture, wanted("UINT8", 4, 6, 3))), PIXELS)
+
+
+def test_a_picture_is_sent_channel_by_channel_and_as_fractions(picture: Path) -> None:
+    found = sent(request_of(picture, wanted("FP32", -1, 3, -1, -1)))
+    assert found.dtype == np.float32
+    assert np.allclose(found, PIXELS.transpose(2, 0, 1)[None] / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("shape", "given"), [((-1, 64), (1, 64)), ((-1, 1, 8, 8), (1, 1, 8, 8)), ((1, 8, 8), (1, 8, 8))]
+)
+def test_a_picture_is_scaled_and_grey_where_the_model_wants_that(
+    tmp_path: Path, shape: tuple[int, ...], given: tuple[int, ...]
+) -> None:
+    Image.new("RGB", (32, 16), (51, 51, 51)).save(tmp_path / "flat.png")
+    found = sent(request_of(tmp_path / "flat.png", wanted("FP32", *shape)))
+    assert found.shape == given
+    assert np.allclose(found, 51 / 255)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (-1, 7), (-1, 5, 6, 7)])
+def test_a_picture_that_does_not_fit_is_told_with_the_shape(picture: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(LocalmlError) as failure:
+        request_of(picture, wanted("FP32", *shape))
+    assert str(list(shape)) in failure.value.message
+
+
+@pytest.mark.parametrize("name", ["in.png", "in.csv", "in.npy", "in.json", "in.txt", "none.npy"])
+def test_a_file_that_is_not_what_its_name_says_is_told_by_its_name(tmp_path: Path, name: str) -> None:
+    for made in ("in.png", "in.csv", "in.npy", "in.json", "in.txt"):
+        (tmp_path / made).write_bytes(b"1,2\nx,y\n")
+    with pytest.raises(LocalmlError) as failure:
+        request_of(tmp_path / name, wanted("FP32", -1, 4))
+    assert name in failure.value.message
+
+
+@given(
+    array=st.sampled_from(["f4", "f8", "i1", "i4", "i8", "u1", ">f4", ">i8"]).flatmap(
+        lambda dtype: arrays.arrays(
+            np.dtype(dtype),
+            arrays.array_shapes(min_dims=2, max_dims=4, max_side=5),
+            elements=st.integers(0, 100),
+        )
+    )
+)
+def test_an_array_arrives_as_it_was_saved(
+    array: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("npy") / "in.npy"
+    np.save(path, array)
+    shape = [-1, *array.shape[1:]]
+    found = sent(request_of(path, wanted("FP64", *shape)))
+    assert np.array_equal(found, array.astype("f8"))
