@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientConnectorError, ClientSession, web
-from helpers.gateway import GatewayProcess, client, endpoint, free_port, replica, wait_for
+from helpers.gateway import GatewayProcess, endpoint, free_port, replica, until
 
 from localml.core.routes_table import token_hash
 
@@ -75,25 +75,16 @@ def test_a_port_goes_with_its_endpoint_to_another_and_is_closed_at_last(gateway:
 
 
 def test_a_port_that_somebody_has_is_named_and_taken_once_it_is_free(gateway: GatewayProcess) -> None:
-    async def error() -> str | None:
-        async with client(gateway) as session, session.get("/healthz") as answer:
-            found: str | None = (await answer.json())["port_error"]
-            return found
-
-    async def act() -> tuple[str | None, str]:
+    async def act() -> str:
         async with replica(first) as one:
             with socket.socket() as holder:
                 holder.bind(("127.0.0.1", 0))
                 holder.listen()
                 port = int(holder.getsockname()[1])
                 await gateway.publish(endpoint("a", one, port=port))
-                told = await error()
-                assert told is not None
+                told = gateway.health()["port_error"]
                 assert f"port {port} of a cannot be listened on" in told
-            async with asyncio.timeout(20):
-                while await error() is not None:
-                    await asyncio.sleep(0.05)
-            return await error(), await ask(port, "/x")
+            await until(lambda: gateway.stats().port_error is None)
+            return await ask(port, "/x")
 
-    assert asyncio.run(act()) == (None, "200 first /x")
-    wait_for(lambda: gateway.stats().port_error is None, gateway.log)
+    assert asyncio.run(act()) == "200 first /x"

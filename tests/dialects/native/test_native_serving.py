@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from helpers.models import serving_server, times
 from helpers.native import Http
+from helpers.rig import wait_until
 
 from localml.control.hostports import is_free
 from localml.testing import Localml
@@ -139,10 +139,7 @@ def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Htt
     answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/own/infer", json=asked, trust_env=False)
     assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
     admin("DELETE", "/endpoints/own")
-    deadline = time.monotonic() + 60
-    while not is_free(port):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: is_free(port), 60)
 
 
 def test_others_see_nothing_of_it(admin: Http, bob: Http, model: str) -> None:
