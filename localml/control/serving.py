@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from sqlmodel import Session, select
+from sqlmodel import Session, func, select
 
 from localml.control import serving_records
 from localml.control.probes import Answer, Prober
@@ -26,6 +27,7 @@ from localml.control.serving_plan import (
     EndpointView,
     Step,
     StopReplica,
+    bake_end,
     plan_endpoint,
     scaled,
 )
@@ -37,10 +39,10 @@ from localml.core.errors import LocalmlError
 from localml.core.failpoints import FAILPOINTS
 from localml.core.identity import Caller
 from localml.core.logfiles import LogStore
-from localml.core.models import Attempt, Endpoint, EndpointReplica, Variant, Workload
+from localml.core.models import Attempt, Endpoint, EndpointReplica, Variant, VariantSample, Workload
 from localml.core.ports import Store
 from localml.core.routes_table import BadTable, RouteTable, read_routes, write_routes
-from localml.core.serving import EndpointState, ReplicaState, VariantState
+from localml.core.serving import LIVE_VARIANTS, EndpointState, ReplicaState, VariantState
 from localml.core.states import Kind
 from localml.core.workloads import Submission, Workloads
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from localml.control.gateway_process import GatewaySupervisor
 
 log = logging.getLogger("localml.control")
+T = TypeVar("T")
 
 DIALECT = "serving"
 """The dialect of the replicas' workloads."""
@@ -106,7 +109,7 @@ class ServingController:
         self._around = around
         self._gateway = gateway
         self._prober = prober or Prober(self.nudge)
-        self._stats = Statistics(around.data)
+        self._stats = Statistics(around.data, self._recorded)
         self._written: RouteTable | None = None
         self._drains: dict[tuple[int, int], tuple[int, float]] = {}  # replica -> table's generation, when written
         self._generations: dict[str, int] = {}  # route -> of the table that last changed it
@@ -200,12 +203,29 @@ class ServingController:
         """Carry out plans until all endpoints are as they should be, as far as that can be now."""
         known = self._known()
         for _ in range(_PASSES):
-            records = self._load()
-            pairs = [(record, self._view(record, known)) for record in records]
-            done = [self._carry_out(record, plan_endpoint(view, now), now) for record, view in pairs]
+            pairs = self._pairs(known)
+            done = [self._guarded(record, partial(self._advance, record, view, now)) for record, view in pairs]
             if not any(done):
                 return pairs
-        return [(record, self._view(record, known)) for record in self._load()]
+        return self._pairs(known)
+
+    def _pairs(self, known: Known) -> list[tuple[EndpointRecord, EndpointView]]:
+        found = [(record, self._guarded(record, partial(self._view, record, known))) for record in self._load()]
+        return [(record, view) for record, view in found if view is not None]
+
+    def _advance(self, record: EndpointRecord, view: EndpointView, now: float) -> bool:
+        return self._carry_out(record, plan_endpoint(view, now), now)
+
+    @staticmethod
+    def _guarded(record: EndpointRecord, act: Callable[[], T]) -> T | None:
+        """None where this endpoint fails: the others go on."""
+        try:
+            return act()
+        except LocalmlError:
+            raise  # a full disk, say, which concerns all of them
+        except Exception:
+            log.exception("the endpoint '%s' cannot be looked after", record.row.route)
+            return None
 
     def _view(self, record: EndpointRecord, known: Known) -> EndpointView:
         view = view_of(record, known)
@@ -302,7 +322,8 @@ class ServingController:
             return False
         seen = self._stats.generation >= generation
         busy = self._stats.inflight(record.row.route, one.row.id or 0, one.row.attempt_id)
-        return (seen and not busy) or waited > _MAX_DRAIN_S or not self._gateway_lives()
+        longest = max(_MAX_DRAIN_S, record.spec.request_timeout)
+        return (seen and not busy) or waited > longest or not self._gateway_lives()
 
     def _is_news(self, record: EndpointRecord, view: EndpointView) -> bool:
         """Whether the gateway does not know of an endpoint as it is now; asked while something is under way."""
@@ -335,8 +356,6 @@ class ServingController:
         return ""
 
     def _counts(self, record: EndpointRecord, variant: Variant) -> tuple[int, int]:
-        if variant.state is not VariantState.BAKING:
-            return 0, 0
         found = self._stats.counted(record.row.route, variant.name)
         return (found.requests, found.errors) if found is not None else (0, 0)
 
@@ -347,6 +366,8 @@ class ServingController:
         for record in records:
             row, limits = record.row, record.spec.scaling
             if row.deleted_at is not None:
+                if row.route in waking and not any(one.row.route == row.route for one in records if one is not record):
+                    self._stats.woken(row.route)
                 continue
             found = self._stats.load(row.route, row.route in waking)
             found = serving_records.with_memory(found, row)
@@ -393,13 +414,25 @@ class ServingController:
 
     def _sample(self, pairs: list[tuple[EndpointRecord, EndpointView]], now: float) -> None:
         found = [
-            self._stats.sample(record.row.route, one.row.name, one.row.id or 0, now)
+            self._stats.sample(
+                record.row.route, one.row.name, one.row.id or 0, now, last=one.row.state not in LIVE_VARIANTS
+            )
             for record, _ in pairs
             for one in record.variants
         ]
         rows = [one for one in found if one is not None]
         if rows:
             self._db.write(lambda session: session.add_all(rows))
+
+    def _recorded(self, variant_id: int, since: float) -> tuple[int, int, float]:
+        sums = select(
+            func.sum(VariantSample.requests),
+            func.sum(VariantSample.errors),
+            func.sum(VariantSample.requests * VariantSample.latency),
+        ).where(VariantSample.variant_id == variant_id, VariantSample.at >= int(since * 1000))
+        with self._db.read() as session:
+            requests, errors, seconds = session.exec(sums).one()
+        return int(requests or 0), int(errors or 0), float(seconds or 0.0)
 
     def _next(self, pairs: list[tuple[EndpointRecord, EndpointView]], now: float) -> float | None:
         """Seconds until time alone can bring work."""
@@ -410,8 +443,8 @@ class ServingController:
             moments.append(_DRAIN_POLL_S)
         for record, view in pairs:
             for one in view.variants:
-                if one.state is VariantState.BAKING and one.promoted_at is not None:
-                    moments.append(one.promoted_at + record.spec.bake - now)
+                if one.state is VariantState.BAKING and (end := bake_end(view, one)) > now:
+                    moments.append(end - now)
                 if one.not_before is not None and one.not_before > now:
                     moments.append(one.not_before - now)
             if record.spec.scaling.minimum == 0 and record.row.scale > 0:

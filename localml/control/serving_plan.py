@@ -21,8 +21,10 @@ from localml.core.states import Desired
 MAX_CRASHES = 3
 """So often may the replicas of a version that is brought up end by themselves."""
 MIN_REQUESTS = 5
-"""A version's share of errors is judged from this many answers on."""
-ERROR_SHARE = 0.5
+"""A version's share of errors is judged from this many answers on; from two on when all of them are errors."""
+ERROR_SHARE = 0.1
+_DOUBT = 6
+"""So many times longer lasts the trial of a version that has errors among too few answers."""
 _BACKOFF_S = 1.0
 _MAX_BACKOFF_S = 60.0
 
@@ -197,7 +199,7 @@ def target(view: EndpointView, variant: VariantView) -> int:
     if not view.wanted or variant.state not in LIVE_VARIANTS:
         return 0
     if view.scale == 0:  # asleep; but a version can only prove itself by running
-        return 1 if variant.state is VariantState.ROLLING else 0
+        return 1 if variant.state in (VariantState.ROLLING, VariantState.BAKING) else 0
     if variant.own_replicas is not None:
         return variant.own_replicas
     if variant.weight <= 0:
@@ -249,7 +251,7 @@ def _rolling(view: EndpointView, variant: VariantView, now: float) -> list[Step]
         return [MoveVariant(variant, VariantState.FAILED, trouble)]
     if variant.ready < max(1, target(view, variant)) or view.in_state(VariantState.BAKING):
         return []
-    if view.in_state(VariantState.SERVING) and view.spec.bake > 0:
+    if _others_run(view) and view.spec.bake > 0:
         return [MoveVariant(variant, VariantState.BAKING, "all its replicas are ready")]
     return _promote(view, variant)
 
@@ -274,17 +276,36 @@ def _trouble(view: EndpointView, variant: VariantView, now: float) -> str:
 
 
 def _baking(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
-    if not view.in_state(VariantState.SERVING):
+    if not _others_run(view):
         return _promote(view, variant)
-    if variant.requests >= MIN_REQUESTS and variant.errors > ERROR_SHARE * variant.requests:
+    if _errs(view, variant):
         words = f"{variant.errors} of its first {variant.requests} answers were errors"
         return [MoveVariant(variant, VariantState.FAILED, words)]
     if not variant.ready:
         said = next((one.message for one in variant.replicas if one.message), "")
         words = "none of its replicas is ready any more" + (f": {said}" if said else "")
         return [MoveVariant(variant, VariantState.FAILED, words)]
-    over = now >= (variant.promoted_at or 0.0) + view.spec.bake
-    return _promote(view, variant) if over else []
+    return _promote(view, variant) if now >= bake_end(view, variant) else []
+
+
+def _others_run(view: EndpointView) -> bool:
+    """Whether there is a version that serves now, to fall back to; one that is asleep is none."""
+    return any(one.active for one in view.in_state(VariantState.SERVING))
+
+
+def _errs(view: EndpointView, variant: VariantView) -> bool:
+    """Whether a version answers with errors clearly more often than those before it."""
+    if variant.requests < (2 if variant.errors == variant.requests else MIN_REQUESTS):
+        return False
+    others = view.in_state(VariantState.SERVING)
+    usual = sum(one.errors for one in others) / max(1, sum(one.requests for one in others))
+    return variant.errors > (ERROR_SHARE + usual) * variant.requests
+
+
+def bake_end(view: EndpointView, variant: VariantView) -> float:
+    """When the trial of a version is over; one with errors among its first few answers gets more time for more."""
+    doubtful = variant.errors > 0 and variant.requests < MIN_REQUESTS
+    return (variant.promoted_at or 0.0) + view.spec.bake * (_DOUBT if doubtful else 1)
 
 
 def _promote(view: EndpointView, variant: VariantView) -> list[Step]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from localml.control.serving_load import EndpointRecord, VariantRecord
 from localml.control.serving_plan import EndpointView, weights
+from localml.core.model_files import ONNX
 from localml.core.models import Endpoint
 from localml.core.routes_table import (
     EndpointRoute,
@@ -17,6 +19,8 @@ from localml.core.routes_table import (
 )
 from localml.core.routes_table import ReplicaState as RouteState
 from localml.core.serving import ReplicaState, VariantState
+
+log = logging.getLogger("localml.control")
 
 _SCALE = 1000
 """Weights are whole numbers in the table."""
@@ -34,9 +38,13 @@ def replica_id(number: int, attempt: int | None) -> str:
 
 def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], tokens: Tokens, generation: int) -> RouteTable:
     """The whole table. Endpoints that are stopped or deleted stay in it while replicas drain."""
-    return RouteTable(
-        generation=generation, endpoints=tuple(route(one, view, tokens) for one, view in _one_per_route(pairs))
-    )
+    routes: list[EndpointRoute] = []
+    for one, view in _one_per_route(pairs):
+        try:
+            routes.append(route(one, view, tokens))
+        except ValueError as error:  # one that the gateway would refuse must not take the others along
+            log.error("the endpoint '%s' is left out of the route table: %s", one.row.route, error)
+    return RouteTable(generation=generation, endpoints=tuple(routes))
 
 
 def _one_per_route(
@@ -66,9 +74,16 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
             max_concurrent=spec.max_concurrent,
             queue_timeout_s=max(_SLEEP_QUEUE_S if spec.scaling.minimum == 0 else 0.0, spec.request_timeout),
         ),
+        retry_infer=all(_only_infers(one) for one in record.variants),
         health=HealthCheck(path=record.variants[-1].spec.health_path) if record.variants else HealthCheck(),
         scale_to_zero=view.wanted and spec.scaling.minimum == 0,
     )
+
+
+def _only_infers(variant: VariantRecord) -> bool:
+    """Whether a request may be sent to another replica when the first one failed: an ONNX model keeps nothing of it;
+    what code of the user's own does nobody knows."""
+    return variant.version is not None and variant.version.format == ONNX and not variant.spec.image
 
 
 def _variant(one: VariantRecord, shares: dict[int, float]) -> VariantRoute:

@@ -28,6 +28,7 @@ OPTIONS: Mapping[str, type] = {
 """Settings of the server that a user may choose: its command line's names, with '_' for '-'."""
 
 _GRACE_S = 35.0
+_MARGIN_S = 5.0
 """The server takes up to 30 s to finish requests in flight."""
 _RETRIES = RetryPolicy(limit=1000, backoff=0.5, factor=2.0, max_backoff=30.0)
 
@@ -92,7 +93,8 @@ def replica_spec(
         resources=variant.resources,
         ports=(Port(label=ENDPOINT_PORT, container=variant.port),),
     )
-    return WorkloadSpec(roles=(role,), mounts=mounts, priority=endpoint.priority, retries=_RETRIES, stop_grace=_GRACE_S)
+    grace = max(_GRACE_S, endpoint.request_timeout + _MARGIN_S)  # what a last request may take
+    return WorkloadSpec(roles=(role,), mounts=mounts, priority=endpoint.priority, retries=_RETRIES, stop_grace=grace)
 
 
 def _on_gpu(site: ServingSite, variant: VariantSpec) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +35,14 @@ class Counted:
 
 
 class Statistics:
-    """The newest statistics of a data directory's gateway."""
+    """The newest statistics of a data directory's gateway.
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
+    Args:
+        recorded: what the samples of a variant since a time add up to: requests, errors, seconds.
+    """
+
+    def __init__(self, data: Path, recorded: Callable[[int, float], tuple[int, int, float]]) -> None:
+        self._data, self._recorded = data, recorded
         self._stamp: tuple[int, int] | None = None
         self._newest: GatewayStats | None = None
         self._endpoints: dict[str, EndpointStats] = {}
@@ -98,19 +102,25 @@ class Statistics:
         found, name = self._endpoints.get(route), replica_id(number, attempt)
         return sum(one.inflight for one in found.replicas if one.id == name) if found is not None else 0
 
-    def sample(self, route: str, variant: str, variant_id: int, now: float) -> VariantSample | None:
-        """What the variant did since the last sample, if enough time has passed and it did anything."""
+    def sample(
+        self, route: str, variant: str, variant_id: int, now: float, *, last: bool = False
+    ) -> VariantSample | None:
+        """What the variant did since the last sample, if enough time has passed and it did anything.
+
+        Args:
+            last: the variant is leaving; there is no time to wait for.
+        """
         counts = self.counted(route, variant)
         if counts is None or self._newest is None:
             return None
         process = (self._newest.pid, self._newest.started_at)
         before = self._sampled.get(variant_id)
         if before is None or before[0] != process:
-            # what an earlier server has seen of this process is not known: begin here, or at zero for a new process
-            zero = Counted(0, 0, 0.0, (0,) * len(counts.buckets))
-            known = before is not None or counts.requests == 0
-            self._sampled[variant_id] = before = (process, now, zero if known else counts)
-        if now - before[1] < SAMPLE_S or counts.requests <= before[2].requests:
+            # an earlier server may have taken samples of this process; the rest is what nobody has seen yet
+            requests, errors, seconds = self._recorded(variant_id, self._newest.started_at)
+            buckets = counts.buckets if requests else (0,) * len(counts.buckets)  # of a part they are not known
+            self._sampled[variant_id] = before = (process, now, Counted(requests, errors, seconds, buckets))
+        if (now - before[1] < SAMPLE_S and not last) or counts.requests <= before[2].requests:
             return None
         self._sampled[variant_id] = (process, now, counts)
         return _between(variant_id, before[2], counts, self.inflight_of(route, variant), now)

@@ -193,7 +193,7 @@ class Endpoints:
         up by an earlier rollout is given up.
 
         Args:
-            keep_settings: take resources and options from the newest version that serves.
+            keep_settings: take resources and options from the newest version, one that serves if there is one.
         """
         if not 0 < new.weight <= 100:
             raise invalid("weight", f"must be more than 0 and at most 100, not {new.weight:g}")
@@ -204,8 +204,9 @@ class Endpoints:
             live = self._live_variants(session, endpoint_id)
             serving = [one for one in live if one.state is not VariantState.ROLLING]
             spec = new.spec
-            if keep_settings and live:
-                spec = VariantSpec.model_validate_json(live[-1].spec)
+            last = live[-1] if live else self._newest(session, endpoint_id)
+            if keep_settings and last is not None:
+                spec = VariantSpec.model_validate_json(last.spec)
             if row.desired is Desired.RUN:
                 row.state = EndpointState.UPDATING if serving else EndpointState.STARTING
             words = f"{caller.name} asked for {_label(version, spec)} with {new.weight:g} %"
@@ -273,13 +274,18 @@ class Endpoints:
     def _revive(self, session: Session, row: Endpoint) -> None:
         if self._live_variants(session, row.id or 0):
             return
-        query = select(Variant).where(Variant.endpoint_id == row.id).order_by(col(Variant.id).desc())
-        last = session.exec(query).first()
+        last = self._newest(session, row.id or 0)
         if last is not None:
             row.state = EndpointState.STARTING
             new = NewVariant(VariantSpec.model_validate_json(last.spec), last.model_version_id, 100.0)
             version = session.get(ModelVersion, last.model_version_id) if last.model_version_id else None
             self._add_variant(session, row, new, version)
+
+    @staticmethod
+    def _newest(session: Session, endpoint_id: int) -> Variant | None:
+        """The newest variant, whatever became of it."""
+        query = select(Variant).where(Variant.endpoint_id == endpoint_id).order_by(col(Variant.id).desc())
+        return session.exec(query).first()
 
     def delete(self, endpoint_id: int, caller: Caller) -> EndpointFull:
         """Hide it after its replicas have finished; its name is free at once."""

@@ -59,6 +59,10 @@ class ReplicaState(StrEnum):
     ENDED = "ended"
 
 
+DAY = 86_400.0
+HEALTH_PATH = r"^/[!-~]*$"
+
+
 class Scaling(Frozen):
     """How many replicas. ``minimum`` 0 lets the endpoint fall asleep after ``idle`` seconds without a request.
 
@@ -103,7 +107,7 @@ class EndpointSpec(Frozen):
     queue_timeout: float = Field(default=600.0, gt=0)
     bake: float = Field(default=5.0, ge=0)
     drain: float = Field(default=1.0, ge=0)
-    request_timeout: float = Field(default=60.0, gt=0)
+    request_timeout: float = Field(default=60.0, gt=0, le=DAY)
     max_body: int = Field(default=1 << 30, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
     public: bool = False
@@ -126,5 +130,5 @@ class VariantSpec(Frozen):
     image: str = ""
     command: tuple[str, ...] = ()
     port: int = Field(default=8080, ge=1, le=65535)
-    health_path: str = "/v2/health/ready"
+    health_path: str = Field(default="/v2/health/ready", pattern=HEALTH_PATH, max_length=1024)
     replicas: int | None = Field(default=None, ge=0, le=1000)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.rig import ME
 from helpers.serving_rig import PROMPT, ServingRig
 
+from localml.control.serving_load import EndpointRecord
+from localml.control.serving_plan import EndpointView
 from localml.core.endpoints import NewEndpoint, NewVariant
 from localml.core.errors import Code, LocalmlError
 from localml.core.routes_table import wake_folder
@@ -152,12 +156,35 @@ def test_errors_of_a_new_version_bring_the_old_one_back(routed: ServingRig) -> N
     routed.rollout(number)
     routed.run()
     assert routed.shares() == {"v1": (0, ["ready"]), "v2": (100, ["ready"])}
-    routed.say(requests=10, statuses={"500": 8, "200": 2})
+    routed.say(only="v2", requests=10, statuses={"500": 8, "200": 2})
     routed.run()
     assert routed.shares()["v1"] == (100, ["ready"])
+    samples = routed.endpoints.samples(number)
+    assert [(one.requests, one.errors) for one in samples["v2"]] == [(10, 8)], "what it did in its short life is kept"
     routed.say()
     routed.run()
     assert "8 of its first 10 answers were errors" in routed.endpoint(number).row.message
+
+
+@pytest.mark.parametrize("place", ["localml.control.serving.plan_endpoint", "localml.control.serving_routes.route"])
+def test_an_endpoint_that_cannot_be_looked_after_leaves_the_others_alone(
+    rig: ServingRig, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    bad = rig.create("bad")
+    module, _, name = place.rpartition(".")
+    right = getattr(importlib.import_module(module), name)
+
+    def breaks(subject: Any, *rest: Any) -> Any:
+        number = subject.id if isinstance(subject, EndpointView | EndpointRecord) else None
+        if number == bad:
+            raise ValueError("of no use")
+        return right(subject, *rest)
+
+    monkeypatch.setattr(place, breaks)
+    good = rig.create("good")
+    rig.run()
+    assert rig.at(good) == "ready"
+    assert [one.name for one in rig.table().endpoints if one.variants] == ["good"]
 
 
 def test_a_canary_and_then_all(rig: ServingRig) -> None:

@@ -237,14 +237,62 @@ def test_errors_on_trial_bring_the_old_version_back_at_once() -> None:
 
 
 def test_few_errors_on_trial_are_no_reason() -> None:
+    world, _ = on_trial(requests=100, errors=8)
+    world.now += world.spec.bake
+    world.settle()
+    assert world.serving() == ["v2"]
+
+
+def test_errors_that_the_old_version_has_as_well_are_no_reason() -> None:
+    world, _ = on_trial(requests=100, errors=40)
+    assert world.serving() == ["v1"]
+    world, _ = on_trial(requests=100, errors=40, before=(1000, 350))
+    world.now += world.spec.bake
+    world.settle()
+    assert world.serving() == ["v2"]
+
+
+def test_nothing_but_errors_is_enough_from_two_answers_on() -> None:
+    world, second = on_trial(requests=2, errors=2)
+    assert world.ended[second].state is VariantState.FAILED
+
+
+def test_doubt_gets_more_time_for_more_answers_but_not_for_ever() -> None:
+    world, second = on_trial(requests=1, errors=1)
+    world.now += 2 * world.spec.bake
+    world.settle()
+    assert world.variants[second].state is VariantState.BAKING
+    world.variants[second] = replace(world.variants[second], requests=3, errors=3)
+    world.settle()
+    assert world.ended[second].state is VariantState.FAILED
+    world, _ = on_trial(requests=1, errors=1)
+    world.now += 6 * world.spec.bake
+    world.settle()
+    assert world.serving() == ["v2"]
+
+
+def test_a_version_takes_over_from_one_that_is_asleep_and_sleeps_in_its_place() -> None:
+    world = served()
+    world.scale = 0
+    world.settle()
+    assert world.variants[1].replicas == ()
+    second = world.add()
+    world.settle()
+    world.start_all(second)
+    assert world.serving() == ["v2"]
+    assert world.ended[1].state is VariantState.GONE
+
+
+def on_trial(*, requests: int, errors: int, before: tuple[int, int] = (0, 0)) -> tuple[World, int]:
+    """A second version on trial, with what it and the first one answered."""
     world = served()
     second = world.add()
     world.settle()
     world.start_all(second)
-    world.variants[second] = replace(world.variants[second], requests=100, errors=20)
-    world.now += world.spec.bake
+    world.variants[1] = replace(world.variants[1], requests=before[0], errors=before[1])
+    world.variants[second] = replace(world.variants[second], requests=requests, errors=errors)
     world.settle()
-    assert world.serving() == ["v2"]
+    return world, second
 
 
 def test_a_canary_takes_its_share_and_leaves_the_rest() -> None:

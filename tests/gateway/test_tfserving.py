@@ -26,6 +26,7 @@ from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.get_model_metadata_pb2
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
 from localml.core.routes_table import Limits, token_hash
+from localml.gateway.tfserving.service import Failed, checked_header
 
 Code = grpc.StatusCode
 KINDS: dict[str, tuple[int, int, str, Any, list[Any]]] = {
@@ -237,6 +238,14 @@ def test_tokens_limits_and_missing_replicas_have_their_statuses(gateway: Gateway
     asyncio.run(gateway.publish(endpoint("m")))
     code, words = refused(gateway, request(x=x()))
     assert (code, words) == (Code.UNAVAILABLE, "no replica of this endpoint is ready")
+
+
+def test_a_line_break_in_metadata_begins_no_header_and_no_request() -> None:
+    """Python's client refuses to send one, others do not."""
+    for value in ("Bearer x\r\nhost: evil", "x\n", "x\x00", "x\x7f"):
+        with pytest.raises(Failed):
+            checked_header("authorization", value)
+    assert checked_header("authorization", "Bearer abc~!") == b"authorization: Bearer abc~!\r\n"
 
 
 def answering(value: float) -> Any:

@@ -137,8 +137,14 @@ class ServingRig(Rig):
         (route,) = [one for one in self.table().endpoints if one.name == name]
         return {one.name: (one.weight // 1000, [str(each.state) for each in one.replicas]) for one in route.variants}
 
-    def say(self, generation: int | None = None, *, name: str = "net", inflight: int = 0, **variant: Any) -> None:
-        """Write the gateway's statistics: all replicas of the table, each with ``inflight`` requests."""
+    def say(
+        self, generation: int | None = None, *, name: str = "net", inflight: int = 0, only: str = "", **variant: Any
+    ) -> None:
+        """Write the gateway's statistics: all replicas of the table, each with ``inflight`` requests.
+
+        Args:
+            only: the variant that did what ``variant`` says; all when empty.
+        """
         table = self.table()
         routes = [one for one in table.endpoints if one.name == name]
         endpoints = []
@@ -148,7 +154,7 @@ class ServingRig(Rig):
                 for one in route.variants
                 for each in one.replicas
             )
-            figures = {
+            nothing = {
                 "requests": 0,
                 "inflight": inflight,
                 "statuses": {},
@@ -156,7 +162,7 @@ class ServingRig(Rig):
                 "retries": 0,
                 "latency_counts": (0,) * 16,
                 "latency_sum": 0.0,
-            } | variant
+            }
             endpoints.append(
                 EndpointStats(
                     name=name,
@@ -164,7 +170,10 @@ class ServingRig(Rig):
                     queued=0,
                     refused={},
                     last_request_at=None,
-                    variants=tuple(VariantStats(name=one.name, **figures) for one in route.variants),
+                    variants=tuple(
+                        VariantStats(name=one.name, **(nothing | (variant if only in ("", one.name) else {})))
+                        for one in route.variants
+                    ),
                     replicas=replicas,
                 )
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from localml.core.serving import Scaling
+from localml.core.serving import DAY, HEALTH_PATH, Scaling
 from localml.core.specs import Resources
 from localml.dialects.native.schemas import Strict
 
@@ -31,7 +31,7 @@ class EndpointIn(Strict):
     image: str = ""
     command: tuple[str, ...] = ()
     port: int = Field(default=8080, ge=1, le=65535)
-    health_path: str = "/v2/health/ready"
+    health_path: str = Field(default="/v2/health/ready", pattern=HEALTH_PATH, max_length=1024)
     resources: Resources = Resources()
     env: dict[str, str] = Field(default_factory=dict)
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
@@ -40,7 +40,7 @@ class EndpointIn(Strict):
     public: bool = False
     ready_timeout: float = Field(default=120.0, gt=0)
     bake: float = Field(default=5.0, ge=0)
-    request_timeout: float = Field(default=60.0, gt=0)
+    request_timeout: float = Field(default=60.0, gt=0, le=DAY)
     max_concurrent: int | None = Field(default=None, ge=1)
     gateway_port: int | None = Field(default=None, ge=1, le=65535)
 

@@ -68,7 +68,13 @@ class Door:
     async def _port(self) -> int:
         if self._start is None:
             self._start = asyncio.get_running_loop().create_task(self._begin())
-        service = await asyncio.shield(self._start)  # a client that leaves does not take the start with it
+        try:
+            service = await asyncio.shield(self._start)  # a client that leaves does not take the start with it
+        except Unavailable:
+            raise
+        except Exception:
+            self._start = None  # no ports left, say: the next client tries again
+            raise
         return int(service.port)
 
     async def _begin(self) -> Any:

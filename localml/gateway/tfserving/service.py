@@ -169,7 +169,7 @@ class Calls:
         head = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method, path.encode(), self._pool.netloc)
         for key, value in context.invocation_metadata():
             if key in _PASSED_ON:
-                head += b"%b: %b\r\n" % (key.encode(), value.encode())
+                head += checked_header(key, value)
         if body:
             head += b"content-type: application/octet-stream\r\ncontent-length: %d\r\n" % len(body)
             head += b"inference-header-content-length: %b\r\n" % header_length
@@ -190,6 +190,17 @@ class Calls:
             raise Failed(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), _message(answer.status, content))
         length = answer.first.get(b"inference-header-content-length")
         return content, int(length) if length is not None else None
+
+
+def checked_header(key: str, value: str) -> bytes:
+    """Metadata as a header's line.
+
+    Raises:
+        Failed: it holds a control character: a line break would begin another header, or another request.
+    """
+    if not (value.isascii() and value.isprintable()):
+        raise Failed(grpc.StatusCode.INVALID_ARGUMENT, f"metadata '{key}' holds a control character")
+    return b"%b: %b\r\n" % (key.encode(), value.encode())
 
 
 def _message(status: int, content: bytes) -> str:

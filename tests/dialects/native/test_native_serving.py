@@ -103,6 +103,9 @@ def test_serve_ask_roll_scale_stop_and_delete(admin: Http, server: Localml, mode
         ({"model": "net", "resources": {"gpu": 64}}, 422, "64 GPUs were asked for"),
         ({"model": "net", "scaling": {"minimum": 3, "maximum": 2}}, 400, "maximum must not be less"),
         ({"model": "net", "colour": "red"}, 400, "colour"),
+        ({"model": "net", "request_timeout": 100_000}, 400, "request_timeout"),
+        ({"model": "net", "health_path": "health"}, 400, "health_path"),
+        ({"model": "net", "resources": {"gpu": 1}, "scaling": {"minimum": 40, "maximum": 40}}, 422, "GPUs"),
     ],
 )
 def test_bad_endpoints_say_what_is_wrong(

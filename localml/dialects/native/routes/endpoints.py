@@ -144,9 +144,9 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
 
 
 def _changed(found: EndpointFull, body: serving_schemas.RolloutIn) -> VariantSpec:
-    """The settings of the newest version that serves, with those that are given in their place."""
-    live = found.live()
-    base = live[0].spec if live else VariantSpec()
+    """The settings of the newest version, one that serves if there is one, with those that are given in their place."""
+    newest = next(iter(found.live() or found.variants), None)
+    base = newest.spec if newest is not None else VariantSpec()
     given = {name: getattr(body, name) for name in ("resources", "env", "options") if getattr(body, name) is not None}
     return base.model_copy(update=given)
 
