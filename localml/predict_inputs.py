@@ -29,8 +29,12 @@ _CODES = {
     "BOOL": "?",
 }
 """Datatype -> code of Python's struct module."""
+_GREATEST = 3.4028235e38
+"""What FP32 holds, as it is written."""
 _NPY_MAGIC = b"\x93NUMPY"
+_NPY_CODES = {**_CODES, "FP16": "e"}
 _NPY_TYPES = {
+    "f2": "FP16",
     "f4": "FP32",
     "f8": "FP64",
     "i1": "INT8",
@@ -94,7 +98,7 @@ def request_of_text(text: str | bytes, inputs: Sequence[Mapping[str, Any]] | Non
     """Make a request from JSON text; see :func:`request_of`."""
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise invalid("input", f"{name} is not JSON: {error}") from error
     if isinstance(found, dict):
         return Request(json.dumps(found).encode())
@@ -109,18 +113,30 @@ def request_of_text(text: str | bytes, inputs: Sequence[Mapping[str, Any]] | Non
 
 
 def _csv(path: Path) -> tuple[list[int], list[float]]:
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a mark
+            lines = [line for line in csv.reader(file) if line]
+    except (ValueError, csv.Error) as error:
+        raise invalid("input", f"{path.name} is no CSV text in UTF-8: {error}") from error
     rows: list[list[float]] = []
     for number, line in enumerate(lines, 1):
-        try:
-            rows.append([float(cell) for cell in line])
-        except ValueError:
-            if number > 1:
-                raise invalid("input", f"{path.name}, line {number}: holds something that is no number") from None
+        values = [_number(cell) for cell in line]
+        if number == 1 and all(value is None for value in values):
+            continue  # names
+        if None in values:
+            cell = line[values.index(None)]
+            raise invalid("input", f"{path.name}, line {number}: {cell!r} is no number")
+        rows.append([value for value in values if value is not None])
     if not rows or any(len(row) != len(rows[0]) for row in rows):
         raise invalid("input", f"{path.name}: all rows must have the same number of columns, and there must be one")
     return [len(rows), len(rows[0])], [value for row in rows for value in row]
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
 
 
 def _npy(path: Path) -> tuple[list[int], list[float]]:
@@ -133,7 +149,7 @@ def _npy(path: Path) -> tuple[list[int], list[float]]:
     try:
         header = ast.literal_eval(data[8 + width : start].decode())
         descr, shape = str(header["descr"]), [int(size) for size in header["shape"]]
-        code = _CODES[_NPY_TYPES[descr[1:]]]
+        code = _NPY_CODES[_NPY_TYPES[descr[1:]]]
         order = ">" if descr[0] == ">" else "<"
         values = list(struct.unpack(f"{order}{math.prod(shape)}{code}", data[start:]))
     except (KeyError, ValueError, SyntaxError, struct.error) as error:
@@ -152,7 +168,7 @@ def _picture(path: Path, wanted: Mapping[str, Any]) -> tuple[list[int], list[flo
     try:
         with Image.open(path) as opened:
             image = opened.convert("L" if channels == 1 else "RGB")
-    except OSError as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise invalid("input", f"{path.name} cannot be read as a picture: {error}") from error
     image = image.resize((width or image.width, height or image.height))
     raw = image.tobytes()
@@ -191,6 +207,8 @@ def _tensor(shape: list[int], values: list[float], wanted: Mapping[str, Any]) ->
         tensor = {"name": name, "datatype": datatype, "shape": shape, "data": values}
         return Request(json.dumps({"inputs": [tensor]}).encode())
     code = _CODES[datatype]
+    if code not in "fd" and (odd := next((one for one in values if one != one or one % 1), None)) is not None:
+        raise invalid("input", f"the model takes {datatype}, and {odd:g} is no whole number")
     try:
         if code == "?":
             raw = bytes(bool(value) for value in values)
@@ -198,6 +216,8 @@ def _tensor(shape: list[int], values: list[float], wanted: Mapping[str, Any]) ->
             raw = array(code, values if code in "fd" else [int(value) for value in values]).tobytes()
     except OverflowError as error:
         raise invalid("input", f"a value does not fit {datatype}: {error}") from error
+    if code == "f" and any(abs(value) > _GREATEST for value in values if not math.isinf(value)):
+        raise invalid("input", f"a value does not fit {datatype}: it is greater than {_GREATEST:g}")
     head = {"name": name, "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": len(raw)}}
     text = json.dumps({"inputs": [head]}).encode()
     return Request(text + raw, len(text))

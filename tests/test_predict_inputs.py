@@ -73,6 +73,42 @@ def test_a_picture_that_does_not_fit_is_told_with_the_shape(picture: Path, shape
     assert str(list(shape)) in failure.value.message
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "datatype", "words"),
+    [
+        ("in.csv", b"1,2\n\xff\xfe,3\n", "FP32", "in UTF-8"),
+        ("in.csv", b"1,x\n2,3\n", "FP32", "line 1: 'x' is no number"),
+        ("in.csv", b"1,nan\n", "INT64", "nan is no whole number"),
+        ("in.csv", b"1,inf\n", "INT64", "inf is no whole number"),
+        ("in.csv", b"1.7,2\n", "INT64", "1.7 is no whole number"),
+        ("in.csv", b"300,2\n", "UINT8", "does not fit UINT8"),
+        ("in.csv", b"1e300,2\n", "FP32", "does not fit FP32"),
+        ("in.json", b"[" * 100_000, "FP32", "is not JSON"),
+    ],
+)
+def test_values_that_would_change_on_the_way_are_refused(
+    tmp_path: Path, name: str, content: bytes, datatype: str, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(LocalmlError) as failure:
+        request_of(tmp_path / name, wanted(datatype, -1, 2))
+    assert words in failure.value.message
+
+
+def test_a_table_with_names_and_excels_mark_keeps_all_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_bytes("\ufeff1,2\n3,4\n".encode())
+    assert sent(request_of(tmp_path / "in.csv", wanted("FP32", -1, 2))).tolist() == [[1, 2], [3, 4]]
+    (tmp_path / "in.csv").write_bytes("\ufeffa,b\n3,4\n".encode())
+    assert sent(request_of(tmp_path / "in.csv", wanted("FP32", -1, 2))).tolist() == [[3, 4]]
+
+
+def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "big.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(LocalmlError, match=r"big\.png cannot be read as a picture"):
+        request_of(tmp_path / "big.png", wanted("FP32", -1, 64))
+
+
 @pytest.mark.parametrize("name", ["in.png", "in.csv", "in.npy", "in.json", "in.txt", "none.npy"])
 def test_a_file_that_is_not_what_its_name_says_is_told_by_its_name(tmp_path: Path, name: str) -> None:
     for made in ("in.png", "in.csv", "in.npy", "in.json", "in.txt"):
@@ -83,7 +119,7 @@ def test_a_file_that_is_not_what_its_name_says_is_told_by_its_name(tmp_path: Pat
 
 
 @given(
-    array=st.sampled_from(["f4", "f8", "i1", "i4", "i8", "u1", ">f4", ">i8"]).flatmap(
+    array=st.sampled_from(["f2", "f4", "f8", "i1", "i4", "i8", "u1", ">f4", ">i8"]).flatmap(
         lambda dtype: arrays.arrays(
             np.dtype(dtype),
             arrays.array_shapes(min_dims=2, max_dims=4, max_side=5),

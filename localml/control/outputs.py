@@ -7,6 +7,7 @@ The folder is what the job itself was told: ``LOCALML_OUTPUT_URI`` in its enviro
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import threading
@@ -14,8 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from sqlmodel import Session, col, select
 
+from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.identity import Caller
+from localml.core.lifecycle import record_event
 from localml.core.model_files import MODEL_FILE
 from localml.core.models import Meta, ModelVersion, Workload, WorkloadDetail
 from localml.core.ports import Store
@@ -29,6 +32,7 @@ OUTPUT, NAME, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_MODEL_NAME", "LOCALML_LAUN
 REST_S = 1.0
 _CURSOR = "outputs-seen"
 _BATCH = 200
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _KINDS = (Kind.JOB, Kind.TRIAL)
 
 
@@ -41,9 +45,15 @@ class OutputWatcher:
     """
 
     def __init__(
-        self, db: Store, registry: Registry, caller: Callable[[str, str], Caller], exists: Callable[[str], bool]
+        self,
+        db: Store,
+        registry: Registry,
+        clock: Clock,
+        caller: Callable[[str, str], Caller],
+        exists: Callable[[str], bool],
     ) -> None:
         self._db = db
+        self._clock = clock
         self._registry = registry
         self._caller = caller
         self._exists = exists
@@ -112,9 +122,22 @@ class OutputWatcher:
             try:
                 made = self._registry.register(new)
             except LocalmlError as error:
-                log.warning("the model of workload %s was not registered: %s", row.id, error)
+                if isinstance(error.__cause__, OSError) and error.__cause__.errno in _FULL:
+                    raise  # the same for all of them; looked at again when something changes
+                self._tell(row, source, str(error))
+            except Exception as error:  # one job's files must not keep the others' from being registered
+                log.exception("the model of workload %s was not registered", row.id)
+                self._tell(row, source, f"{type(error).__name__}: {error}")
             else:
                 log.info("registered %s, written by workload %s", made.label, row.id)
+
+    def _tell(self, row: Workload, source: str, why: str) -> None:
+        words = f"the model in {source} was not registered: {why}"
+        log.warning("workload %s: %s", row.id, words)
+        now = self._clock.now()
+        self._db.write(
+            lambda session: record_event(session, row.id, "ModelNotRegistered", words, now=now, warning=True)
+        )
 
     def _candidates(self, spec: WorkloadSpec, row: Workload) -> Iterator[tuple[str, str]]:
         """(URI of a folder with a model, the model's name), at most one for each folder that the job was told."""

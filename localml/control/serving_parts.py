@@ -88,7 +88,7 @@ class Serving:
             parts.db, parts.workloads, parts.logs, parts.clock, around, gateway=self.gateway
         )
         self.endpoints = Endpoints(parts.db, parts.clock, check=self._check, nudge=self.controller.nudge)
-        self.outputs = OutputWatcher(parts.db, self.registry, self._caller, parts.exists)
+        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, self._caller, parts.exists)
 
     def start(self) -> None:
         """Take up what an earlier server left."""

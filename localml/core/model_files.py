@@ -57,7 +57,7 @@ def _guess(folder: Path) -> str:
 def _names_kernel(path: Path) -> bool:
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(found, dict) and "kernel_path" in found
 

@@ -69,6 +69,16 @@ def mixing() -> onnx.GraphProto:
     )
 
 
+def label_only() -> onnx.GraphProto:
+    """y = the greatest element's index: of a few rows that says little about how they were computed."""
+    return helper.make_graph(
+        [helper.make_node("ArgMax", ["x"], ["y"], axis=1, keepdims=0)],
+        "label",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])],
+    )
+
+
 def lookup() -> onnx.GraphProto:
     """y[n] = row i[n] of a table of four; other indexes are refused by onnxruntime while it runs."""
     table = helper.make_tensor("t", TensorProto.FLOAT, [4, 2], np.arange(8, dtype=np.float32))

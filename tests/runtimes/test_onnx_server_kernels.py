@@ -110,6 +110,14 @@ def test_a_kernel_that_cannot_be_loaded_is_told(folder: Path, kernel: str, why: 
     assert why in server.log
 
 
+def test_a_wmla_kernel_beyond_its_memory_limit_fails(folder: Path) -> None:
+    (folder / "own.py").write_text(WMLA.lstrip().replace("import ", "held = bytearray(600 << 20)\nimport ", 1))
+    (folder / "model.json").write_text(json.dumps({"name": "test", "kernel_path": "own.py", "weight_path": "factor"}))
+    server = spawn(folder, folder.parent / "log", "--memory-limit", "200M")
+    assert server.process.wait(PATIENCE) == 1
+    assert "MemoryError" in server.log
+
+
 def test_a_wmla_kernel_runs_unchanged(folder: Path) -> None:
     (folder / "own.py").write_text(WMLA.lstrip())
     description = {"name": "test", "tag": "t", "runtime": "dlipy3", "kernel_path": "own.py", "weight_path": "factor"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -18,6 +20,7 @@ from helpers.onnx_bench import (
     PATIENCE,
     Server,
     identity,
+    label_only,
     lookup,
     matmul,
     mixing,
@@ -75,7 +78,7 @@ def test_requests_that_come_together_are_run_together_and_keep_their_rows(folder
 
 @pytest.mark.parametrize(
     ("graph", "why"),
-    [(mixing(), "depend on each other"), (matmul(rows=1), "does not vary")],
+    [(mixing(), "depend on each other"), (matmul(rows=1), "does not vary"), (label_only(), "labels alone")],
 )
 def test_a_model_whose_rows_cannot_be_put_together_is_not_batched(folder: Path, graph: object, why: str) -> None:
     save(folder, graph)  # type: ignore[arg-type]
@@ -287,6 +290,38 @@ def test_a_body_that_takes_too_long_is_answered_408(folder: Path) -> None:
         slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m\r\nContent-Length: 100\r\n\r\n{")
         slow.settimeout(PATIENCE)
         assert slow.recv(4096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_head_without_end_is_answered_431_and_holds_up_nobody(folder: Path) -> None:
+    save(folder, matmul())
+    with serving(folder) as server, socket.create_connection(("127.0.0.1", server.port)) as endless:
+        endless.settimeout(PATIENCE)
+        endless.sendall(b"GET /v2 HTTP/1.1\r\nHost: m\r\nX-Long: ")
+        with suppress(ConnectionError):  # it is closed while more is sent
+            for _ in range(64):
+                endless.sendall(bytes(b"a" * 65536))
+        with suppress(ConnectionError):
+            assert endless.recv(4096).startswith(b"HTTP/1.1 431")
+        assert server.infer(ONES).status_code == 200
+        large = server.http.post("/v2/models/m/infer", content=b" " * (8 << 20), headers={"x": "y" * 60_000})
+        assert large.status_code == 400, "a large body is no large head"
+
+
+def test_a_request_whose_version_is_replaced_while_its_body_comes_is_answered_by_the_new_one(folder: Path) -> None:
+    save(folder, matmul(1))
+    body = json.dumps({"inputs": [ONES]}).encode()
+    with serving(folder) as server, socket.create_connection(("127.0.0.1", server.port)) as slow:
+        before = server.value()
+        slow.settimeout(PATIENCE)
+        slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: m\r\nContent-Length: %d\r\n\r\n" % len(body))
+        slow.sendall(body[:10])
+        server.ready()  # by now the head was taken in
+        save(folder, matmul(3))
+        wait_for(lambda: server.value() == pytest.approx(3 * before), "the new model")
+        wait_for(lambda: len(server.workers()) == 1, "the old worker's end")
+        slow.sendall(body[10:])
+        answer = slow.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
 def test_requests_of_one_batch_fail_by_themselves(folder: Path) -> None:

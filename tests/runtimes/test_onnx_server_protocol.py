@@ -247,3 +247,21 @@ def test_only_the_faulty_request_fails(tmp_path: Path) -> None:
         assert (bad.status_code, "does not take these inputs" in bad.json()["error"]) == (400, True)
         good = server.infer({"name": "i", "datatype": "INT64", "shape": [1], "data": [3]})
         assert good.json()["outputs"][0]["data"] == [6.0, 7.0]
+
+
+@pytest.mark.parametrize("number", ["3.4028235e+38", "-3.4028235e+38", "1"])
+def test_the_greatest_numbers_are_taken_as_the_server_writes_them(server: Server, number: str) -> None:
+    body = f'{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [{number}, 0, 0, 0]}}]}}'
+    assert server.http.post("/v2/models/m/infer", content=body).status_code == 200
+
+
+@pytest.mark.parametrize("number", ["3.5e+38", "1e999", "1" + "0" * 400])
+def test_numbers_that_fp32_does_not_hold_are_refused(server: Server, number: str) -> None:
+    body = f'{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [{number}, 0, 0, 0]}}]}}'
+    answer = server.http.post("/v2/models/m/infer", content=body)
+    assert answer.status_code == 400, answer.text
+
+
+def test_a_header_length_of_thousands_of_digits_is_refused(server: Server) -> None:
+    headers = {"Inference-Header-Content-Length": "1" * 5000}
+    assert server.http.post("/v2/models/m/infer", content=b"{}", headers=headers).status_code == 400

@@ -20,7 +20,7 @@ _BLOCK = 1 << 20
 _NUDGE_S = 15.0  # a follower looks again after so long, should a change ever go unannounced
 
 
-def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: int = MAX_TEXT) -> str:
+def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None) -> str:
     """All output of a workload, both streams merged line by line in the order of their writing.
 
     With several replicas each line starts with its replica (``[worker-0] ``); a retry starts with a line that says so.
@@ -28,9 +28,9 @@ def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: in
 
     Args:
         lines: only so many last lines.
-        limit: bytes of output at most; of more, the last ones are given.
+        limit: bytes of output at most, :data:`MAX_TEXT` when None; of more, the last ones are given.
     """
-    found: Iterator[bytes] | deque[bytes] = _all_lines(store, full, limit)
+    found: Iterator[bytes] | deque[bytes] = _all_lines(store, full, MAX_TEXT if limit is None else limit)
     if lines is not None:
         found = deque(found, maxlen=lines)
     return b"".join(found).decode("utf-8", "replace")

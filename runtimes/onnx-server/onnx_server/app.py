@@ -25,6 +25,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 _JSON, _BINARY = b"application/json", b"application/octet-stream"
+_DIGITS = 18
 _HEADER_LENGTH = b"inference-header-content-length"
 
 
@@ -82,11 +83,12 @@ class App:
             log.debug("a client went away before its answer")
 
     async def _infer(self, path: str, method: str, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        version = self._version(path)
+        self._version(path)  # refused before the body is read
         if method != "POST":
             raise RequestError(405, f"{path} takes POST, not {method}")
         declared, header_length = _sizes(scope["headers"])
         body = await self._body(receive, declared)
+        version = self._version(path)  # while the body came, another one may have taken its place
         if version.spec.text:
             return [(b"content-type", _JSON)], (await version.infer_text(_text(body))).encode()
         request = protocol.parse(body, header_length, version.spec)
@@ -224,7 +226,7 @@ def _sizes(headers: Headers) -> tuple[int | None, int | None]:
         if name == b"content-length":
             declared = int(value)
         elif name == _HEADER_LENGTH:
-            if not value.isdigit():
+            if not value.isdigit() or len(value) > _DIGITS:
                 raise bad("Inference-Header-Content-Length must be a number of bytes")
             header_length = int(value)
         elif name == b"content-encoding" and value != b"identity":

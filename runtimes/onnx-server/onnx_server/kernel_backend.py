@@ -18,6 +18,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -69,6 +70,7 @@ class KernelBackend:
             # What came over the wire is read-only, and a kernel may well work in place.
             found = self._kernel.predict({name: np.array(array) for name, array in inputs.items()})
         except ValueError as error:
+            traceback.print_exc()  # it may as well be a mistake in the kernel
             raise bad(f"the kernel does not take these inputs: {error}") from error
         if not isinstance(found, Mapping):
             raise RequestError(500, f"the kernel returned a {type(found).__name__}, not a dict of arrays")

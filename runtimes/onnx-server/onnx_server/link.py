@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,6 +81,10 @@ class Worker(asyncio.Protocol):
             command, folder, extra = kernel_command(plan)
             environment.update(extra)
         self._process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=environment, pass_fds=(fd,))
+        if plan.memory_limit:  # from outside, because a kernel of the user's own would not do it
+            with suppress(ProcessLookupError):
+                limits = (plan.memory_limit, plan.memory_limit)
+                resource.prlimit(self._process.pid, resource.RLIMIT_DATA, limits)
         self._reaper = asyncio.create_task(self._reap())
 
     async def _greeting(self) -> wire.ModelSpec:

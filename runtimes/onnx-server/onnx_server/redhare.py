@@ -25,7 +25,7 @@ def description(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LoadError(f"{file} is not JSON: {error}") from error
     if not isinstance(found, dict):
         raise LoadError(f"{file} must be a JSON object")

@@ -113,6 +113,10 @@ class ServedVersion:
         self._worker.run(batch, done)
 
     def _died(self, reason: str) -> None:
+        if self._stopped:  # it was to end anyway
+            self._down = f"the worker process died ({reason}) while this version was being unloaded"
+            self._batcher.fail(self._down)
+            return
         self._down = f"the worker process died ({reason}) and is being started again"
         log.error("version %s: %s", self.version, self._down)
         self._batcher.fail(self._down)
@@ -124,7 +128,7 @@ class ServedVersion:
             try:
                 worker = await Worker.start(self._plan)
                 break
-            except LoadError as error:
+            except (LoadError, OSError) as error:
                 self._down = f"the worker process died and cannot be started again: {error}"
                 log.error("version %s: %s", self.version, self._down)
                 await asyncio.sleep(pause)

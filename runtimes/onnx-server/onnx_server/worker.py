@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import socket
 import sys
@@ -136,10 +135,7 @@ def settle_in() -> socket.socket:
 def main() -> int:
     """Run a worker; returns its exit status."""
     plan = WorkerPlan(**json.loads(sys.argv[1]))
-    sock = settle_in()
-    if plan.memory_limit:
-        resource.setrlimit(resource.RLIMIT_DATA, (plan.memory_limit, plan.memory_limit))
-    return serve(sock, plan)
+    return serve(settle_in(), plan)
 
 
 if __name__ == "__main__":

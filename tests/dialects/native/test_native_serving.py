@@ -167,6 +167,20 @@ def test_a_served_version_is_kept(admin: Http, model: str) -> None:
     admin("DELETE", "/endpoints/keeper")
 
 
+def test_a_model_that_cannot_be_registered_is_told_and_keeps_no_other_from_it(server: Localml) -> None:
+    server.client.put("s3://jobs/bad.onnx", b"no model")
+    server.client.put("s3://jobs/good.onnx", times(5.0))
+    jobs = []
+    for name in ("bad", "good"):
+        script = f'cd "$LOCALML_BUCKETS/jobs" && mkdir -p {name} && cp {name}.onnx {name}/model.onnx'
+        env = {"LOCALML_OUTPUT_URI": f"s3://jobs/{name}", "LOCALML_MODEL_NAME": f"from-{name}"}
+        jobs.append(server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60))
+    server.platform.serving.outputs.look()
+    assert server.client.model("from-good").version == 1
+    (told,) = [one for one in server.platform.workloads.events(jobs[0].id) if one.reason == "ModelNotRegistered"]
+    assert "the model in s3://jobs/bad/ was not registered: source: " in told.message
+
+
 def test_a_model_that_a_job_leaves_is_registered_with_the_job(server: Localml) -> None:
     server.client.put("s3://jobs/in.onnx", times(5.0))
     script = 'cd "$LOCALML_BUCKETS/jobs" && mkdir -p out && cp in.onnx out/model.onnx'
