@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
@@ -227,14 +228,20 @@ class Endpoints:
     def set_scaling(self, endpoint_id: int, caller: Caller, **limits: Any) -> EndpointFull:
         """Change limits of :class:`localml.core.serving.Scaling` (``minimum``, ``maximum``, ``target`` ...)."""
 
+        newest = next(iter(self.get(endpoint_id).live()), None)
+        if newest is not None and limits.get("minimum"):
+            self._check(newest.spec, newest.version, int(limits["minimum"]))
+
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
             spec = EndpointSpec.model_validate_json(row.spec)
             merged = {**spec.scaling.model_dump(), **{key: value for key, value in limits.items() if value is not None}}
             try:
                 scaling = type(spec.scaling).model_validate(merged)
-            except ValueError as error:
-                raise invalid("scaling", str(error)) from error
+            except ValidationError as error:
+                first = error.errors(include_url=False)[0]
+                field = ".".join(["scaling", *(str(part) for part in first["loc"])])
+                raise invalid(field, first["msg"].removeprefix("Value error, ")) from error
             row.spec = spec.model_copy(update={"scaling": scaling}).model_dump_json(exclude_defaults=True)
             if row.scale > 0 or scaling.minimum > 0:
                 wanted = scaling.clamp(row.scale)

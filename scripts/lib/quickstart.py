@@ -110,8 +110,10 @@ def result(api: CloudML, name: str) -> dict[str, Any]:
 def deploy(name: str) -> str:
     """Serve the trained model, or roll the endpoint of an earlier run to it; returns the URL of its requests."""
     model = f"{BUCKET}/{name}/model.onnx"
-    served = {one["name"] for one in json.loads(localml("endpoints", "--json"))["endpoints"]}
+    served = {one["name"]: one["state"] for one in json.loads(localml("endpoints", "--json"))["endpoints"]}
     if ENDPOINT in served:
+        if served[ENDPOINT] in ("stopped", "stopping"):
+            localml("start", ENDPOINT)
         localml("rollout", ENDPOINT, model)
     else:
         localml("serve", model, "--name", ENDPOINT)

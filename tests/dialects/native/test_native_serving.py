@@ -145,6 +145,22 @@ def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Htt
     wait_until(lambda: is_free(port), 60)
 
 
+def test_a_number_of_replicas_that_cannot_be_is_refused_when_it_is_changed_too(admin: Http, model: str) -> None:
+    admin("POST", "/endpoints", {"model": model, "name": "sized", "resources": {"gpu": 1}})
+    refused = admin("POST", "/endpoints/sized/scale", {"replicas": 40})
+    assert (refused.status, "GPUs were asked for" in refused.json["error"]["message"]) == (422, True), refused.data
+    assert admin("GET", "/endpoints/sized").json["spec"]["scaling"]["minimum"] == 1
+    admin("DELETE", "/endpoints/sized")
+
+
+def test_limits_that_contradict_each_other_are_told_in_plain_words(admin: Http, model: str) -> None:
+    admin("POST", "/endpoints", {"model": model, "name": "plain"})
+    refused = admin("POST", "/endpoints/plain/scale", {"minimum": 2})
+    words = "scaling: maximum must not be less than minimum"
+    assert (refused.status, refused.json["error"]["message"]) == (400, words)
+    admin("DELETE", "/endpoints/plain")
+
+
 def test_others_see_nothing_of_it(admin: Http, bob: Http, model: str) -> None:
     admin("POST", "/endpoints", {"model": "net", "name": "mine"})
     assert bob("GET", "/models").json["models"] == []
