@@ -94,4 +94,5 @@ def _variant(one: VariantRecord, shares: dict[int, float]) -> VariantRoute:
             state = RouteState.READY if row.state is ReplicaState.READY else RouteState.DRAINING
             replicas.append(ReplicaRoute(id=replica_id(row.id or 0, row.attempt_id), url=row.url, state=state))
     weight = round(shares.get(one.row.id or 0, 0.0) * _SCALE)
-    return VariantRoute(name=one.row.name, weight=weight, replicas=tuple(replicas))
+    version = str(one.version.number) if one.version is not None else ""
+    return VariantRoute(name=one.row.name, version=version, weight=weight, replicas=tuple(replicas))

@@ -69,9 +69,11 @@ class ReplicaRoute(_Frozen):
 
 class VariantRoute(_Frozen):
     """One version of the model. It gets ``weight`` / (sum of the weights) of the requests; with weight 0 only those
-    that ask for it by the header ``X-Localml-Variant``."""
+    that ask for it by the header ``X-Localml-Variant``, or by its ``version`` in the path
+    (``/v2/models/NAME/versions/VERSION``)."""
 
     name: Name
+    version: str = ""
     weight: int = Field(default=1, ge=0, le=1_000_000)
     replicas: tuple[ReplicaRoute, ...] = ()
 

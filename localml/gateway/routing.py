@@ -7,6 +7,7 @@ what is known of a replica's health go on.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
@@ -69,6 +70,7 @@ class Variant:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.version = ""
         self.weight = 0
         self.replicas: list[Replica] = []
         self.counts = VariantCounts()
@@ -78,7 +80,7 @@ class Variant:
 
     def update(self, route: VariantRoute) -> list[Replica]:
         """Take over the table's entry; returns the replicas that are not in it any more."""
-        self.weight = route.weight
+        self.version, self.weight = route.version, route.weight
         known = {(replica.id, replica.url): replica for replica in self.replicas}
         self.replicas = []
         for entry in route.replicas:
@@ -110,6 +112,7 @@ class Variant:
         return min(left, key=lambda one: one.left_out_until, default=None)
 
 
+_VERSION = re.compile(rb"/v2/models/[^/]+/versions/([^/?]+)")
 Choice = tuple[Variant, Replica]
 
 
@@ -170,6 +173,13 @@ class Endpoint:
         if self._hashes is None:
             return True
         return token is not None and hashlib.sha256(token).hexdigest() in self._hashes
+
+    def of_version(self, path: bytes) -> str | None:
+        """The variant that a path asks for by its version, where several serve and this one can; None for any."""
+        if len(self.variants) < 2 or (found := _VERSION.match(path)) is None:
+            return None
+        wanted = found[1].decode("latin-1")
+        return next((one.name for one in self.variants.values() if one.version == wanted and one.ready), None)
 
     def choose(self, now: float, forced: str | None, tried: Set[Replica] = frozenset()) -> Choice | None:
         """The variant and the replica for a request; None if there is none that was not ``tried``.

@@ -218,7 +218,7 @@ class Gateway:
         if name is not None and name not in endpoint.variants:
             known = ", ".join(endpoint.variants) or "none"
             raise Refused(400, "no_variant", f"X-Localml-Variant: there is no variant {name!r}; there are: {known}")
-        exchange = Exchange(request, client, place, path, name)
+        exchange = Exchange(request, client, place, path, name or endpoint.of_version(place.target.encode() + path))
         endpoint.last_request_at = time.time()
         self.report.changed()
         if not endpoint.gate.try_enter():

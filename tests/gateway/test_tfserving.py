@@ -15,7 +15,7 @@ import onnxruntime as ort
 import ovmsclient
 import pytest
 from aiohttp import web
-from helpers.gateway import GatewayProcess, client, endpoint, free_port, replica, running, wait_for
+from helpers.gateway import GatewayProcess, client, endpoint, free_port, replica, running, variant, wait_for
 from helpers.onnx_bench import Server, identity, matmul, save, serving
 from onnx import TensorProto
 from ovmsclient.tfs_compat.grpc.tensors import make_ndarray, make_tensor_proto
@@ -25,7 +25,7 @@ from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.classification_pb2 imp
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from localml.core.routes_table import Limits, token_hash
+from localml.core.routes_table import EndpointRoute, Limits, token_hash
 from localml.gateway.tfserving.service import Failed, checked_header
 
 Code = grpc.StatusCode
@@ -313,6 +313,25 @@ def test_a_model_of_several_endpoints_is_chosen_by_its_version(gateway: GatewayP
                 await value(name="d")
             assert failure.value.code() is Code.FAILED_PRECONDITION
             assert await value(name="d", label="new") == 0
+
+    asyncio.run(act())
+
+
+def test_a_version_is_asked_of_the_variant_that_has_it(gateway: GatewayProcess) -> None:
+    async def act() -> None:
+        async with replica(answering(1)) as one, replica(answering(2)) as two:
+            old = variant("v1", one, weight=90).model_copy(update={"version": "1"})
+            new = variant("v2", two, weight=10).model_copy(update={"version": "2"})
+            await gateway.publish(EndpointRoute(name="d", variants=(old, new), health=None))
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+                stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+                for version in (1, 2, 1, 2, 2):
+                    answer = await stub.Predict(request("d", version, x=x()), timeout=20)
+                    assert answer.outputs["y"].float_val[0] == version
+            async with client(gateway) as session:
+                for version in (1, 2, 1, 2, 2):
+                    async with session.post(f"/v2/models/d/versions/{version}/infer", data=b"{}") as found:
+                        assert (await found.json())["outputs"][0]["data"] == [[version]]
 
     asyncio.run(act())
 

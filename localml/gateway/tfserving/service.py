@@ -294,7 +294,9 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
         """The versions that answer requests; ``UNAVAILABLE`` while none does."""
         target = self._calls.target(request.model_spec, context)
         model = await self._calls.get(target.path, context)
-        versions = [int(target.version)] if target.version.isdigit() else _numbers(model)
+        served = {one.version for one in target.endpoint.variants.values() if one.ready and one.version.isdigit()}
+        numbers = sorted(map(int, served), reverse=True) or _numbers(model)
+        versions = [int(target.version)] if target.version.isdigit() else numbers
         state = ModelVersionStatus.AVAILABLE
         return GetModelStatusResponse(
             model_version_status=[ModelVersionStatus(version=version, state=state) for version in versions]
