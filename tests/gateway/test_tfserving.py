@@ -259,14 +259,15 @@ def answering(value: float) -> Any:
     return handler
 
 
+async def value(port: int, **how: Any) -> float:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=20)
+        return float(answer.outputs["y"].float_val[0])
+
+
 def test_a_client_of_an_endpoints_own_port_finds_that_one_alone(gateway: GatewayProcess) -> None:
     """Cloud-ML's clients name the model and not its version: the port is what tells."""
-
-    async def value(port: int, **how: Any) -> float:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=20)
-            return float(answer.outputs["y"].float_val[0])
 
     async def act() -> None:
         async with replica(answering(1)) as one, replica(answering(2)) as two, replica(answering(0)) as other:
@@ -290,29 +291,23 @@ def test_a_client_of_an_endpoints_own_port_finds_that_one_alone(gateway: Gateway
 def test_a_model_of_several_endpoints_is_chosen_by_its_version(gateway: GatewayProcess) -> None:
     """As Cloud-ML's services are: MODEL.VERSION."""
 
-    async def value(**how: Any) -> float:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=20)
-            return float(answer.outputs["y"].float_val[0])
-
     async def act() -> None:
         async with replica(answering(2)) as two, replica(answering(10)) as ten, replica(answering(0)) as other:
             numbered = [endpoint("d.2", two, model="d"), endpoint("d.10", ten, model="d")]
             await gateway.publish(*numbered, endpoint("e", other, model="d2"))
-            assert await value(name="d.2") == 2
-            assert await value(name="d", version=2) == 2
-            assert await value(name="d", label="10") == 10
-            assert await value(name="d") == 10, "the latest version"
-            assert await value(name="d2") == 0
+            assert await value(gateway.port, name="d.2") == 2
+            assert await value(gateway.port, name="d", version=2) == 2
+            assert await value(gateway.port, name="d", label="10") == 10
+            assert await value(gateway.port, name="d") == 10, "the latest version"
+            assert await value(gateway.port, name="d2") == 0
             with pytest.raises(grpc.RpcError) as failure:
-                await value(name="d", version=3)
+                await value(gateway.port, name="d", version=3)
             assert failure.value.details() == "Servable not found for request: Specific(d, 3)"
             await gateway.publish(*numbered, endpoint("d.new", other, model="d"))
             with pytest.raises(grpc.RpcError) as failure:
-                await value(name="d")
+                await value(gateway.port, name="d")
             assert failure.value.code() is Code.FAILED_PRECONDITION
-            assert await value(name="d", label="new") == 0
+            assert await value(gateway.port, name="d", label="new") == 0
 
     asyncio.run(act())
 
