@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,8 @@ class Running:
     def end(self, number: signal.Signals = signal.SIGKILL) -> int:
         """Send a signal, if it still lives, and wait for its end; its exit status."""
         if self.poll() is None:
-            os.kill(self.pid, number)  # it is reaped after its end was told, so the number is still its own
+            with suppress(ProcessLookupError):  # it has just ended by itself, and its report is on the way
+                os.kill(self.pid, number)
             try:
                 while self._status is None:
                     self._hear(_STOP_S)

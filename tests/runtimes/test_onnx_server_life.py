@@ -205,6 +205,18 @@ def test_a_broken_version_replaces_nothing_and_is_told(folder: Path) -> None:
         assert "load_error" not in server.metadata()["parameters"]["states"]["1"]
 
 
+def test_a_worker_comes_back_with_the_files_it_had_whatever_lies_there_now(folder: Path) -> None:
+    save(folder, matmul(1))
+    with serving(folder) as server:
+        before = server.value()
+        (folder / "model.onnx").write_bytes(b"of no use")
+        wait_for(lambda: "load_error" in server.metadata()["parameters"]["states"]["1"], "the refusal")
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGKILL)
+        wait_for(lambda: server.workers() not in ([], [worker]) and server.ready(), "another worker")
+        assert server.value() == before
+
+
 def test_a_file_that_is_still_being_copied_is_not_loaded(folder: Path) -> None:
     save(folder, matmul(1))
     whole = save(folder.parent / "other", matmul(5)).read_bytes()

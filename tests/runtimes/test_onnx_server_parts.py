@@ -186,9 +186,9 @@ def test_several_models_in_a_folder_need_a_name(tmp_path: Path) -> None:
         save(tmp_path, matmul()).rename(tmp_path / f"{name}.onnx")
     (source,) = sources.scan(tmp_path).values()
     with pytest.raises(errors.LoadError, match=r"several models \(a.onnx, b.onnx\)"):
-        sources.what(source, "")
+        sources.what(source.folder, "")
     (tmp_path / "b.onnx").unlink()
-    assert sources.what(source, "") == ("onnx", tmp_path / "a.onnx")
+    assert sources.what(source.folder, "") == ("onnx", tmp_path / "a.onnx")
 
 
 def test_the_package_never_imports_localml() -> None:

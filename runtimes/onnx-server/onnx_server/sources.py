@@ -8,6 +8,8 @@ names), or a ``model.json`` that names the kernel of a WMLA inference service. O
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from onnx_server.kernel_names import DEFAULT_MODULE
 from onnx_server.redhare import description
 
 _IGNORED = {"__pycache__"}
+_COPIES = "onnx-server-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,47 @@ def _source(version: str, folder: Path) -> Source:
     return Source(version, folder, frozenset(files), newest)
 
 
-def what(source: Source, kernel: str) -> tuple[str, Path]:
+class Copy:
+    """An ONNX model's files as they were when it was loaded, in a folder of its own.
+
+    onnxruntime maps files of external data, and a worker that died is started again from the files: neither may see
+    what is being written over them. Where nobody here can write, the files are used where they lie; kernels are, too,
+    because they may know of what is beside their folder.
+
+    Raises:
+        LoadError: they cannot be copied.
+    """
+
+    def __init__(self, source: Source, kernel: str) -> None:
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.folder = source.folder
+        if what(source.folder, kernel)[0] != "onnx" or not os.access(source.folder, os.W_OK):
+            return
+        try:
+            _remove_left_ones()
+            self._temporary = tempfile.TemporaryDirectory(prefix=f"{_COPIES}{os.getpid()}-", ignore_cleanup_errors=True)
+            self.folder = Path(self._temporary.name) / source.folder.resolve().name
+            ignored = shutil.ignore_patterns(*_IGNORED)
+            shutil.copytree(source.folder, self.folder, ignore=ignored, ignore_dangling_symlinks=True)
+        except OSError as error:
+            self.remove()
+            raise LoadError(f"{source.folder} cannot be copied to {tempfile.gettempdir()}: {error}") from error
+
+    def remove(self) -> None:
+        """Remove it; nothing uses it any more."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+def _remove_left_ones() -> None:
+    """Remove the copies of servers that were killed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_COPIES}*-*"):
+        pid = path.name.removeprefix(_COPIES).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def what(folder: Path, kernel: str) -> tuple[str, Path]:
     """Kind of a version's model (``onnx``, ``python`` or ``redhare``), and the path that its worker gets.
 
     Args:
@@ -72,7 +115,6 @@ def what(source: Source, kernel: str) -> tuple[str, Path]:
     Raises:
         LoadError: there is no model, or it is not clear which file is it.
     """
-    folder = source.folder
     module = (kernel.partition(":")[0] or DEFAULT_MODULE).replace(".", "/")
     if kernel:
         return "python", folder

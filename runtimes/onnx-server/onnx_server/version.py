@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Hashable
+from pathlib import Path
 from typing import Any
 
 from onnx_server import wire
@@ -15,7 +16,7 @@ from onnx_server.metrics import Metrics
 from onnx_server.protocol import InferRequest
 from onnx_server.rows import rows_of
 from onnx_server.settings import Settings
-from onnx_server.sources import Source, what
+from onnx_server.sources import Copy, Source, what
 from onnx_server.tensors import Array
 from onnx_server.worker import WorkerPlan
 
@@ -26,8 +27,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 class ServedVersion:
     """One version with a worker process; made by ``start``."""
 
-    def __init__(self, source: Source, plan: WorkerPlan, worker: Worker, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, source: Source, copy: Copy, plan: WorkerPlan, worker: Worker, settings: Settings, metrics: Metrics
+    ) -> None:
         self.source = source
+        self._copy = copy
         self.version = source.version
         self.spec = worker.spec
         self._plan = plan
@@ -47,8 +51,20 @@ class ServedVersion:
         Raises:
             LoadError: it cannot be served.
         """
-        kind, path = what(source, settings.kernel)
-        plan = WorkerPlan(
+        copy = await asyncio.to_thread(Copy, source, settings.kernel)
+        try:
+            plan = ServedVersion._plan_of(copy.folder, settings)
+            return ServedVersion(source, copy, plan, await Worker.start(plan), settings, metrics)
+        except BaseException as error:
+            copy.remove()
+            if isinstance(error, LoadError):  # in the words of who put the files there
+                raise LoadError(str(error).replace(str(copy.folder), str(source.folder))) from error
+            raise
+
+    @staticmethod
+    def _plan_of(folder: Path, settings: Settings) -> WorkerPlan:
+        kind, path = what(folder, settings.kernel)
+        return WorkerPlan(
             kind=kind,
             path=str(path.resolve()),
             name=settings.name,
@@ -59,7 +75,6 @@ class ServedVersion:
             memory_limit=settings.memory_limit,
             max_batch=settings.max_batch,
         )
-        return ServedVersion(source, plan, await Worker.start(plan), settings, metrics)
 
     @property
     def ready(self) -> bool:
@@ -148,3 +163,4 @@ class ServedVersion:
             await asyncio.wait([asyncio.create_task(self._batcher.drained())], timeout=timeout)
         self._batcher.fail("this version is being unloaded")
         await self._worker.stop()
+        await asyncio.to_thread(self._copy.remove)
