@@ -66,17 +66,13 @@ class GatewaySupervisor:
             self._thread.start()
 
     @property
-    def host(self) -> str:
-        """The host of its addresses, as a URL has it."""
-        shown = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
-        return f"[{shown}]" if ":" in shown else shown
-
-    @property
     def url(self) -> str | None:
         """Where it listens, or will; None when that is any free port and none was taken yet."""
+        shown = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
+        shown = f"[{shown}]" if ":" in shown else shown
         found = read_address(self._data)
         port = found.port if found is not None and (self._port in (0, found.port)) else self._port
-        return f"http://{self.host}:{port}" if port else None
+        return f"http://{shown}:{port}" if port else None
 
     @property
     def running(self) -> bool:

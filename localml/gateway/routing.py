@@ -122,7 +122,7 @@ class Endpoint:
     def __init__(self, route: EndpointRoute, wake: Callable[[str, str], None]) -> None:
         self.name = route.name
         self.route = route
-        self._hashes = None if route.token_hashes is None else frozenset(route.token_hashes)
+        self._hashes: frozenset[str] | None = frozenset()  # nobody's, until the table's entry is taken over
         self.variants: dict[str, Variant] = {}
         self.gate = Gate(lambda: wake(self.name, self.route.wake_hint))
         self.leaving: list[Replica] = []

@@ -15,10 +15,14 @@ WILDCARDS = ("0.0.0.0", "::")
 """All addresses of the machine: what one listens on, and nobody can call."""
 
 
+def called(host: str) -> str:
+    """A host; in place of a wildcard the one by which the client has called us."""
+    return (urlsplit(f"//{request.host}").hostname or "127.0.0.1") if host in WILDCARDS else host
+
+
 def reachable(host: str) -> str:
-    """A host as URLs have it. In place of a wildcard it is the one by which the client has called us."""
-    if host in WILDCARDS:
-        host = urlsplit(f"//{request.host}").hostname or "127.0.0.1"
+    """The same as URLs have it: IPv6 in brackets."""
+    host = called(host)
     return f"[{host}]" if ":" in host else host
 
 

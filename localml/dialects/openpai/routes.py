@@ -14,7 +14,7 @@ from localml.core.models import Workload
 from localml.core.states import TERMINAL, Desired, Kind
 from localml.core.workloads import Full, Query, Submission
 from localml.dialects.kit import caller, platform
-from localml.dialects.kit.addresses import reachable
+from localml.dialects.kit.addresses import called
 from localml.dialects.kit.errors import renamed
 from localml.dialects.openpai import schemas
 from localml.dialects.openpai.answers import status, summary
@@ -133,7 +133,7 @@ def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
 )
 def get_job_status(path: schemas.JobPath) -> dict[str, Any]:
     """Show a job's status"""
-    return status(platform(), _job(path), request.url_root, reachable(platform().config.host))
+    return status(platform(), _job(path), request.url_root, called(platform().config.host))
 
 
 @api.get(

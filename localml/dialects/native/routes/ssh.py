@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.dialects.kit import caller
-from localml.dialects.kit.addresses import reachable
+from localml.dialects.kit.addresses import called
 from localml.dialects.native import schemas, shell_schemas
 from localml.dialects.native.auth import find
 from localml.platform import Platform
@@ -32,7 +32,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
             raise LocalmlError(Code.WRONG_STATE, f"{row.name} does not run: it is {row.state}")
         return {
             "user": _USER,
-            "doors": [asdict(door) | {"host": reachable(door.host)} for door in info.doors],
+            "doors": [asdict(door) | {"host": called(door.host)} for door in info.doors],
             "private_key": platform.ssh.private_key(number).decode(),
             "host_key": info.host_key,
         }
