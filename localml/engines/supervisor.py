@@ -14,7 +14,8 @@ import os
 import sys
 import time
 
-SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM = 1, 2, 9, 14, 15
+SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM, SIGCHLD = 1, 2, 9, 14, 15, 17
+AWAITED = (SIGTERM, SIGALRM, SIGCHLD)
 DEFAULT_GRACE = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -64,8 +65,9 @@ class Supervisor:
             record_end(signal=SIGTERM, error="stopped before it began")
             return
         self._make_cgroups()
-        for number, handler in ((SIGTERM, self._on_stop), (SIGALRM, self._on_deadline)):
-            signals.signal(number, handler)
+        # Waited for, never handled: a handler's signal that comes just before a blocking call is seen only after it.
+        signals.pthread_sigmask(signals.SIG_BLOCK, AWAITED)
+        signals.signal(SIGCHLD, signals.SIG_DFL)
         for number in (SIGINT, SIGHUP):
             signals.signal(number, signals.SIG_IGN)
         go = self._fork()
@@ -73,7 +75,6 @@ class Supervisor:
         os.write(go, b"1")
         os.close(go)
         adopt_orphans()
-        signals.pthread_sigmask(signals.SIG_SETMASK, ())
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
         self._kill_rest()
@@ -160,7 +161,7 @@ class Supervisor:
             except OSError as error:
                 note(f"limit not set: {error}")
 
-    def _on_stop(self, *_: object) -> None:
+    def _on_stop(self) -> None:
         """SIGTERM to us: SIGTERM to the group, SIGKILL when the grace written to ``stop`` is over."""
         grace = _read_grace()
         if not self.stopping:
@@ -171,21 +172,26 @@ class Supervisor:
         else:
             signals.setitimer(signals.ITIMER_REAL, grace)
 
-    def _on_deadline(self, *_: object) -> None:
+    def _on_deadline(self) -> None:
         _kill_group(self.child, SIGKILL)
         for pid in _children():
             _kill(pid)
 
     def _wait(self) -> tuple[int, os.struct_rusage]:  # type: ignore[name-defined]
-        """Reap until the child itself has ended (orphans of the job end up here too)."""
+        """Reap until the child itself has ended (orphans of the job end up here too); stop it when asked."""
         while True:
-            pid, status, usage = os.wait4(-1, 0)
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
             if pid == self.child:
                 return status, usage
+            if pid == 0:
+                came = signals.sigwaitinfo(AWAITED).si_signo
+                if came == SIGTERM:
+                    self._on_stop()
+                elif came == SIGALRM:
+                    self._on_deadline()
 
     def _kill_rest(self) -> None:
         """The replica ends with its main process: whatever else it started is killed."""
-        signals.pthread_sigmask(signals.SIG_BLOCK, (SIGTERM, SIGALRM))
         _kill_group(self.child, SIGKILL)
         while True:
             for pid in _members(self.cgroups):

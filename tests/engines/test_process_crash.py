@@ -92,6 +92,19 @@ def test_stopping_what_was_never_begun_ends_it_without_a_run(process_kit: Proces
     assert process_kit.output("job")["stdout"] == b""
 
 
+def test_a_stop_at_the_worst_moment_is_not_lost(process_kit: ProcessKit, tmp_path: Path) -> None:
+    """The supervisor waits for its signals and handles none: a handled one that comes just before it blocks would be
+    seen when the job is over. That moment cannot be met at will, so what is asked is that none is handled."""
+    plan = process_kit.endless()
+    process_kit.engine.start(plan)
+    folder = ReplicaDir(tmp_path / "replicas" / plan.name)
+    running = wait_until(folder.running, "start")
+    lines = dict(line.split(":\t") for line in Path(f"/proc/{running.supervisor}/status").read_text().splitlines())
+    assert not int(lines["SigCgt"], 16) & (1 << (signal.SIGTERM - 1))
+    process_kit.engine.stop(plan.name, 0)
+    assert process_kit.wait_end(plan.name).signal in (signal.SIGTERM, signal.SIGKILL)
+
+
 def test_a_killed_supervisor_is_an_end_and_leaves_no_process(process_kit: ProcessKit, tmp_path: Path) -> None:
     plan = process_kit.plan("sleep 7101 & sleep 7102 & echo ready; wait")
     process_kit.engine.start(plan)

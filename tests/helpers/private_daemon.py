@@ -91,12 +91,20 @@ def private_daemon(
 
 
 def remove_all(install: str | None = None) -> tuple[list[str], list[str]]:
-    """Remove an installation's containers and networks, or everybody's; the names of those that were there."""
+    """Remove an installation's containers and networks, or everybody's; the names of those that were there.
+
+    A killed server's last request may still be removing one of them.
+    """
     client = docker.APIClient(version="auto")
     filters = {"label": "localml.install" + (f"={install}" if install else "")}
     containers = client.containers(all=True, filters=filters)
     for one in containers:
-        client.remove_container(one["Id"], force=True, v=True)
+        try:
+            client.remove_container(one["Id"], force=True, v=True)
+        except docker.errors.APIError as error:
+            if error.status_code not in (404, 409):
+                raise
+    wait_until(lambda: not client.containers(all=True, filters=filters), "the removal of containers")
     networks = client.networks(filters=filters)
     for one in networks:
         client.remove_network(one["Id"])

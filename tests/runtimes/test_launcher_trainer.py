@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from helpers.launcher_bench import SETUP, Bench
+
+from localml.core.catalog import runtimes_dir
 
 
 def test_the_module_runs_with_its_arguments_and_its_output_is_the_jobs(bench: Bench) -> None:
@@ -60,6 +65,28 @@ def test_a_stop_reaches_the_program_which_may_end_in_its_own_way(bench: Bench) -
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
     assert (process.returncode, out) == (42, "finished 42\n")
+
+
+def test_a_stop_that_interrupts_no_call_reaches_the_program_all_the_same() -> None:
+    """As one that comes just before the launcher waits: here another thread takes it, so nothing is interrupted."""
+    launcher = (
+        "import os, signal, sys, threading\n"
+        "from localml_launcher.process import Runner\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n"
+        "runner = Runner()\n"
+        "with runner.forwarding():\n"
+        "    program = [sys.executable, '-c', 'import signal, time;'\n"
+        "               'signal.pthread_sigmask(signal.SIG_SETMASK, []); print(1, flush=True); time.sleep(60)']\n"
+        "    sys.exit(runner.run(program, os.environ))\n"
+    )
+    command = [sys.executable, "-c", launcher]
+    env = {**os.environ, "PYTHONPATH": str(runtimes_dir() / "launcher")}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 def test_a_stop_during_preparation_keeps_the_program_from_starting(bench: Bench) -> None:
