@@ -317,9 +317,13 @@ class Client(Serving):
         """The runtimes, and which of them are built."""
         return list(self._http.json("GET", "/images")["images"])
 
-    def build_images(self, names: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-        """Build runtimes; gives ``{"line"}`` while it works and ``{"built", "reference", "size"}`` for each."""
-        body = json.dumps({"names": list(names)}).encode()
+    def build_images(self, names: Sequence[str] = (), *, onto: str = "") -> Iterator[dict[str, Any]]:
+        """Build runtimes; gives ``{"line"}`` while it works and ``{"built", "reference", "size"}`` for each.
+
+        Args:
+            onto: an image of one's own, in which the server of Python kernels is made ready to run instead.
+        """
+        body = json.dumps({"names": list(names), "onto": onto}).encode()
         with self._http.stream("POST", "/images/build", body, timeout=None) as answer:
             for line in _lines(answer.stream(_BLOCK)):
                 found = json.loads(line)

@@ -106,6 +106,8 @@ class Serving:
     def serve(self, model: str | None = None, **settings: Any) -> Endpoint:
         """Serve a registered model (``name`` or ``name:version``), or with ``image`` a custom image.
 
+        A model that is a Python kernel runs in the image; ``build_images(onto=image)`` must have been called for it.
+
         Args:
             settings: members of the request's body: ``name``, ``resources``, ``scaling``, ``options``, ``public`` ...
         """
@@ -119,8 +121,15 @@ class Serving:
         """One endpoint with the versions that it had."""
         return make(Endpoint, self._http.json("GET", f"/endpoints/{_part(reference)}"))
 
-    def rollout(self, reference: str | int, model: str, *, weight: float = 100.0, **settings: Any) -> Endpoint:
-        """Bring up another version, which takes ``weight`` percent of the requests once it is ready."""
+    def rollout(
+        self, reference: str | int, model: str | None = None, *, weight: float = 100.0, **settings: Any
+    ) -> Endpoint:
+        """Bring up another version, which takes ``weight`` percent of the requests once it is ready.
+
+        Args:
+            model: the same as now when left out.
+            settings: what is to differ: ``image``, ``command``, ``resources``, ``env``, ``options``.
+        """
         body = {"model": model, "weight": weight, **settings}
         return make(Endpoint, self._http.json("POST", f"/endpoints/{_part(reference)}/rollout", body))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,8 @@ from localml.core.errors import Code, LocalmlError
 from localml.engines.base import EngineError, EngineUnreachable
 
 Progress = Callable[[str], None]
+KERNEL_SERVER = "onnx-server"
+"""The runtime that can be put into an image of somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,17 @@ class Images(Protocol):
         """
         ...
 
+    def build_onto(self, image: str, progress: Progress) -> RuntimeImage:
+        """Make onnx-server ready to run a user's kernel in an image of theirs, which stays as it is.
+
+        Returns:
+            What was made; ``image`` is theirs, ``reference`` the folder that its containers will be given.
+
+        Raises:
+            LocalmlError: ``UNAVAILABLE`` (the engine, no such image, or one that the server cannot run in).
+        """
+        ...
+
 
 def open_images(engine: str, cache: Path) -> Images:
     """The images of an engine, ``docker`` or ``process``; another engine's runtimes are those of ``process``."""
@@ -65,10 +78,12 @@ def default_names(images: Images) -> list[str]:
 class _DockerImages:
     def __init__(self, cache: Path) -> None:
         from localml.engines.images import ImageBuilder, connect
+        from localml.engines.kernel_server import KernelServer
 
         self._catalog = load_catalog()
         with _readable():
             self._builder = ImageBuilder(connect(), cache, runtimes_dir())
+        self._server = KernelServer(cache, runtimes_dir())
 
     def status(self) -> list[RuntimeImage]:
         with _readable():
@@ -80,6 +95,11 @@ class _DockerImages:
             made = self._builder.build(name, progress)
         return self._image(made.name, made.reference, made.size)
 
+    def build_onto(self, image: str, progress: Progress) -> RuntimeImage:
+        with _readable():
+            made = self._server.make(self._builder.python(image, progress), progress)
+        return _server_image(self._catalog, image, made)
+
     def _image(self, name: str, reference: str, size: int | None) -> RuntimeImage:
         return _runtime_image(self._catalog, name, reference, size)
 
@@ -87,9 +107,11 @@ class _DockerImages:
 class _Environments:
     def __init__(self, cache: Path) -> None:
         from localml.engines.environments import Environments
+        from localml.engines.kernel_server import KernelServer
 
         self._catalog = load_catalog()
         self._environments = Environments(cache, runtimes_dir())
+        self._server = KernelServer(cache, runtimes_dir())
 
     def status(self) -> list[RuntimeImage]:
         return [self._image(runtime.name) for runtime in self._catalog.runtimes()]
@@ -98,6 +120,11 @@ class _Environments:
         with _readable():
             self._environments.ensure(name, progress)
         return self._image(name)
+
+    def build_onto(self, image: str, progress: Progress) -> RuntimeImage:
+        with _readable():
+            made = self._server.make(self._environments.python(image), progress)
+        return _server_image(self._catalog, image, made)
 
     def _image(self, name: str) -> RuntimeImage:
         variables = self._environments.env_for(self._catalog.runtime(name).image) or {}
@@ -118,6 +145,11 @@ def _runtime_image(catalog: Catalog, name: str, reference: str, size: int | None
         runtime.contains,
         runtime.default,
     )
+
+
+def _server_image(catalog: Catalog, image: str, folder: Path) -> RuntimeImage:
+    made = _runtime_image(catalog, KERNEL_SERVER, str(folder), _folder_size(folder))
+    return replace(made, image=image)
 
 
 def _folder_size(folder: Path) -> int:

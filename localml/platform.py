@@ -284,7 +284,7 @@ class Platform:
                 identity=self.identity,
                 feed=self.feed,
                 data=self.data,
-                site=ServingSite(site.isolated, host, gpus, lambda path: self.data / path),
+                site=ServingSite(site.isolated, host, gpus, lambda path: self.data / path, self._kernel_server),
                 host=self.config.host,
                 port=self.config.gateway_port,
                 names=self.config.hosts,
@@ -296,6 +296,11 @@ class Platform:
                 why=self._why_words,
             )
         )
+
+    def _kernel_server(self) -> Path:
+        from localml.engines.kernel_server import KernelServer
+
+        return KernelServer(self.config.cache, runtimes_dir()).folder
 
     def _missing_runtime(self, image: str) -> str:
         """Why an image of ours cannot be used yet, where that can be told without asking a daemon."""

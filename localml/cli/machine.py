@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ import typer
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
 from localml.client_errors import ClientError
+from localml.core.errors import invalid
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
@@ -197,13 +199,16 @@ def list_images(data: Data = None, engine: EngineOption = None, as_json: Json = 
 @command
 def build_images(
     names: Annotated[list[str] | None, typer.Argument(help="Runtimes; the default ones when left out.")] = None,
+    onto: Annotated[
+        str, typer.Option(metavar="IMAGE", help="Make the server of Python kernels ready to run in this image instead.")
+    ] = "",
     data: Data = None,
     engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
     """Build the images of runtimes. Needs no server."""
     built = []
-    for step in _build(names or [], data, engine):
+    for step in _build(names or [], onto, data, engine):
         if "line" in step:
             typer.echo(step["line"], err=True)
         else:
@@ -214,21 +219,24 @@ def build_images(
         print_json({"built": built})
 
 
-def _build(names: list[str], data: Path | None, engine: str | None) -> Iterator[dict[str, Any]]:
+def _build(names: list[str], onto: str, data: Path | None, engine: str | None) -> Iterator[dict[str, Any]]:
     if engine is None:
         try:
             with connect(data) as client:
-                yield from client.build_images(names)
+                yield from client.build_images(names, onto=onto)
                 return
         except ClientError as error:
             if error.code != "no_server":
                 raise
-    from localml.images import default_names
+    from localml.images import KERNEL_SERVER, default_names
 
+    if onto and names not in ([], [KERNEL_SERVER]):
+        raise invalid("names", f"only {KERNEL_SERVER} can be put into another image")
     images = _local(engine)
     progress: Callable[[str], None] = lambda line: typer.echo(line, err=True)  # noqa: E731
-    for name in names or default_names(images):
-        made = images.build(name, progress)
+    makers = [partial(images.build, name) for name in names or default_names(images)]
+    for make in [partial(images.build_onto, onto)] if onto else makers:
+        made = make(progress)
         yield {"built": made.name, "reference": made.reference, "size": made.size}
 
 

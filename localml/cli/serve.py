@@ -15,6 +15,7 @@ from localml.cli.common import Data, Json, as_dict, command, connect, print_json
 from localml.cli.storage import is_uri, upload
 from localml.client_errors import ClientError
 from localml.core.errors import invalid
+from localml.core.model_files import KERNELS
 
 if TYPE_CHECKING:
     from localml.client import Client, Endpoint, ModelVersion
@@ -24,6 +25,10 @@ UPLOADS = "s3://localml-uploads"
 """Where files of this machine lie until they are registered."""
 
 EndpointName = Annotated[str, typer.Argument(help="Name of an endpoint.", show_default=False)]
+Image = Annotated[
+    str,
+    typer.Option(help="Image of your own that a Python kernel runs in; for another model, one that serves it itself."),
+]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
 
@@ -50,6 +55,7 @@ def serve(
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
     public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
     port: Annotated[int | None, typer.Option(help="Listen for it on a port of its own, too.")] = None,
+    image: Image = "",
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,
@@ -65,9 +71,11 @@ def serve(
         "pool": pool,
         "public": public,
         "gateway_port": port,
+        "image": image,
     }
     with connect(data) as client:
         with _registered(client, model, name, as_json=as_json) as reference:
+            _make_ready(client, reference, image)
             made = client.serve(reference, name=name, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
 
@@ -76,21 +84,33 @@ def serve(
 def rollout(
     name: EndpointName,
     version: Annotated[
-        str, typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False)
-    ],
+        str | None,
+        typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False),
+    ] = None,
     weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
+    image: Image = "",
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Bring up another version beside the one that serves; when it is ready it takes over, else nothing changes."""
+    if version is None and not image:
+        raise invalid("version", "give a version, or --image")
     with connect(data) as client:
         before = client.endpoint(name)
-        model = next((str(one["model"]).partition(":")[0] for one in before.variants if one["version"]), "")
+        served = next((str(one["model"]) for one in before.variants if one["version"]), "")
+        model = served.partition(":")[0]
+        settings = {"image": image} if image else {}
+        if version is None:
+            _make_ready(client, served, image)
+            made = client.rollout(name, weight=weight, **settings)
+            _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=served or None)
+            return
         named = f"{model}:{version}" if version.isdigit() else version
         with _registered(client, named, model or None, as_json=as_json) as reference:
-            made = client.rollout(name, reference, weight=weight)
+            _make_ready(client, reference, image)
+            made = client.rollout(name, reference, weight=weight, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=reference)
 
 
@@ -212,6 +232,24 @@ def predict(
         print_json(found)
     else:
         serve_show.prediction(found, took)
+
+
+def _make_ready(client: Client, reference: str, image: str) -> None:
+    """Make the server of kernels ready for an image; nothing for other models, and where there is no image."""
+    if not image or not reference:
+        return
+    name, _, number = reference.partition(":")
+    versions = next((one.versions for one in client.models() if one.name == name), [])
+    version = next((one for one in versions if number in ("", "latest", str(one.version))), None)
+    if version is None or version.format not in KERNELS:
+        return
+    typer.echo(f"making the server ready to run in {image}", err=True)
+    try:
+        for _ in client.build_images(onto=image):
+            pass  # pip's lines; when it fails, the error has the last of them
+    except ClientError as error:
+        if error.code != "forbidden":  # an administrator may have done it
+            raise
 
 
 @contextmanager

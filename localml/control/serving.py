@@ -32,7 +32,7 @@ from localml.control.serving_plan import (
     scaled,
 )
 from localml.control.serving_routes import Tokens, route, table
-from localml.control.serving_spec import ServingSite, replica_spec
+from localml.control.serving_spec import ServingSite, replica_spec, served_model
 from localml.control.serving_stats import Statistics
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
@@ -253,7 +253,11 @@ class ServingController:
     def _after(self, record: EndpointRecord, steps: list[Step]) -> None:
         for variant, one in record.replicas():
             url = one.url(self._around.site.host)
-            unknown = variant.version is not None and variant.version.inputs is None and not variant.spec.image
+            unknown = (
+                variant.version is not None
+                and variant.version.inputs is None
+                and not variant.spec.has_own_server(variant.version.format)
+            )
             if url is not None and unknown and any(serving_records.is_ready(step, one) for step in steps):
                 self._around.learn(url, record, variant)
         self._around.changed(record.id)
@@ -263,9 +267,7 @@ class ServingController:
     def _add(self, record: EndpointRecord, step: AddReplica, now: float) -> None:
         """Submit a replica's workload and record the replica, both or neither."""
         row = next(one for one in record.variants if one.row.id == step.variant.id)
-        version = row.version
-        model = (version.path, version.runtime) if version is not None else None
-        spec = replica_spec(self._around.site, record.spec, row.spec, record.row.route, model)
+        spec = replica_spec(self._around.site, record.spec, row.spec, record.row.route, served_model(row.version))
         submission = Submission(
             name=self._replica_name(record, row),
             spec=spec,

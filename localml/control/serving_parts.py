@@ -17,7 +17,7 @@ from localml.control.gateway_process import GatewaySupervisor
 from localml.control.outputs import OutputWatcher
 from localml.control.serving import ServingController, Surroundings
 from localml.control.serving_load import EndpointRecord, VariantRecord
-from localml.control.serving_spec import ServingSite, check_options, replica_spec
+from localml.control.serving_spec import SERVER_START, ServingSite, check_options, replica_spec, served_model
 from localml.core.clock import Clock
 from localml.core.endpoints import Endpoints
 from localml.core.errors import Code, LocalmlError
@@ -108,8 +108,11 @@ class Serving:
 
     def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int) -> None:
         check_options(spec)
-        model = (version.path, version.runtime) if version is not None else None
-        workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", model)
+        in_their_image = spec.image and not spec.has_own_server(version.format if version is not None else "")
+        if in_their_image and not (self._parts.site.server() / SERVER_START).is_file():
+            words = f"the server is not ready to run in {spec.image}; first: localml images build --onto {spec.image}"
+            raise LocalmlError(Code.UNAVAILABLE, words)
+        workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", served_model(version))
         together = tuple(role.model_copy(update={"count": replicas}) for role in workload.roles)
         workload = workload.model_copy(update={"roles": together})
         self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER))

@@ -13,7 +13,9 @@ from localml.core.onnx_graph import NotOnnx, read_graph
 ONNX, PYTHON, WMLA_KERNEL = "onnx", "python", "wmla-kernel"
 MODEL_FILE = "model.onnx"
 SERVER_RUNTIME = "onnx-server"
-_SERVED = frozenset({ONNX, PYTHON, WMLA_KERNEL})
+KERNELS = frozenset({PYTHON, WMLA_KERNEL})
+"""Formats that are a user's own code."""
+_SERVED = KERNELS | {ONNX}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field, model_validator
 
+from localml.core.model_files import KERNELS
 from localml.core.specs import Frozen, Resources
 
 ENDPOINT_PORT = "http"
@@ -119,7 +120,9 @@ class VariantSpec(Frozen):
     """What a replica of a variant runs: a runtime's server with a registered model, or a custom image.
 
     Attributes:
-        image, command: only for a custom image, which serves HTTP on ``$LOCALML_PORT_HTTP`` (in a container ``port``).
+        image: of one's own. A Python kernel runs in it under the runtime's server, unless there is a ``command``.
+            Whatever else it is that runs there serves HTTP on ``$LOCALML_PORT_HTTP`` (in a container ``port``).
+        command: in place of the image's own; only with an image.
         replicas: a number of its own, in place of the endpoint's.
         options: settings of the runtime's server, such as ``max_batch``.
     """
@@ -132,3 +135,11 @@ class VariantSpec(Frozen):
     port: int = Field(default=8080, ge=1, le=65535)
     health_path: str = Field(default="/v2/health/ready", pattern=HEALTH_PATH, max_length=1024)
     replicas: int | None = Field(default=None, ge=0, le=1000)
+
+    def has_own_server(self, format: str) -> bool:
+        """Whether the image serves by itself, and is no more than what a kernel runs in.
+
+        Args:
+            format: of the model; empty without one.
+        """
+        return bool(self.image) and (bool(self.command) or format not in KERNELS)

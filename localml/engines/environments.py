@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from localml.core.catalog import CATALOG_FILE, Runtime, load_catalog
-from localml.engines.base import Progress
-from localml.engines.wheels import lines_of
+from localml.engines.base import EngineError, Progress
+from localml.engines.kernel_server import PROBE, python_of
+from localml.engines.wheels import PIP, lines_of
 
 LAUNCHER = "launcher"
 PACKAGE_FILE = "pyproject.toml"
 """In the folder of a runtime, or of what it copies: the folder is a Python package to install."""
-PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 READY = ".localml-ready"
 """Written into an environment last; one without it is half-made."""
 
@@ -74,6 +75,19 @@ class Environments:
             launcher = self._catalog.folder / LAUNCHER
             return {"PATH": _path(Path(sys.executable).parent), "PYTHONPATH": str(launcher)}
         return None
+
+    def python(self, image: str) -> tuple[int, int]:
+        """Version of the Python that a job of this image runs with: the environment's, else this machine's own.
+
+        Raises:
+            EngineError: there is none, or it is too old for onnx-server.
+        """
+        path = (self.env_for(image) or os.environ).get("PATH", os.defpath)
+        program = shutil.which("python3", path=path)
+        if program is None:
+            raise EngineError(f"{image}: there is no program python3 in {path}")
+        answer = subprocess.run([program, "-I", "-c", PROBE], capture_output=True, text=True, check=False)
+        return python_of(image, answer.stdout)
 
     def _place(self, runtime: Runtime) -> Path:
         python = f"py{sys.version_info.major}{sys.version_info.minor}"

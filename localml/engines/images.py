@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, DockerException, ImageNotFound
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError as TransportError
 
 from localml.core.catalog import CATALOG_FILE, Runtime, load_catalog
 from localml.engines.base import EngineError, EngineUnreachable, Progress
+from localml.engines.docker.images import report_pull
+from localml.engines.kernel_server import PROBE, python_of
 from localml.engines.wheels import download_wheels, lines_of
 
 LABEL_RUNTIME = "localml.runtime"
@@ -97,6 +100,36 @@ class ImageBuilder:
                     self._build_one(runtime, status.reference, progress)
                 self._client.api.tag(status.reference, status.image, "latest")
             return self._status(lineage[-1])
+
+    def python(self, image: str, progress: Progress) -> tuple[int, int]:
+        """Version of the Python in anybody's image, which is pulled if it is not here; a container tells it.
+
+        Raises:
+            EngineError: the image cannot be had, has no Python, or one that onnx-server cannot run on.
+            EngineUnreachable: the engine does not answer.
+        """
+        with _readable():
+            if self._size(image) is None:
+                self._pull_image(image, progress)
+            try:
+                answer = self._client.containers.run(
+                    image, ["-c", PROBE], entrypoint="python3", remove=True, network_disabled=True
+                )
+            except ContainerError as error:
+                raise EngineError(f"{image}: its Python does not start: {error}") from error
+            except APIError as error:
+                if "executable file not found" not in str(error.explanation):
+                    raise
+                raise EngineError(f"{image} has no program python3") from error
+        return python_of(image, answer)
+
+    def _pull_image(self, image: str, progress: Progress) -> None:
+        repository, tag = parse_repository_tag(image)
+        try:
+            report_pull(image, self._client.api.pull(repository, tag or "latest", stream=True, decode=True), progress)
+        except APIError as error:
+            reason = error.explanation or error
+            raise EngineError(f"image {image} is not on this machine and pulling it failed: {reason}") from error
 
     def _status(self, runtime: Runtime) -> ImageStatus:
         tag = self._catalog.fingerprint(runtime.name)

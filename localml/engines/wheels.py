@@ -18,6 +18,8 @@ from localml.engines.base import EngineError, Progress
 GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
 """manylinux_2_N tags that run on Debian 12 (glibc 2.36), newest first."""
 LAST_LINES = 12
+PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+"""This process's pip."""
 
 
 def download_wheels(requirements: Path, cache: Path, python: str, progress: Progress) -> Path:
@@ -42,7 +44,7 @@ def download_wheels(requirements: Path, cache: Path, python: str, progress: Prog
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="download-") as partial:
         target = Path(partial, "wheels")
         target.mkdir()
-        command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--progress-bar", "off"]
+        command = [*PIP, "download", "--progress-bar", "off"]
         command += ["--only-binary", ":all:", "--python-version", python, "--implementation", "cp"]
         for tag in (*(f"manylinux_2_{minor}" for minor in GLIBC), "manylinux2014", "linux"):
             command += ["--platform", f"{tag}_{machine}"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.models import serving_server, times
 
+from localml.client_errors import ClientError
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -75,6 +76,39 @@ def _inputs() -> dict[str, bytes]:
         "in.csv": b"a,b\n1,2\n3,4\n",
         "in.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + struct.pack("<4d", 1, 2, 3, 4),
     }
+
+
+KERNEL = """
+class Doubles:
+    inputs = outputs = [("x", "FP32", [-1])]
+    def load(self, path): pass
+    def predict(self, inputs): return {"x": inputs["x"] * 2}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_path: Path) -> None:
+    """On this engine an unknown image means the machine's own Python, which need not have any of our packages."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "kernel.py").write_text(KERNEL)
+    assert serve("register", "own", str(tmp_path / "own")).code == 0
+    with pytest.raises(ClientError, match="localml images build --onto mine"):
+        served.client.serve("own", image="mine")
+    made = serve("serve", "own", "--image", "mine")
+    assert (made.code, made.err) == (0, "making the server ready to run in mine\n")
+    assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
+    assert [one["datatype"] for one in serve("models", "--json").json["models"][0]["versions"][0]["inputs"]] == ["FP32"]
+
+    rolled = serve("rollout", "own", "--image", "another", "--json")
+    assert (rolled.code, rolled.json["variants"][0]["spec"]["image"]) == (0, "another")
+    assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
+    assert serve("stop", "own").code == 0
+
+
+def test_a_rollout_needs_something_new(serve: Cli) -> None:
+    done = serve("rollout", "own")
+    assert (done.code, done.err) == (1, "error: version: give a version, or --image\n")
 
 
 def test_a_broken_file_is_told_before_anything_starts(serve: Cli, tmp_path: Path) -> None:

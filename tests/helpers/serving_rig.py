@@ -73,7 +73,7 @@ class ServingRig(Rig):
     def _controller(self) -> ServingController:
         around = Surroundings(
             data=self.data,
-            site=ServingSite(True, "127.0.0.1", False, lambda path: self.data / path),
+            site=ServingSite(True, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"),
             tokens=lambda row: ("a" * 64,),
             why=lambda number: "there is no room",
             owner=lambda row: ME,

@@ -172,9 +172,13 @@ class ObjectTreeQuery(ObjectQuery):
 
 
 class BuildIn(Strict):
-    """Runtimes to build; those marked as default when none is named."""
+    """Runtimes to build; those marked as default when none is named.
+
+    With ``onto``, an image of somebody else's, the server of Python kernels is made ready to run there instead.
+    """
 
     names: list[str] = Field(default_factory=list)
+    onto: str = ""
 
 
 class PruneIn(Strict):

@@ -23,6 +23,7 @@ class ModelIn(Strict):
 class EndpointIn(Strict):
     """An endpoint to serve: a registered ``model`` (``name`` or ``name:version``), or a custom ``image``.
 
+    A Python kernel with an image and no command runs in that image, under our server.
     Times are in seconds; see ``localml.core.serving`` for the meaning of each setting.
     """
 
@@ -46,12 +47,14 @@ class EndpointIn(Strict):
 
 
 class RolloutIn(Strict):
-    """Another version. ``weight`` in percent: 100 replaces all others once it is ready.
+    """Another version, or the same in another image. ``weight`` in percent: 100 replaces all others once it is ready.
 
-    Resources, environment and options are those of the newest version that serves, unless given.
+    What is not given is that of the newest version that serves.
     """
 
-    model: str
+    model: str | None = None
+    image: str | None = Field(default=None, min_length=1)
+    command: tuple[str, ...] | None = None
     weight: float = Field(default=100.0, gt=0, le=100)
     resources: Resources | None = None
     env: dict[str, str] | None = None

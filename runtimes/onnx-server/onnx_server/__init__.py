@@ -5,4 +5,10 @@ a crash of the model takes no connection with it and an unloaded version gives a
 alone: it knows nothing of localml.
 """
 
+import os
+import sys
+
+# Where packages are found that the image has not (see start.py); last, so that a kernel gets its image's own.
+sys.path += [path for path in os.environ.get("ONNX_SERVER_LAST_PATH", "").split(os.pathsep) if path]
+
 __version__ = "1.0.0"

@@ -7,7 +7,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant
+from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant, VariantFull
 from localml.core.errors import invalid
 from localml.core.feed import endpoint_feed
 from localml.core.identity import Caller
@@ -19,6 +19,8 @@ from localml.dialects.native.routes.models import project_of
 from localml.platform import Platform
 
 _Out = serving_schemas.EndpointOut
+_SETTINGS = ("resources", "env", "options", "image", "command")
+"""What a rollout may change."""
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -40,9 +42,15 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
         """Bring up another version beside the ones that serve; it takes its share once it is ready."""
         who = caller()
         found = _find(platform, who, path.ref)
-        version = platform.registry.find(body.model, project_of(who)).version.id
-        new = NewVariant(_changed(found, body), version, body.weight)
-        given = body.resources is not None or body.env is not None or body.options is not None
+        if body.model is None and body.image is None:
+            raise invalid("model", "give a registered model, or an image")
+        newest = _newest(found)
+        version = newest.row.model_version_id if newest is not None else None
+        if body.model is not None:
+            version = platform.registry.find(body.model, project_of(who)).version.id
+        given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
+        spec = (newest.spec if newest is not None else VariantSpec()).model_copy(update=given)
+        new = NewVariant(spec, version, body.weight)
         made = platform.endpoints.rollout(found.row.id or 0, who, new, keep_settings=not given)
         return _shown(platform, made)
 
@@ -143,12 +151,9 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
     )
 
 
-def _changed(found: EndpointFull, body: serving_schemas.RolloutIn) -> VariantSpec:
-    """The settings of the newest version, one that serves if there is one, with those that are given in their place."""
-    newest = next(iter(found.live() or found.variants), None)
-    base = newest.spec if newest is not None else VariantSpec()
-    given = {name: getattr(body, name) for name in ("resources", "env", "options") if getattr(body, name) is not None}
-    return base.model_copy(update=given)
+def _newest(found: EndpointFull) -> VariantFull | None:
+    """The newest version, one that serves if there is one."""
+    return next(iter(found.live() or found.variants), None)
 
 
 def _wait(platform: Platform, number: int, timeout: float) -> EndpointFull:

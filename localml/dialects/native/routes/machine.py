@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
 from localml.dialects.kit import caller
 from localml.dialects.native import schemas, translate
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
-from localml.images import Images, default_names, open_images
+from localml.images import KERNEL_SERVER, Progress, RuntimeImage, default_names, open_images
 from localml.platform import Platform
 
 
@@ -99,19 +99,26 @@ def _add_images(api: APIBlueprint, platform: Platform) -> None:
         """
         admin_only(caller())
         images = open_images(platform.engine.name, platform.config.cache)
+        if body.onto:
+            if body.names not in ([], [KERNEL_SERVER]):
+                raise invalid("names", f"only {KERNEL_SERVER} can be put into another image")
+            return _built(lambda progress: iter([images.build_onto(body.onto, progress)]))
         names = body.names or default_names(images)
         for name in names:
             platform.catalog.runtime(name)
-        return Response(_build(images, names), mimetype="application/x-ndjson")
+        return _built(lambda progress: (images.build(name, progress) for name in names))
 
 
-def _build(images: Images, names: list[str]) -> Iterator[str]:
+def _built(make: Callable[[Progress], Iterator[RuntimeImage]]) -> Response:
+    return Response(_lines(make), mimetype="application/x-ndjson")
+
+
+def _lines(make: Callable[[Progress], Iterator[RuntimeImage]]) -> Iterator[str]:
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def work() -> None:
         try:
-            for name in names:
-                made = images.build(name, lambda line: lines.put({"line": line}))
+            for made in make(lambda line: lines.put({"line": line})):
                 lines.put({"built": made.name, "reference": made.reference, "size": made.size})
         except LocalmlError as error:
             lines.put(error_body(error))
