@@ -290,12 +290,17 @@ class Platform:
                 names=self.config.hosts,
                 auth=self.config.auth,
                 fetch=self._fetch_model,
-                exists=self.buckets.exists,
+                names_in=self._file_names,
                 check=self._check,
                 missing=self._missing_runtime,
                 why=self._why_words,
             )
         )
+
+    def _file_names(self, folder: str) -> list[str]:
+        if not self.buckets.exists(folder):
+            return []
+        return [one.name for one in self.buckets.list(folder) if not one.is_folder]
 
     def _kernel_server(self) -> Path:
         from localml.engines.kernel_server import KernelServer

@@ -1,8 +1,9 @@
 """Models that jobs write: when a job has succeeded and its output folder holds a model, that becomes a new version.
 
 The folder is what the job itself was told: ``LOCALML_OUTPUT_URI`` in its environment, or ``output_uri`` of its launcher
-(``LOCALML_LAUNCH``). ``model.onnx`` is looked for there and in its folder ``model/``. The model is named
-``LOCALML_MODEL_NAME``, or as the job. Jobs are looked at once, in the order in which they ended.
+(``LOCALML_LAUNCH``). An ONNX file is looked for there and in its folder ``model/``, a Python kernel only in the latter,
+since a job's own code may well lie in its output. The model is named ``LOCALML_MODEL_NAME``, or as the job. Jobs are
+looked at once, in the order in which they ended.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.identity import Caller
 from localml.core.lifecycle import record_event
-from localml.core.model_files import MODEL_FILE
+from localml.core.model_files import KERNEL_FILE, MODEL_FILE, WMLA_FILE
 from localml.core.models import Meta, ModelVersion, Workload, WorkloadDetail
 from localml.core.ports import Store
 from localml.core.registry import NewVersion, Registry
@@ -30,6 +31,7 @@ log = logging.getLogger("localml.control")
 
 OUTPUT, NAME, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_MODEL_NAME", "LOCALML_LAUNCH"
 REST_S = 1.0
+_MODEL_FOLDER = "model"
 _CURSOR = "outputs-seen"
 _BATCH = 200
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -41,7 +43,7 @@ class OutputWatcher:
 
     Args:
         caller: a user by name and project.
-        exists: whether an object URI leads to something.
+        names: of the files in a folder of objects; none where there is no such folder.
     """
 
     def __init__(
@@ -50,13 +52,13 @@ class OutputWatcher:
         registry: Registry,
         clock: Clock,
         caller: Callable[[str, str], Caller],
-        exists: Callable[[str], bool],
+        names: Callable[[str], list[str]],
     ) -> None:
         self._db = db
         self._clock = clock
         self._registry = registry
         self._caller = caller
-        self._exists = exists
+        self._names = names
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -143,17 +145,28 @@ class OutputWatcher:
         """(URI of a folder with a model, the model's name), at most one for each folder that the job was told."""
         told = {uri: role.env.get(NAME) or row.name for role in spec.roles for uri in output_uris(role.env)}
         for uri, name in told.items():
-            base = uri.rstrip("/")
-            for folder in (base, f"{base}/model"):
-                if self._has(f"{folder}/{MODEL_FILE}"):
-                    yield f"{folder}/", name
-                    break
+            folder = self._model_folder(uri.rstrip("/"))
+            if folder is not None:
+                yield folder, name
 
-    def _has(self, uri: str) -> bool:
+    def _model_folder(self, base: str) -> str | None:
+        """The folder with the model; if all that there is leaves it open which file is the model, registering tells."""
+        unclear = None
+        for folder in (f"{base}/", f"{base}/{_MODEL_FOLDER}/"):
+            names = self._files(folder)
+            models = [name for name in names if name.endswith(".onnx")]
+            kernel = folder != f"{base}/" and (KERNEL_FILE in names or WMLA_FILE in names)
+            if MODEL_FILE in models or len(models) == 1 or kernel:
+                return folder
+            if models:
+                unclear = unclear or folder
+        return unclear
+
+    def _files(self, folder: str) -> list[str]:
         try:
-            return self._exists(uri)
+            return self._names(folder)
         except LocalmlError:
-            return False
+            return []
 
     def _known(self, row: Workload, source: str) -> bool:
         """Registered already, before a crash that lost the place in the list."""

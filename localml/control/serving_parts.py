@@ -46,7 +46,7 @@ class Parts:
         auth: whether requests to endpoints need a token (endpoints that are public never do).
         check: refuses what can never run here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
-        exists: whether an object URI leads to something.
+        names_in: names of the files in a folder of objects; none where there is no such folder.
     """
 
     db: Store
@@ -62,7 +62,7 @@ class Parts:
     names: tuple[str, ...]
     auth: bool
     fetch: Fetch
-    exists: Callable[[str], bool]
+    names_in: Callable[[str], list[str]]
     check: Callable[[Submission], None]
     missing: Callable[[str], str]
     why: Callable[[int], str]
@@ -88,7 +88,7 @@ class Serving:
             parts.db, parts.workloads, parts.logs, parts.clock, around, gateway=self.gateway
         )
         self.endpoints = Endpoints(parts.db, parts.clock, check=self._check, nudge=self.controller.nudge)
-        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, self._caller, parts.exists)
+        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, self._caller, parts.names_in)
 
     def start(self) -> None:
         """Take up what an earlier server left."""

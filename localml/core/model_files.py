@@ -11,7 +11,7 @@ from localml.core.errors import invalid
 from localml.core.onnx_graph import NotOnnx, read_graph
 
 ONNX, PYTHON, WMLA_KERNEL = "onnx", "python", "wmla-kernel"
-MODEL_FILE = "model.onnx"
+MODEL_FILE, KERNEL_FILE, WMLA_FILE = "model.onnx", "kernel.py", "model.json"
 SERVER_RUNTIME = "onnx-server"
 KERNELS = frozenset({PYTHON, WMLA_KERNEL})
 """Formats that are a user's own code."""
@@ -37,31 +37,44 @@ def describe(folder: Path, format: str = "") -> Described:
         format: what the caller says that it is; another one than ours is taken unread.
 
     Raises:
-        LocalmlError: ``INVALID`` when it is nothing of that, or a damaged ONNX file.
+        LocalmlError: ``INVALID`` when it is nothing of that, a damaged ONNX file, or when files it names are missing.
     """
     found = format or _guess(folder)
     if found == ONNX:
         return _onnx(folder)
+    if found == WMLA_KERNEL:
+        _check_wmla_kernel(folder)
     return Described(found, SERVER_RUNTIME if found in _SERVED else "")
 
 
 def _guess(folder: Path) -> str:
-    if _names_kernel(folder / "model.json"):
+    if _kernel_path(folder) is not None:
         return WMLA_KERNEL
     if any(folder.glob("*.onnx")):
         return ONNX
-    if (folder / "kernel.py").is_file():
+    if (folder / KERNEL_FILE).is_file():
         return PYTHON
     names = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
-    raise invalid("source", f"holds no model: {MODEL_FILE}, kernel.py or model.json are looked for, there is {names}")
+    raise invalid(
+        "source", f"holds no model: {MODEL_FILE}, {KERNEL_FILE} or {WMLA_FILE} are looked for, there is {names}"
+    )
 
 
-def _names_kernel(path: Path) -> bool:
+def _kernel_path(folder: Path) -> str | None:
+    """What ``model.json`` names as the kernel's file; None where it does not, or there is none."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads((folder / WMLA_FILE).read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and "kernel_path" in found
+        return None
+    return str(found["kernel_path"]) if isinstance(found, dict) and "kernel_path" in found else None
+
+
+def _check_wmla_kernel(folder: Path) -> None:
+    kernel = _kernel_path(folder)
+    if kernel is None:
+        raise invalid("source", f"must hold {WMLA_FILE}, which names the kernel's file in 'kernel_path'")
+    if not _holds(folder, kernel):
+        raise invalid("source", f"{WMLA_FILE} names the kernel '{kernel}', which is missing")
 
 
 def _onnx(folder: Path) -> Described:
@@ -76,4 +89,26 @@ def _onnx(folder: Path) -> Described:
         graph = read_graph(path)
     except NotOnnx as error:
         raise invalid("source", str(error)) from error
+    for name, size in graph.external.items():
+        _check_weights(folder, name, size)
     return Described(ONNX, SERVER_RUNTIME, graph.inputs, graph.outputs)
+
+
+def _check_weights(folder: Path, name: str, size: int) -> None:
+    """Refuse a model whose weights are not there; onnxruntime would, when it is served."""
+    if not _holds(folder, name):
+        raise invalid(
+            "source", f"has weights in the file '{name}', which is missing; register the folder that has both"
+        )
+    there = (folder / name).stat().st_size
+    if there < size:
+        raise invalid("source", f"has {size} bytes of weights in '{name}', which has {there}")
+
+
+def _holds(folder: Path, name: str) -> bool:
+    """Whether a file of this name is in the folder or below; one outside does not count."""
+    try:
+        path = (folder / name).resolve()
+        return path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # no name of a file
+        return False

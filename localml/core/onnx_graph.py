@@ -15,7 +15,9 @@ from typing import Any
 
 _MODEL_GRAPH = 7
 _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 5, 11, 12
-_TENSOR_NAME = 8
+_TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
+_EXTERNAL = 1
 _VALUE_NAME, _VALUE_TYPE = 1, 2
 _TYPE_TENSOR = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
@@ -50,10 +52,14 @@ class NotOnnx(ValueError):
 @dataclass(frozen=True, slots=True)
 class Graph:
     """``{"name", "datatype", "shape"}`` of each input and output; an open size is -1, a datatype without a name
-    ``ONNX-<number>``, a value that is no tensor has the empty datatype and the shape ``[]``."""
+    ``ONNX-<number>``, a value that is no tensor has the empty datatype and the shape ``[]``.
+
+    ``external`` tells the files beside the model that hold weights, and how many bytes of each are used at least.
+    """
 
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
+    external: dict[str, int]
 
 
 def read_graph(path: Path) -> Graph:
@@ -85,16 +91,33 @@ def _graph(data: mmap.mmap, start: int, end: int) -> Graph:
     weights: set[str] = set()
     inputs: list[dict[str, Any]] = []
     outputs: list[dict[str, Any]] = []
+    external: dict[str, int] = {}
     for number, span in _fields(data, start, end):
         if number == _GRAPH_INITIALIZER:
             weights.add(_text(data, _one(data, span, _TENSOR_NAME)))
+            if _one(data, span, _TENSOR_LOCATION) == _EXTERNAL:
+                file, size = _external(data, span)
+                external[file] = max(size, external.get(file, 0))
         elif number == _GRAPH_INPUT:
             inputs.append(_value(data, span))
         elif number == _GRAPH_OUTPUT:
             outputs.append(_value(data, span))
     if not outputs:
         raise NotOnnx("the graph has no output")
-    return Graph([one for one in inputs if one["name"] not in weights], outputs)
+    return Graph([one for one in inputs if one["name"] not in weights], outputs, external)
+
+
+def _external(data: mmap.mmap, tensor: Any) -> tuple[str, int]:
+    """File of a tensor that is kept outside, and where its bytes end there (``TensorProto.external_data``)."""
+    entries = {
+        _text(data, _one(data, span, _ENTRY_KEY)): _text(data, _one(data, span, _ENTRY_VALUE))
+        for number, span in _fields(data, *tensor)
+        if number == _TENSOR_EXTERNAL
+    }
+    try:
+        return entries["location"], int(entries.get("offset") or 0) + int(entries.get("length") or 0)
+    except (KeyError, ValueError) as error:
+        raise NotOnnx("the graph has weights in another file, but not where") from error
 
 
 def _value(data: mmap.mmap, span: Any) -> dict[str, Any]:

@@ -31,6 +31,17 @@ def test_weights_that_old_files_list_as_inputs_are_none(tmp_path: Path) -> None:
     assert [one["name"] for one in read_graph(tmp_path / "m.onnx").inputs] == ["x"]
 
 
+def test_weights_in_other_files_are_told_with_their_size(tmp_path: Path) -> None:
+    weights = [onnx.numpy_helper.from_array(np.ones(size, np.float32), f"w{size}") for size in (1000, 2000)]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "w1000"], ["y"])], "g", values[:1], values[1:], weights)
+    model = helper.make_model(graph)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin")
+    size = (tmp_path / "weights.bin").stat().st_size
+    assert size >= 12_000
+    assert read_graph(tmp_path / "m.onnx").external == {"weights.bin": size}
+
+
 _VALUES = st.lists(
     st.tuples(
         st.sampled_from(sorted(DATATYPES)), st.lists(st.one_of(st.integers(0, 2**40), st.text("abc", min_size=1)))

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from helpers.models import times
 from helpers.rig import ME
@@ -94,6 +96,53 @@ def test_what_cannot_be_served_leaves_nothing_behind(place: Place, name: str, co
     assert failure.value.code is Code.INVALID
     assert place.registry.models() == []
     assert list((place.data / FOLDER).iterdir()) == []
+
+
+def test_weights_beside_the_model_belong_to_it(place: Place, tmp_path: Path) -> None:
+    weights = [onnx.numpy_helper.from_array(np.ones(1000, np.float32), "factor")]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1000]) for name in ("x", "y")]
+    node = onnx.helper.make_node("Mul", ["x", "factor"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:], weights))
+    onnx.save(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights.bin")
+    place.put("s3://b/m/net.onnx", (tmp_path / "net.onnx").read_bytes())
+    with pytest.raises(LocalmlError, match=r"weights in the file 'weights\.bin', which is missing"):
+        place.registry.register(NewVersion("net", "s3://b/m/net.onnx", ME))
+    content = (tmp_path / "weights.bin").read_bytes()
+    place.put("s3://b/m/weights.bin", content[:-1])
+    with pytest.raises(LocalmlError, match=f"{len(content)} bytes of weights in 'weights.bin', which has"):
+        place.registry.register(NewVersion("net", "s3://b/m/", ME))
+    place.put("s3://b/m/weights.bin", content)
+    made = place.registry.register(NewVersion("net", "s3://b/m/", ME))
+    assert (place.registry.folder(made.version) / "1" / "weights.bin").read_bytes() == content
+
+
+@pytest.mark.parametrize("outside", ["../secret", "/etc/passwd"])
+def test_weights_outside_the_folder_are_refused(place: Place, outside: str) -> None:
+    tensor = onnx.numpy_helper.from_array(np.ones(1, np.float32), "factor")
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=outside)
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    node = onnx.helper.make_node("Mul", ["x", "factor"], ["y"])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:], [tensor]))
+    place.put("s3://b/net.onnx", model.SerializeToString())
+    with pytest.raises(LocalmlError, match="which is missing"):
+        place.registry.register(NewVersion("net", "s3://b/net.onnx", ME))
+
+
+@pytest.mark.parametrize(
+    ("files", "format", "words"),
+    [
+        ({"model.json": b'{"kernel_path": "k.py"}'}, "", "names the kernel 'k.py', which is missing"),
+        ({"model.json": b'{"kernel_path": "../k.py"}'}, "", "names the kernel '../k.py', which is missing"),
+        ({"kernel.py": b""}, "wmla-kernel", "must hold model.json, which names the kernel's file"),
+    ],
+)
+def test_a_kernel_that_is_not_there_is_told(place: Place, files: dict[str, bytes], format: str, words: str) -> None:
+    for name, content in files.items():
+        place.put(f"s3://b/k/{name}", content)
+    with pytest.raises(LocalmlError, match=words):
+        place.registry.register(NewVersion("k", "s3://b/k/", ME, format=format))
 
 
 def test_a_source_that_is_not_there_is_named(place: Place) -> None:

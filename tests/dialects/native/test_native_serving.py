@@ -208,3 +208,39 @@ def test_a_model_that_a_job_leaves_is_registered_with_the_job(server: Localml) -
     assert (made.version, made.workload_id, made.source) == (1, job.id, "s3://jobs/out/")
     server.platform.serving.outputs.look()
     assert server.client.model("trained").version == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "source", "format"),
+    [
+        ("cp ../in.onnx best.onnx", "", "onnx"),
+        ("mkdir model; cp ../in.onnx model/any.onnx; cp ../in.onnx 1.onnx; cp ../in.onnx 2.onnx", "model/", "onnx"),
+        ("mkdir model; touch kernel.py; echo 'class K: ...' >model/kernel.py", "model/", "python"),
+        ("touch kernel.py", None, ""),
+    ],
+)
+def test_models_of_any_kind_are_found_in_a_jobs_output(
+    server: Localml, request: pytest.FixtureRequest, script: str, source: str | None, format: str
+) -> None:
+    name = f"found-{abs(hash(request.node.name))}"
+    server.client.put(f"s3://jobs/{name}/in.onnx", times(5.0))
+    env = {"LOCALML_OUTPUT_URI": f"s3://jobs/{name}/out", "LOCALML_MODEL_NAME": name}
+    words = f'mkdir -p "$LOCALML_BUCKETS/jobs/{name}/out"; cd "$LOCALML_BUCKETS/jobs/{name}/out"; {script}'
+    job = server.client.run(["sh", "-c", words], env=env, wait=True, timeout=60)
+    assert job.state == "succeeded", job.message
+    server.platform.serving.outputs.look()
+    if source is None:
+        assert name not in [one.name for one in server.client.models()]
+    else:
+        made = server.client.model(name)
+        assert (made.source, made.format) == (f"s3://jobs/{name}/out/{source}", format)
+
+
+def test_an_output_with_several_models_and_none_named_is_told(server: Localml) -> None:
+    server.client.put("s3://jobs/several/in.onnx", times(5.0))
+    script = 'cd "$LOCALML_BUCKETS/jobs/several"; mkdir out; cp in.onnx out/1.onnx; cp in.onnx out/2.onnx'
+    env = {"LOCALML_OUTPUT_URI": "s3://jobs/several/out"}
+    job = server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60)
+    server.platform.serving.outputs.look()
+    (told,) = [one for one in server.platform.workloads.events(job.id) if one.reason == "ModelNotRegistered"]
+    assert "must hold model.onnx or one other *.onnx file, not 1.onnx, 2.onnx" in told.message
