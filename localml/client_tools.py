@@ -57,7 +57,8 @@ class Tools:
         return self._start("/notebooks", members)
 
     def start_tensorboard(self, logdir: str, **members: Any) -> Tool:
-        """Start a TensorBoard over an object URI; members as in ``POST /tensorboards``."""
+        """Start a TensorBoard over an object URI; members as in ``POST /tensorboards`` (name, token, image, command,
+        idle_limit, time_limit ...), those that are None left out."""
         return self._start("/tensorboards", {"logdir": logdir, **members})
 
     def notebooks(self) -> list[Tool]:

@@ -20,6 +20,7 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once ins
 Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
 ]
+Idle = Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")]
 TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
 
 
@@ -47,7 +48,7 @@ def start_notebook(
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder to work in; that of its name by default.")] = None,
     image: Annotated[str, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")] = "",
-    idle: Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")] = None,
+    idle: Idle = None,
     time_limit: TimeLimit = None,
     token: Token = None,
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
@@ -75,6 +76,7 @@ def start_notebook(
 def start_tensorboard(
     logdir: Annotated[str, typer.Argument(help="Folder with event files, such as fds://bucket/logs.")],
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
+    idle: Idle = None,
     time_limit: TimeLimit = None,
     token: Token = None,
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
@@ -85,7 +87,12 @@ def start_tensorboard(
     """Start a TensorBoard, and show how to open it."""
     with connect(data) as client:
         made = client.tools.start_tensorboard(
-            logdir, name=name, token=token, time_limit=_seconds("--time-limit", time_limit), pool=pool
+            logdir,
+            name=name,
+            token=token,
+            idle_limit=_seconds("--idle", idle),
+            time_limit=_seconds("--time-limit", time_limit),
+            pool=pool,
         )
         _finish(client, made, detach=detach, as_json=as_json)
 

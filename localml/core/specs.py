@@ -190,8 +190,8 @@ class WorkloadSpec(Frozen):
 
     ``min_succeeded`` succeeded replicas, of whatever roles, end the workload as succeeded. One with ``until_stopped``
     never succeeds: that a program of it ends, with whatever exit code, is a failure to be retried, and its time limit
-    stops it. ``idle_limit``: seconds without activity after which it is stopped (notebooks only: see
-    :mod:`localml.control.idle`).
+    stops it. ``idle_limit``: seconds without activity after which it is stopped (notebooks and
+    TensorBoards only: see :mod:`localml.control.idle`).
     """
 
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]

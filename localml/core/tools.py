@@ -72,7 +72,9 @@ class Tensorboard:
         folder: where the event files are, as a path below the bucket tree; it need not exist yet.
         token: what to open it with; None makes a new one, an empty one lets everybody in who reaches the port.
         image, command: of one's own instead of ours; the image must serve on port 6006.
-        time_limit: seconds after which it is stopped.
+        idle_limit: seconds without a request after which it is stopped; only ours tells, so not with an image or
+            command of one's own.
+        time_limit: seconds after which it is stopped, whatever it does.
     """
 
     folder: str
@@ -80,6 +82,7 @@ class Tensorboard:
     image: str = ""
     command: tuple[str, ...] = ()
     resources: Resources = field(default_factory=Resources)
+    idle_limit: float | None = None
     time_limit: float | None = None
     priority: int = 0
 
@@ -158,8 +161,10 @@ class Tools:
         """What to run for a TensorBoard of this user.
 
         Raises:
-            LocalmlError: ``INVALID`` naming ``token``.
+            LocalmlError: ``INVALID`` naming ``token`` or ``idle_limit``.
         """
+        if wanted.idle_limit is not None and (wanted.image or wanted.command):
+            raise invalid("idle_limit", "an image or command of one's own does not tell when it was last used")
         sealed = {} if wanted.token == "" else {_TENSORBOARD_TOKEN: self._sealed(owner, wanted.token)}
         role = Role(
             image=wanted.image or TENSORBOARD_IMAGE,
@@ -173,6 +178,7 @@ class Tools:
             roles=(role,),
             retries=_RESTARTS,
             until_stopped=True,
+            idle_limit=wanted.idle_limit,
             time_limit=wanted.time_limit,
             priority=wanted.priority,
         )

@@ -35,8 +35,16 @@ def test_a_tensorboard_is_no_notebook(cli: Cli) -> None:
     cli("rm", "cli-board")
 
 
-def test_a_bad_time_is_named(cli: Cli) -> None:
-    refused = cli("notebook", "start", "--idle", "soon")
+def test_a_tensorboard_may_stop_when_nobody_looks_at_it(cli: Cli) -> None:
+    start = ("tensorboard", "start", "fds://runs/x", "--name", "cli-idle", "--detach", "--json")
+    assert cli(*start, "--idle", "2h").json["idle_limit"] == 7200
+    assert cli("tensorboard", "show", "cli-idle", "--json").json["idle_limit"] == 7200
+    cli("rm", "cli-idle")
+
+
+@pytest.mark.parametrize("start", [("notebook", "start"), ("tensorboard", "start", "fds://runs/x")])
+def test_a_bad_time_is_named(start: tuple[str, ...], cli: Cli) -> None:
+    refused = cli(*start, "--idle", "soon")
     assert (refused.code, "--idle" in refused.err) == (1, True)
 
 

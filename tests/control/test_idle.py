@@ -1,4 +1,5 @@
-"""Notebooks run until they are stopped, give their GPU back when nobody uses them, and are never taken for idle."""
+"""Notebooks and TensorBoards run until they are stopped, give their GPU back when nobody uses them, and are never taken
+for idle."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from localml.control.idle import IdleWatch, time_left
 from localml.control.jupyter import Activity, Kernel
+from localml.control.tensorboard import Use
 from localml.core.errors import Code, LocalmlError
 from localml.core.sealing import Sealer
 from localml.core.secrets import Vault
 from localml.core.specs import Resources
 from localml.core.states import Kind
-from localml.core.tools import Notebook, Tools
+from localml.core.tools import Notebook, Tensorboard, Tools
 from localml.core.workloads import Full
 
 LIMIT = 600.0
@@ -30,17 +32,17 @@ def activity(last: float, *, busy: bool = False, started: float = 0.0) -> Activi
 
 
 class Lab:
-    """An installation with one notebook whose Jupyter says what the test wants."""
+    """An installation with one notebook or TensorBoard that says what the test wants."""
 
     def __init__(self, folder: Path) -> None:
         self.rig = Rig(folder, gpus=1)
         self.rig.loop._site = _with_key(self.rig, folder)
         self.tools = Tools(Sealer(Vault.open(folder / "secret.key")), "127.0.0.1")
-        self.says: Activity | LocalmlError = activity(0)
+        self.says: Activity | Use | LocalmlError | None = activity(0)
         self.asked = 0
         self.watch = IdleWatch(self.rig.workloads, self.tools, self.rig.clock, self._look)
 
-    def _look(self, full: Full) -> Activity:
+    def _look(self, full: Full) -> Activity | Use | None:
         self.asked += 1
         if isinstance(self.says, LocalmlError):
             raise self.says
@@ -49,6 +51,12 @@ class Lab:
     def start(self, idle_limit: float | None = LIMIT, name: str = "lab") -> int:
         wanted = Notebook(name, idle_limit=idle_limit, resources=Resources(gpu=1))
         number = self.rig.submit(name, self.tools.notebook(ME.name, wanted), kind=Kind.NOTEBOOK)
+        self.rig.settle()
+        return number
+
+    def start_board(self, idle_limit: float | None = LIMIT, token: str | None = None) -> int:
+        wanted = Tensorboard("logs", token=token, idle_limit=idle_limit, resources=Resources(gpu=1))
+        number = self.rig.submit("board", self.tools.tensorboard(ME.name, wanted), kind=Kind.TENSORBOARD)
         self.rig.settle()
         return number
 
@@ -115,8 +123,55 @@ def test_a_notebook_that_does_not_answer_is_asked_again_and_not_stopped(lab: Lab
     assert lab.rig.state(number) == "running"
 
 
+@pytest.mark.parametrize("token", ["t", ""])
+def test_a_tensorboard_that_nobody_looks_at_is_stopped_and_the_next_one_gets_its_gpu(lab: Lab, token: str) -> None:
+    first, now = lab.start_board(token=token), lab.rig.clock.now()
+    second = lab.start(name="next")
+    assert (lab.rig.state(first), lab.rig.state(second)) == ("running", "queued")
+    lab.says = Use(busy=False, started=now, last=now + 100)
+    lab.rig.clock.advance(LIMIT)
+    assert lab.watch.check() == 100.0
+    lab.rig.clock.advance(100)
+    assert lab.watch.check() is None
+    lab.rig.settle()
+    row = lab.rig.get(first).row
+    assert (str(row.state), row.message) == ("stopped", "idle for 10m00s: nobody looked at it")
+    assert lab.rig.state(second) == "running"
+
+
+def test_a_tensorboard_that_works_on_a_request_is_kept(lab: Lab) -> None:
+    number = lab.start_board()
+    lab.says = Use(busy=True, started=0, last=0)
+    lab.rig.clock.advance(100 * LIMIT)
+    assert lab.watch.check() == 300.0
+    lab.rig.settle()
+    assert lab.rig.state(number) == "running"
+
+
+def test_a_tensorboard_that_does_not_tell_is_let_be_and_asked_once_for_each_try(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "localml.control")
+    number = lab.start_board()
+    lab.says = None
+    lab.rig.clock.advance(100 * LIMIT)
+    assert [lab.watch.check() for _ in range(3)] == [None] * 3
+    lab.rig.settle()
+    assert (lab.rig.state(number), lab.asked) == ("running", 1)
+    assert caplog.text.count("board does not tell when it was used") == 1
+    # the next try may be of another image under the same name
+    lab.rig.engine.finish(lab.rig.get(number).attempts[-1].name, 1)
+    lab.rig.settle()
+    lab.rig.clock.advance(60)
+    lab.rig.settle()
+    lab.says = Use(busy=False, started=0, last=lab.rig.clock.now())
+    assert lab.watch.check() == 300.0
+    assert lab.asked == 2
+
+
 def test_without_a_limit_nobody_asks(lab: Lab) -> None:
     lab.start(idle_limit=None)
+    lab.start_board(idle_limit=None)
     assert lab.watch.check() is None
     assert lab.asked == 0
 

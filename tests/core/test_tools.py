@@ -111,6 +111,15 @@ def test_a_tensorboard_shows_a_folder_of_the_buckets_with_or_without_a_token(too
     assert tools.access(full(opened, Kind.TENSORBOARD, container())).url == "http://127.0.0.1:40001/"
 
 
+def test_a_tensorboard_of_ours_may_stop_when_idle_and_one_of_the_users_own_may_not(tools: Tools) -> None:
+    assert tools.tensorboard("ann", Tensorboard("logs", idle_limit=1800)).idle_limit == 1800
+    assert tools.tensorboard("ann", Tensorboard("logs", image="own", command=("serve",))).idle_limit is None
+    for own in (Tensorboard("logs", image="own", idle_limit=60), Tensorboard("logs", command=("x",), idle_limit=60)):
+        with pytest.raises(LocalmlError, match="does not tell when it was last used") as refused:
+            tools.tensorboard("ann", own)
+        assert (refused.value.code, refused.value.field) == (Code.INVALID, "idle_limit")
+
+
 @pytest.mark.parametrize(("bound", "shown"), [("0.0.0.0", "127.0.0.1"), ("10.0.0.5", "10.0.0.5"), ("::1", "[::1]")])
 def test_the_address_is_one_that_can_be_opened(sealer: Sealer, bound: str, shown: str) -> None:
     spec = Tools(sealer, bound).notebook("ann", Notebook("lab"))

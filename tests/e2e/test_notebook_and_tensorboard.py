@@ -119,7 +119,8 @@ def test_a_tensorboard_shows_what_the_digits_run_wrote(served: tuple[Server, Cli
     )
     assert job.state == "succeeded", client.text(job.id)
 
-    board = client.tools.wait_ready(client.tools.start_tensorboard("fds://runs/digits", name="board"), READY_S)
+    made = client.tools.start_tensorboard("fds://runs/digits", name="board", idle_limit=10)
+    board = client.tools.wait_ready(made, READY_S)
     assert board.base_url is not None
     assert httpx.get(f"{board.base_url}/data/runs", timeout=30).status_code == 401
     with httpx.Client(base_url=board.base_url, headers={"Authorization": f"Bearer {board.token}"}, timeout=30) as http:
@@ -129,4 +130,6 @@ def test_a_tensorboard_shows_what_the_digits_run_wrote(served: tuple[Server, Cli
     assert [step for _, step, _ in shown] == [1, 2, 3]
     for (_, _, value), epoch in zip(shown, written, strict=True):
         assert value == pytest.approx(epoch["validation_accuracy"], rel=1e-6)
-    client.stop(board.id)
+    # nobody looks any longer
+    ended = client.wait(board.id, 60)
+    assert (ended.state, ended.message) == ("stopped", "idle for 10s: nobody looked at it")

@@ -14,6 +14,7 @@ class _ToolIn(Strict):
     image: str = ""
     command: list[str] = Field(default_factory=list)
     resources: Resources = Resources()
+    idle_limit: float | None = Field(default=None, gt=0)
     time_limit: float | None = Field(default=None, gt=0)
     priority: int = Field(default=0, ge=-1000, le=1000)
     pool: str = "default"
@@ -30,11 +31,14 @@ class NotebookIn(_ToolIn):
     workspace: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
     mounts: list[Mount] = Field(default_factory=list)
-    idle_limit: float | None = Field(default=None, gt=0)
 
 
 class TensorboardIn(_ToolIn):
-    """A TensorBoard to start over ``logdir``, an object URI; the folder need not exist yet."""
+    """A TensorBoard to start over ``logdir``, an object URI; the folder need not exist yet.
+
+    ``idle_limit``: seconds without a request after which it is stopped, not with an ``image`` or ``command`` of one's
+    own. An open page counts only while it reloads by itself. ``time_limit``: seconds after which it is in any case.
+    """
 
     logdir: str = Field(min_length=1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from urllib.request import urlopen
+from collections.abc import Callable, Iterator
+from urllib.request import Request, urlopen
 
 import jsonschema
 import pytest
@@ -13,8 +13,30 @@ from helpers.native import Http
 from helpers.rig import wait_until
 
 from localml.client_errors import ClientError
+from localml.core.catalog import runtimes_dir
+from localml.core.tools import Tensorboard
 from localml.dialects.native import tool_schemas
 from localml.testing import Localml
+
+# the gate of our TensorBoards before an application that only says hello
+BOARD = """
+import os
+from wsgiref.simple_server import make_server
+from localml_tensorboard.gate import Gate
+
+def hello(environ, start_response):
+    start_response("200 OK", [("Content-Length", "5")])
+    return [b"hello"]
+
+listen, port = os.environ["LOCALML_LISTEN"], int(os.environ["LOCALML_PORT_HTTP"])
+make_server(listen, port, Gate(hello, os.environ.get("LOCALML_TOKEN", ""), port)).serve_forever()
+"""
+# one of somebody else's
+FOREIGN = """
+import http.server, os
+address = (os.environ["LOCALML_LISTEN"], int(os.environ["LOCALML_PORT_HTTP"]))
+http.server.ThreadingHTTPServer(address, http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
 
 # answers like a Jupyter server, to those who have the token; its kernel says what it is told by the environment
 JUPYTER = """
@@ -121,6 +143,64 @@ def test_an_idle_notebook_is_stopped_by_itself(admin: Http, localml: Localml, mo
     admin("DELETE", f"/workloads/{other['id']}")
 
 
+@pytest.fixture
+def board(admin: Http, localml: Localml) -> Iterator[Callable[..., str]]:
+    """Starts TensorBoards with a program in place of the real one."""
+    names: list[str] = []
+
+    def start(name: str, program: str, *, token: str | None = None, idle_limit: float = 1) -> str:
+        wanted = Tensorboard("logs", token=token, idle_limit=idle_limit)
+        spec = localml.platform.tools.tensorboard("admin", wanted)
+        path = {"PYTHONPATH": str(runtimes_dir() / "tensorboard")}
+        update = {"image": "", "command": ("python3", "-c", program), "env": path}
+        spec = spec.model_copy(update={"roles": (spec.roles[0].model_copy(update=update),)})
+        members = {"name": name, "kind": "tensorboard", "spec": spec.model_dump(mode="json")}
+        assert admin("POST", "/workloads", members).status == 201
+        names.append(name)
+        return name
+
+    yield start
+    for name in names:
+        localml.client.delete(name)
+
+
+def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tell_are_not(
+    board: Callable[..., str], localml: Localml
+) -> None:
+    ours, opened, foreign = board("ours", BOARD), board("open", BOARD, token=""), board("foreign", FOREIGN)
+    platform, tools = localml.platform, localml.client.tools
+    tools.wait_ready(tools.tensorboard(foreign), 20)
+    tools.wait_ready(tools.tensorboard(ours), 20)
+
+    def stopped() -> bool:
+        platform.idle.check()
+        # asking whether it answers is no use, even where no token is needed
+        tools.tensorboard(opened)
+        return all(str(platform.workloads.named(name).row.desired) == "stop" for name in (ours, opened))
+
+    wait_until(stopped)
+    ended = localml.client.wait(ours, 20)
+    assert (ended.state, ended.message) == ("stopped", "idle for 1s: nobody looked at it")
+    found = tools.tensorboard(foreign)
+    assert (found.state, found.ready, found.idle_limit) == ("running", True, 1)
+
+
+def test_requests_keep_a_tensorboard_and_the_question_is_none(board: Callable[..., str], localml: Localml) -> None:
+    platform, tools = localml.platform, localml.client.tools
+    found = tools.wait_ready(tools.tensorboard(board("asked", BOARD, idle_limit=3600)), 20)
+    full = platform.workloads.named("asked")
+    before = platform.idle.look(full)
+    assert before is not None
+    assert before.last == before.started
+    with urlopen(Request(f"{found.base_url}/", headers={"Authorization": f"Bearer {found.token}"}), timeout=10) as page:
+        assert page.read() == b"hello"
+    after = platform.idle.look(full)
+    assert after is not None
+    assert before.last < after.last <= platform.clock.now()
+    assert not after.busy
+    assert platform.idle.look(full) == after
+
+
 @pytest.mark.parametrize(
     ("path", "members", "field"),
     [
@@ -129,6 +209,9 @@ def test_an_idle_notebook_is_stopped_by_itself(admin: Http, localml: Localml, mo
         ("/notebooks", {"workspace": "../up"}, "mounts"),
         ("/notebooks", {"unknown": 1}, "unknown"),
         ("/tensorboards", {}, "logdir"),
+        ("/tensorboards", {"logdir": "fds://b/x", "idle_limit": -1}, "idle_limit"),
+        ("/tensorboards", {"logdir": "fds://b/x", "idle_limit": 60, "image": "own"}, "idle_limit"),
+        ("/tensorboards", {"logdir": "fds://b/x", "idle_limit": 60, "command": ["x"]}, "idle_limit"),
         ("/tensorboards", {"logdir": "fds://b/../../etc"}, "logdir"),
     ],
 )

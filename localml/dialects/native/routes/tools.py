@@ -75,6 +75,7 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
             image=body.image,
             command=tuple(body.command),
             resources=body.resources,
+            idle_limit=body.idle_limit,
             time_limit=body.time_limit,
             priority=body.priority,
         )
