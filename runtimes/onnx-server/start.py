@@ -15,12 +15,13 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def main():
     """Run the server; returns its exit status."""
-    needs = os.path.join(HERE, "py%d%d" % sys.version_info[:2])
+    version = sys.version_info
+    needs = os.path.join(HERE, "py{}{}".format(*version))
     if not os.path.isdir(needs):
         ready = sorted(name for name in os.listdir(HERE) if name.startswith("py"))
         sys.stderr.write(
-            "localml: this image's Python is %d.%d, for which the server was not made ready (%s are). Run: "
-            "localml images build --onto IMAGE\n" % (sys.version_info[:2] + (", ".join(ready) or "none",))
+            "localml: this image's Python is {}.{}, for which the server was not made ready ({} are). "
+            "Run: localml images build --onto IMAGE\n".format(version[0], version[1], ", ".join(ready) or "none")
         )
         return 1
     sys.path[:1] = [os.path.join(HERE, "lib"), os.path.join(needs, "site")]

@@ -71,7 +71,7 @@ class Runner:
         return 128 - status if status < 0 else status
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int:
-        """Its exit status. ``child.wait()`` would not see a signal that comes just before it blocks until it is over."""
+        """Its exit status. ``child.wait()`` would hold back a signal that comes just before it blocks until the end."""
         while (status := child.poll()) is None:
             select.select([self._came], [], [])
             os.read(self._came, 4096)
