@@ -20,8 +20,9 @@ class Tool:
     """A notebook or TensorBoard.
 
     ``url`` opens it, token included; ``base_url`` is where its own API is; both None while it does not run. ``source``
-    is the workspace of a notebook, the logdir of a TensorBoard. ``ready`` tells whether it answers, ``activity`` what a
-    notebook does (``kernels``, ``memory``, ``cpu_percent``, ``idle_for``); they are only filled for a single one.
+    is the workspace of a notebook, the logdir of a TensorBoard. ``ready`` tells whether it answers, ``activity`` what
+    it does (``idle_for``; of a notebook also ``kernels``, ``memory``, ``cpu_percent``); they are only filled for a
+    single one.
     """
 
     id: int

@@ -195,10 +195,11 @@ def _print_one(found: Tool, *, as_json: bool) -> None:
         ("Message", found.message or "-"),
     ]
     if found.activity is not None:
+        rows.append(("Idle for", format_duration(found.activity["idle_for"])))
+    if found.activity is not None and found.kind == "notebook":
         use, limit = found.activity["memory"], found.activity["memory_limit"]
         percent = found.activity["cpu_percent"]
         rows += [
-            ("Idle for", format_duration(found.activity["idle_for"])),
             ("Memory", f"{format_memory(use)} of {format_memory(limit)}" if limit else format_memory(use)),
             ("CPU", "-" if percent is None else f"{percent:g} %"),
         ]

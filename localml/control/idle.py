@@ -107,6 +107,10 @@ class IdleWatch:
 
         return Jupyter(*self._address(full))
 
+    def idle_for(self, activity: Activity | Use) -> float:
+        """Seconds for which nothing was done; 0 while something is."""
+        return 0.0 if activity.busy else max(0.0, self._clock.now() - max(activity.last, activity.started))
+
     def answers(self, full: Full) -> bool:
         """Whether a notebook or TensorBoard answers requests now, be it with a refusal."""
         from localml.control.jupyter import answers

@@ -76,9 +76,10 @@ class KernelOut(BaseModel):
 
 
 class ActivityOut(BaseModel):
-    """What a notebook does: bytes, percent of one core, and seconds for which nothing was done (0 while it computes).
+    """What a notebook or TensorBoard does: bytes, percent of one core, and seconds for which nothing was done.
 
-    Memory and CPU are null where the server cannot tell.
+    ``idle_for`` is 0 while a kernel computes or a request is answered. Memory and CPU are null where the server cannot
+    tell, as TensorBoards cannot.
     """
 
     kernels: list[KernelOut]
@@ -89,7 +90,7 @@ class ActivityOut(BaseModel):
 
 
 class ToolFull(ToolOut):
-    """``ready``: whether it answers requests now. ``activity`` is null for TensorBoards and while it does not."""
+    """``ready``: whether it answers requests now. ``activity`` is null while it does not tell."""
 
     ready: bool
     activity: ActivityOut | None

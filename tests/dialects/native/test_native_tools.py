@@ -188,6 +188,8 @@ def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tel
 def test_requests_keep_a_tensorboard_and_the_question_is_none(board: Callable[..., str], localml: Localml) -> None:
     platform, tools = localml.platform, localml.client.tools
     found = tools.wait_ready(tools.tensorboard(board("asked", BOARD, idle_limit=3600)), 20)
+    assert found.activity is not None
+    assert 0 <= found.activity["idle_for"] < 60
     full = platform.workloads.named("asked")
     before = platform.idle.look(full)
     assert before is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -92,7 +94,9 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
     def show_tensorboard(path: schemas.Reference) -> Any:
         """A TensorBoard, and whether it answers."""
         found = _find(platform, caller(), path.ref, Kind.TENSORBOARD)
-        return {**_shown(platform, caller(), found), "ready": platform.idle.answers(found), "activity": None}
+        ready = platform.idle.answers(found)
+        activity = _use(platform, found) if ready else None
+        return {**_shown(platform, caller(), found), "ready": ready, "activity": activity}
 
 
 def _submit(
@@ -160,12 +164,29 @@ def _shown(platform: Platform, who: Caller, found: Full) -> dict[str, Any]:
 
 
 def _activity(platform: Platform, found: Full) -> dict[str, Any] | None:
+    """What a notebook does; None while it does not answer."""
+    with _quiet(), platform.idle.jupyter(found) as jupyter:
+        activity, usage = jupyter.activity(), jupyter.usage()
+        kernels = [asdict(one) for one in activity.kernels]
+        return {"kernels": kernels, **asdict(usage), "idle_for": platform.idle.idle_for(activity)}
+    return None
+
+
+def _use(platform: Platform, found: Full) -> dict[str, Any] | None:
+    """When a TensorBoard was used; None for one that does not tell."""
+    with _quiet():
+        use = platform.idle.look(found)
+        if use is not None:
+            nothing = {"memory": None, "memory_limit": None, "cpu_percent": None}
+            return {"kernels": [], **nothing, "idle_for": platform.idle.idle_for(use)}
+    return None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What does not run or answer now has nothing to tell."""
     try:
-        with platform.idle.jupyter(found) as jupyter:
-            activity, usage = jupyter.activity(), jupyter.usage()
+        yield
     except LocalmlError as error:
-        if error.code in (Code.WRONG_STATE, Code.UNAVAILABLE):
-            return None
-        raise
-    idle = 0.0 if activity.busy else max(0.0, platform.clock.now() - max(activity.last, activity.started))
-    return {"kernels": [asdict(one) for one in activity.kernels], **asdict(usage), "idle_for": idle}
+        if error.code not in (Code.WRONG_STATE, Code.UNAVAILABLE):
+            raise
