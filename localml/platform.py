@@ -305,7 +305,7 @@ class Platform:
     def _kernel_server(self) -> Path:
         from localml.engines.kernel_server import KernelServer
 
-        return KernelServer(self.config.cache, runtimes_dir()).folder
+        return KernelServer(self.config.cache, runtimes_dir()).usable()
 
     def _missing_runtime(self, image: str) -> str:
         """Why an image of ours cannot be used yet, where that can be told without asking a daemon."""

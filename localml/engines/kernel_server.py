@@ -46,6 +46,13 @@ class KernelServer:
         """Whether it was made for any Python yet."""
         return (self.folder / START).is_file()
 
+    def usable(self) -> Path:
+        """Its folder; that of the last version of localml while this one's was not made, so that endpoints go on."""
+        if self.ready:
+            return self.folder
+        others = [start for start in self.folder.parent.glob(f"*/{START}") if start.is_file()]
+        return max(others, key=lambda start: start.stat().st_mtime).parent if others else self.folder
+
     def make(self, python: tuple[int, int], progress: Progress) -> Path:
         """Make it ready for a version of Python, unless it is; returns the folder of that version.
 

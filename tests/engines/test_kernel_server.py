@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,22 @@ def test_what_was_made_is_taken_again(tmp_path: Path, monkeypatch: pytest.Monkey
     said: list[str] = []
     assert server.make((3, 12), said.append) == made
     assert said == ["the server for Python 3.12 is there already"]
+
+
+def test_after_an_upgrade_the_last_one_is_used_until_there_is_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localml.engines.kernel_server.lines_of", _fetched)
+    server = KernelServer(tmp_path, runtimes_dir())
+    assert server.usable() == server.folder
+    for age, name in ((2000, "older"), (1000, "last")):
+        start = server.folder.parent / name / START
+        start.parent.mkdir(parents=True)
+        start.touch()
+        os.utime(start, (time.time() - age,) * 2)
+    assert server.usable().name == "last"
+    server.make((3, 12), lambda line: None)
+    assert server.usable() == server.folder
 
 
 def _fetched(command: list[str], *_: object) -> None:
