@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ OPTIONS: Mapping[str, type] = {
     "max_batch": int,
     "max_delay_ms": float,
     "queue": int,
+    "run_timeout_ms": float,
     "threads": int,
     "provider": str,
     "allow_cpu_fallback": bool,
@@ -107,7 +109,7 @@ def replica_spec(
     else:
         assert model is not None, "checked when the variant was made"
         assert folder is not None
-        words = _arguments(site, variant, route, folder)
+        words = _arguments(site, endpoint, variant, route, folder)
         if variant.image:
             image = variant.image
             server = str(site.server())
@@ -140,12 +142,15 @@ def _image(site: ServingSite, variant: VariantSpec, runtime: str) -> str:
     return f"{IMAGE_PREFIX}{runtime}-gpu:latest" if _on_gpu(site, variant) else f"{IMAGE_PREFIX}{runtime}:latest"
 
 
-def _arguments(site: ServingSite, variant: VariantSpec, route: str, folder: Path) -> list[str]:
+def _arguments(site: ServingSite, endpoint: EndpointSpec, variant: VariantSpec, route: str, folder: Path) -> list[str]:
     """What the server is told, but for the port."""
     where = MODEL_IN_CONTAINER if site.isolated else str(folder)
-    words = ["--model-dir", where, "--name", route]
+    words = ["--model-dir", where, "--frozen", "--name", route]  # the registry's files never change
     words += ["--host", "0.0.0.0" if site.isolated else site.host]
     options: dict[str, str | int | float | bool] = dict(variant.options)
+    options.setdefault(
+        "run_timeout_ms", math.ceil(endpoint.request_timeout * 1000)
+    )  # nobody waits for an answer any longer
     options.setdefault("provider", "auto" if _on_gpu(site, variant) else "cpu")
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

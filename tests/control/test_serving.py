@@ -60,7 +60,7 @@ def test_the_replica_runs_the_server_with_the_model_mounted_read_only(rig: Servi
     full = rig.workloads.named("digits-v1-1")
     (role,), (mount,) = full.spec.roles, full.spec.mounts
     assert role.image == "localml/onnx-server:latest"
-    assert "--model-dir /model --name digits --host 0.0.0.0" in role.command[2]
+    assert "--model-dir /model --frozen --name digits --host 0.0.0.0 --run-timeout-ms 60000 " in role.command[2]
     assert mount.target == "/model"
     assert mount.read_only
     assert (Path(mount.source) / "1" / "model.onnx").is_file()

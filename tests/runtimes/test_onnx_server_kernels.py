@@ -48,7 +48,7 @@ class TestKernel(Kernel):
             task_context = task_context.next()
 
     def on_kernel_shutdown(self):
-        open(os.path.join(self.description["model_path"], "..", "shut"), "w").close()
+        open(self.description["shut"], "w").close()
 
 if __name__ == "__main__":
     kernel = TestKernel()
@@ -121,7 +121,8 @@ def test_a_wmla_kernel_beyond_its_memory_limit_fails(folder: Path) -> None:
 def test_a_wmla_kernel_runs_unchanged(folder: Path) -> None:
     (folder / "own.py").write_text(WMLA.lstrip())
     description = {"name": "test", "tag": "t", "runtime": "dlipy3", "kernel_path": "own.py", "weight_path": "factor"}
-    (folder / "model.json").write_text(json.dumps(description | {"model_path": "./", "schema_version": "1"}))
+    description |= {"model_path": "./", "schema_version": "1", "shut": str(folder.parent / "shut")}
+    (folder / "model.json").write_text(json.dumps(description))
     with serving(folder) as server:
         assert server.metadata()["platform"] == "redhare"
         for path in ("/v2/models/m/infer", "/dlim/v1/inference/m"):

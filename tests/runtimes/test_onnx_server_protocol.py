@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,32 @@ def test_binary_data_that_does_not_fit_is_refused(
     answer = server.http.post("/v2/models/m/infer", content=body, headers=headers)
     assert answer.status_code == 400
     assert hint in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_compressed_bodies_are_taken(server: Server, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    plain = server.infer(ROW).json()
+    body, headers = binary({"x": ("FP32", [1, 4], np.array([1, 2, 3, 4], "<f4").tobytes())})
+    for content, more in ((json.dumps({"inputs": [ROW]}).encode(), {}), (body, headers)):
+        told = {**more, "Content-Encoding": coding}
+        answer = server.http.post("/v2/models/m/infer", content=compress(content), headers=told)
+        assert answer.json()["outputs"] == plain["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "status", "words"),
+    [
+        ("br", b"x", 415, "'br' is not taken; gzip and deflate are"),
+        ("gzip", b"{}", 400, "not compressed as Content-Encoding says"),
+        ("gzip", gzip.compress(b"x" * 1000)[:-9], 400, "cut short"),
+        ("deflate", zlib.compress(bytes(1 << 20)), 413, "uncompressed, the body has more than the 4096"),
+    ],
+)
+def test_a_compressed_body_that_cannot_be_read_is_told(
+    server: Server, coding: str, body: bytes, status: int, words: str
+) -> None:
+    answer = server.http.post("/v2/models/m/infer", content=body, headers={"Content-Encoding": coding})
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
 def test_a_body_that_is_too_large_is_refused_however_it_comes(server: Server) -> None:

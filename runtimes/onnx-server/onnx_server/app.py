@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from onnx_server import __version__, protocol
+from onnx_server.encoding import CODINGS, decompressed
 from onnx_server.errors import RequestError, bad, unavailable
 from onnx_server.metrics import CONTENT_TYPE, Metrics
 from onnx_server.repository import Repository
@@ -86,8 +87,10 @@ class App:
         self._version(path)  # refused before the body is read
         if method != "POST":
             raise RequestError(405, f"{path} takes POST, not {method}")
-        declared, header_length = _sizes(scope["headers"])
+        declared, header_length, packed = _head(scope["headers"])
         body = await self._body(receive, declared)
+        if packed:
+            body = await asyncio.to_thread(decompressed, body, self._settings.max_body)
         version = self._version(path)  # while the body came, another one may have taken its place
         if version.spec.text:
             return [(b"content-type", _JSON)], (await version.infer_text(_text(body))).encode()
@@ -207,6 +210,7 @@ class App:
             "parameters": {
                 "version": shown.version,
                 "provider": shown.spec.provider,
+                "nodes": shown.spec.nodes,
                 "batching": shown.spec.batching,
                 "max_batch": self._settings.max_batch if shown.spec.batching else 1,
                 "notes": list(shown.spec.notes),
@@ -219,9 +223,11 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or ())}
 
 
-def _sizes(headers: Headers) -> tuple[int | None, int | None]:
-    """``Content-Length`` and ``Inference-Header-Content-Length``; None where they are missing."""
+def _head(headers: Headers) -> tuple[int | None, int | None, bool]:
+    """``Content-Length``, ``Inference-Header-Content-Length`` (of what the client had before it compressed the body),
+    None where they are missing; and whether the body is compressed."""
     declared = header_length = None
+    packed = False
     for name, value in headers:
         if name == b"content-length":
             declared = int(value)
@@ -229,10 +235,12 @@ def _sizes(headers: Headers) -> tuple[int | None, int | None]:
             if not value.isdigit() or len(value) > _DIGITS:
                 raise bad("Inference-Header-Content-Length must be a number of bytes")
             header_length = int(value)
-        elif name == b"content-encoding" and value != b"identity":
-            coding = value.decode("latin-1")
-            raise RequestError(415, f"Content-Encoding '{coding}' is not taken; send the body as it is")
-    return declared, header_length
+        elif name == b"content-encoding" and value.lower() != b"identity":
+            if value.lower() not in CODINGS:
+                coding = value.decode("latin-1")
+                raise RequestError(415, f"Content-Encoding '{coding}' is not taken; gzip and deflate are")
+            packed = True
+    return declared, header_length, packed
 
 
 def _text(body: bytes) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from onnx_server import wire
 from onnx_server.errors import RequestError, unavailable
-from onnx_server.link import Done, WorkerDied
+from onnx_server.link import Done, RunTimeout, WorkerDied
 
 Run = Callable[[wire.Batch, Done], None]
 
@@ -142,13 +142,20 @@ class Batcher:
     def _finish(self, answers: list[Any] | WorkerDied) -> None:
         batch, self._running = self._running, []
         if isinstance(answers, WorkerDied):
-            answers = [unavailable(f"the worker process died while it ran this request: {answers}")] * len(batch)
+            answers = [_failure(answers)] * len(batch)
         for one, answer in zip(batch, answers, strict=True):
             _settle(one, answer)
         if self._waiting:
             self._pump()
         else:
             self._idle.set()
+
+
+def _failure(how: WorkerDied) -> RequestError:
+    if isinstance(how, RunTimeout):
+        # Not 503: a router would try it elsewhere, and it might well block that worker, too.
+        return RequestError(504, f"the request was given up, and its worker process {how}")
+    return unavailable(f"the worker process died while it ran this request: {how}")
 
 
 def _settle(one: _Waiting, answer: Any) -> None:

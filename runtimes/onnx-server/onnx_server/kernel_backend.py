@@ -9,6 +9,9 @@ A kernel is a class with ``load(self, path)``, called once with the folder of th
 ``batching``
     True lets requests of equal shape be put together along the first dimension.
 
+That folder, which is the working folder too, is a copy of the model's folder as it was (see ``sources.Copy``): what the
+kernel writes there leaves the model's folder alone, and goes when the version is unloaded.
+
 A ``ValueError`` of ``predict`` is answered 400 with its text, anything else 500.
 """
 

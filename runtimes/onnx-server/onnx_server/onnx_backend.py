@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ class OnnxBackend:
     """
 
     def __init__(self, plan: WorkerPlan) -> None:
-        self._session, provider, notes = open_session(plan)
+        self._session, provider, nodes, notes = open_session(plan)
         self._texts = {one.name for one in self._session.get_inputs() if one.type == "tensor(string)"}
         inputs, outputs, unserved = _tensors(self._session)
         self._outputs = tuple(output.name for output in outputs)
@@ -61,7 +62,13 @@ class OnnxBackend:
         notes = [*notes, *unserved, *([result.note] if result.note else [])]
         self._batching = result.batching
         self.spec = ModelSpec(
-            "onnxruntime_onnx", provider, inputs, outputs, batching=result.batching, notes=tuple(notes)
+            "onnxruntime_onnx",
+            provider,
+            inputs,
+            outputs,
+            batching=result.batching,
+            notes=tuple(notes),
+            nodes=nodes or {},
         )
 
     def _warm_up(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int) -> Probe:
@@ -87,17 +94,22 @@ class OnnxBackend:
         return {name: _plain(array) for name, array in zip(outputs, found, strict=True)}
 
 
-def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, list[str]]:
-    """Open a session; returns it with the provider that it uses and what to tell about that.
+def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, dict[str, int] | None, list[str]]:
+    """Open a session.
+
+    Returns:
+        The session, the provider that runs the model, the number of nodes that each provider runs (None where
+        onnxruntime does not tell) and what to tell about that.
 
     Raises:
-        LoadError: the file is no usable model, or CUDA was wanted and does not work.
+        LoadError: the file is no usable model, or CUDA was wanted and does not run it.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _QUIET
     options.intra_op_num_threads = plan.threads or available_cpus()
     # Threads that spin while they wait take the CPU from the process that speaks HTTP.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     wants_cuda = plan.provider == "cuda" or (plan.provider == "auto" and gpus_visible())
     providers: list[Any] = [CPU]
     if wants_cuda and CUDA in ort.get_available_providers():
@@ -109,15 +121,59 @@ def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, list[str]
     except Exception as error:
         raise LoadError(_why_not(plan.path, error)) from error
     session.disable_fallback()
-    used = str(session.get_providers()[0])
-    if not wants_cuda or used == CUDA:
-        return session, used, []
-    reason = f"CUDA is wanted, but this onnxruntime offers {', '.join(ort.get_available_providers())}"
-    if len(providers) == 2:
-        reason = "CUDA is wanted, but onnxruntime could not start it on this machine (its log says why)"
-    if not plan.allow_cpu_fallback:
-        raise LoadError(f"{reason}; --allow-cpu-fallback would serve on the CPU")
-    return session, used, [f"{reason}; served on the CPU"]
+    nodes = nodes_by_provider(session)
+    used = provider_used(session.get_providers(), nodes)
+    notes = [] if nodes is not None else ["this onnxruntime does not tell which provider runs which node"]
+    if wants_cuda and (reason := why_not_cuda(ort.get_available_providers(), session.get_providers(), nodes)):
+        if not plan.allow_cpu_fallback:
+            raise LoadError(f"{reason}; --allow-cpu-fallback would serve on the CPU")
+        notes.append(f"{reason}; served on the CPU")
+    return session, used, nodes, notes
+
+
+def nodes_by_provider(session: ort.InferenceSession) -> dict[str, int] | None:
+    """How many of a model's nodes each provider runs, those of its inner graphs included, before some are fused.
+
+    Empty for a model of which optimization left no node; None where onnxruntime (before 1.24) does not tell.
+    """
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    counts: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        counts[str(part.ep_name)] += len(part.get_nodes())
+    return dict(counts)
+
+
+def provider_used(registered: Sequence[str], nodes: Mapping[str, int] | None) -> str:
+    """The provider that runs the model: the most wanted one that has at least one node.
+
+    Args:
+        registered: the session's providers, the most wanted first; the last one is the CPU's.
+        nodes: as of ``nodes_by_provider``.
+    """
+    if nodes is None:
+        return registered[0]
+    return next((name for name in registered if nodes.get(name)), registered[-1])
+
+
+def why_not_cuda(available: Sequence[str], registered: Sequence[str], nodes: Mapping[str, int] | None) -> str:
+    """Why a model does not run on CUDA; empty where it does.
+
+    One node is enough: onnxruntime itself leaves a few on the CPU, such as those that reckon with shapes. A model
+    without nodes needs no provider.
+
+    Args:
+        available: providers that this onnxruntime has.
+        registered: providers that the session has.
+        nodes: as of ``nodes_by_provider``.
+    """
+    if CUDA not in available:
+        return f"CUDA is wanted, but this onnxruntime offers {', '.join(available)}"
+    if CUDA not in registered:
+        return "CUDA is wanted, but onnxruntime could not start it on this machine (its log says why)"
+    if not nodes or nodes.get(CUDA):
+        return ""
+    return f"CUDA is wanted, but it can run none of the model's nodes ({sum(nodes.values())} run on {', '.join(nodes)})"
 
 
 def gpus_visible() -> bool:

@@ -32,6 +32,16 @@ def description(folder: Path) -> dict[str, Any] | None:
     return found if "kernel_path" in found else None
 
 
+def leads_out(folder: Path) -> bool:
+    """Whether the description names files outside its folder by their place relative to it.
+
+    Raises:
+        LoadError: the file is not a JSON object.
+    """
+    found = description(folder) or {}
+    return any(".." in Path(str(found.get(key, ""))).parts for key in ("kernel_path", "weight_path"))
+
+
 def kernel_command(plan: WorkerPlan) -> tuple[list[str], str, dict[str, str]]:
     """How a kernel's process is started.
 

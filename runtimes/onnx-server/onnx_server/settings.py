@@ -22,6 +22,8 @@ class Settings:
         allow_cpu_fallback: serve on the CPU where CUDA is wanted and does not work.
         memory_limit: bytes for each version's worker process, on CUDA also of the device; 0 means no limit.
         settle: seconds for which the files must not have changed before they are loaded.
+        frozen: the files are never changed, so that those of an ONNX model are used where they lie.
+        run_timeout: seconds that a run of the model may take before its worker is killed; 0 means no limit.
         max_body: bytes of a request's body at most.
         body_timeout: seconds that a client has for sending a body.
         drain_delay: seconds between becoming unready and closing, for a router to notice.
@@ -41,6 +43,8 @@ class Settings:
     allow_cpu_fallback: bool = False
     memory_limit: int = 0
     settle: float = 0.5
+    frozen: bool = False
+    run_timeout: float = 0.0
     max_body: int = 64 << 20
     body_timeout: float = 60.0
     drain_delay: float = 0.2

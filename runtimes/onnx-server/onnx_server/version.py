@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onnx_server import wire
 from onnx_server.batcher import Batcher
-from onnx_server.errors import LoadError, unavailable
+from onnx_server.errors import LoadError, RequestError, unavailable
 from onnx_server.link import Done, Worker
 from onnx_server.metrics import Metrics
 from onnx_server.protocol import InferRequest
@@ -33,8 +34,9 @@ class ServedVersion:
         self.source = source
         self._copy = copy
         self.version = source.version
-        self.spec = worker.spec
+        self.spec = replace(worker.spec, notes=(*worker.spec.notes, copy.note)) if copy.note else worker.spec
         self._plan = plan
+        self._run_timeout = settings.run_timeout
         self._metrics = metrics
         self._worker = worker
         self._down = ""
@@ -51,14 +53,17 @@ class ServedVersion:
         Raises:
             LoadError: it cannot be served.
         """
-        copy = await asyncio.to_thread(Copy, source, settings.kernel)
+        copy = await asyncio.to_thread(Copy, source, settings.kernel, frozen=settings.frozen)
+        if copy.folder != source.folder:  # which tracebacks name
+            log.info("version %s: its files were copied to %s", source.version, copy.folder)
         try:
             plan = ServedVersion._plan_of(copy.folder, settings)
-            return ServedVersion(source, copy, plan, await Worker.start(plan), settings, metrics)
+            worker = await Worker.start(plan, settings.run_timeout)
+            return ServedVersion(source, copy, plan, worker, settings, metrics)
         except BaseException as error:
-            copy.remove()
-            if isinstance(error, LoadError):  # in the words of who put the files there
-                raise LoadError(str(error).replace(str(copy.folder), str(source.folder))) from error
+            await asyncio.to_thread(copy.remove)
+            if isinstance(error, LoadError):
+                raise LoadError(copy.in_users_words(str(error))) from error
             raise
 
     @staticmethod
@@ -122,7 +127,10 @@ class ServedVersion:
     async def _submit(self, outputs: tuple[str, ...], shapes: Hashable, item: Any, rows: int) -> Any:
         if self._down:
             raise unavailable(self._down)
-        return await self._batcher.submit(outputs, shapes, item, rows)
+        try:
+            return await self._batcher.submit(outputs, shapes, item, rows)
+        except RequestError as error:
+            raise RequestError(error.status, self._copy.in_users_words(error.message), error.retry_after) from error
 
     def _run(self, batch: wire.Batch, done: Done) -> None:
         self._worker.run(batch, done)
@@ -141,10 +149,12 @@ class ServedVersion:
         pause = _FIRST_PAUSE
         while True:
             try:
-                worker = await Worker.start(self._plan)
+                worker = await Worker.start(self._plan, self._run_timeout)
                 break
             except (LoadError, OSError) as error:
-                self._down = f"the worker process died and cannot be started again: {error}"
+                self._down = (
+                    f"the worker process died and cannot be started again: {self._copy.in_users_words(str(error))}"
+                )
                 log.error("version %s: %s", self.version, self._down)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -42,6 +42,7 @@ class ModelSpec:
     Attributes:
         platform: ``onnxruntime_onnx``, ``python`` or ``redhare``.
         provider: the execution provider that is really used.
+        nodes: how many nodes of the model's graph each provider runs; empty where that is not known.
         open_inputs: the model takes inputs of any name, type and shape; ``inputs`` is then only a hint.
         text: the model takes the request's body and gives the answer's body, both as text.
         batching: requests may be put together along the first dimension.
@@ -57,6 +58,7 @@ class ModelSpec:
     text: bool = False
     batching: bool = False
     notes: tuple[str, ...] = ()
+    nodes: dict[str, int] = field(default_factory=dict)
     known_inputs: dict[str, TensorSpec] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
