@@ -128,7 +128,7 @@ class Serving:
 
         Args:
             model: the same as now when left out.
-            settings: what is to differ: ``image``, ``command``, ``resources``, ``env``, ``options``.
+            settings: what is to differ: ``image``, ``command``, ``resources``, ``env``, ``options``; and ``recreate``.
         """
         body = {"model": model, "weight": weight, **settings}
         return make(Endpoint, self._http.json("POST", f"/endpoints/{_part(reference)}/rollout", body))

@@ -89,6 +89,9 @@ def rollout(
     ] = None,
     weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
     image: Image = "",
+    recreate: Annotated[
+        bool, typer.Option("--recreate", help="End the version before first, where there is no room for both.")
+    ] = False,
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,
@@ -101,7 +104,7 @@ def rollout(
         before = client.endpoint(name)
         served = next((str(one["model"]) for one in before.variants if one["version"]), "")
         model = served.partition(":")[0]
-        settings = {"image": image} if image else {}
+        settings: dict[str, Any] = {"recreate": recreate} | ({"image": image} if image else {})
         if version is None:
             _make_ready(client, served, image)
             made = client.rollout(name, weight=weight, **settings)

@@ -180,6 +180,7 @@ def _variant(record: EndpointRecord, one: VariantRecord, known: Known) -> Varian
         not_before=row.not_before,
         created_at=row.created_at,
         promoted_at=row.promoted_at,
+        recreate=row.recreate,
         requests=requests,
         errors=errors,
         replicas=tuple(_replica(record, replica, known) for replica in one.replicas),

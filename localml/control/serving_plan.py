@@ -5,6 +5,9 @@ A new version is brought up beside the ones that serve (``rolling``). Once all i
 answered without errors for a while it serves for good, and those that it replaced finish what they have and end. A
 version that does not become ready, or answers with errors, ends instead; the others never stopped.
 
+Where there is no room for two versions, one can be brought up in place of the others (``recreate``): they end first,
+and come back if it is given up.
+
 The controller carries out one plan, looks again, and plans again until nothing is left to do.
 """
 
@@ -58,7 +61,10 @@ class ReplicaView:
 
 @dataclass(frozen=True, slots=True)
 class VariantView:
-    """A variant that has not ended, as recorded. ``requests`` and ``errors`` count since it was promoted."""
+    """A variant that has not ended, as recorded. ``requests`` and ``errors`` count since it was promoted.
+
+    ``recreate``: those before it have no replicas until it has proved itself.
+    """
 
     id: int
     name: str
@@ -69,6 +75,7 @@ class VariantView:
     not_before: float | None = None
     created_at: float = 0.0
     promoted_at: float | None = None
+    recreate: bool = False
     requests: int = 0
     errors: int = 0
     replicas: tuple[ReplicaView, ...] = ()
@@ -198,6 +205,8 @@ def target(view: EndpointView, variant: VariantView) -> int:
     """How many replicas a variant shall have now."""
     if not view.wanted or variant.state not in LIVE_VARIANTS:
         return 0
+    if variant.state is VariantState.SERVING and making_room(view):
+        return 0
     if view.scale == 0:  # asleep; but a version can only prove itself by running
         return 1 if variant.state in (VariantState.ROLLING, VariantState.BAKING) else 0
     if variant.own_replicas is not None:
@@ -205,6 +214,11 @@ def target(view: EndpointView, variant: VariantView) -> int:
     if variant.weight <= 0:
         return 0
     return max(1, math.ceil(view.scale * min(variant.weight, 100.0) / 100.0 - 1e-9))
+
+
+def making_room(view: EndpointView) -> bool:
+    """Whether those that serve make room for a version that is brought up in their place."""
+    return any(one.recreate for one in view.in_state(VariantState.ROLLING, VariantState.BAKING))
 
 
 def weights(view: EndpointView) -> dict[int, float]:
@@ -251,7 +265,7 @@ def _rolling(view: EndpointView, variant: VariantView, now: float) -> list[Step]
         return [MoveVariant(variant, VariantState.FAILED, trouble)]
     if variant.ready < max(1, target(view, variant)) or view.in_state(VariantState.BAKING):
         return []
-    if _others_run(view) and view.spec.bake > 0:
+    if _can_go_back(view, variant) and view.spec.bake > 0:
         return [MoveVariant(variant, VariantState.BAKING, "all its replicas are ready")]
     return _promote(view, variant)
 
@@ -271,12 +285,14 @@ def _trouble(view: EndpointView, variant: VariantView, now: float) -> str:
     others = view.in_state(VariantState.SERVING)
     queued = bool(variant.active) and all(one.started_at is None for one in variant.active)
     if others and queued and now - variant.created_at > view.spec.queue_timeout:
-        return f"no room for it within {view.spec.queue_timeout:g} s" + (f": {said}" if said else "")
+        return f"no room for it within {view.spec.queue_timeout:g} s beside the version that serves" + (
+            f": {said}" if said else ""
+        )
     return ""
 
 
 def _baking(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
-    if not _others_run(view):
+    if not _can_go_back(view, variant):
         return _promote(view, variant)
     if _errs(view, variant):
         words = f"{variant.errors} of its first {variant.requests} answers were errors"
@@ -288,9 +304,10 @@ def _baking(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
     return _promote(view, variant) if now >= bake_end(view, variant) else []
 
 
-def _others_run(view: EndpointView) -> bool:
-    """Whether there is a version that serves now, to fall back to; one that is asleep is none."""
-    return any(one.active for one in view.in_state(VariantState.SERVING))
+def _can_go_back(view: EndpointView, variant: VariantView) -> bool:
+    """Whether there is a version that serves now, or made room, to fall back to; one that is asleep is none."""
+    serving = view.in_state(VariantState.SERVING)
+    return bool(serving) if variant.recreate else any(one.active for one in serving)
 
 
 def _errs(view: EndpointView, variant: VariantView) -> bool:

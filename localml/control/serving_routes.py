@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 
 from localml.control.serving_load import EndpointRecord, VariantRecord
-from localml.control.serving_plan import EndpointView, weights
+from localml.control.serving_plan import EndpointView, making_room, weights
 from localml.core.model_files import ONNX
 from localml.core.models import Endpoint
 from localml.core.routes_table import (
@@ -62,6 +62,7 @@ def _one_per_route(
 def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> EndpointRoute:
     """One endpoint as the gateway shall have it."""
     shares, spec = weights(view), record.spec
+    holds = view.wanted and (spec.scaling.minimum == 0 or making_room(view))
     return EndpointRoute(
         name=record.row.route,
         model=record.model,
@@ -72,11 +73,11 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
             max_body=spec.max_body,
             timeout_s=spec.request_timeout,
             max_concurrent=spec.max_concurrent,
-            queue_timeout_s=max(_SLEEP_QUEUE_S if spec.scaling.minimum == 0 else 0.0, spec.request_timeout),
+            queue_timeout_s=max(_SLEEP_QUEUE_S if holds else 0.0, spec.request_timeout),
         ),
         retry_infer=all(_only_infers(one) for one in record.variants),
         health=HealthCheck(path=record.variants[-1].spec.health_path) if record.variants else HealthCheck(),
-        scale_to_zero=view.wanted and spec.scaling.minimum == 0,
+        scale_to_zero=holds,
     )
 
 

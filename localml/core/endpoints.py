@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -34,12 +34,16 @@ ROUTE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True, slots=True)
 class NewVariant:
-    """A version to serve: a registered one by its id, or a custom image (``spec.image``). ``weight`` in percent."""
+    """A version to serve: a registered one by its id, or a custom image (``spec.image``). ``weight`` in percent.
+
+    ``recreate``: the versions before it end before it starts, where there is no room for both.
+    """
 
     spec: VariantSpec = field(default_factory=VariantSpec)
     model_version_id: int | None = None
     weight: float = 100.0
     name: str = ""
+    recreate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,8 @@ class Endpoints:
         """
         if not 0 < new.weight <= 100:
             raise invalid("weight", f"must be more than 0 and at most 100, not {new.weight:g}")
+        if new.recreate and new.weight < 100:
+            raise invalid("recreate", "leaves no other version, so the weight must be 100")
         version = self._checked(new)
 
         def act(session: Session) -> int:
@@ -220,7 +226,7 @@ class Endpoints:
             if same is not None and same.state is VariantState.SERVING:
                 give_share(session, serving, same, new.weight)
             else:
-                self._add_variant(session, row, NewVariant(spec, new.model_version_id, new.weight, new.name), version)
+                self._add_variant(session, row, replace(new, spec=spec), version)
             return endpoint_id
 
         return self._written(act)
@@ -343,6 +349,7 @@ class Endpoints:
                 model_version_id=new.model_version_id,
                 spec=new.spec.model_dump_json(exclude_defaults=True),
                 weight=new.weight,
+                recreate=new.recreate,
                 created_at=self._clock.now(),
             )
         )

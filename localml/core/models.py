@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, Dialect, Index, MetaData, String, TypeDecorator, text
+from sqlalchemy import JSON, Column, Dialect, Index, MetaData, String, TypeDecorator, false, text
 from sqlmodel import Field, SQLModel
 
 from localml.core.causes import Cause
@@ -430,6 +430,7 @@ class Variant(SQLModel, table=True):
     created_at: float
     promoted_at: float | None = None  # when it first got requests
     ended_at: float | None = None
+    recreate: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # others end before it starts
 
 
 class EndpointReplica(SQLModel, table=True):

@@ -123,7 +123,8 @@ class EndpointRoute(_Frozen):
         token_hashes: SHA-256 (hex) of the tokens that may call it, given as ``Authorization: Bearer`` or
             ``X-Auth-Token``; None lets everybody in, an empty tuple nobody.
         retry_infer: a POST has no effects at the replica, so one that failed may be sent to another replica.
-        scale_to_zero: when no replica is ready, hold requests and write the wake file instead of answering 503.
+        scale_to_zero: when no replica is ready, hold requests and write the wake file instead of answering 503. Also
+            set while a version is brought up in place of another.
         wake_hint: content of the wake file, for the control plane's own use.
         health: None for no active checks.
         model: name of the registered model that it serves; gRPC clients may ask for it by that.

@@ -100,7 +100,7 @@ def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_
     assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
     assert [one["datatype"] for one in serve("models", "--json").json["models"][0]["versions"][0]["inputs"]] == ["FP32"]
 
-    rolled = serve("rollout", "own", "--image", "another", "--json")
+    rolled = serve("rollout", "own", "--image", "another", "--recreate", "--json")
     assert (rolled.code, rolled.json["variants"][0]["spec"]["image"]) == (0, "another")
     assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
     assert serve("stop", "own").code == 0

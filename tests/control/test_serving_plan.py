@@ -21,6 +21,7 @@ from localml.control.serving_plan import (
     SetState,
     StopReplica,
     VariantView,
+    making_room,
     plan_endpoint,
     scaled,
     target,
@@ -47,7 +48,7 @@ class World:
     ended: dict[int, VariantView] = field(default_factory=dict)
     next_id: int = 1
 
-    def add(self, weight: float = 100.0, name: str = "") -> int:
+    def add(self, weight: float = 100.0, name: str = "", *, recreate: bool = False) -> int:
         number, self.next_id = self.next_id, self.next_id + 1
         self.variants[number] = VariantView(
             number,
@@ -55,6 +56,7 @@ class World:
             VariantState.ROLLING,
             weight,
             created_at=self.now,
+            recreate=recreate,
         )
         return number
 
@@ -223,6 +225,40 @@ def test_a_version_that_finds_no_room_is_given_up_only_while_another_serves() ->
     world.now += world.spec.queue_timeout + 1
     world.settle()
     assert world.ended[second].state is VariantState.FAILED
+
+
+def test_a_version_in_place_of_another_starts_when_that_has_ended_and_is_tried_as_well() -> None:
+    world = served(scale=2)
+    second = world.add(recreate=True)
+    world.settle()
+    assert world.replicas(1) == []
+    assert world.serving() == ["v1"]  # it may come back
+    assert len(world.replicas(second)) == 2
+    assert making_room(world.view())
+    world.start_all(second)
+    assert weights(world.view()) == {1: 0.0, second: 100.0}  # on trial
+    world.now += world.spec.bake
+    world.settle()
+    assert world.serving() == ["v2"]
+    assert world.state is EndpointState.READY
+    assert not making_room(world.view())
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_version_that_made_room_comes_back_when_the_new_one_fails(ready: bool) -> None:
+    world = served()
+    second = world.add(recreate=True)
+    world.settle()
+    if ready:
+        world.start_all(second)
+        world.variants[second] = replace(world.variants[second], requests=10, errors=6)
+    else:
+        world.change(world.replicas(second)[0].id, live=False, failed=True)
+    world.settle()
+    assert world.ended[second].state is VariantState.FAILED
+    assert len(world.replicas(1)) == 1
+    world.start_all(1)
+    assert (world.serving(), world.state) == (["v1"], EndpointState.READY)
 
 
 def test_errors_on_trial_bring_the_old_version_back_at_once() -> None:
@@ -414,17 +450,21 @@ def test_a_replica_that_moved_is_ready_again_only_with_its_new_address() -> None
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["roll", "canary", "up", "crash", "wait", "scale"]), st.integers(0, 7))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["roll", "canary", "recreate", "up", "crash", "wait", "scale"]), st.integers(0, 7))
+    )
+)
 def test_while_versions_roll_there_are_never_fewer_ready_replicas_than_before(events: list[tuple[str, int]]) -> None:
-    """Only a crash may take capacity away, and in the end one plan leads to the wanted state."""
+    """Only a crash and versions in place of others take capacity away, and in the end all is as wanted."""
     world = served(scale=2)
     for what, number in events:
         before = _capacity(world)
-        if what in ("roll", "canary"):
+        if what in ("roll", "canary", "recreate"):
             for key, one in list(world.variants.items()):
                 if one.state is VariantState.ROLLING:
                     world.variants[key] = replace(one, state=VariantState.FAILED)
-            world.add(weight=100.0 if what == "roll" else 10.0 + number)
+            world.add(weight=10.0 + number if what == "canary" else 100.0, recreate=what == "recreate")
         elif what == "wait":
             world.now += 1 + number
         elif what == "scale":
@@ -435,7 +475,7 @@ def test_while_versions_roll_there_are_never_fewer_ready_replicas_than_before(ev
                 one = live[number % len(live)]
                 world.change(one.id, **({"ready": True, "started_at": world.now} if what == "up" else _DEAD))
         world.settle()
-        if what in ("roll", "canary", "up", "wait"):
+        if what in ("roll", "canary", "up", "wait") and not making_room(world.view()):
             assert _capacity(world) >= min(before, _wanted(world))
     _finish(world)
     assert world.state is EndpointState.READY

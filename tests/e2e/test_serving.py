@@ -69,11 +69,12 @@ class Stage:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Stage]:
+def stage(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The installation; a test's parameter is its GPUs."""
     data = tmp_path / "data"
     data.mkdir()
     serving_environment(data / "cache")
-    with servers(data, gateway_port=0, gpus="none") as running:
+    with servers(data, gateway_port=0, gpus=getattr(request, "param", "none")) as running:
         yield Stage(running)
     gateway_process.stop(data, timeout=2)
     engine = ProcessEngine(data / "replicas", _install(data))
@@ -185,6 +186,32 @@ def test_the_server_dies_in_the_middle_of_a_rollout_and_finishes_it(stage: Stage
             second = stage.register(4.0)
         clients.wait_for(lambda: 3.0 in clients.answers)
     assert clients.failures == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["simulated:1"], indirect=True)
+def test_with_one_gpu_a_version_takes_over_from_one_that_ends_first_and_requests_wait(stage: Stage) -> None:
+    first, second = stage.register(2.0), stage.register(3.0)
+    stage.call("POST", "/endpoints", {"model": first, "bake": 0.5, "public": True, "resources": {"gpu": 1}})
+    served = stage.settled()
+    with Clients(lambda: stage.ask(served["infer_url"])) as clients:
+        stage.call("POST", "/endpoints/net/rollout", {"model": second, "recreate": True})
+        done = stage.settled()
+        assert (done["state"], done["variants"][0]["model"]) == ("ready", second)
+        clients.wait_for(lambda: clients.answers[-20:] == [3.0] * 20)
+    assert clients.failures == []
+    assert set(clients.answers) == {2.0, 3.0}
+
+    stage.put("s3://b/broken/kernel.py", b"raise RuntimeError('cannot be loaded')")
+    broken = stage.call("POST", "/models", {"name": "broken", "source": "s3://b/broken/"})
+    body = {"model": f"broken:{broken['version']}", "recreate": True, "weight": 100}
+    stage.call("POST", "/endpoints/net/rollout", body)
+    done = stage.settled()
+    assert (done["state"], done["variants"][0]["state"]) == ("ready", "failed")
+    assert "cannot be loaded" in done["message"]
+    assert stage.ask(served["infer_url"]).json()["outputs"][0]["data"] == [3.0, 30.0]
+    refused = stage.server.api.call("POST", "/endpoints/net/rollout", {**body, "weight": 10})
+    assert (refused.status, refused.json["error"]["field"]) == (400, "recreate")
 
 
 @pytest.mark.slow

@@ -49,13 +49,15 @@ class EndpointIn(Strict):
 class RolloutIn(Strict):
     """Another version, or the same in another image. ``weight`` in percent: 100 replaces all others once it is ready.
 
-    What is not given is that of the newest version that serves.
+    What is not given is that of the newest version that serves. ``recreate``: the versions before it end first, and
+    come back if it fails; requests wait meanwhile.
     """
 
     model: str | None = None
     image: str | None = Field(default=None, min_length=1)
     command: tuple[str, ...] | None = None
     weight: float = Field(default=100.0, gt=0, le=100)
+    recreate: bool = False
     resources: Resources | None = None
     env: dict[str, str] | None = None
     options: dict[str, str | int | float | bool] | None = None

@@ -50,7 +50,7 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
             version = platform.registry.find(body.model, project_of(who)).version.id
         given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
         spec = (newest.spec if newest is not None else VariantSpec()).model_copy(update=given)
-        new = NewVariant(spec, version, body.weight)
+        new = NewVariant(spec, version, body.weight, recreate=body.recreate)
         made = platform.endpoints.rollout(found.row.id or 0, who, new, keep_settings=not given)
         return _shown(platform, made)
 
