@@ -61,7 +61,9 @@ class Observations:
 
     def _look_at(self, names: Iterable[str]) -> None:
         for name in names:
-            self._known[name] = self._engine.inspect(name)
+            known = self._known.get(name)
+            if known is None or known.phase is not Phase.EXITED:  # an end is final
+                self._known[name] = self._engine.inspect(name)
 
     def learn(self, observed: Observed) -> None:
         """Take in what an act was told; an end that is already known is never taken back by an older answer."""

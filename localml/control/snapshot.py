@@ -1,11 +1,11 @@
-"""Reading what the control loop needs in two narrow queries, with the frozen specs parsed once and kept."""
+"""Reading what the control loop needs in a few narrow queries, with the frozen specs parsed once and kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import false, select
+from sqlalchemy import select
 from sqlmodel import Session
 
 from localml.control.admission import Amount, Demand, GpuSlot, Holder, Node, PoolState, Shape, Waiting
@@ -13,7 +13,7 @@ from localml.control.decide import AttemptView, View
 from localml.core.causes import Cause
 from localml.core.models import Attempt, GpuLease, GpuMark, NodeMark, Pool, Workload, WorkloadDetail
 from localml.core.specs import WorkloadSpec
-from localml.core.sql import table_of
+from localml.core.sql import read_rows, table_of
 from localml.core.states import HOLDING, TERMINAL, AttemptState, Desired, State
 
 _EPSILON = 1e-9
@@ -67,10 +67,22 @@ class AttemptRow:
     gpus: tuple[tuple[str, float], ...] = ()
 
 
-_W, _A, _L, _D = table_of(Workload), table_of(Attempt), table_of(GpuLease), table_of(WorkloadDetail)
-_WORKLOADS = select(*(_W.c[name] for name in WorkloadRow.__slots__)).where(_W.c.cleaned == false())
-_ATTEMPTS = select(*(_A.c[name] for name in AttemptRow.__slots__ if name != "gpus")).where(_A.c.removed == false())
-_HELD = select(_L.c.attempt_id, _L.c.gpu, _L.c.fraction).where(_L.c.released_at.is_(None))
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """A pool with its limits; None where there is none."""
+
+    id: int
+    name: str
+    parent_id: int | None
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+
+
+_W, _D = table_of(Workload), table_of(WorkloadDetail)
+_LEASE_COLUMNS = ("attempt_id", "gpu", "fraction")
+_ATTEMPT_COLUMNS = tuple(name for name in AttemptRow.__slots__ if name != "gpus")
 
 
 class SpecCache:
@@ -131,10 +143,11 @@ class Snapshot:
 
     workloads: dict[int, WorkloadRow] = field(default_factory=dict)
     attempts: dict[int, list[AttemptRow]] = field(default_factory=dict)
-    pools: dict[str, Pool] = field(default_factory=dict)
+    pools: dict[str, PoolRow] = field(default_factory=dict)
     pool_names: dict[int, str] = field(default_factory=dict)
-    gpu_marks: dict[str, GpuMark] = field(default_factory=dict)
-    node_mark: NodeMark | None = None
+    gpu_marks: set[str] = field(default_factory=set)
+    drained: str | None = None
+    """Why the machine is drained, which may be empty; None while it is not."""
     dependencies: dict[int, State] = field(default_factory=dict)
 
     @property
@@ -154,13 +167,12 @@ class Snapshot:
 def load(session: Session, specs: SpecCache, node: str) -> Snapshot:
     """Read a snapshot; parses the specs of workloads that appear for the first time."""
     found = Snapshot()
-    connection = session.connection()
-    for values in connection.execute(_WORKLOADS):
+    for values in read_rows(session, Workload, WorkloadRow.__slots__, "cleaned = 0"):
         found.workloads[values[0]] = WorkloadRow(*values)
     leases: dict[int, list[tuple[str, float]]] = {}
-    for attempt_id, gpu, fraction in connection.execute(_HELD):
+    for attempt_id, gpu, fraction in read_rows(session, GpuLease, _LEASE_COLUMNS, "released_at IS NULL"):
         leases.setdefault(attempt_id, []).append((gpu, fraction))
-    for values in connection.execute(_ATTEMPTS):
+    for values in read_rows(session, Attempt, _ATTEMPT_COLUMNS, "removed = 0"):
         one = AttemptRow(*(*values, tuple(leases.get(values[0], ()))))
         found.attempts.setdefault(one.workload_id, []).append(one)
     _load_marks(session, found, node)
@@ -172,12 +184,13 @@ def load(session: Session, specs: SpecCache, node: str) -> Snapshot:
 
 
 def _load_marks(session: Session, found: Snapshot, node: str) -> None:
-    for pool in session.execute(select(Pool)).scalars():
+    for values in read_rows(session, Pool, PoolRow.__slots__):
+        pool = PoolRow(*values)
         found.pools[pool.name] = pool
-        found.pool_names[pool.id or 0] = pool.name
-    for mark in session.execute(select(GpuMark)).scalars():
-        found.gpu_marks[mark.gpu] = mark
-    found.node_mark = session.get(NodeMark, node)
+        found.pool_names[pool.id] = pool.name
+    found.gpu_marks = {gpu for (gpu,) in read_rows(session, GpuMark, ("gpu",))}
+    marks = dict(read_rows(session, NodeMark, ("node", "reason")))
+    found.drained = marks.get(node)
 
 
 def _load_dependencies(session: Session, found: Snapshot, specs: SpecCache) -> None:
@@ -302,7 +315,7 @@ def node_of(snapshot: Snapshot, machine: Machine, lost: Mapping[str, str]) -> No
         if uuid not in snapshot.gpu_marks and uuid not in lost
     )
     free = Amount(machine.cpu, machine.memory, 0.0).minus(used)
-    closed = f"this machine is drained: {snapshot.node_mark.reason}".rstrip(": ") if snapshot.node_mark else ""
+    closed = f"this machine is drained: {snapshot.drained}".rstrip(": ") if snapshot.drained is not None else ""
     live = sum(1 for some in snapshot.attempts.values() for one in some if one.state is not AttemptState.ENDED)
     rest = Amount(free.cpu, free.memory, sum(slot.free for slot in slots))
     return Node(machine.name, rest, slots, closed, live, machine.max_replicas)

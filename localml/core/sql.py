@@ -1,13 +1,13 @@
-"""Inserts and guarded updates on the hot paths, as SQL text that is written once and run by SQLite's own driver.
+"""Inserts, guarded updates and whole-table reads on the hot paths, as SQL text that is run by SQLite's own driver.
 
-SQLAlchemy builds, hashes and post-processes every statement; on the path of a submission that costs several times
-what SQLite itself takes. Tables and types still come from the models.
+SQLAlchemy builds, hashes and post-processes every statement; on the path of a submission, and in each pass of the
+control loop, that costs several times what SQLite itself takes. Tables and types still come from the models.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -92,3 +92,32 @@ def update_rows(session: Session, model: type[SQLModel], values: Mapping[str, An
     parameters = [convert[name](value) for name, value in values.items()]
     parameters += [convert[name](value) for name, value in guards.items()]
     return driver(session).execute(_update(model, names, tuple(guards)), parameters).rowcount
+
+
+@cache
+def _select(
+    model: type[SQLModel], columns: tuple[str, ...], where: str
+) -> tuple[str, tuple[tuple[int, _Convert], ...]]:
+    """The statement, and what turns SQLite's values into Python's by position, where that is needed."""
+    table = table_of(model)
+    text = f"SELECT {', '.join(map(_quote, columns))} FROM {_quote(table.name)}" + (f" WHERE {where}" if where else "")
+    readers = [table.c[name].type.dialect_impl(_DIALECT).result_processor(_DIALECT, None) for name in columns]
+    return text, tuple((at, reader) for at, reader in enumerate(readers) if reader is not None)
+
+
+def read_rows(
+    session: Session, model: type[SQLModel], columns: tuple[str, ...], where: str = ""
+) -> Iterator[list[Any]]:
+    """Columns of all rows of a table.
+
+    Args:
+        where: a condition in SQL, part of the code: nothing that anybody sent.
+    """
+    text, readers = _select(model, columns, where)
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    for found in connection.execute(text):
+        values = list(found)
+        for at, reader in readers:
+            values[at] = reader(values[at])
+        yield values

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
-from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError as TransportError
@@ -111,16 +111,21 @@ class ImageBuilder:
         with _readable():
             if self._size(image) is None:
                 self._pull_image(image, progress)
+            container = self._client.containers.create(
+                image, ["-c", PROBE], entrypoint="python3", network_disabled=True
+            )
             try:
-                answer = self._client.containers.run(
-                    image, ["-c", PROBE], entrypoint="python3", remove=True, network_disabled=True
-                )
-            except ContainerError as error:
-                raise EngineError(f"{image}: its Python does not start: {error}") from error
+                container.start()
+                status = container.wait()["StatusCode"]
+                answer = container.logs(stdout=True, stderr=status != 0)
             except APIError as error:
                 if "executable file not found" not in str(error.explanation):
                     raise
                 raise EngineError(f"{image} has no program python3") from error
+            finally:
+                container.remove(force=True)
+        if status != 0:
+            raise EngineError(f"{image}: its Python does not start: {answer.decode(errors='replace').strip()}")
         return python_of(image, answer)
 
     def _pull_image(self, image: str, progress: Progress) -> None:

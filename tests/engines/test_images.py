@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 from docker.errors import APIError, ImageNotFound
+from helpers.docker_image import tiny_image
 from urllib3.exceptions import ProtocolError
 
 from localml.core.catalog import cache_dir, runtimes_dir
 from localml.core.errors import LocalmlError
 from localml.engines.base import EngineError, EngineUnreachable
 from localml.engines.images import PYTHON_IMAGE, ImageBuilder, connect
+from localml.engines.kernel_server import PROBE
 
 CATALOG = """
 [runtimes.base]
@@ -305,3 +307,18 @@ print(json.dumps({
     "tags": sorted(tags),
 }))
 """
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_python_of_an_image_is_found_out_and_nothing_is_left(real: Any, sklearn_image: str) -> None:
+    builder = ImageBuilder(real, cache_dir(), runtimes_dir())
+    before = {one.id for one in real.containers.list(all=True, ignore_removed=True)}
+    assert builder.python(sklearn_image, lambda line: None) == (3, 11)
+    with pytest.raises(EngineError, match="tiny:1 has no program python3"):
+        builder.python(tiny_image(), lambda line: None)
+    with pytest.raises(EngineError, match="no-such-image is not on this machine and pulling it failed"):
+        builder.python("localhost:1/no-such-image", lambda line: None)
+    mine = [one for one in real.containers.list(all=True, ignore_removed=True) if one.id not in before]
+    assert [one.id for one in mine if PROBE in one.attrs["Args"]] == []

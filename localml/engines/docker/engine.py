@@ -237,7 +237,9 @@ class DockerEngine:
         The iterator's ``close`` may be called from another thread. A line shows up when its newline was written,
         or after 16 KiB of it: so the daemon hands output on.
         """
-        stream = LogStream(self._daemon, container_name(name), since, follow=follow)
+        seen = self._seen.get(name)
+        ended_at = seen.finished_at if seen is not None and seen.phase is Phase.EXITED else None
+        stream = LogStream(self._daemon, container_name(name), since, follow=follow, ended_at=ended_at)
         self._streams.add(stream)
         return stream
 

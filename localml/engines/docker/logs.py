@@ -144,9 +144,21 @@ class Cursor:
 
 
 class LogStream(Iterator[LogChunk]):
-    """One reading of a container's log; :meth:`close` may be called from another thread and ends it."""
+    """One reading of a container's log; :meth:`close` may be called from another thread and ends it.
 
-    def __init__(self, daemon: Daemon, name: str, since: Mapping[Stream, int], *, follow: bool) -> None:
+    Args:
+        ended_at: when the container ended, if it is known that it has: there is nothing to follow then.
+    """
+
+    def __init__(
+        self,
+        daemon: Daemon,
+        name: str,
+        since: Mapping[Stream, int],
+        *,
+        follow: bool,
+        ended_at: float | None = None,
+    ) -> None:
         self._daemon = daemon
         self._path = f"/containers/{quote(name, safe='')}"
         self._name = name
@@ -155,7 +167,8 @@ class LogStream(Iterator[LogChunk]):
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._response: requests.Response | None = None
-        self._chunks = self._follow() if follow else self._read_once()
+        self._ended_at = ended_at
+        self._chunks = self._follow() if follow and ended_at is None else self._read_once()
 
     def __next__(self) -> LogChunk:
         if self._closed.is_set():
@@ -193,7 +206,8 @@ class LogStream(Iterator[LogChunk]):
             self._closed.wait(_PAUSE)  # not started yet, or the daemon let go of us: begin again
 
     def _read_once(self) -> Iterator[LogChunk]:
-        phase, ended_at = self._state()  # before reading: what has ended then writes no more
+        # before reading: what has ended then writes no more
+        phase, ended_at = self._state() if self._ended_at is None else (Phase.EXITED, self._ended_at)
         cursor = self._cursor()
         for message in self._messages(follow=False):
             yield from cursor.take(message)
