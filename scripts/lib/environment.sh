@@ -5,6 +5,8 @@ repo="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
 export LOCALML_CACHE="${LOCALML_CACHE:-$repo/.cache}"
 venv="$repo/.venv"
 mkdir -p "$LOCALML_CACHE"
+# Without bytecode each start of a server compiles all of localml, which takes half a second.
+unset PYTHONDONTWRITEBYTECODE
 
 say() { printf '\033[1m%s\033[0m\n' "$*"; }
 
