@@ -57,15 +57,16 @@ class Request:
     header_length: int | None = None
 
 
-def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None) -> Request:
+def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None, *, white: float | None = None) -> Request:
     """Make a request from a file.
 
     ``.json`` with a member ``inputs`` is sent as it is; any other JSON is the data of the model's only input. ``.csv``
-    gives one row each line (a first line of names is left out), ``.npy`` an array. Pictures (``.png``, ``.jpg``) are
-    scaled to the input's height and width; values are 0 to 1 where the input takes fractions, else 0 to 255.
+    gives one row each line (a first line of names is left out where numbers are wanted), ``.npy`` an array. Pictures
+    (``.png``, ``.jpg``) are scaled to the input's height and width.
 
     Args:
         inputs: what the model takes ({name, datatype, shape}); None while that is not known.
+        white: value of a white pixel; 1 where the input takes fractions, else 255, if None. Black is 0.
 
     Raises:
         LocalmlError: ``INVALID``: the file is nothing of that, or does not fit the model.
@@ -76,12 +77,13 @@ def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None) -> Reques
     if kind == ".json":
         return request_of_text(path.read_bytes(), inputs, path.name)
     if kind == ".csv":
-        return _tensor(*_csv(path), _only(inputs))
+        wanted = _only(inputs)
+        return _tensor(*_csv(path, texts=wanted["datatype"] == "BYTES"), wanted)
     if kind == ".npy":
         return _tensor(*_npy(path), _only(inputs))
     if kind in (".png", ".jpg", ".jpeg"):
         wanted = _only(inputs)
-        return _tensor(*_picture(path, wanted), wanted)
+        return _tensor(*_picture(path, wanted, white), wanted)
     raise invalid("input", f"{path.name}: .json, .csv, .npy, .png and .jpg are taken")
 
 
@@ -112,13 +114,20 @@ def request_of_text(text: str | bytes, inputs: Sequence[Mapping[str, Any]] | Non
     return Request(json.dumps({"inputs": [tensor]}).encode())
 
 
-def _csv(path: Path) -> tuple[list[int], list[float]]:
+def _csv(path: Path, *, texts: bool) -> tuple[list[int], list[Any]]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel begins its files with a mark
             lines = [line for line in csv.reader(file) if line]
     except (ValueError, csv.Error) as error:
         raise invalid("input", f"{path.name} is no CSV text in UTF-8: {error}") from error
-    rows: list[list[float]] = []
+    rows: Sequence[Sequence[Any]] = lines if texts else _numbers(path, lines)
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise invalid("input", f"{path.name}: all rows must have the same number of columns, and there must be one")
+    return [len(rows), len(rows[0])], [value for row in rows for value in row]
+
+
+def _numbers(path: Path, lines: list[list[str]]) -> list[Sequence[Any]]:
+    rows: list[Sequence[Any]] = []
     for number, line in enumerate(lines, 1):
         values = [_number(cell) for cell in line]
         if number == 1 and all(value is None for value in values):
@@ -126,10 +135,8 @@ def _csv(path: Path) -> tuple[list[int], list[float]]:
         if None in values:
             cell = line[values.index(None)]
             raise invalid("input", f"{path.name}, line {number}: {cell!r} is no number")
-        rows.append([value for value in values if value is not None])
-    if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise invalid("input", f"{path.name}: all rows must have the same number of columns, and there must be one")
-    return [len(rows), len(rows[0])], [value for row in rows for value in row]
+        rows.append(values)
+    return rows
 
 
 def _number(cell: str) -> float | None:
@@ -139,7 +146,7 @@ def _number(cell: str) -> float | None:
         return None
 
 
-def _npy(path: Path) -> tuple[list[int], list[float]]:
+def _npy(path: Path) -> tuple[list[int], list[Any]]:
     """An array file of NumPy's own format (version 1 to 3), read without NumPy."""
     data = path.read_bytes()
     if not data.startswith(_NPY_MAGIC) or len(data) < 12:
@@ -149,17 +156,30 @@ def _npy(path: Path) -> tuple[list[int], list[float]]:
     try:
         header = ast.literal_eval(data[8 + width : start].decode())
         descr, shape = str(header["descr"]), [int(size) for size in header["shape"]]
-        code = _NPY_CODES[_NPY_TYPES[descr[1:]]]
         order = ">" if descr[0] == ">" else "<"
-        values = list(struct.unpack(f"{order}{math.prod(shape)}{code}", data[start:]))
-    except (KeyError, ValueError, SyntaxError, struct.error) as error:
+        values: list[Any]
+        if descr[1] in "SU":
+            values = _npy_texts(data[start:], descr[1], int(descr[2:]), order, math.prod(shape))
+        else:
+            code = _NPY_CODES[_NPY_TYPES[descr[1:]]]
+            values = list(struct.unpack(f"{order}{math.prod(shape)}{code}", data[start:]))
+    except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
         raise invalid("input", f"{path.name}: the array cannot be read: {error}") from error
     if header.get("fortran_order"):
         raise invalid("input", f"{path.name}: is in Fortran order; save numpy.ascontiguousarray of it")
     return shape, values
 
 
-def _picture(path: Path, wanted: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+def _npy_texts(data: bytes, kind: str, width: int, order: str, count: int) -> list[str]:
+    """Texts of one width each, filled up with zeros: bytes (``S``, taken as UTF-8) or four bytes a letter (``U``)."""
+    size = width * (4 if kind == "U" else 1)
+    if len(data) != size * count:
+        raise ValueError(f"{size * count} bytes of texts were announced, there are {len(data)}")
+    coding = "utf-8" if kind == "S" else "utf-32-be" if order == ">" else "utf-32-le"
+    return [data[at * size : (at + 1) * size].decode(coding).rstrip("\0") for at in range(count)]
+
+
+def _picture(path: Path, wanted: Mapping[str, Any], white: float | None) -> tuple[list[int], list[float]]:
     try:
         from PIL import Image
     except ImportError:
@@ -172,10 +192,11 @@ def _picture(path: Path, wanted: Mapping[str, Any]) -> tuple[list[int], list[flo
         raise invalid("input", f"{path.name} cannot be read as a picture: {error}") from error
     image = image.resize((width or image.width, height or image.height))
     raw = image.tobytes()
-    scale = 255.0 if str(wanted["datatype"]).startswith("FP") else 1.0
+    if white is None:
+        white = 1.0 if str(wanted["datatype"]).startswith("FP") else 255.0
     if channels_first and channels > 1:
         raw = b"".join(raw[channel::channels] for channel in range(channels))
-    values = [value / scale for value in raw]
+    values = [value * white / 255.0 for value in raw]
     if flat:
         return [1, len(values)], values
     size = [image.height, image.width]
@@ -199,9 +220,11 @@ def _layout(shape: list[int]) -> tuple[bool, int, int, int, bool]:
     raise invalid("input", f"a picture does not fit an input of shape {shape}; send JSON or .npy")
 
 
-def _tensor(shape: list[int], values: list[float], wanted: Mapping[str, Any]) -> Request:
+def _tensor(shape: list[int], values: list[Any], wanted: Mapping[str, Any]) -> Request:
     """A request with one binary tensor of the datatype that the model takes."""
     datatype, name = str(wanted["datatype"]), str(wanted["name"])
+    if values and (datatype == "BYTES") != any(isinstance(value, str) for value in values):
+        raise invalid("input", f"holds {'numbers' if datatype == 'BYTES' else 'texts'}, the model takes {datatype}")
     shape = _fitted(shape, list(wanted["shape"]))
     if datatype in ("FP16", "BYTES") or datatype not in _CODES:
         tensor = {"name": name, "datatype": datatype, "shape": shape, "data": values}

@@ -66,6 +66,36 @@ def test_a_picture_is_scaled_and_grey_where_the_model_wants_that(
     assert np.allclose(found, 51 / 255)
 
 
+@pytest.mark.parametrize(
+    ("datatype", "white", "greatest"), [("FP32", 16.0, 16.0), ("FP32", 255, 255), ("UINT8", None, 255)]
+)
+def test_a_picture_has_the_values_that_the_model_was_trained_on(
+    picture: Path, datatype: str, white: float | None, greatest: float
+) -> None:
+    found = sent(request_of(picture, wanted(datatype, -1, 4, 6, 3), white=white))
+    assert np.allclose(found, PIXELS[None] / 255 * greatest)
+
+
+def test_texts_come_from_tables_and_arrays(tmp_path: Path) -> None:
+    words = [["a", "bä"], ["", "drei, vier"]]
+    (tmp_path / "in.csv").write_text('a,bä\n"","drei, vier"\n')
+    np.save(tmp_path / "in.npy", np.array(words))
+    np.save(tmp_path / "bytes.npy", np.char.encode(np.array(words), "utf-8"))
+    for name in ("in.csv", "in.npy", "bytes.npy"):
+        request = request_of(tmp_path / name, wanted("BYTES", -1, 2))
+        (tensor,) = json.loads(request.body)["inputs"]
+        assert (tensor["shape"], np.reshape(tensor["data"], (2, 2)).tolist()) == ([2, 2], words), name
+
+
+def test_texts_for_numbers_and_numbers_for_texts_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "texts.npy", np.array([["a", "b"]]))
+    np.save(tmp_path / "numbers.npy", np.array([[1, 2]]))
+    with pytest.raises(LocalmlError, match="holds texts, the model takes FP32"):
+        request_of(tmp_path / "texts.npy", wanted("FP32", -1, 2))
+    with pytest.raises(LocalmlError, match="holds numbers, the model takes BYTES"):
+        request_of(tmp_path / "numbers.npy", wanted("BYTES", -1, 2))
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (-1, 7), (-1, 5, 6, 7)])
 def test_a_picture_that_does_not_fit_is_told_with_the_shape(picture: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(LocalmlError) as failure:

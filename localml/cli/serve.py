@@ -215,6 +215,9 @@ def predict(
         typer.Argument(metavar="@FILE", help="@input.json, .npy, .csv or .png; or JSON itself.", show_default=False),
     ],
     variant: Annotated[str | None, typer.Option(help="Ask this version, whatever its share.")] = None,
+    white: Annotated[
+        float | None, typer.Option(help="What a white pixel is; 1 where the model takes fractions, else 255.")
+    ] = None,
     timeout: Timeout = 330,
     data: Data = None,
     as_json: Json = False,
@@ -225,7 +228,10 @@ def predict(
     with connect(data) as client:
         target = client.endpoint(name)
         inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
-        request = request_of(Path(source[1:]), inputs) if source.startswith("@") else request_of_text(source, inputs)
+        if source.startswith("@"):
+            request = request_of(Path(source[1:]), inputs, white=white)
+        else:
+            request = request_of_text(source, inputs)
         began = time.perf_counter()
         found = client.predict(
             target.id, request.body, header_length=request.header_length, variant=variant, timeout=timeout

@@ -390,6 +390,8 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
         new = view.in_state(VariantState.ROLLING, VariantState.BAKING)[-1]
         what = "is on trial" if new.state is VariantState.BAKING else "is brought up"
         said = _waits_for([new])
+        if said and not new.recreate and new.active and all(one.started_at is None for one in new.active):
+            said += "; a rollout with 'recreate' would end the version before it first"
         return EndpointState.UPDATING, f"{new.name} {what}" + (f": {said}" if said else "")
     if view.scale == 0:
         return EndpointState.ASLEEP, "a request wakes it"

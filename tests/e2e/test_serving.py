@@ -195,6 +195,8 @@ def test_with_one_gpu_a_version_takes_over_from_one_that_ends_first_and_requests
     stage.call("POST", "/endpoints", {"model": first, "bake": 0.5, "public": True, "resources": {"gpu": 1}})
     served = stage.settled()
     with Clients(lambda: stage.ask(served["infer_url"])) as clients:
+        stage.call("POST", "/endpoints/net/rollout", {"model": second})
+        clients.wait_for(lambda: "'recreate' would end" in stage.call("GET", "/endpoints/net")["message"])
         stage.call("POST", "/endpoints/net/rollout", {"model": second, "recreate": True})
         done = stage.settled()
         assert (done["state"], done["variants"][0]["model"]) == ("ready", second)
