@@ -148,9 +148,8 @@ def _arguments(site: ServingSite, endpoint: EndpointSpec, variant: VariantSpec, 
     words = ["--model-dir", where, "--frozen", "--name", route]  # the registry's files never change
     words += ["--host", "0.0.0.0" if site.isolated else site.host]
     options: dict[str, str | int | float | bool] = dict(variant.options)
-    options.setdefault(
-        "run_timeout_ms", math.ceil(endpoint.request_timeout * 1000)
-    )  # nobody waits for an answer any longer
+    # nobody waits for an answer any longer
+    options.setdefault("run_timeout_ms", math.ceil(endpoint.request_timeout * 1000))
     options.setdefault("provider", "auto" if _on_gpu(site, variant) else "cpu")
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
