@@ -24,6 +24,13 @@ class Refused(Exception):
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
 
+class NothingReady(Refused):
+    """No replica takes requests now."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "no_replica", "no replica of this endpoint is ready", retry_after=1)
+
+
 class Gate:
     """The entrance of one endpoint: at most ``max_concurrent`` inside, the others in a bounded queue, first come first
     served.
@@ -55,7 +62,7 @@ class Gate:
         """
         self._limits, self._routable, self._holds = limits, routable, holds
         if not routable and not holds:
-            self._refuse_all(_nothing_ready())
+            self._refuse_all(NothingReady())
         self._admit()
         if self._waiting:
             self._call()
@@ -81,7 +88,7 @@ class Gate:
         if self.try_enter():
             return
         if not self._routable and not self._holds:
-            raise _nothing_ready()
+            raise NothingReady
         if len(self._waiting) >= self._limits.max_queue:
             raise Refused(503, "queue_full", f"{len(self._waiting)} requests wait already", retry_after=1)
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -136,7 +143,3 @@ class Gate:
         self._caller = None
         if self._waiting:
             self._call()
-
-
-def _nothing_ready() -> Refused:
-    return Refused(503, "no_replica", "no replica of this endpoint is ready", retry_after=1)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from localml.gateway import headers as heads
-from localml.gateway.admission import Refused
+from localml.gateway.admission import NothingReady, Refused
 from localml.gateway.downstream import Client, Request
 from localml.gateway.routing import Endpoint, Place, Replica, Variant
 from localml.gateway.tunnel import join
@@ -54,6 +54,7 @@ class Exchange:
         self._loop = client.loop
         self._limits = self._endpoint.route.limits
         self._upload = Upload(request, self._limits)
+        self._prepared = False
         self._tried: set[Replica] = set()
         self._stale: set[Replica] = set()
         self.variant: Variant | None = None
@@ -61,15 +62,18 @@ class Exchange:
         self.error: str | None = None
 
     async def run(self) -> None:
-        """Send the request until it is answered.
+        """Send the request until it is answered. After ``NothingReady`` it may be called again.
 
         Raises:
+            NothingReady: no replica was there to be asked, though there was one when the request was let in.
             Refused: nothing was answered yet, and this is what to answer.
             BadRequest: the client's body broke off; nothing was answered yet.
         """
-        if self._request.first.get(b"expect", b"").lower() == b"100-continue" and not self._request.http10:
-            self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await self._upload.prepare()
+        if not self._prepared:
+            self._prepared = True
+            if self._request.first.get(b"expect", b"").lower() == b"100-continue" and not self._request.http10:
+                self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            await self._upload.prepare()
         last: Lost | None = None
         for number in range(ATTEMPTS):
             choice = self._choose()
@@ -87,7 +91,7 @@ class Exchange:
                 if not self._may_repeat(seen=lost.seen):
                     break
         if last is None:
-            raise Refused(503, "no_replica", "no replica of this endpoint is ready", retry_after=1)
+            raise NothingReady
         self.error = last.code
         raise Refused(502, last.code, f"replica {last.replica.id}: {last}", retry_after=1)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from localml.core.gateway_stats import GatewayAddress, write_address
 from localml.core.routes_table import RouteTable, wake_folder
 from localml.gateway import headers as heads
-from localml.gateway.admission import Refused
+from localml.gateway.admission import NothingReady, Refused
 from localml.gateway.downstream import BadRequest, Client, Request
 from localml.gateway.exchange import Exchange
 from localml.gateway.follow import Follower
@@ -221,12 +221,17 @@ class Gateway:
         exchange = Exchange(request, client, place, path, name or endpoint.of_version(place.target.encode() + path))
         endpoint.last_request_at = time.time()
         self.report.changed()
-        if not endpoint.gate.try_enter():
-            await endpoint.gate.enter()
-        try:
-            await self._run(exchange, request, client)
-        finally:
-            endpoint.gate.leave()
+        while True:
+            if not endpoint.gate.try_enter():
+                await endpoint.gate.enter()
+            try:
+                return await self._run(exchange, request, client)
+            except NothingReady:  # the last replica went while the request's body came
+                if endpoint.routable or not endpoint.route.scale_to_zero:
+                    raise
+                self.report.changed()
+            finally:
+                endpoint.gate.leave()
 
     async def _run(self, exchange: Exchange, request: Request, client: Client) -> None:
         """Run an exchange and count it; what a replica was asked for is the variant's, not the endpoint's."""

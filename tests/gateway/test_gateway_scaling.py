@@ -129,6 +129,24 @@ def test_requests_of_a_sleeping_endpoint_are_held_until_it_is_awake(gateway: Gat
     asyncio.run(act())
 
 
+def test_a_request_whose_replica_goes_while_its_body_comes_is_held_as_well(gateway: GatewayProcess) -> None:
+    async def act() -> None:
+        async with replica(says("back")) as url:
+            await gateway.publish(endpoint("d", url, scale_to_zero=True))
+            reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+            writer.write(b"POST /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\na")
+            await until(lambda: gateway.endpoint("d").inflight == 1)
+            await gateway.publish(endpoint("d", scale_to_zero=True))
+            writer.write(b"b")
+            await until(lambda: gateway.endpoint("d").queued == 1)
+            assert gateway.endpoint("d").inflight == 0
+            await gateway.publish(endpoint("d", url, scale_to_zero=True))
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            writer.close()
+
+    asyncio.run(act())
+
+
 def test_a_held_request_ends_with_its_endpoint_or_its_client(gateway: GatewayProcess) -> None:
     async def act() -> None:
         async with client(gateway) as session:
