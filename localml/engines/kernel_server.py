@@ -14,7 +14,7 @@ from pathlib import Path
 
 from localml.core.catalog import CATALOG_FILE, load_catalog
 from localml.engines.base import EngineError, Progress
-from localml.engines.wheels import PIP, lines_of
+from localml.engines.wheels import PIP, lines_of, publish
 
 RUNTIME = "onnx-server"
 START = "start.py"
@@ -63,7 +63,7 @@ class KernelServer:
             EngineError: the packages could not be fetched; nothing usable is left behind.
         """
         made = self.folder / f"py{python[0]}{python[1]}"
-        if made.is_dir():
+        if self.ready and made.is_dir():
             progress(f"the server for Python {python[0]}.{python[1]} is there already")
             return made
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ class KernelServer:
             self._copy_source(Path(scratch, "lib"))
             self._install(Path(scratch, "needs"), python, progress)
             for part, place in (("lib", self.folder / "lib"), ("needs", made)):
-                _publish(Path(scratch, part), place)
+                publish(Path(scratch, part), place)
             shutil.copyfile(self._source / START, Path(scratch, START))
             Path(scratch, START).replace(self.folder / START)
         return made
@@ -116,12 +116,3 @@ def python_of(image: str, answer: str | bytes) -> tuple[int, int]:
     if libc != "glibc":
         raise EngineError(f"{image} is not made with glibc, which the server's packages need (Alpine's musl is not)")
     return major, minor
-
-
-def _publish(made: Path, place: Path) -> None:
-    """Give a complete folder its name; another process may have been faster with the same content."""
-    try:
-        made.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise

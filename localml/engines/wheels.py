@@ -50,11 +50,11 @@ def download_wheels(requirements: Path, cache: Path, python: str, progress: Prog
             command += ["--platform", f"{tag}_{machine}"]
         command += ["--dest", str(target), "--requirement", str(requirements)]
         lines_of(command, progress, f"the wheels of {requirements.parent.name} could not be downloaded")
-        _publish(target, folder)
+        publish(target, folder)
     return folder
 
 
-def _publish(made: Path, folder: Path) -> None:
+def publish(made: Path, folder: Path) -> None:
     """Give a complete folder its name; another process may have been faster with the same content."""
     try:
         made.rename(folder)

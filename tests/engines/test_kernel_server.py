@@ -63,6 +63,9 @@ def test_what_was_made_is_taken_again(tmp_path: Path, monkeypatch: pytest.Monkey
     said: list[str] = []
     assert server.make((3, 12), said.append) == made
     assert said == ["the server for Python 3.12 is there already"]
+    (server.folder / START).unlink()  # as after a crash in the middle
+    server.make((3, 12), lambda line: None)
+    assert server.ready
 
 
 def test_after_an_upgrade_the_last_one_is_used_until_there_is_a_new_one(
