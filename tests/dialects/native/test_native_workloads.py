@@ -13,7 +13,8 @@ from localml.testing import Localml
 def test_a_job_from_submission_to_its_end(admin: Http) -> None:
     made = admin("POST", "/workloads", {"name": "first", "spec": sh("exit 3", resources={"gpu": 1})})
     assert made.status == 201
-    assert (made.json["name"], made.json["state"]) == ("first", "queued")
+    assert made.json["name"] == "first"
+    assert made.json["state"] in ("queued", "preparing", "running")  # there is room, so it may have begun by now
     ended = admin("GET", "/workloads/first/wait?timeout=20").json
     assert (ended["state"], ended["exit_code"], ended["cause"]) == ("failed", 3, "exit_code")
     assert ended["help"].startswith("The program ended with an error")
