@@ -71,10 +71,10 @@ class Supervisor:
         for number in (SIGINT, SIGHUP):
             signals.signal(number, signals.SIG_IGN)
         go = self._fork()
+        adopt_orphans()  # before anything runs that could leave some
         record_running(self.child)
         os.write(go, b"1")
         os.close(go)
-        adopt_orphans()
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
         self._kill_rest()

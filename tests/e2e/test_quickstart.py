@@ -54,7 +54,7 @@ def _take_down(settings: dict[str, str]) -> None:
         call("rm", number)
     wait_until(lambda: not left(), 60)
     labels = {"label": f"localml.install={install}"}
-    wait_until(lambda: not docker.from_env().containers.list(all=True, filters=labels), 60)
+    wait_until(lambda: not docker.from_env().containers.list(all=True, filters=labels, ignore_removed=True), 60)
     call("down")
 
 

@@ -155,6 +155,13 @@ def test_nothing_that_a_job_started_outlives_it(process_kit: ProcessKit) -> None
     assert _sleepers("7001", "7002", "7003") == []
 
 
+def test_an_orphan_that_a_job_leaves_in_its_first_moment_does_not_outlive_it(process_kit: ProcessKit) -> None:
+    """What a job does first must find the supervisor ready, however slow that is: so it is tried several times."""
+    for number in range(20):
+        process_kit.run(process_kit.plan(f"(setsid sleep 70{10 + number} &)"))
+    assert _sleepers(*(f"70{10 + number}" for number in range(20))) == []
+
+
 def test_a_killed_job_takes_its_children_along(process_kit: ProcessKit) -> None:
     plan = process_kit.plan("trap '' TERM; setsid sleep 7004 & sleep 7005 & echo ready; wait; wait")
     process_kit.engine.start(plan)
