@@ -231,7 +231,7 @@ def test_compressed_bodies_are_taken(server: Server, coding: str, compress: Call
     [
         ("br", b"x", 415, "'br' is not taken; gzip and deflate are"),
         ("gzip", b"{}", 400, "not compressed as Content-Encoding says"),
-        ("gzip", gzip.compress(b"x" * 1000)[:-9], 400, "cut short"),
+        ("gzip", gzip.compress(b"x" * 1000, mtime=0)[:-9], 400, "cut short"),
         ("deflate", zlib.compress(bytes(1 << 20)), 413, "uncompressed, the body has more than the 4096"),
     ],
 )
