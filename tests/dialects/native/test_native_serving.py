@@ -193,7 +193,7 @@ def test_a_model_that_cannot_be_registered_is_told_and_keeps_no_other_from_it(se
         jobs.append(server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60))
     server.platform.serving.outputs.look()
     assert server.client.model("from-good").version == 1
-    (told,) = [one for one in server.platform.workloads.events(jobs[0].id) if one.reason == "ModelNotRegistered"]
+    told, *_ = [one for one in server.platform.workloads.events(jobs[0].id) if one.reason == "ModelNotRegistered"]
     assert "the model in s3://jobs/bad/ was not registered: source: " in told.message
 
 
@@ -242,5 +242,5 @@ def test_an_output_with_several_models_and_none_named_is_told(server: Localml) -
     env = {"LOCALML_OUTPUT_URI": "s3://jobs/several/out"}
     job = server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60)
     server.platform.serving.outputs.look()
-    (told,) = [one for one in server.platform.workloads.events(job.id) if one.reason == "ModelNotRegistered"]
+    told, *_ = [one for one in server.platform.workloads.events(job.id) if one.reason == "ModelNotRegistered"]
     assert "must hold model.onnx or one other *.onnx file, not 1.onnx, 2.onnx" in told.message
