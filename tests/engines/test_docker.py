@@ -29,7 +29,7 @@ from localml.engines.base import (
 )
 from localml.engines.docker import DockerEngine, docker_available
 from localml.engines.docker.containers import container_name
-from localml.engines.docker.daemon import readable
+from localml.engines.docker.daemon import open_client, readable
 
 SLEEP = ("sleep", "600")
 
@@ -42,7 +42,7 @@ def engine() -> Iterator[DockerEngine]:
 
 @pytest.fixture(scope="module")
 def api(engine: DockerEngine) -> Iterator[docker.APIClient]:
-    client = docker.APIClient(version="auto")
+    client = open_client()
     yield client
     client.close()
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from helpers.docker_image import TAG
+from helpers.docker_image import TAG, clean_engine, tiny_image
 from helpers.engine_kits import wait_until
 from helpers.private_daemon import PrivateDaemon, private_daemon
 
@@ -76,3 +76,17 @@ def test_a_killed_daemon_changes_nothing_and_its_return_goes_on(daemon: PrivateD
     watcher.join(10)
     assert not watcher.is_alive()
     engine.close()
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_what_a_private_daemon_clears_away_is_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The tests run on machines where people have jobs of theirs on the machine's own daemon."""
+    with clean_engine() as theirs:
+        theirs.start(ReplicaPlan("bystander", theirs.resolve_image(tiny_image()), ("/bin/sleep", "600")))
+        root = tmp_path_factory.mktemp("dockerd")
+        with pytest.MonkeyPatch.context() as monkeypatch, private_daemon(root, monkeypatch):
+            ours = DockerEngine("private")
+            ours.start(ReplicaPlan("own", ours.resolve_image(TAG, pull=False), ("/bin/sleep", "600")))
+            ours.close()
+        assert theirs.inspect("bystander").phase is Phase.RUNNING

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from localml.engines.base import EngineError, Phase, ReplicaPlan
 from localml.engines.docker import DockerEngine
+from localml.engines.docker.daemon import open_client
 from localml.engines.docker.networks import POOLS, free_subnets, host_routes
 
 SERVE = ("/bin/sh", "-c", "echo pong > /tmp/index.html; exec httpd -f -p 8000 -h /tmp")
@@ -116,7 +117,7 @@ def test_a_network_that_somebody_pruned_is_made_again(engine: DockerEngine, imag
     plan = ReplicaPlan("pruned", image, ("true",), hostname="worker-0", network=gang)
     engine.start(plan)
     engine.remove("pruned")
-    client = docker.APIClient(version="auto")
+    client = open_client()
     client.remove_network(gang)
     client.close()
     assert engine.start(plan).phase in (Phase.RUNNING, Phase.EXITED)
@@ -126,7 +127,7 @@ def test_a_network_that_somebody_pruned_is_made_again(engine: DockerEngine, imag
 
 @pytest.mark.docker
 def test_a_network_of_somebody_else_is_neither_used_nor_removed(engine: DockerEngine, image: str) -> None:
-    client = docker.APIClient(version="auto")
+    client = open_client()
     name = f"foreign-{engine._install}"
     subnet = str(next(free_subnets(24, engine._networks._taken())))
     pool = docker.types.IPAMPool(subnet=subnet)

@@ -95,7 +95,7 @@ def test_stopping_what_was_never_begun_ends_it_without_a_run(process_kit: Proces
 def test_a_stop_at_the_worst_moment_is_not_lost(process_kit: ProcessKit, tmp_path: Path) -> None:
     """The supervisor waits for its signals and handles none: a handled one that comes just before it blocks would be
     seen when the job is over. That moment cannot be met at will, so what is asked is that none is handled."""
-    plan = process_kit.endless()
+    plan = process_kit.plan("exec sleep 600")
     process_kit.engine.start(plan)
     folder = ReplicaDir(tmp_path / "replicas" / plan.name)
     running = wait_until(folder.running, "start")

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-import docker
 import pytest
 from docker.errors import ImageNotFound
 
 from localml.engines.docker import DockerEngine, docker_available
+from localml.engines.docker.daemon import open_client
 
 TAG = "localml-test/tiny:1"
 _CHANGES = ['ENTRYPOINT ["/bin/sh", "-c"]', 'CMD ["echo the image itself"]', "ENV NVIDIA_VISIBLE_DEVICES=all"]
@@ -28,7 +28,7 @@ def tiny_image() -> str:
 
     Its own command is ``sh -c "echo the image itself"``; like CUDA's images it bakes in NVIDIA_VISIBLE_DEVICES=all.
     """
-    client = docker.APIClient(version="auto")
+    client = open_client()
     try:
         client.inspect_image(TAG)
     except ImageNotFound:

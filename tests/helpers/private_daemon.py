@@ -16,6 +16,7 @@ import pytest
 from helpers.docker_image import tiny_image
 from helpers.engine_kits import wait_until
 from localml.engines.docker import docker_available
+from localml.engines.docker.daemon import open_client
 
 
 class PrivateDaemon:
@@ -50,7 +51,16 @@ class PrivateDaemon:
         (self.root / "docker.pid").unlink(missing_ok=True)
 
     def close(self) -> None:
-        self.kill(signal.SIGTERM)
+        """End its containers, then itself."""
+        try:
+            if self._dockerd is None or self._dockerd.poll() is not None:
+                self.start()
+            _remove(docker.APIClient(self.host, version="auto"), {})
+        finally:
+            self.kill(signal.SIGTERM)
+            self._end_containerd()
+
+    def _end_containerd(self) -> None:
         self._containerd.terminate()
         self._containerd.wait(30)
         for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
@@ -72,31 +82,28 @@ def private_daemon(
         pytest.skip("a private dockerd takes root, dockerd, containerd and unshare")
     if reason := docker_available():
         pytest.skip(f"the test image comes from the machine's own daemon. {reason}")
-    source = docker.APIClient(version="auto")
+    source = open_client()
     image = b"".join(source.get_image(tiny_image()))
     source.close()
     private = PrivateDaemon(root, live_restore=live_restore)
     monkeypatch.setenv("DOCKER_HOST", private.host)
-    private.start()
     try:
+        private.start()
         target = docker.APIClient(private.host, version="auto")
         target.load_image(image)
         target.close()
         yield private
     finally:
-        try:
-            remove_all()
-        finally:
-            private.close()
+        private.close()
 
 
-def remove_all(install: str | None = None) -> tuple[list[str], list[str]]:
-    """Remove an installation's containers and networks, or everybody's; the names of those that were there.
+def remove_all(install: str) -> tuple[list[str], list[str]]:
+    """Remove an installation's containers and networks; returns the names of those that were there."""
+    return _remove(open_client(), {"label": f"localml.install={install}"})
 
-    A killed server's last request may still be removing one of them.
-    """
-    client = docker.APIClient(version="auto")
-    filters = {"label": "localml.install" + (f"={install}" if install else "")}
+
+def _remove(client: docker.APIClient, filters: dict[str, str]) -> tuple[list[str], list[str]]:
+    """A killed server's last request may still be removing one of them."""
     containers = client.containers(all=True, filters=filters)
     for one in containers:
         try:
@@ -105,7 +112,7 @@ def remove_all(install: str | None = None) -> tuple[list[str], list[str]]:
             if error.status_code not in (404, 409):
                 raise
     wait_until(lambda: not client.containers(all=True, filters=filters), "the removal of containers")
-    networks = client.networks(filters=filters)
+    networks = client.networks(filters={**filters, "type": "custom"})
     for one in networks:
         client.remove_network(one["Id"])
     client.close()

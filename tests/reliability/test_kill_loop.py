@@ -6,7 +6,6 @@ import os
 import secrets
 from pathlib import Path
 
-import docker
 import pytest
 from helpers.docker_image import tiny_image
 from helpers.engine_kits import wait_until
@@ -16,6 +15,7 @@ from helpers.private_daemon import remove_all
 from helpers.server_process import servers
 
 from localml.core.failpoints import JOBS
+from localml.engines.docker.daemon import open_client
 
 SEED = int(os.environ.get("RELIABILITY_SEED") or secrets.randbits(32))
 """Printed when a test fails; set the variable to repeat its choices."""
@@ -70,7 +70,7 @@ def test_twenty_deaths_lose_nothing_of_containers(tmp_path: Path) -> None:
 
 def _running() -> list[str]:
     """Names of all containers of localml's that run."""
-    client = docker.APIClient(version="auto")
+    client = open_client()
     names = [one["Names"][0].lstrip("/") for one in client.containers(filters={"label": "localml.workload"})]
     client.close()
     return names

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import docker
 import httpx
 import pytest
 from docker.errors import ImageNotFound
@@ -20,6 +19,7 @@ from helpers.rig import wait_until
 
 from localml.config import Config
 from localml.core.workloads import Query
+from localml.engines.docker.daemon import open_client
 from localml.platform import Platform
 from localml.server import Server
 
@@ -70,7 +70,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Live]]:
 
 
 def remove_image(name: str) -> None:
-    client = docker.APIClient(version="auto")
+    client = open_client()
     try:
         client.remove_image(name, force=True)
     except ImageNotFound:
