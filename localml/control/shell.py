@@ -199,14 +199,16 @@ class Shells:
             log.exception("looking after the ssh sessions of workload %s failed", number)
 
     def _check(self, number: int) -> None:
-        full, server = self._workloads.get(number), self._server
+        server = self._server
+        used = server.containers(number) if server is not None else set()  # first: one that comes later may be new
+        full = self._workloads.get(number)
         if full.row.state in TERMINAL:
             if server is not None:
                 server.shut(number)
             self._withdraw(full)
             self._forget(number)
         elif server is not None:
-            server.keep(number, set(_running(full).values()))
+            server.dismiss(used - set(_running(full).values()))
 
     def _forget(self, number: int) -> None:
         with self._lock:

@@ -90,12 +90,21 @@ class ShellServer:
         """Close the listeners of a workload that is over, and end all sessions."""
         self._call(self._shut(lambda place: place.workload_id == workload_id))
 
-    def keep(self, workload_id: int, names: set[str]) -> None:
-        """End the sessions in containers of a workload other than these, which have ended."""
+    def containers(self, workload_id: int) -> set[str]:
+        """Names of a workload's containers that somebody has sessions in."""
+
+        async def act() -> set[str]:
+            guests = [one for one in self._guests if one.place.workload_id == workload_id]
+            return {one.container.name for one in guests if one.container is not None}
+
+        return self._call(act())
+
+    def dismiss(self, names: set[str]) -> None:
+        """End the sessions in containers that have ended."""
 
         async def act() -> None:
-            for guest in [one for one in self._guests if one.place.workload_id == workload_id]:
-                if guest.container is not None and guest.container.name not in names:
+            for guest in list(self._guests):
+                if guest.container is not None and guest.container.name in names:
                     guest.dismiss("the container has ended")
 
         self._call(act())

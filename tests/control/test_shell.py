@@ -6,7 +6,9 @@ import inspect
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import asyncssh
@@ -21,7 +23,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.identity import ADMIN
 from localml.core.specs import RetryPolicy, single
 from localml.core.states import State
-from localml.core.workloads import Submission
+from localml.core.workloads import Full, Submission
 from localml.engines.base import ExecResult
 from localml.engines.fake import FakeEngine
 from localml.platform import Platform
@@ -100,11 +102,33 @@ def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(
     assert session.stdout.readline() == b"hello from the container\n"
     first = site.platform.ssh.info(number).doors[0]
     site.engine.finish(first.name, 3)
-    assert session.wait(timeout=30) == 255  # its input is still open
+    assert session.wait(timeout=60) == 255  # its input is still open
     session.communicate()
     wait_until(lambda: [one.name for one in site.platform.ssh.info(number).doors] not in ([], [first.name]))
     assert site.platform.ssh.info(number).doors[0].port == first.port
     assert client("again").returncode == 6
+
+
+def test_a_session_that_begins_while_a_change_is_looked_at_stays(
+    site: Site, enter: Callable[[int], OpenSsh], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = site.submit("a")
+    client, get = enter(number), site.platform.workloads.get
+    between_two_tries = replace(get(number), attempts=())
+    sessions: list[subprocess.Popen[bytes]] = []
+
+    def get_slowly(wanted: int) -> Full:
+        if sessions or threading.current_thread() is not threading.main_thread():
+            return get(wanted)
+        sessions.append(client.begin("wait for input"))
+        assert sessions[0].stdout is not None
+        assert sessions[0].stdout.readline() == b"hello from the container\n"
+        return between_two_tries
+
+    monkeypatch.setattr(site.platform.workloads, "get", get_slowly)
+    site.platform.ssh._check(number)
+    out, _ = sessions[0].communicate(b"given\n", timeout=60)
+    assert (sessions[0].returncode, out) == (6, b"given\n")
 
 
 def test_nothing_is_left_of_a_job_that_ended_while_the_server_was_away(site: Site) -> None:
