@@ -44,11 +44,11 @@ def find_server(data: Path | str | None = None) -> tuple[str, str]:
     from localml.store.lock import holder
 
     info = holder(folder)
-    if info is None or not info.get("url"):
-        state = "is starting" if info is not None else "runs"
-        words = f"no server {state} on {folder}" if info is None else f"the server on {folder} {state}"
+    if info is None:
         hint = "" if given is None else f" --data {folder}"
-        raise ClientError("no_server", f"{words}; start it with: localml up --detach{hint}")
+        raise ClientError("no_server", f"no server runs on {folder}; start it with: localml up --detach{hint}")
+    if not info.get("url"):
+        raise ClientError("no_server", f"the server on {folder} starts or ends just now; try again in a moment")
     return str(info["url"]), os.environ.get("LOCALML_TOKEN") or _token(folder)
 
 

@@ -156,7 +156,8 @@ def _ports(data: Path) -> Iterator[Check]:
 
     running = holder(data)
     if running is not None:
-        yield Check("server", Level.OK, f"runs: process {running.get('pid')} at {running.get('url')}")
+        words = f"runs: process {running['pid']} at {running['url']}" if running else "starts or ends just now"
+        yield Check("server", Level.OK, words)
         return
     config = load(data=data)
     for port in (config.port, config.gateway_port):

@@ -102,7 +102,9 @@ def down(
     from localml.transport import data_directory
 
     folder = data_directory(data)
-    info = holder(folder)
+    deadline = time.monotonic() + timeout
+    while (info := holder(folder)) is not None and "pid" not in info and time.monotonic() < deadline:
+        time.sleep(_POLL_S)  # it starts or ends
     if info is None or "pid" not in info:
         gateway = None if keep_serving else _stop_gateway(folder)
         words = f"no server runs on {folder}" + (f"; stopped its gateway (process {gateway})" if gateway else "")
@@ -115,7 +117,6 @@ def down(
         pass
     except PermissionError as error:
         raise ClientError("forbidden", f"process {pid} belongs to somebody else and cannot be stopped") from error
-    deadline = time.monotonic() + timeout
     while holder(folder) is not None:
         if time.monotonic() > deadline:
             raise ClientError("timeout", f"process {pid} has not ended within {timeout:g} s; see {folder}/server.log")

@@ -6,12 +6,16 @@ import fcntl
 import json
 import os
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 from localml.core.errors import Code, LocalmlError
 
 LOCK_NAME = "server.lock"
 INFO_NAME = "server.json"
+_TRIES = 25
+_PAUSE_S = 0.01
+"""Who asks for the holder takes the lock for a moment, too."""
 
 
 class DataLock:
@@ -25,9 +29,7 @@ class DataLock:
         data.mkdir(parents=True, exist_ok=True)
         self._info = data / INFO_NAME
         self._fd = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not self._acquire():
             os.close(self._fd)
             holder = read_info(data) or {}
             who = f"process {holder['pid']}" if "pid" in holder else "another process"
@@ -36,7 +38,18 @@ class DataLock:
                 Code.CONFLICT,
                 f"{data} is in use by {who}{where}; stop it with 'localml down'",
                 details=holder,
-            ) from None
+            )
+        self._info.unlink(missing_ok=True)  # of one that was killed
+
+    def _acquire(self) -> bool:
+        for left in reversed(range(_TRIES)):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if left:
+                    sleep(_PAUSE_S)
+        return False
 
     def publish(self, info: dict[str, Any]) -> None:
         """Write down how to reach this server, for the commands that look for it."""
@@ -60,7 +73,10 @@ def read_info(data: Path) -> dict[str, Any] | None:
 
 
 def holder(data: Path) -> dict[str, Any] | None:
-    """The running server's note, or None when no server holds the directory (a stale note counts as none)."""
+    """The note of the server that holds the directory; None when none does, whatever note lies there.
+
+    The note is empty while the server starts or ends.
+    """
     try:
         fd = os.open(data / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -68,7 +84,7 @@ def holder(data: Path) -> dict[str, Any] | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return read_info(data)
+        return read_info(data) or {}
     finally:
         os.close(fd)
     return None
