@@ -59,6 +59,7 @@ class Localml:
         from localml.control.gateway_process import stop
 
         self.client.close()
+        self.platform.reconciler.close()  # what waited for the GPUs of those that are ended now would begin
         _stop_all(self.platform)
         self._server.close()
         stop(self.platform.data, timeout=2)

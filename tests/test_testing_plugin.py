@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from helpers.rig import wait_until
+
+from localml import testing
+from localml.platform import Platform
+
 TESTS = """
 def test_a_job_on_a_gpu(localml):
-    job = localml.client.run(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], gpus=3, wait=True, timeout=30)
+    job = localml.client.run(["sh", "-c", "echo $CUDA_VISIBLE_DEVICES"], gpus=3, wait=True, timeout=60)
     assert job.state == "succeeded", job.message
     assert localml.client.text(job.id).count("GPU-SIMULATED") == 3
 
@@ -36,6 +42,26 @@ def test_the_fixtures_give_a_server(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TESTS)
     run = pytest_in(tmp_path)
     assert "4 passed" in run.stdout, run.stdout + run.stderr
+
+
+def test_what_waits_for_a_gpu_does_not_begin_when_all_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = testing.start(tmp_path / "data", "simulated:1")
+    begun = tmp_path / "begun"
+    for _ in range(3):
+        running.client.run(["sh", "-c", f"echo begun >> {begun}; exec sleep 600"], gpus=1)
+    wait_until(begun.exists, 60)
+    ends_all = testing._stop_all
+    loops: list[bool] = []
+
+    def seen(platform: Platform) -> None:
+        loops.extend(thread.is_alive() for thread in platform.reconciler._threads)
+        ends_all(platform)
+
+    monkeypatch.setattr(testing, "_stop_all", seen)
+    running.close()
+    assert loops
+    assert not any(loops)
+    assert begun.read_text() == "begun\n"
 
 
 def test_who_does_not_use_it_pays_nothing(tmp_path: Path) -> None:
