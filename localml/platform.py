@@ -23,9 +23,9 @@ from localml.config import LOOPBACK, Config
 from localml.control.admission import Reason
 from localml.control.hardware import NODE, Hardware, Size
 from localml.control.hardware import GpuView as GpuView
-from localml.control.hostports import is_free
+from localml.control.hostports import free_port, is_free
 from localml.control.idle import IdleWatch
-from localml.control.plans import Site, free_port
+from localml.control.plans import Site
 from localml.control.reconciler import Reconciler
 from localml.control.sampler import Sampler
 from localml.control.serving_parts import Parts, Serving

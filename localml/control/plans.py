@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from localml.control.addresses import address_of, expanded, host_of, is_gang
 from localml.control.snapshot import AttemptRow, WorkloadRow
 from localml.core.errors import Code, LocalmlError
-from localml.core.specs import Mount, Port, RegistryAuth, Role, WorkloadSpec
+from localml.core.specs import Mount, RegistryAuth, WorkloadSpec
 from localml.engines.base import (
     LABEL_INSTALL,
     LABEL_WORKLOAD,
@@ -71,44 +69,6 @@ def attempt_name(install: str, workload_id: int, role: str, index: int, number: 
 def network_name(install: str, workload_id: int, number: int) -> str:
     """The private network of one try of a gang."""
     return f"lml-{install}-{workload_id}-{number}"
-
-
-def choose_ports(role: Role, isolated: bool, taken: set[int]) -> dict[str, tuple[int, int]]:
-    """label -> (container port, host port) for one replica; host 0 where nothing is published.
-
-    Free host ports are found by binding; a port that somebody takes before the container starts is reported by the
-    engine and chosen anew.
-    """
-    chosen: dict[str, tuple[int, int]] = {}
-    with ExitStack() as held:
-        for port in role.ports:
-            needs_host = port.publish or not isolated
-            host = _host_port(port, taken, held) if needs_host else 0
-            container = host if not isolated else (port.container or host or free_port(taken, held))
-            chosen[port.label] = (container, host)
-    return chosen
-
-
-def _host_port(port: Port, taken: set[int], held: ExitStack) -> int:
-    if port.host:
-        taken.add(port.host)
-        return port.host
-    return free_port(taken, held)
-
-
-def free_port(taken: set[int], held: ExitStack) -> int:
-    """A port of this machine that nobody listens on; it is added to those that are ``taken`` already.
-
-    Args:
-        held: keeps it bound until all ports are chosen, or the system could offer the same one twice.
-    """
-    while True:
-        probe = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-        probe.bind(("", 0))
-        number = int(probe.getsockname()[1])
-        if number not in taken:
-            taken.add(number)
-            return number
 
 
 def build(

@@ -21,10 +21,11 @@ from localml.control import records
 from localml.control.acts import Acts
 from localml.control.admission import Admission, Reason, admit
 from localml.control.decide import Decision, Discard, EndAttempt, Move, Start, Stop, View, decide
+from localml.control.hostports import choose_ports
 from localml.control.launcher import Launch, Launcher
 from localml.control.logs import LogPumps
 from localml.control.observe import EngineWorld, Observations
-from localml.control.plans import Site, choose_ports
+from localml.control.plans import Site
 from localml.control.snapshot import (
     Machine,
     Snapshot,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.control.addresses import address_of, expanded, host_of
-from localml.control.hostports import other_host_ports, taken_port
-from localml.control.plans import choose_ports
+from localml.control.hostports import choose_ports, other_host_ports, taken_port
 from localml.control.snapshot import AttemptRow
 from localml.core.specs import Port, Role, WorkloadSpec
 from localml.core.states import AttemptState
@@ -105,6 +105,28 @@ def test_a_port_of_ones_own_choice_is_seen_to_be_taken() -> None:
 def test_a_port_without_a_number_is_the_same_inside_and_outside() -> None:
     ((inside, outside),) = choose_ports(Role(ports=(Port(label="a"),)), True, set()).values()
     assert inside == outside > 0
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "lowest", "highest"),
+    [
+        ("32768 60999", 20_000, 32_767),
+        ("20001 60999", 20_000, 65_535),
+        ("1024 65535", 1024, 65_535),
+        ("", 1024, 65_535),
+    ],
+)
+def test_a_free_port_is_none_that_an_outgoing_connection_may_get_if_there_are_others(
+    outgoing: str, lowest: int, highest: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "range").write_text(outgoing)
+    monkeypatch.setattr("localml.control.hostports._OUTGOING", tmp_path / "range")
+    role, taken = Role(ports=(Port(label="a"), Port(label="b"))), set[int]()
+    for _ in range(10):
+        choose_ports(role, False, taken)
+    assert len(taken) == 20
+    assert min(taken) >= lowest
+    assert max(taken) <= highest
 
 
 @pytest.mark.parametrize("isolated", [True, False])
