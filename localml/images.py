@@ -5,16 +5,18 @@ Used by our own API and by ``localml images``, which also works while no server 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from localml.core.catalog import Catalog, load_catalog, runtimes_dir
 from localml.core.errors import Code, LocalmlError
 from localml.engines.base import EngineError, EngineUnreachable
+
+if TYPE_CHECKING:
+    from localml.engines.leftovers import Leftover
 
 Progress = Callable[[str], None]
 KERNEL_SERVER = "onnx-server"
@@ -68,6 +70,20 @@ class Images(Protocol):
 def open_images(engine: str, cache: Path) -> Images:
     """The images of an engine, ``docker`` or ``process``; another engine's runtimes are those of ``process``."""
     return _DockerImages(cache) if engine == "docker" else _Environments(cache)
+
+
+def leftovers(cache: Path) -> list[Leftover]:
+    """What older versions of localml left: in the cache, and in the Docker engine where one answers."""
+    from localml.engines.docker import docker_available
+    from localml.engines.images import connect
+    from localml.engines.leftovers import leftover_files, leftover_images
+
+    catalog = load_catalog()
+    found = list(leftover_files(cache, catalog))
+    if docker_available() is None:
+        with _readable():
+            found += leftover_images(connect(), catalog)
+    return found
 
 
 def default_names(images: Images) -> list[str]:
@@ -127,9 +143,11 @@ class _Environments:
         return _server_image(self._catalog, image, made)
 
     def _image(self, name: str) -> RuntimeImage:
+        from localml.engines.environments import folder_size
+
         variables = self._environments.env_for(self._catalog.runtime(name).image) or {}
         folder = variables.get("VIRTUAL_ENV")
-        size = _folder_size(Path(folder)) if folder else None
+        size = folder_size(Path(folder)) if folder else None
         return _runtime_image(self._catalog, name, folder or "", size)
 
 
@@ -148,17 +166,10 @@ def _runtime_image(catalog: Catalog, name: str, reference: str, size: int | None
 
 
 def _server_image(catalog: Catalog, image: str, folder: Path) -> RuntimeImage:
-    made = _runtime_image(catalog, KERNEL_SERVER, str(folder), _folder_size(folder))
+    from localml.engines.environments import folder_size
+
+    made = _runtime_image(catalog, KERNEL_SERVER, str(folder), folder_size(folder))
     return replace(made, image=image)
-
-
-def _folder_size(folder: Path) -> int:
-    return sum(
-        os.lstat(os.path.join(path, name)).st_size
-        for path, _, names in os.walk(folder)
-        for name in names
-        if os.path.lexists(os.path.join(path, name))
-    )
 
 
 @contextmanager

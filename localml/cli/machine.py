@@ -29,9 +29,10 @@ def add(app: typer.Typer) -> None:
     pools.callback()(list_pools)
     pools.command("set")(set_limits)
     app.add_typer(pools, name="pools")
-    images = typer.Typer(no_args_is_help=True, help="Images of the runtimes: list, build.")
+    images = typer.Typer(no_args_is_help=True, help="Images of the runtimes: list, build, prune.")
     images.command("list")(list_images)
     images.command("build")(build_images)
+    images.command("prune")(prune_images)
     app.add_typer(images, name="images")
 
 
@@ -238,6 +239,33 @@ def _build(names: list[str], onto: str, data: Path | None, engine: str | None) -
     for make in [partial(images.build_onto, onto)] if onto else makers:
         made = make(progress)
         yield {"built": made.name, "reference": made.reference, "size": made.size}
+
+
+@command
+def prune_images(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False, as_json: Json = False
+) -> None:
+    """Remove what older versions left: images, environments, downloads. Needs no server.
+
+    What something still runs in stays, and so do images that have a name of your own.
+    """
+    from localml.core.catalog import cache_dir
+    from localml.images import leftovers
+
+    found, freed = [], 0
+    for one in leftovers(cache_dir()):
+        reason = "" if dry_run else one.remove()
+        found.append({"kind": one.kind, "name": one.name, "size": one.size, "kept": reason})
+        freed += 0 if reason else one.size
+        if not as_json:
+            words = f"kept: {reason}" if reason else "would be removed" if dry_run else "removed"
+            typer.echo(f"{one.kind} {one.name} ({format_memory(one.size)}): {words}")
+    if as_json:
+        print_json({"leftovers": found, "dry_run": dry_run})
+    elif found:  # images share what they were made from
+        typer.echo(f"{'This would free' if dry_run else 'Freed'} at most {format_memory(freed)}.")
+    else:
+        typer.echo("Older versions left nothing.")
 
 
 def _server_images(data: Path | None) -> list[dict[str, Any]] | None:

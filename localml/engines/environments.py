@@ -51,7 +51,7 @@ class Environments:
         if _ready(folder):
             return folder
         self._folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self._folder / f".{folder.name}.lock"):
+        with locked(folder):
             if not _ready(folder):
                 self._make(name, folder, progress)
         return folder
@@ -121,6 +121,12 @@ class Environments:
             lines_of([*install, *offline, *wheels], progress, failure)
 
 
+def folder_size(folder: Path) -> int:
+    """Bytes of the files in a folder and below; links count as themselves, and what vanishes meanwhile does not."""
+    files = (os.path.join(path, name) for path, _, names in os.walk(folder) for name in names)
+    return sum(os.lstat(file).st_size for file in files if os.path.lexists(file))
+
+
 def _ready(folder: Path) -> bool:
     return (folder / READY).is_file()
 
@@ -130,8 +136,16 @@ def _path(first: Path) -> str:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Hold an exclusive lock that other processes see, and that ends with this process."""
-    with file.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def locked(environment: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive lock on an environment that other processes see, and that ends with this process.
+
+    Args:
+        wait: until it is free; otherwise False says that somebody else has it.
+    """
+    with (environment.parent / f".{environment.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -22,7 +22,7 @@ from docker.utils import parse_repository_tag
 from requests.exceptions import RequestException
 from urllib3.exceptions import HTTPError as TransportError
 
-from localml.core.catalog import CATALOG_FILE, Runtime, load_catalog
+from localml.core.catalog import CATALOG_FILE, Catalog, Runtime, load_catalog
 from localml.engines.base import EngineError, EngineUnreachable, Progress
 from localml.engines.docker.images import report_pull
 from localml.engines.kernel_server import PROBE, python_of
@@ -75,7 +75,7 @@ class ImageBuilder:
         Raises:
             EngineUnreachable: the engine does not answer.
         """
-        with _readable():
+        with readable():
             return [self._status(runtime) for runtime in self._catalog.runtimes()]
 
     def build(self, name: str, progress: Progress) -> ImageStatus:
@@ -91,7 +91,7 @@ class ImageBuilder:
             EngineUnreachable: the engine does not answer.
         """
         lineage = self._catalog.lineage(name)
-        with _readable():
+        with readable():
             for runtime in lineage:
                 status = self._status(runtime)
                 if status.built:
@@ -108,7 +108,7 @@ class ImageBuilder:
             EngineError: the image cannot be had, has no Python, or one that onnx-server cannot run on.
             EngineUnreachable: the engine does not answer.
         """
-        with _readable():
+        with readable():
             if self._size(image) is None:
                 self._pull_image(image, progress)
             container = self._client.containers.create(
@@ -192,8 +192,7 @@ class ImageBuilder:
         """The image under ``base``: the official Python image, else a Debian made here."""
         if self._size(PYTHON_IMAGE) is not None:
             return PYTHON_IMAGE
-        script = self._catalog.folder / "base" / "make-rootfs"
-        tag = hashlib.sha256(script.read_bytes()).hexdigest()[:12]
+        tag = rootfs_tag(self._catalog)
         made = f"{ROOTFS_IMAGE}:{tag}"
         if self._size(made) is not None:
             return made
@@ -201,10 +200,14 @@ class ImageBuilder:
         if refusal is None:
             return PYTHON_IMAGE
         progress(f"{PYTHON_IMAGE} cannot be pulled ({refusal}); making a Debian instead, which takes a minute")
-        tarball = self._cache / "images" / f"rootfs-{tag}.tar"
+        tarball = rootfs_file(self._cache, tag)
         if not tarball.is_file():
             tarball.parent.mkdir(parents=True, exist_ok=True)
-            lines_of([str(script), str(tarball)], progress, f"{PYTHON_IMAGE} could not be pulled, nor a Debian made")
+            lines_of(
+                [str(_rootfs_script(self._catalog)), str(tarball)],
+                progress,
+                f"{PYTHON_IMAGE} could not be pulled, nor a Debian made",
+            )
         progress(f"importing {tarball}")
         self._client.api.import_image_from_file(str(tarball), repository=ROOTFS_IMAGE, tag=tag)
         return made
@@ -222,6 +225,20 @@ class ImageBuilder:
         return None
 
 
+def rootfs_tag(catalog: Catalog) -> str:
+    """Tag of the Debian that the catalogue's script makes."""
+    return hashlib.sha256(_rootfs_script(catalog).read_bytes()).hexdigest()[:12]
+
+
+def rootfs_file(cache: Path, tag: str) -> Path:
+    """Where the file system of the Debian with this tag is kept."""
+    return cache / "images" / f"rootfs-{tag}.tar"
+
+
+def _rootfs_script(catalog: Catalog) -> Path:
+    return catalog.folder / "base" / "make-rootfs"
+
+
 def _link(source: str, target: str) -> None:
     """Wheels may be hundreds of megabytes: share them with the cache instead of copying."""
     try:
@@ -231,8 +248,8 @@ def _link(source: str, target: str) -> None:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
-    """Turn the SDK's failures into the engines' own."""
+def readable() -> Iterator[None]:
+    """Turn the SDK's failures into the engines' own: ``EngineError`` and ``EngineUnreachable``."""
     try:
         yield
     except APIError as error:
@@ -247,5 +264,5 @@ def connect(**options: Any) -> docker.DockerClient:
     Raises:
         EngineUnreachable: it does not answer.
     """
-    with _readable():
+    with readable():
         return docker.from_env(timeout=600, **options)

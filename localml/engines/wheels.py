@@ -35,8 +35,7 @@ def download_wheels(requirements: Path, cache: Path, python: str, progress: Prog
         EngineError: pip failed; the message holds its last lines.
     """
     machine = platform.machine()
-    key = hashlib.sha256(f"{python}\0{machine}\0{requirements.read_text(encoding='utf-8')}".encode()).hexdigest()[:16]
-    folder = cache / "wheels" / f"{requirements.parent.name}-{key}"
+    folder = wheels_folder(requirements, cache, python)
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -52,6 +51,13 @@ def download_wheels(requirements: Path, cache: Path, python: str, progress: Prog
         lines_of(command, progress, f"the wheels of {requirements.parent.name} could not be downloaded")
         publish(target, folder)
     return folder
+
+
+def wheels_folder(requirements: Path, cache: Path, python: str) -> Path:
+    """Where the wheels of a requirements file are, or will be; arguments as for :func:`download_wheels`."""
+    inputs = f"{python}\0{platform.machine()}\0{requirements.read_text(encoding='utf-8')}"
+    key = hashlib.sha256(inputs.encode()).hexdigest()[:16]
+    return cache / "wheels" / f"{requirements.parent.name}-{key}"
 
 
 def publish(made: Path, folder: Path) -> None:

@@ -166,6 +166,23 @@ def test_images_need_no_server(cli: Cli, tmp_path: Path) -> None:
     assert {"base", "train-sklearn"} <= {one["name"] for one in listed}
 
 
+def test_images_of_older_versions_are_shown_and_removed(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCALML_CACHE", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")  # the machine's own images are not for tests
+    assert cli("images", "prune").out == "Older versions left nothing.\n"
+    old = tmp_path / "environments" / "base-py311-0123456789ab"
+    old.mkdir(parents=True)
+    (old / "file").write_bytes(bytes(2048))
+    shown = cli("images", "prune", "--dry-run").out.splitlines()
+    assert shown == [f"environment {old.name} (2K): would be removed", "This would free at most 2K."]
+    assert old.exists()
+    found = cli("images", "prune", "--json").json
+    assert found["leftovers"] == [{"kind": "environment", "name": old.name, "size": 2048, "kept": ""}]
+    assert not old.exists()
+
+
 def test_names_are_completed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     cli("run", "--name", "completed-by-tab", "--", "true")
     monkeypatch.setenv("_LOCALML_COMPLETE", "complete_bash")
