@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 LIMIT = 500
 
 
+@pytest.mark.timeout(600)
 def test_imports_point_one_way() -> None:
     run = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -19,6 +20,7 @@ def test_imports_point_one_way() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
+@pytest.mark.timeout(600)  # without a cache, the types of all modules are found out anew
 @pytest.mark.parametrize("tool", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]])
 def test_style_and_types(tool: list[str]) -> None:
     run = subprocess.run(

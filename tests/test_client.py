@@ -17,7 +17,7 @@ from localml.transport import find_server
 def test_run_and_wait(localml: Localml) -> None:
     done = localml.client.run(
         ["sh", "-c", "echo $GREETING; echo $CUDA_VISIBLE_DEVICES"], gpus=1, memory="64M", env={"GREETING": "hello"},
-        wait=True, timeout=20,
+        wait=True, timeout=60,
     )  # fmt: skip
     assert (done.state, done.exit_code, done.ended) == ("succeeded", 0, True)
     [replica] = done.replicas
@@ -56,12 +56,13 @@ def test_a_server_that_is_not_there(unused_port: int) -> None:
 
 
 @pytest.fixture
-def unused_port() -> int:
+def unused_port() -> Iterator[int]:
+    """Nobody listens there, and as it is held, nobody else can begin to."""
     import socket
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield int(held.getsockname()[1])
 
 
 def test_all_walks_through_the_pages(localml: Localml) -> None:
@@ -82,7 +83,8 @@ def test_objects(localml: Localml) -> None:
 def test_samples(localml: Localml) -> None:
     made = localml.client.run(["true"])
     localml.client.add_samples(made.id, [{"name": "loss", "value": 0.5, "at": 7.0}], replica="main-0")
-    assert localml.client.samples(made.id) == {("main-0", "loss"): [(7.0, 0.5)]}
+    # a job that runs for long enough is measured too
+    assert localml.client.samples(made.id, name="loss") == {("main-0", "loss"): [(7.0, 0.5)]}
 
 
 def test_machine_and_pools(localml: Localml) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import urllib3
+from helpers.rig import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from localml.metrics import CONTENT_TYPE, render
@@ -24,8 +25,9 @@ def labelled(found: dict[tuple[str, frozenset[tuple[str, str]]], float], name: s
 
 def test_workloads_queue_gpus_and_pools(localml_fresh: Localml) -> None:
     client = localml_fresh.client
-    client.run(["true"], wait=True, timeout=20)
+    client.run(["true"], wait=True, timeout=60)
     holder = client.run(["sleep", "600"], gpus=2)
+    wait_until(lambda: client.get(holder.id).state == "running")
     waiting = client.run(["true"], gpus=1, pool="team")
     client.set_limits("team", gpu=4)
     client.drain("1")
@@ -44,7 +46,7 @@ def test_workloads_queue_gpus_and_pools(localml_fresh: Localml) -> None:
     assert labelled(found, "process_resident_memory_bytes")[0] > 1 << 20
     for one in (waiting, holder):
         client.delete(one.id)
-        client.wait(one.id, timeout=20)
+        client.wait(one.id, timeout=60)
     after = values(localml_fresh)
     assert labelled(after, "localml_queue_length") == [0]
     assert labelled(after, "localml_gpu_leased", index="0") == [0]

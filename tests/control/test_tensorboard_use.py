@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,8 +81,8 @@ def test_silence_is_not_taken_for_idleness(board: Board) -> None:
     with pytest.raises(LocalmlError) as starting:
         last_use(board(503, b"{}"), "t")
     assert starting.value.code is Code.UNAVAILABLE
-    closed = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    closed.server_close()
-    with pytest.raises(LocalmlError) as gone:
-        last_use(f"http://127.0.0.1:{closed.server_port}", "t")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        with pytest.raises(LocalmlError) as gone:
+            last_use(f"http://127.0.0.1:{held.getsockname()[1]}", "t")
     assert gone.value.code is Code.UNAVAILABLE

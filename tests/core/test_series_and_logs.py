@@ -132,9 +132,9 @@ def test_a_follower_wakes_for_a_change_and_for_the_end(tmp_path: Path) -> None:
     feed = Feed()
     seen = feed.version(1)
     threading.Timer(0.01, lambda: feed.changed(1)).start()
-    assert feed.wait(1, seen, timeout=10)
+    assert feed.wait(1, seen, timeout=60)
     assert not feed.wait(1, feed.version(1), timeout=0.01)
-    assert feed.wait(1, seen, timeout=10)
+    assert feed.wait(1, seen, timeout=60)
     threading.Timer(0.01, feed.close).start()
-    assert not feed.wait(1, feed.version(1), timeout=10)
+    assert not feed.wait(1, feed.version(1), timeout=60)
     assert feed.closed

@@ -18,6 +18,7 @@ import pytest
 from helpers.cloudml import over
 from helpers.docker_image import tiny_image
 from helpers.openpai import UNTIL_STOPPED, PaiClient, role
+from helpers.ports import free_port
 from helpers.rig import wait_until
 from helpers.ssh import OpenSsh, ended, first_line, ok
 
@@ -335,11 +336,6 @@ def test_a_full_disk_is_told(ssh: OpenSsh, tmp_path: Path) -> None:
 # -- forwarding --------------------------------------------------------------------------------------
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 def _asked(port: int, data: bytes) -> bytes:
     """What comes back; nothing when the connection is refused on the other side, which resets this one."""
     with socket.create_connection(("127.0.0.1", port), timeout=SECONDS) as peer:
@@ -353,7 +349,7 @@ def _asked(port: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
 def test_ports_of_the_container_are_forwarded(live: Live, enter: Callable[..., OpenSsh], address: str) -> None:
-    there, here = _free_port(), _free_port()
+    there, here = free_port(), free_port()
     serve = f"exec httpd -f -p {address}:{there} -h www"
     if live.engine == "process":
         serve = f"exec {sys.executable} -m http.server {there} --bind {address} -d www"
@@ -373,7 +369,7 @@ def _admin(live: Live) -> Any:
 
 
 def test_a_port_on_which_nothing_listens_is_refused(ssh: OpenSsh, live: Live) -> None:
-    here, nowhere = _free_port(), _free_port()
+    here, nowhere = free_port(), free_port()
     process = ssh.begin(f"-L{here}:localhost:{nowhere}", "echo ready; cat")
     assert first_line(process) == b"ready\n"
     assert _asked(here, b"hello") == b""
@@ -384,7 +380,7 @@ def test_a_port_on_which_nothing_listens_is_refused(ssh: OpenSsh, live: Live) ->
 def test_forwarding_does_not_lead_to_this_machine(live: Live, ssh: OpenSsh) -> None:
     if live.engine != "docker":
         pytest.skip("without isolation the machine's network is the job's")
-    here = _free_port()
+    here = free_port()
     port = live.server.url.rpartition(":")[2]  # our own server, which listens on this machine's loopback
     process = ssh.begin(f"-L{here}:127.0.0.1:{port}", "echo ready; cat")
     assert first_line(process) == b"ready\n"
@@ -398,7 +394,8 @@ def test_forwarding_does_not_lead_to_this_machine(live: Live, ssh: OpenSsh) -> N
 def test_it_ends_with_the_job(live: Live, enter: Callable[..., OpenSsh]) -> None:
     access = live.job("ending")
     client = enter(access)
-    process = client.begin("echo ready; sleep 1234")
+    seconds = f"1234.{os.getpid()}"  # nobody else's
+    process = client.begin(f"echo ready; sleep {seconds}")
     assert first_line(process) == b"ready\n"
     live.end("ending")
     assert ended(process)[0] != 0
@@ -407,8 +404,7 @@ def test_it_ends_with_the_job(live: Live, enter: Callable[..., OpenSsh]) -> None
     wait_until(lambda: not live.platform.buckets.exists(access["keyPair"]["folderPath"]), SECONDS)
     number = str(live.platform.workloads.named("ending").row.id)
     wait_until(lambda: number not in json.loads((live.folder / "data" / "ssh" / "ports.json").read_text()), SECONDS)
-    left = subprocess.run(["pgrep", "-f", "sleep 1234"], capture_output=True, check=False).stdout
-    assert left == b""
+    wait_until(lambda: not subprocess.run(["pgrep", "-f", seconds], capture_output=True, check=False).stdout, SECONDS)
 
 
 def test_a_restarted_server_opens_the_same_doors_for_the_same_key(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from helpers.docker_image import TAG, clean_engine, tiny_image
-from helpers.engine_kits import wait_until
+from helpers.engine_kits import DEADLINE, wait_until
 from helpers.private_daemon import PrivateDaemon, private_daemon
 
 from localml.engines.base import EngineUnreachable, Phase, ReplicaPlan, Stream
@@ -56,7 +56,7 @@ def test_a_killed_daemon_changes_nothing_and_its_return_goes_on(daemon: PrivateD
     wait_until(lambda: b"line 5\n" in before.kept, "some output")
 
     daemon.kill(signal.SIGKILL)
-    before.join(10)
+    before.join(DEADLINE)
     assert before.unreachable
     assert EXPECTED.startswith(before.kept)
     for ask in (lambda: engine.inspect("survivor"), engine.list, lambda: engine.remove("survivor")):
@@ -68,12 +68,12 @@ def test_a_killed_daemon_changes_nothing_and_its_return_goes_on(daemon: PrivateD
     assert engine.inspect("survivor").handle == started.handle
     after = Follower(engine, "survivor", before.kept)
     wait_until(lambda: "survivor" in told, "the hint after the daemon's return")
-    after.join(30)
+    after.join(DEADLINE)
     assert not after.is_alive()
     assert after.kept == EXPECTED
     assert engine.inspect("survivor").exit_code == 0
     stop.set()
-    watcher.join(10)
+    watcher.join(DEADLINE)
     assert not watcher.is_alive()
     engine.close()
 

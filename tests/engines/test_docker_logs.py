@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 from helpers.docker_image import clean_engine, tiny_image
+from helpers.engine_kits import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -136,7 +137,7 @@ def test_another_thread_ends_a_reading_that_waits(engine: DockerEngine) -> None:
     reader = threading.Thread(target=lambda: rest.extend(chunks))
     reader.start()
     chunks.close()  # type: ignore[attr-defined]
-    reader.join(10)
+    reader.join(DEADLINE)
     assert not reader.is_alive()
     assert rest == []
     engine.remove("quiet")

@@ -15,6 +15,8 @@ from localml.core.errors import LocalmlError
 from localml.engines.base import EngineError
 from localml.engines.environments import READY, Environments
 
+pytestmark = pytest.mark.timeout(600)
+
 CATALOG = """
 [runtimes.base]
 description = "the base"
@@ -76,7 +78,7 @@ def test_it_is_made_once_by_however_many_ask_and_a_half_made_one_is_made_anew(en
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(240)
     assert said.count("making the environment of base") == 1
     assert not (folder / "left-over").exists()
     assert (folder / READY).is_file()

@@ -14,12 +14,13 @@ from pathlib import Path
 import psutil
 import pytest
 from helpers.conformance import read_all
-from helpers.engine_kits import ProcessKit, wait_until
+from helpers.engine_kits import DEADLINE, ProcessKit, wait_until
 
 from localml.engines import ENGINES, engine_class
 from localml.engines.base import Bind, EngineError, EngineUnreachable, Phase, PublishedPort, ReplicaPlan
 from localml.engines.process import ProcessEngine
 
+OWN = os.getpid()  # makes the sleepers of this run known among all that the machine has
 OWN_OF_LIBC = 1 << 31 | 1 << 32  # signals 32 and 33, which no program can set
 
 
@@ -146,8 +147,8 @@ def test_a_command_has_ordinary_signals_where_the_server_runs_in_the_background(
 def test_nothing_that_a_job_started_outlives_it(process_kit: ProcessKit) -> None:
     # One in the background, one in a session of its own, one orphaned twice over.
     script = (
-        "sleep 7001 & setsid sleep 7002 & (setsid sh -c 'sleep 7003 & wait' &) ; "
-        "until [ $(ps ax | grep -c 'sleep 700[123]$') -ge 3 ]; do :; done; echo $$"
+        f"sleep 7001.{OWN} & setsid sleep 7002.{OWN} & (setsid sh -c 'sleep 7003.{OWN} & wait' &) ; "
+        f"until [ $(ps ax | grep -c 'sleep 700[123].{OWN}$') -ge 3 ]; do :; done; echo $$"
     )
     plan = process_kit.plan(script)
     process_kit.run(plan)
@@ -158,12 +159,12 @@ def test_nothing_that_a_job_started_outlives_it(process_kit: ProcessKit) -> None
 def test_an_orphan_that_a_job_leaves_in_its_first_moment_does_not_outlive_it(process_kit: ProcessKit) -> None:
     """What a job does first must find the supervisor ready, however slow that is: so it is tried several times."""
     for number in range(20):
-        process_kit.run(process_kit.plan(f"(setsid sleep 70{10 + number} &)"))
+        process_kit.run(process_kit.plan(f"(setsid sleep 70{10 + number}.{OWN} &)"))
     assert _sleepers(*(f"70{10 + number}" for number in range(20))) == []
 
 
 def test_a_killed_job_takes_its_children_along(process_kit: ProcessKit) -> None:
-    plan = process_kit.plan("trap '' TERM; setsid sleep 7004 & sleep 7005 & echo ready; wait; wait")
+    plan = process_kit.plan(f"trap '' TERM; setsid sleep 7004.{OWN} & sleep 7005.{OWN} & echo ready; wait; wait")
     process_kit.engine.start(plan)
     process_kit.wait_ready(plan.name)
     process_kit.engine.stop(plan.name, 0)
@@ -172,7 +173,7 @@ def test_a_killed_job_takes_its_children_along(process_kit: ProcessKit) -> None:
 
 
 def test_no_zombies_are_left(process_kit: ProcessKit) -> None:
-    before = _zombies()
+    before = {child.pid for child in psutil.Process().children()}  # one of an earlier test may end now
     for _ in range(3):
         process_kit.run(process_kit.ending())
     wait_until(lambda: _zombies() <= before, "reaping")
@@ -217,7 +218,7 @@ def test_a_command_beside_a_replica_is_killed_when_it_takes_too_long(process_kit
     plan = process_kit.plan("sleep 600")
     process_kit.engine.start(plan)
     with pytest.raises(EngineError, match=r"did not end within 0\.05 s"):
-        process_kit.engine.exec(plan.name, ("sh", "-c", "sleep 7006; true"), timeout=0.05)
+        process_kit.engine.exec(plan.name, ("sh", "-c", f"sleep 7006.{OWN}; true"), timeout=0.05)
     assert _sleepers("7006") == []
     assert process_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
 
@@ -251,11 +252,15 @@ def test_an_engine_at_rest_uses_no_cpu(process_kit: ProcessKit) -> None:
     reader = threading.Thread(target=lambda: list(names), daemon=True)
     reader.start()
     mine = {thread.native_id for thread in threading.enumerate() if thread.name in {"process-exits", reader.name}}
-    before = _switches(mine)
-    threading.Event().wait(0.3)
-    assert _switches(mine) - before <= 2
+
+    def rests() -> bool:
+        before = _switches(mine)
+        threading.Event().wait(0.3)
+        return _switches(mine) - before <= 2
+
+    wait_until(rests, "rest after the beginning")
     stop.set()
-    reader.join(10)
+    reader.join(DEADLINE)
 
 
 @pytest.fixture
@@ -286,7 +291,7 @@ def test_a_job_that_fills_the_disk_still_has_an_end(small_disk: Path) -> None:
 
 def _sleepers(*seconds: str) -> list[list[str]]:
     found = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    return [words for words in found if words[0] == "sleep" and words[-1] in seconds]
+    return [words for words in found if words[0] == "sleep" and words[-1] in {f"{one}.{OWN}" for one in seconds}]
 
 
 def _zombies() -> set[int]:

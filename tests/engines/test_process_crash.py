@@ -20,6 +20,7 @@ from localml.engines.base import Phase, ReplicaPlan
 from localml.engines.process import ProcessEngine
 from localml.engines.replica_dir import EndRecord, Launch, ReplicaDir
 
+OWN = os.getpid()  # makes the sleepers of this run known among all that the machine has
 SERVER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -106,7 +107,7 @@ def test_a_stop_at_the_worst_moment_is_not_lost(process_kit: ProcessKit, tmp_pat
 
 
 def test_a_killed_supervisor_is_an_end_and_leaves_no_process(process_kit: ProcessKit, tmp_path: Path) -> None:
-    plan = process_kit.plan("sleep 7101 & sleep 7102 & echo ready; wait")
+    plan = process_kit.plan(f"sleep 7101.{OWN} & sleep 7102.{OWN} & echo ready; wait")
     process_kit.engine.start(plan)
     process_kit.wait_ready(plan.name)
     running = ReplicaDir(tmp_path / "replicas" / plan.name).running()
@@ -119,7 +120,7 @@ def test_a_killed_supervisor_is_an_end_and_leaves_no_process(process_kit: Proces
 
 def test_a_supervisor_killed_while_no_server_ran(process_kit: ProcessKit, tmp_path: Path) -> None:
     root = tmp_path / "replicas"
-    assert _server(root, "echo ready; sleep 7103") == 0
+    assert _server(root, f"echo ready; sleep 7103.{OWN}") == 0
     process_kit.wait_ready("job")
     running = ReplicaDir(root / "job").running()
     assert running is not None
@@ -177,7 +178,7 @@ ENDS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plan=st.booleans(), running=st.booleans(), end=st.none() | ENDS, stop=st.booleans())
 def test_every_set_of_files_has_one_meaning_that_stays(
     tmp_path: Path, plan: bool, running: bool, end: EndRecord | None, stop: bool
@@ -224,4 +225,4 @@ def _write_running(folder: ReplicaDir, supervisor: int, boot: str) -> None:
 
 def _alive(*seconds: str) -> list[list[str]]:
     found = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    return [words for words in found if words[0] == "sleep" and words[-1] in seconds]
+    return [words for words in found if words[0] == "sleep" and words[-1] in {f"{one}.{OWN}" for one in seconds}]

@@ -25,4 +25,4 @@ def gateway(shared_gateway: GatewayProcess) -> GatewayProcess:
 @pytest.fixture
 def own_gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
     """For tests that end it or set it up in their own way."""
-    yield from running(tmp_path / "data", "--drain", "5")
+    yield from running(tmp_path / "data", "--drain", "60")

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from helpers.gateway import (
+    DEADLINE,
     GatewayProcess,
     client,
     endpoint,
@@ -24,6 +25,7 @@ from helpers.gateway import (
 )
 
 from localml.core.routes_table import EndpointRoute, HealthCheck, Limits
+from localml.gateway.routing import EJECT_FIRST
 from localml.gateway.upstream import KEEP
 
 UNUSED = "http://127.0.0.1:1"
@@ -40,14 +42,16 @@ def test_a_replica_that_takes_no_connections_costs_no_request(gateway: GatewayPr
     async def act() -> None:
         async with replica(says("ok")) as url, client(gateway) as session:
             await gateway.publish(endpoint("d", UNUSED, url, retry_infer=False))
+            begun = time.monotonic()
             for _ in range(6):
                 async with session.request(method, "/endpoints/d/x", data=b"body") as answer:
                     assert (answer.status, await answer.text()) == (200, "ok")
+            took = time.monotonic() - begun
             await until(lambda: gateway.endpoint("d").variants[0].requests == 6)
             stats = gateway.endpoint("d")
             assert stats.variants[0].statuses == {"200": 6}
             assert {one.id: one.healthy for one in stats.replicas}["v1-0"] is False
-            assert stats.variants[0].retries == 1, "a replica that failed is left out for a while"
+            assert stats.variants[0].retries == 1 or took > EJECT_FIRST, "a replica that failed is left out for a while"
 
     asyncio.run(act())
 
@@ -193,9 +197,9 @@ def test_a_replica_that_dies_in_the_middle_of_its_answer_gives_a_cut_answer(
                 read_all.set()
                 if declared:
                     with pytest.raises(aiohttp.ClientError):
-                        await asyncio.wait_for(answer.content.read(), 10)
+                        await asyncio.wait_for(answer.content.read(), DEADLINE)
                 else:  # a clean close would mean a complete answer
-                    await asyncio.wait_for(answer.content.read(), 10)
+                    await asyncio.wait_for(answer.content.read(), DEADLINE)
             if declared:
                 await until(lambda: gateway.endpoint("d").variants[0].errors == {"cut": 1})
 
@@ -220,7 +224,7 @@ def test_an_http_1_0_client_can_tell_a_cut_answer_from_a_complete_one(gateway: G
             assert (await reader.readuntil(b"abc")).startswith(b"HTTP/1.1 200 OK")
             read_all.set()
             with pytest.raises(ConnectionResetError):
-                await asyncio.wait_for(reader.read(), 10)
+                await asyncio.wait_for(reader.read(), DEADLINE)
             writer.close()
 
     asyncio.run(act())
@@ -273,12 +277,12 @@ def test_a_replica_that_hangs_is_a_504_and_is_not_asked_twice(gateway: GatewayPr
             return web.Response()
 
         async with replica(hangs) as url, replica(hangs) as other, client(gateway) as session:
-            await gateway.publish(endpoint("d", url, other, limits=Limits(timeout_s=0.2)))
+            await gateway.publish(endpoint("d", url, other, limits=Limits(timeout_s=1.5)))
             async with session.post("/endpoints/d/x", data=b"1") as answer:
                 assert answer.status == 504
-                assert "0.2 s" in (await answer.json())["error"]
+                assert "1.5 s" in (await answer.json())["error"]
             assert asked == [1]
-            await asyncio.wait_for(gone.wait(), 10)  # the replica is told that nobody waits any more
+            await asyncio.wait_for(gone.wait(), DEADLINE)  # the replica is told that nobody waits any more
 
     asyncio.run(act())
 
@@ -293,10 +297,10 @@ def test_a_replica_that_stops_in_the_middle_of_its_answer_is_cut_in_time(gateway
 
     async def act() -> None:
         async with replica(handler) as url, client(gateway) as session:
-            await gateway.publish(endpoint("d", url, limits=Limits(timeout_s=0.2)))
+            await gateway.publish(endpoint("d", url, limits=Limits(timeout_s=1.5)))
             async with session.get("/endpoints/d/x") as answer:
                 with pytest.raises(aiohttp.ClientError):
-                    await asyncio.wait_for(answer.read(), 10)
+                    await asyncio.wait_for(answer.read(), DEADLINE)
             await until(lambda: gateway.endpoint("d").variants[0].errors == {"timeout": 1})
 
     asyncio.run(act())
@@ -318,9 +322,9 @@ def test_a_client_that_leaves_takes_its_request_with_it(gateway: GatewayProcess)
             await gateway.publish(endpoint("d", url))
             _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
             writer.write(b"GET /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await asyncio.wait_for(started.wait(), 10)
+            await asyncio.wait_for(started.wait(), DEADLINE)
             writer.close()
-            await asyncio.wait_for(stopped.wait(), 10)
+            await asyncio.wait_for(stopped.wait(), DEADLINE)
             await until(lambda: gateway.endpoint("d").variants[0].errors == {"client_gone": 1})
             assert gateway.endpoint("d").inflight == 0
 
@@ -358,7 +362,7 @@ def test_a_body_that_breaks_off_never_looks_complete_to_a_replica(
                 await until(lambda: gateway.stats().endpoints[0].replicas[0].inflight == 1)
             writer.close()
             if chunked or size > 1 << 20:
-                await asyncio.wait_for(over.wait(), 10)
+                await asyncio.wait_for(over.wait(), DEADLINE)
             await until(lambda: gateway.stats().endpoints[0].inflight == 0)
             assert complete == []
 
@@ -394,7 +398,7 @@ def test_a_body_over_the_limit_is_413_and_the_client_gets_to_read_it(gateway: Ga
 def send_all_then_read(port: int, data: bytes) -> bytes:
     """As a simple client does, which looks for an answer only when everything is out."""
     answer = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as connection:
         for start in range(0, len(data), 10_000):
             connection.sendall(data[start : start + 10_000])
         while piece := connection.recv(1 << 16):
@@ -418,7 +422,7 @@ def test_connections_to_a_replica_that_left_the_table_are_closed(gateway: Gatewa
                 assert answer.status == 200
             begun = time.monotonic()
             await gateway.publish()
-            await asyncio.wait_for(closed.wait(), 10)
+            await asyncio.wait_for(closed.wait(), DEADLINE)
             assert time.monotonic() - begun < KEEP / 2, "at once, not when its time is over"
 
     asyncio.run(act())
@@ -433,7 +437,7 @@ def test_an_answer_that_comes_before_the_body_is_passed_on(gateway: GatewayProce
             await gateway.publish(endpoint("d", url))
             reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
             writer.write(b"POST /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000000\r\n\r\nabc")
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE)
             assert head.startswith(b"HTTP/1.1 401")
             assert b"connection: close" in head
             writer.close()
@@ -456,7 +460,7 @@ def test_a_failed_replica_comes_back_when_its_check_succeeds(gateway: GatewayPro
             return gateway.endpoint("d").replicas[0].healthy
 
         async with replica(handler) as sick, replica(says("ok")) as good, client(gateway) as session:
-            check = HealthCheck(interval_s=0.05)
+            check = HealthCheck(interval_s=0.05, timeout_s=DEADLINE)
             await gateway.publish(endpoint("d", sick, good, health=check))
             await until(lambda: not healthy())
             for _ in range(10):
@@ -464,8 +468,9 @@ def test_a_failed_replica_comes_back_when_its_check_succeeds(gateway: GatewayPro
                     assert await answer.text() == "ok"
             well["now"] = True
             await until(healthy)
-            texts = set()
-            for _ in range(10):
+            texts = set[str]()
+            end = time.monotonic() + DEADLINE
+            while texts != {"ok", "sick"} and time.monotonic() < end:
                 async with session.get("/endpoints/d/x") as answer:
                     texts.add(await answer.text())
             assert texts == {"ok", "sick"}
@@ -482,7 +487,9 @@ def test_a_replica_without_a_health_page_is_well(gateway: GatewayProcess) -> Non
             return web.Response(status=404)
 
         async with replica(handler) as url:
-            await gateway.publish(endpoint("d", url, health=HealthCheck(path="/ping", interval_s=0.05)))
+            await gateway.publish(
+                endpoint("d", url, health=HealthCheck(path="/ping", interval_s=0.05, timeout_s=DEADLINE))
+            )
             await until(lambda: len(checks) >= 3)
             assert set(checks) == {"/ping"}
             assert gateway.endpoint("d").replicas[0].healthy
@@ -549,11 +556,10 @@ def test_a_thousand_idle_connections_leave_room_for_the_others(gateway: GatewayP
             await gateway.publish(endpoint("d", url))
             before = gateway.memory()
             idle = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(1000)]
-            begun = time.monotonic()
-            for _ in range(50):
-                async with session.get("/endpoints/d/x") as answer:
-                    assert answer.status == 200
-            assert time.monotonic() - begun < 10
+            async with asyncio.timeout(DEADLINE):
+                for _ in range(50):
+                    async with session.get("/endpoints/d/x") as answer:
+                        assert answer.status == 200
             await until(lambda: gateway.stats().connections >= 1000)
             assert gateway.memory() - before < 40 << 20
             for _, writer in idle:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientConnectorError, ClientSession, web
-from helpers.gateway import GatewayProcess, endpoint, free_port, replica, until
+from helpers.gateway import GatewayProcess, endpoint, replica, until
+from helpers.ports import free_port
 
 from localml.core.routes_table import token_hash
 

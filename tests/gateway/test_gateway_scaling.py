@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from aiohttp import ClientSession, web
 from helpers.gateway import GatewayProcess, client, endpoint, replica, says, until, variant
 
@@ -41,23 +42,23 @@ def test_traffic_is_shared_by_weight(gateway: GatewayProcess) -> None:
 
 def test_the_least_busy_replica_gets_the_next_request(gateway: GatewayProcess) -> None:
     async def act() -> None:
-        free = asyncio.Event()
+        entered, free = asyncio.Event(), asyncio.Event()
 
         async def slow(request: web.BaseRequest) -> web.StreamResponse:
             await request.read()
+            entered.set()
             await free.wait()
             return web.Response(text="slow")
 
         async with replica(slow) as a, replica(says("fast")) as b, client(gateway) as session:
             await gateway.publish(endpoint("d", a, b))
-            held: list[asyncio.Task[tuple[int, str]]] = []
-            while not held:  # until the slow one has a request
+            slow_one = asyncio.create_task(entered.wait())
+            while not entered.is_set():  # until the slow one has a request
                 task = asyncio.create_task(ask(session))
-                done, _ = await asyncio.wait([task], timeout=0.3)
-                held += [] if done else [task]
+                await asyncio.wait([task, slow_one], return_when=asyncio.FIRST_COMPLETED)
             assert {(await ask(session))[1] for _ in range(20)} == {"fast"}
             free.set()
-            assert await held[0] == (200, "slow")
+            assert await task == (200, "slow")
 
     asyncio.run(act())
 
@@ -201,6 +202,7 @@ def test_a_draining_replica_finishes_and_gets_nothing_new(gateway: GatewayProces
     asyncio.run(act())
 
 
+@pytest.mark.timeout(400)
 def test_no_request_is_lost_while_versions_change_and_a_replica_dies(gateway: GatewayProcess, tmp_path: Path) -> None:
     """The endpoint goes from version 1 to 2 to 3 as the control plane does it, under full load, and one replica of
     each version is killed without a word; every request is answered, and the last ones by version 3."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from helpers.gateway import endpoint, replica, says, until
+from helpers.gateway import DEADLINE, endpoint, replica, says, until
 
 from localml.core.routes_table import RouteTable, write_routes
 from localml.gateway import downstream, exchange, server, upload
@@ -57,7 +57,7 @@ def test_a_client_that_stops_is_answered_and_left(tmp_path: Path, sent: bytes, a
         async with replica(says("ok")) as url, gateway(tmp_path, url) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(sent)
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await asyncio.wait_for(reader.read(), DEADLINE)
             assert answer.startswith(answered), answer
             writer.close()
 
@@ -83,8 +83,11 @@ def test_a_client_that_does_not_read_its_answer_is_cut(tmp_path: Path) -> None:
     asyncio.run(act())
 
 
-def test_a_large_answer_is_read_to_its_end_by_a_client_that_goes_on_slowly(tmp_path: Path) -> None:
+def test_a_large_answer_is_read_to_its_end_by_a_client_that_goes_on_slowly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The limits are for standing still, not for being slow."""
+    monkeypatch.setattr(exchange, "CLIENT_TIMEOUT", 1.0)
     size = 3_000_000
 
     async def act() -> None:
@@ -95,7 +98,7 @@ def test_a_large_answer_is_read_to_its_end_by_a_client_that_goes_on_slowly(tmp_p
             got = 0
             while piece := await reader.read(size // 20):
                 got += len(piece)
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.1)
             assert got == size
             writer.close()
 

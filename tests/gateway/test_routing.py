@@ -200,7 +200,7 @@ async def test_a_place_that_comes_as_the_client_leaves_goes_to_the_next() -> Non
     await asyncio.sleep(0)
     gate.leave()  # the first has its place now, though it has not run yet
     first.cancel()
-    await asyncio.wait([first, second], timeout=5)
+    await asyncio.wait([first, second], timeout=60)
     assert second.done()
     assert (gate.inside, gate.waiting) == (1, 0)
 
@@ -213,7 +213,7 @@ async def test_a_lower_limit_counts_for_the_next_and_a_higher_one_at_once() -> N
     waiting = asyncio.create_task(gate.enter())
     await asyncio.sleep(0)
     gate.configure(Limits(max_concurrent=2), routable=True, holds=False)
-    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(waiting, 60)
     gate.configure(Limits(max_concurrent=1), routable=True, holds=False)
     assert gate.inside == 2
     gate.leave()

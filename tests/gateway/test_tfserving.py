@@ -15,8 +15,9 @@ import onnxruntime as ort
 import ovmsclient
 import pytest
 from aiohttp import web
-from helpers.gateway import GatewayProcess, client, endpoint, free_port, replica, running, variant, wait_for
+from helpers.gateway import GatewayProcess, client, endpoint, replica, running, variant, wait_for
 from helpers.onnx_bench import Server, identity, matmul, save, serving
+from helpers.ports import free_port
 from onnx import TensorProto
 from ovmsclient.tfs_compat.grpc.tensors import make_ndarray, make_tensor_proto
 from ovmsclient.tfs_compat.protos.tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
@@ -85,7 +86,7 @@ def request(name: str = "m", version: int | None = None, label: str = "", **inpu
     return made
 
 
-def predict(gateway: GatewayProcess, asked: Any, *, token: str = "", timeout: float = 20) -> Any:
+def predict(gateway: GatewayProcess, asked: Any, *, token: str = "", timeout: float = 60) -> Any:
     """One call on a connection of its own."""
     with grpc.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
@@ -107,7 +108,7 @@ def x(array: np.ndarray[Any, Any] = ROW) -> Any:
 def test_a_published_client_predicts(gateway: GatewayProcess, model: Server, tmp_path: Path) -> None:
     publish(gateway, model)
     vendor = ovmsclient.make_grpc_client(f"127.0.0.1:{gateway.port}")
-    answer = vendor.predict(inputs={"x": ROW}, model_name="m", timeout=20)
+    answer = vendor.predict(inputs={"x": ROW}, model_name="m", timeout=60)
     session = ort.InferenceSession(str(save(tmp_path / "same", matmul())), providers=["CPUExecutionProvider"])
     assert np.array_equal(answer, session.run(None, {"x": ROW})[0])
     about = vendor.get_model_metadata("m")
@@ -221,10 +222,10 @@ def test_other_signatures_fields_and_methods_are_refused(gateway: GatewayProcess
     with grpc.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         with pytest.raises(grpc.RpcError) as failure:
-            stub.GetModelMetadata(GetModelMetadataRequest(metadata_field=["all"]), timeout=20)
+            stub.GetModelMetadata(GetModelMetadataRequest(metadata_field=["all"]), timeout=60)
         assert failure.value.code() is Code.INVALID_ARGUMENT
         with pytest.raises(grpc.RpcError) as failure:
-            stub.Classify(ClassificationRequest(), timeout=20)
+            stub.Classify(ClassificationRequest(), timeout=60)
         assert failure.value.code() is Code.UNIMPLEMENTED
 
 
@@ -262,7 +263,7 @@ def answering(value: float) -> Any:
 async def value(port: int, **how: Any) -> float:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-        answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=20)
+        answer: PredictResponse = await stub.Predict(request(x=x(), **how), timeout=60)
         return float(answer.outputs["y"].float_val[0])
 
 
@@ -321,7 +322,7 @@ def test_a_version_is_asked_of_the_variant_that_has_it(gateway: GatewayProcess) 
             async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
                 stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
                 for version in (1, 2, 1, 2, 2):
-                    answer = await stub.Predict(request("d", version, x=x()), timeout=20)
+                    answer = await stub.Predict(request("d", version, x=x()), timeout=60)
                     assert answer.outputs["y"].float_val[0] == version
             async with client(gateway) as session:
                 for version in (1, 2, 1, 2, 2):
@@ -349,7 +350,7 @@ def test_a_deadline_ends_the_work_at_the_replica(gateway: GatewayProcess) -> Non
             with pytest.raises(grpc.RpcError) as failure:
                 await stub.Predict(request(x=x()), timeout=0.5)
             assert failure.value.code() is Code.DEADLINE_EXCEEDED
-            await asyncio.wait_for(given_up.wait(), 20)
+            await asyncio.wait_for(given_up.wait(), 60)
 
     asyncio.run(act())
 
@@ -364,7 +365,7 @@ def test_an_answer_that_is_none_is_an_error(gateway: GatewayProcess) -> None:
             await gateway.publish(endpoint("m", url))
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             with pytest.raises(grpc.RpcError) as failure:
-                await stub.Predict(request(x=x()), timeout=20)
+                await stub.Predict(request(x=x()), timeout=60)
             assert failure.value.code() is Code.INTERNAL
             assert "did not answer in the Open Inference Protocol" in failure.value.details()
 
@@ -383,7 +384,7 @@ def test_a_gateway_that_ends_finishes_calls_in_flight(own_gateway: GatewayProces
         async with replica(slow) as url, grpc.aio.insecure_channel(f"127.0.0.1:{own_gateway.port}") as channel:
             await own_gateway.publish(endpoint("m", url))
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            call = asyncio.ensure_future(stub.Predict(request(x=x()), timeout=20))
+            call = asyncio.ensure_future(stub.Predict(request(x=x()), timeout=60))
             await arrived.wait()
             own_gateway.process.send_signal(signal.SIGTERM)
             go.set()

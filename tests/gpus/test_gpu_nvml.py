@@ -237,9 +237,9 @@ def test_close_ends_a_watcher_before_it_lets_go_of_the_driver() -> None:
     watcher = threading.Thread(target=follow)
     watcher.start()
     driver.happen({"device": 0, "eventType": gpu_machines.XID, "eventData": 79})
-    assert first.wait(10)
+    assert first.wait(60)
     found.close()
-    watcher.join(10)
+    watcher.join(60)
     assert not watcher.is_alive()
     assert (len(told), driver.opened) == (1, 0)
 

@@ -53,7 +53,7 @@ def over(url: str) -> Send:
     netloc = urlsplit(url).netloc
 
     def send(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        connection = http.client.HTTPConnection(netloc, timeout=30)
+        connection = http.client.HTTPConnection(netloc, timeout=60)
         try:
             connection.request(method, path, body or None, headers)
             found = connection.getresponse()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,6 +36,29 @@ def read_until(stream: ExecStream, end: bytes) -> bytes:
         assert piece is not None, f"ended after {found!r}"
         found += piece[1]
     return found
+
+
+@contextmanager
+def watching(kit: EngineKit) -> Iterator[set[str]]:
+    """The names that the engine's watcher tells, once it tells of what happens now: Docker's begins a moment later."""
+    stop, told = threading.Event(), set[str]()
+    names = kit.engine.watch(stop)
+    reader = threading.Thread(target=lambda: told.update(names), daemon=True)
+    reader.start()
+    tries: set[str] = set()
+
+    def begun() -> bool:
+        if kit.engine.name == "docker" and not tries & told:
+            plan = kit.ending()
+            kit.run(plan)
+            tries.add(plan.name)
+        return kit.engine.name != "docker" or bool(tries & told)
+
+    wait_until(begun, "the watcher's first hint")
+    yield told
+    stop.set()
+    reader.join(DEADLINE)
+    assert not reader.is_alive()
 
 
 class EngineConformance:
@@ -146,6 +172,7 @@ class EngineConformance:
         engine_kit.wait_ready(plan.name)
         patient = threading.Thread(target=engine_kit.engine.stop, args=(plan.name, 600))
         patient.start()
+        engine_kit.wait_told(plan.name)
         engine_kit.engine.stop(plan.name, 0)
         assert ended_by(engine_kit.wait_end(plan.name), 9)
         patient.join(DEADLINE)
@@ -258,9 +285,8 @@ class EngineConformance:
     def test_use_of_a_running_replica(self, engine_kit: EngineKit) -> None:
         plan = engine_kit.endless(memory=64 << 20)
         engine_kit.engine.start(plan)
-        use = wait_until(lambda: engine_kit.engine.stats(plan.name), "stats")
+        use = wait_until(lambda: (now := engine_kit.engine.stats(plan.name)) and now.memory > 0 and now, "stats")
         assert use.cpu_seconds >= 0
-        assert use.memory > 0
         engine_kit.engine.stop(plan.name, 0)
         engine_kit.wait_end(plan.name)
         assert engine_kit.engine.stats(plan.name) is None
@@ -296,8 +322,9 @@ class EngineConformance:
     def test_a_command_has_a_terminal(self, engine_kit: EngineKit) -> None:
         plan = engine_kit.plan("sleep 600")
         engine_kit.engine.start(plan)
-        script = "trap 'stty size; exit 3' WINCH; echo ready; while :; do sleep 0.05; done"
-        shell = ("sh", "-c", f"stty size; echo $TERM; {script}")
+        # Docker sets the first size a moment after the start, so that a signal may come for that one too.
+        wait = "trap 'size=$(stty size)' WINCH; echo ready; until [ \"$size\" = '40 100' ]; do sleep 0.05; done"
+        shell = ("sh", "-c", f"stty size; echo $TERM; {wait}; echo $size; exit 3")
         stream = engine_kit.engine.open(plan.name, shell, tty=(90, 30), env={"TERM": "vt100"})
         seen = read_until(stream, b"ready\r\n")
         stream.resize(100, 40)
@@ -330,9 +357,10 @@ class EngineConformance:
         stream.close()
 
     def test_letting_go_of_a_command_ends_it(self, engine_kit: EngineKit) -> None:
+        seconds = f"4711.{os.getpid()}"  # this run's own
         plan = engine_kit.plan("sleep 600")
         engine_kit.engine.start(plan)
-        stream = engine_kit.engine.open(plan.name, ("sh", "-c", "echo ready; sleep 4711 & wait"))
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", f"echo ready; sleep {seconds} & wait"))
         read_until(stream, b"ready\n")
         reader = threading.Thread(target=read_all, args=(stream,), daemon=True)
         reader.start()
@@ -340,7 +368,7 @@ class EngineConformance:
         stream.close()
         reader.join(DEADLINE)
         assert not reader.is_alive()
-        look = ("sh", "-c", "ps -ef | grep -q 's[l]eep 4711'")
+        look = ("sh", "-c", f"ps -ef | grep -q 's[l]eep {seconds}'")
         wait_until(lambda: engine_kit.engine.exec(plan.name, look).exit_code == 1, "its end")
 
     def test_attached_commands_end_with_the_replica(self, engine_kit: EngineKit) -> None:
@@ -363,17 +391,11 @@ class EngineConformance:
                 engine_kit.engine.open(name, ("true",))
 
     def test_watch_tells_of_an_end(self, engine_kit: EngineKit) -> None:
-        stop, told = threading.Event(), set[str]()
-        names = engine_kit.engine.watch(stop)
-        reader = threading.Thread(target=lambda: told.update(names), daemon=True)
-        reader.start()
-        plan = engine_kit.ending()
-        engine_kit.engine.start(plan)
-        wait_until(lambda: plan.name in told, "the hint")
-        engine_kit.wait_end(plan.name)
-        stop.set()
-        reader.join(DEADLINE)
-        assert not reader.is_alive()
+        with watching(engine_kit) as told:
+            plan = engine_kit.ending()
+            engine_kit.engine.start(plan)
+            wait_until(lambda: plan.name in told, "the hint")
+            engine_kit.wait_end(plan.name)
 
     # beyond one engine object
 
@@ -401,15 +423,9 @@ class EngineConformance:
         engine_kit.engine.start(plan)
         engine_kit.engine.close()
         engine_kit.engine = engine_kit.reopen()
-        stop, told = threading.Event(), set[str]()
-        names = engine_kit.engine.watch(stop)
-        reader = threading.Thread(target=lambda: told.update(names), daemon=True)
-        reader.start()
-        engine_kit.engine.stop(plan.name, 0)
-        wait_until(lambda: plan.name in told, "the hint")
-        stop.set()
-        reader.join(DEADLINE)
-        assert not reader.is_alive()
+        with watching(engine_kit) as told:
+            engine_kit.engine.stop(plan.name, 0)
+            wait_until(lambda: plan.name in told, "the hint")
 
     def test_another_installation_is_left_alone(self, engine_kit: EngineKit) -> None:
         plan = engine_kit.endless()

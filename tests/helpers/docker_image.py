@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,13 +31,15 @@ def tiny_image() -> str:
     Its own command is ``sh -c "echo the image itself"``; like CUDA's images it bakes in NVIDIA_VISIBLE_DEVICES=all.
     """
     client = open_client()
-    try:
-        client.inspect_image(TAG)
-    except ImageNotFound:
-        repository, tag = TAG.split(":")
-        client.import_image_from_data(_root_file_system(), repository, tag, changes=_CHANGES)
-    finally:
-        client.close()
+    with (Path(tempfile.gettempdir()) / "localml-test-image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second import would give the tag to another image while tests use this one
+        try:
+            client.inspect_image(TAG)
+        except ImageNotFound:
+            repository, tag = TAG.split(":")
+            client.import_image_from_data(_root_file_system(), repository, tag, changes=_CHANGES)
+        finally:
+            client.close()
     return TAG
 
 

@@ -17,7 +17,7 @@ from localml.engines.base import LABEL_INSTALL, Engine, Observed, Phase, Replica
 from localml.engines.fake import FakeEngine
 from localml.engines.process import ProcessEngine
 
-DEADLINE = 30.0
+DEADLINE = 60.0
 _numbers = itertools.count(1)
 
 
@@ -65,12 +65,20 @@ class EngineKit:
         return self.plan('trap "exit 143" TERM; sleep 600 & wait', **fields)
 
     def stubborn(self, **fields: Any) -> ReplicaPlan:
-        """A replica that SIGTERM does not end."""
-        return self.plan("trap '' TERM; echo ready; while :; do sleep 600; done", **fields)
+        """A replica that SIGTERM does not end; it says ``told`` for each one."""
+        return self.plan("trap 'echo told' TERM; echo ready; while :; do sleep 600 & wait $!; done", **fields)
 
     def wait_ready(self, name: str) -> None:
         """Wait for the replica's first output."""
         wait_until(lambda: list(self.engine.logs(name, {}, follow=False)), f"first output of {name}")
+
+    def wait_told(self, name: str) -> None:
+        """Wait until a stubborn replica was asked to stop."""
+
+        def output() -> bytes:
+            return b"".join(chunk.data for chunk in self.engine.logs(name, {}, follow=False))
+
+        wait_until(lambda: b"told" in output(), f"the wish that {name} ends")
 
     def pass_time(self, seconds: float) -> None:
         """Let engines that live by a clock of their own know that time has passed."""
@@ -138,6 +146,9 @@ class FakeKit(EngineKit):
     def stubborn(self, **fields: Any) -> ReplicaPlan:
         env = {"FAKE_IGNORE_TERM": "1", "FAKE_OUTPUT": "ready\n"}
         return self._plan(**{**fields, "env": {**env, **fields.get("env", {})}})
+
+    def wait_told(self, name: str) -> None:
+        """Nothing shows it, and ``stop`` returns at once."""
 
     def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from aiohttp import ClientSession, web
 from localml.core.gateway_stats import EndpointStats, GatewayStats, read_address, read_stats
 from localml.core.routes_table import EndpointRoute, ReplicaRoute, ReplicaState, RouteTable, VariantRoute, write_routes
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 RawHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -124,13 +123,6 @@ async def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < end, f"{condition} stayed false"
         await asyncio.sleep(0.01)
     return value
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 @asynccontextmanager

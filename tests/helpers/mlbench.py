@@ -52,7 +52,7 @@ class Dashboard:
         kind = "application/x-www-form-urlencoded" if form is not None else "application/json"
         sent = {"Content-Type": kind} if data is not None else {}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
-        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             connection.request(method, f"/api/{path}", data, sent)
             found = connection.getresponse()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -19,6 +18,8 @@ import httpx
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+
+from helpers.ports import free_port
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2] / "runtimes" / "onnx-server"
@@ -183,9 +184,7 @@ class Server:
 
 def spawn(folder: Path, log: Path, *arguments: str) -> Server:
     """Start a server; it need not be ready."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = int(sock.getsockname()[1])
+    port = free_port()
     command = [sys.executable, "-m", "onnx_server", "--model-dir", str(folder), "--name", "m", "--port", str(port)]
     command += ["--settle-ms", "100", "--drain-delay-ms", "0", *arguments]
     with log.open("wb") as out:

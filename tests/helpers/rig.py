@@ -150,7 +150,7 @@ def job(seconds: float | None = 1, exit_code: int = 0, gpu: float = 0, **rest: A
     return single(["run"], env=env, resources=resources, **rest)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that another thread does; fails loudly instead of hanging."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -24,7 +24,7 @@ from helpers.engine_kits import wait_until
 
 _SCRIPT = Path(__file__).with_name("server_main.py")
 _START_S = 60.0
-_STOP_S = 30.0
+_STOP_S = 60.0
 _PER_TEST = ("DOCKER_HOST",)  # variables that a test may set for its own servers
 
 
@@ -53,7 +53,7 @@ class Api:
     """Calls of localml's own API, each sent once."""
 
     def __init__(self, url: str, token: str) -> None:
-        self._pool = urllib3.connection_from_url(url, maxsize=8, timeout=20.0, retries=False)
+        self._pool = urllib3.connection_from_url(url, maxsize=8, timeout=60.0, retries=False)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def call(self, method: str, path: str, body: Any = None, **query: Any) -> Answer:

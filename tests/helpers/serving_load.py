@@ -68,7 +68,7 @@ class Load:
 
     def _run(self) -> None:
         host = self._url.hostname or ""
-        pool = urllib3.HTTPConnectionPool(host, self._url.port, maxsize=1, block=True, retries=False, timeout=30.0)
+        pool = urllib3.HTTPConnectionPool(host, self._url.port, maxsize=1, block=True, retries=False, timeout=60.0)
         with pool:
             while not self._over.is_set():
                 number = next(self._numbers)

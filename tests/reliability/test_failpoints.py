@@ -30,7 +30,7 @@ def _die_at(found: Servers, jobs: Jobs, point: str) -> None:
     wait_until(lambda: server.poll() is not None, f"death at {point}")
     assert server.poll() == -signal.SIGKILL
     loop.records.check_after_death(loop.told.submitted)
-    loop.drain(60)
+    loop.drain(100)
     loop.check()
     if loop.records.workloads():  # a death before the submission was on disk leaves none
         assert jobs.runs() == {"gpus.one-main-0-1": 1, "gpus.one-main-1-1": 1}

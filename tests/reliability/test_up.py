@@ -37,7 +37,7 @@ def test_a_second_up_on_the_same_data_names_the_first_and_leaves_it_alone(tmp_pa
             assert json.loads((data / "server.json").read_text()) == info
         finally:
             first.send_signal(signal.SIGTERM)
-            status = first.wait(30)
+            status = first.wait(60)
     assert status == 0, (tmp_path / "output").read_text()
     assert holder(data) is None
     assert not (data / "server.json").exists()

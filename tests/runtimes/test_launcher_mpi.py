@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 from helpers.launcher_bench import launcher
+from helpers.ports import free_port
 
 from localml.core.catalog import runtimes_dir
 
@@ -33,9 +33,7 @@ def environ(**members: str) -> dict[str, str]:
 @pytest.fixture
 def worker() -> Iterator[Mapping[str, str]]:
     """The environment of a run whose second worker serves on this machine; it must end well when it is told to."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     env = environ(LOCALML_MPI_ADDRESSES=f"first:1,127.0.0.1:{port}", LOCALML_MPI_KEY=new_key(), GREETING="hello")
     program = (
         "import asyncio, signal, sys\nfrom localml_launcher.mpi_ssh import serve\n"
@@ -50,7 +48,7 @@ def worker() -> Iterator[Mapping[str, str]]:
         assert process.stdout.readline() == "ready\n"
         yield env
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 AGENT = [sys.executable, "-c", "from localml_launcher.mpi_ssh import agent; agent()"]
@@ -104,7 +102,7 @@ def test_a_command_dies_with_the_connection(worker: Mapping[str, str], tmp_path:
         caller.kill()
         closed = threading.Thread(target=reader.read, daemon=True)
         closed.start()
-        closed.join(30)
+        closed.join(60)
         assert not closed.is_alive()
 
 

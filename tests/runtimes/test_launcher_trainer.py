@@ -63,7 +63,7 @@ def test_a_stop_reaches_the_program_which_may_end_in_its_own_way(bench: Bench) -
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (42, "finished 42\n")
 
 
@@ -77,7 +77,7 @@ def test_a_stop_that_interrupts_no_call_reaches_the_program_all_the_same() -> No
         "runner = Runner()\n"
         "with runner.forwarding():\n"
         "    program = [sys.executable, '-c', 'import signal, time;'\n"
-        "               'signal.pthread_sigmask(signal.SIG_SETMASK, []); print(1, flush=True); time.sleep(60)']\n"
+        "               'signal.pthread_sigmask(signal.SIG_SETMASK, []); print(1, flush=True); time.sleep(600)']\n"
         "    sys.exit(runner.run(program, os.environ))\n"
     )
     command = [sys.executable, "-c", launcher]
@@ -86,7 +86,7 @@ def test_a_stop_that_interrupts_no_call_reaches_the_program_all_the_same() -> No
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM
 
 
 def test_a_stop_during_preparation_keeps_the_program_from_starting(bench: Bench) -> None:
@@ -95,7 +95,7 @@ def test_a_stop_during_preparation_keeps_the_program_from_starting(bench: Bench)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     assert (process.returncode, out) == (128 + signal.SIGTERM, "")
 
 

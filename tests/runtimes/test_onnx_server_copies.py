@@ -127,6 +127,7 @@ def test_a_kernel_comes_back_with_the_files_it_had_whatever_lies_there_now(folde
         ask(server)
         (folder / "kernel.py").write_text("raise RuntimeError('half a kernel')")
         wait_for(lambda: "load_error" in server.metadata()["parameters"]["states"]["1"], "the refusal")
+        wait_for(lambda: len(server.workers()) == 1, "the end of the refused one's worker")
         (worker,) = server.workers()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: server.workers() not in ([], [worker]) and server.ready(), "another worker")

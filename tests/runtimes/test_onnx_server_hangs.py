@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from helpers.onnx_bench import ROOT, Server, serving, wait_for
+from helpers.onnx_bench import PATIENCE, ROOT, Server, serving, wait_for
 
 sys.path.insert(0, str(ROOT))
 from onnx_server import link, wire
@@ -28,7 +28,7 @@ class Hanging:
                 pass
         return {"y": inputs["x"] * 2}
 """
-LIMIT = 1.0
+LIMIT = 3.0
 
 
 @pytest.fixture
@@ -55,12 +55,12 @@ def test_a_run_that_hangs_is_given_up_and_a_new_worker_takes_the_next_request(fo
         given_up = hanging.result()
         assert given_up.status_code == 504
         assert given_up.json()["error"] == (
-            "the request was given up, and its worker process killed, as a run took longer than 1 s"
+            "the request was given up, and its worker process killed, as a run took longer than 3 s"
         )
-        assert LIMIT <= time.monotonic() - start < 10 * LIMIT
+        assert LIMIT <= time.monotonic() - start < PATIENCE
         # What waited behind it did no harm: it may be sent again.
         assert (behind.result().status_code, behind.result().headers["retry-after"]) == (503, "1")
-        assert "killed, as a run took longer than 1 s" in behind.result().json()["error"]
+        assert "killed, as a run took longer than 3 s" in behind.result().json()["error"]
         wait_for(server.ready, "a new worker")
         assert ask(server, 3).json()["outputs"][0]["data"] == [6.0]
         wait_for(lambda: len(server.workers()) == 1, "the old worker's end")

@@ -20,7 +20,7 @@ ENDED = 0
 
 def _answers(port: int, path: str) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False, timeout=PATIENCE).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -42,7 +42,9 @@ def test_the_image_serves_a_model_and_ends_in_order(tmp_path: Path) -> None:
         port = int(container.ports["8080/tcp"][0]["HostPort"])
         wait_for(lambda: _answers(port, "/v2/health/ready"), "readiness")
         body = {"inputs": [tensor("x", "FP32", np.ones((1, 4), "f4"))]}
-        answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/m/infer", json=body, trust_env=False).json()
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/v2/models/m/infer", json=body, trust_env=False, timeout=PATIENCE
+        ).json()
         weights = np.linspace(-1, 1, 12, dtype="f4").reshape(4, 3)
         assert np.allclose(answer["outputs"][0]["data"], weights.sum(axis=0), atol=1e-6)
         container.stop(timeout=int(PATIENCE))

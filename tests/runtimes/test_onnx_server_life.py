@@ -47,6 +47,10 @@ class Gate:
 """
 
 
+SLOWLY_S = 3.0
+"""That long a copy takes which must not be loaded before its end: longer than a file must rest."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
@@ -212,6 +216,7 @@ def test_a_worker_comes_back_with_the_files_it_had_whatever_lies_there_now(folde
         before = server.value()
         (folder / "model.onnx").write_bytes(b"of no use")
         wait_for(lambda: "load_error" in server.metadata()["parameters"]["states"]["1"], "the refusal")
+        wait_for(lambda: len(server.workers()) == 1, "the end of the refused one's worker")
         (worker,) = server.workers()
         os.kill(worker, signal.SIGKILL)
         wait_for(lambda: server.workers() not in ([], [worker]) and server.ready(), "another worker")
@@ -221,14 +226,14 @@ def test_a_worker_comes_back_with_the_files_it_had_whatever_lies_there_now(folde
 def test_a_file_that_is_still_being_copied_is_not_loaded(folder: Path) -> None:
     save(folder, matmul(1))
     whole = save(folder.parent / "other", matmul(5)).read_bytes()
-    with serving(folder, "--settle-ms", "300") as server:
+    with serving(folder, "--settle-ms", "2000") as server:
         before = server.value()
         pause = threading.Event()
         with (folder / "model.onnx").open("wb") as copy:
             for start in range(0, len(whole), 20):
                 copy.write(whole[start : start + 20])
                 copy.flush()
-                pause.wait(0.02)
+                pause.wait(SLOWLY_S / (len(whole) // 20))
                 assert server.value() == before
         wait_for(lambda: server.value() == pytest.approx(5 * before), "the new model")
         assert "is not served" not in server.log

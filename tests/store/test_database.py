@@ -49,10 +49,10 @@ def test_a_write_that_fails_takes_nothing_with_it_and_nobody_else(db: Database) 
 
     def slow(session: Session) -> None:
         started.set()
-        go.wait(10)
+        go.wait(60)
 
     first = db.submit(slow)
-    started.wait(10)
+    started.wait(60)
 
     def broken(session: Session) -> None:
         session.add(Meta(key="half", value="x"))
@@ -61,11 +61,11 @@ def test_a_write_that_fails_takes_nothing_with_it_and_nobody_else(db: Database) 
 
     group = [db.submit(put("a")), db.submit(broken), db.submit(put("b"))]  # all in the next group
     go.set()
-    first.result(10)
-    group[0].result(10)
+    first.result(60)
+    group[0].result(60)
     with pytest.raises(ValueError, match="no"):
-        group[1].result(10)
-    group[2].result(10)
+        group[1].result(60)
+    group[2].result(60)
     assert keys(db.path) == {"a", "b"}
 
 

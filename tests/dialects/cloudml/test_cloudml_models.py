@@ -217,11 +217,11 @@ def test_a_service_really_predicts_and_its_events_and_log_tell_of_it(live: tuple
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 2.0]}
     url = f"{found['http_address']}/v2/models/linear.v1/infer"
     asked = Request(url, json.dumps({"inputs": [tensor]}).encode(), {"Content-Type": "application/json"})
-    with urlopen(asked, timeout=30) as answer:
+    with urlopen(asked, timeout=60) as answer:
         assert json.load(answer)["outputs"][0]["data"] == [3.0, 6.0]
     events = client.get("/model/linear/v1/events").json
     assert {event["involvedObject"]["kind"] for event in events["data"]} == {"Deployment"}
-    assert client.get("/model/linear/v1/logs").json["logs"]
+    wait_until(lambda: bool(client.get("/model/linear/v1/logs").json["logs"]))
     assert client.get("/model/linear/v1/logs?replica=0").json["logs"]
     assert client.get("/model/linear/v1/logs?replica=1").status == 404
     [quota] = client.get("/quota").json
@@ -242,5 +242,5 @@ def test_each_version_is_asked_at_its_own_address(live: tuple[Server, SignedClie
         path = f"/model/linear/{version}"
         wait_until(lambda path=path: bool(client.get(path).json["state"] == "running"), 60)
         grpc = ovmsclient.make_grpc_client(client.get(path).json["address"])
-        answers.append(grpc.predict(inputs={"x": np.array([[1, 2]], "f4")}, model_name="linear", timeout=30).tolist())
+        answers.append(grpc.predict(inputs={"x": np.array([[1, 2]], "f4")}, model_name="linear", timeout=60).tolist())
     assert answers == [[[3, 6]], [[5, 10]]]

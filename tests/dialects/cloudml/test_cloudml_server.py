@@ -189,7 +189,7 @@ def test_requests_as_the_vendors_client_sends_them_keep_their_connection(serve) 
         ("GET", "/cloud_ml/v1/train", b"", *chunked, 200),
     ]
     host = urlsplit(server.url).netloc
-    with socket.create_connection((host.split(":")[0], int(host.split(":")[1])), timeout=10) as line:
+    with socket.create_connection((host.split(":")[0], int(host.split(":")[1])), timeout=60) as line:
         for method, path, signed_body, extra, sent, status in steps:
             headers = signed(client.access, client.secret, path, signed_body)
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -213,6 +213,6 @@ def test_many_clients_get_each_their_own_job(serve) -> None:  # type: ignore[no-
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(found) == sorted(f"job-{number}" for number in range(16))
     assert {one["job_name"] for one in client.get("/train").json["data"]} == set(found)

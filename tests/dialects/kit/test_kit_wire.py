@@ -227,7 +227,7 @@ def test_the_path_is_known_as_it_was_sent_behind_the_real_server(app: Flask) -> 
     server = create_server(app, host="127.0.0.1", port=0, threads=2)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=60)
     try:
         absolute = ("http://elsewhere/acme/things/a", "a", "/acme/things/a")
         for sent, rest, raw in [*PATHS, absolute]:
@@ -236,7 +236,7 @@ def test_the_path_is_known_as_it_was_sent_behind_the_real_server(app: Flask) -> 
     finally:
         connection.close()
         server.close()
-        thread.join(10)
+        thread.join(60)
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "[1e999]", '{"a": "\\u0000"}', '["\\udfff"]', "[" * 100_000])

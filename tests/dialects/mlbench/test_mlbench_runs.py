@@ -123,7 +123,7 @@ def test_of_many_starts_at_once_one_succeeds(dashboard: Dashboard) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(found) == [200] + [409] * 7
     assert len(dashboard.get("runs/")) == 1
 

@@ -24,7 +24,7 @@ def submit(http: Http, script: str, **members: object) -> int:
 
 def ended(http: Http, script: str, **members: object) -> int:
     number = submit(http, script, **members)
-    http("GET", f"/workloads/{number}/wait")
+    http("GET", f"/workloads/{number}/wait?timeout=60")
     return number
 
 
@@ -76,7 +76,7 @@ def test_each_try_has_its_output(admin: Http, tmp_path: Path) -> None:
     body = {"spec": {**sh(script), "retries": {"limit": 1, "backoff": 0}}}
     number = admin("POST", "/workloads", body).json["id"]
     followed = admin("GET", f"/workloads/{number}/logs?follow=true").data
-    admin("GET", f"/workloads/{number}/wait")
+    admin("GET", f"/workloads/{number}/wait?timeout=60")
     assert followed.endswith(b"second\n")
     assert admin("GET", f"/workloads/{number}/logs").data == b"second\n"
     assert admin("GET", f"/workloads/{number}/logs?attempt=1").data == b"first\n"
@@ -92,7 +92,7 @@ def test_following_starts_before_the_job_writes_and_ends_with_it(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     number = submit(admin, f"exec 3<{gate}; read word <&3; echo got $word; read word <&3; printf 'and %s' $word")
-    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=60)
     connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true", headers=admin.headers)
     answer = connection.getresponse()
     assert answer.status == 200
@@ -143,13 +143,13 @@ def test_a_follower_who_leaves_is_noticed(admin: Http, localml: Localml, monkeyp
 
     monkeypatch.setattr(follow.Seats, "take", watched)
     number = submit(admin, "sleep 600")
-    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=20)
+    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=60)
     connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true", headers=admin.headers)
     answer = connection.getresponse()  # comes before there is any output
     assert not left.is_set()
     answer.close()
     connection.close()
-    assert left.wait(10)
+    assert left.wait(60)
     admin("DELETE", f"/workloads/{number}")
 
 

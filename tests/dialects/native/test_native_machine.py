@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 from helpers.native import Http, sh
+from helpers.rig import wait_until
 
 from localml.testing import Localml
 
@@ -19,15 +20,11 @@ def test_status_tells_the_installation_at_a_glance(admin: Http, localml: Localml
 
 def test_a_leased_gpu_says_who_has_it(admin: Http) -> None:
     made = admin("POST", "/workloads", {"name": "holder", "spec": sh("sleep 600", resources={"gpu": 0.5})}).json
-    after = 0
-    while not any(one["reason"] == "Running" for one in admin("GET", "/workloads/holder/events").json["events"]):
-        after += 1
-        admin("GET", "/workloads/holder/wait?timeout=0.05")
-        assert after < 200
+    wait_until(lambda: admin("GET", "/workloads/holder").json["state"] == "running")
     held = [one for one in admin("GET", "/gpus").json["gpus"] if one["leases"]]
     assert [(one["leases"][0]["name"], one["free"]) for one in held] == [("holder", 0.5)]
     admin("DELETE", f"/workloads/{made['id']}")
-    admin("GET", f"/workloads/{made['id']}/wait")
+    admin("GET", f"/workloads/{made['id']}/wait?timeout=60")
 
 
 def test_a_drained_gpu_is_marked_until_it_is_undrained(admin: Http) -> None:
@@ -44,7 +41,7 @@ def test_a_drained_machine_says_so_and_starts_nothing(admin: Http) -> None:
     number = admin("POST", "/workloads", {"spec": sh("true")}).json["id"]
     assert "holiday" in admin("GET", f"/workloads/{number}/why").json["why"]["message"]
     admin("POST", "/undrain", {})
-    assert admin("GET", f"/workloads/{number}/wait").json["state"] == "succeeded"
+    assert admin("GET", f"/workloads/{number}/wait?timeout=60").json["state"] == "succeeded"
     reasons = [one["reason"] for one in admin("GET", "/events").json["events"]]
     assert "Drained" in reasons
     assert "Undrained" in reasons
@@ -56,7 +53,7 @@ def test_limits_of_a_pool_hold_and_can_be_lifted(admin: Http) -> None:
     number = admin("POST", "/workloads", {"spec": sh("true"), "pool": "team/train"}).json["id"]
     assert admin("GET", f"/workloads/{number}/why").json["why"]["code"] == "pool"
     admin("PUT", "/pools/team/train", {})
-    assert admin("GET", f"/workloads/{number}/wait").json["state"] == "succeeded"
+    assert admin("GET", f"/workloads/{number}/wait?timeout=60").json["state"] == "succeeded"
 
 
 def test_objects_go_in_and_come_out(admin: Http) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -10,7 +11,9 @@ from helpers.models import serving_server, times
 from helpers.native import Http
 from helpers.rig import wait_until
 
+from localml.client import Workload
 from localml.control.hostports import is_free
+from localml.core.models import Meta
 from localml.testing import Localml
 
 
@@ -139,7 +142,7 @@ def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Htt
     assert (again.status, again.json["error"]["field"]) == (409, "gateway_port")
     assert server.client.wait_endpoint("own", 60).state == "ready"
     asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
-    answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/own/infer", json=asked, trust_env=False)
+    answer = httpx.post(f"http://127.0.0.1:{port}/v2/models/own/infer", json=asked, trust_env=False, timeout=60)
     assert answer.json()["outputs"][0]["data"] == [2.0, 4.0]
     admin("DELETE", "/endpoints/own")
     wait_until(lambda: is_free(port), 60)
@@ -183,6 +186,18 @@ def test_a_served_version_is_kept(admin: Http, model: str) -> None:
     admin("DELETE", "/endpoints/keeper")
 
 
+def wait_looked(server: Localml, *jobs: Workload) -> None:
+    """Until the server has looked at the output of jobs that have succeeded."""
+    last = max((server.platform.workloads.row(one.id).ended_at or 0.0, one.id) for one in jobs)
+
+    def seen() -> bool:
+        with server.platform.db.read() as session:
+            found = session.get(Meta, "outputs-seen")
+        return found is not None and tuple(json.loads(found.value)) >= last
+
+    wait_until(seen)
+
+
 def test_a_model_that_cannot_be_registered_is_told_and_keeps_no_other_from_it(server: Localml) -> None:
     server.client.put("s3://jobs/bad.onnx", b"no model")
     server.client.put("s3://jobs/good.onnx", times(5.0))
@@ -191,9 +206,9 @@ def test_a_model_that_cannot_be_registered_is_told_and_keeps_no_other_from_it(se
         script = f'cd "$LOCALML_BUCKETS/jobs" && mkdir -p {name} && cp {name}.onnx {name}/model.onnx'
         env = {"LOCALML_OUTPUT_URI": f"s3://jobs/{name}", "LOCALML_MODEL_NAME": f"from-{name}"}
         jobs.append(server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60))
-    server.platform.serving.outputs.look()
+    wait_looked(server, *jobs)
     assert server.client.model("from-good").version == 1
-    told, *_ = [one for one in server.platform.workloads.events(jobs[0].id) if one.reason == "ModelNotRegistered"]
+    (told,) = [one for one in server.platform.workloads.events(jobs[0].id) if one.reason == "ModelNotRegistered"]
     assert "the model in s3://jobs/bad/ was not registered: source: " in told.message
 
 
@@ -203,7 +218,7 @@ def test_a_model_that_a_job_leaves_is_registered_with_the_job(server: Localml) -
     env = {"LOCALML_OUTPUT_URI": "s3://jobs/out", "LOCALML_MODEL_NAME": "trained"}
     job = server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60)
     assert job.state == "succeeded", job.message
-    server.platform.serving.outputs.look()
+    wait_looked(server, job)
     made = server.client.model("trained")
     assert (made.version, made.workload_id, made.source) == (1, job.id, "s3://jobs/out/")
     server.platform.serving.outputs.look()
@@ -228,7 +243,7 @@ def test_models_of_any_kind_are_found_in_a_jobs_output(
     words = f'mkdir -p "$LOCALML_BUCKETS/jobs/{name}/out"; cd "$LOCALML_BUCKETS/jobs/{name}/out"; {script}'
     job = server.client.run(["sh", "-c", words], env=env, wait=True, timeout=60)
     assert job.state == "succeeded", job.message
-    server.platform.serving.outputs.look()
+    wait_looked(server, job)
     if source is None:
         assert name not in [one.name for one in server.client.models()]
     else:
@@ -241,6 +256,6 @@ def test_an_output_with_several_models_and_none_named_is_told(server: Localml) -
     script = 'cd "$LOCALML_BUCKETS/jobs/several"; mkdir out; cp in.onnx out/1.onnx; cp in.onnx out/2.onnx'
     env = {"LOCALML_OUTPUT_URI": "s3://jobs/several/out"}
     job = server.client.run(["sh", "-c", script], env=env, wait=True, timeout=60)
-    server.platform.serving.outputs.look()
-    told, *_ = [one for one in server.platform.workloads.events(job.id) if one.reason == "ModelNotRegistered"]
+    wait_looked(server, job)
+    (told,) = [one for one in server.platform.workloads.events(job.id) if one.reason == "ModelNotRegistered"]
     assert "must hold model.onnx or one other *.onnx file, not 1.onnx, 2.onnx" in told.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from urllib.request import Request, urlopen
@@ -13,8 +14,12 @@ from helpers.native import Http
 from helpers.rig import wait_until
 
 from localml.client_errors import ClientError
+from localml.control.jupyter import Activity
+from localml.control.tensorboard import Use
 from localml.core.catalog import runtimes_dir
+from localml.core.errors import Code, LocalmlError
 from localml.core.tools import Tensorboard
+from localml.core.workloads import Full
 from localml.dialects.native import tool_schemas
 from localml.testing import Localml
 
@@ -77,7 +82,7 @@ def body(name: str, *, minutes_ago: float = 0, **members: object) -> dict[str, o
 @pytest.fixture
 def lab(admin: Http, localml: Localml) -> Iterator[str]:
     assert admin("POST", "/notebooks", body("lab", token="open-sesame", resources={"gpu": 1})).status == 201
-    localml.client.tools.wait_ready(localml.client.tools.notebook("lab"), 20)
+    localml.client.tools.wait_ready(localml.client.tools.notebook("lab"), 60)
     yield "lab"
     admin("DELETE", "/workloads/lab")
 
@@ -92,7 +97,7 @@ def test_a_notebook_is_started_opened_looked_at_and_stopped(lab: str, admin: Htt
     assert (found["activity"]["memory"], found["activity"]["cpu_percent"]) == (50 << 20, 12.5)
     assert [one["name"] for one in admin("GET", "/notebooks").json["tools"]] == ["lab"]
     admin("POST", "/workloads/lab/stop")
-    assert admin("GET", "/workloads/lab/wait?timeout=20").json["state"] == "stopped"
+    assert admin("GET", "/workloads/lab/wait?timeout=60").json["state"] == "stopped"
     ended = admin("GET", "/notebooks/lab").json
     assert (ended["url"], ended["ready"], ended["activity"]) == (None, False, None)
     assert ended["token"] == "open-sesame"
@@ -109,7 +114,7 @@ def test_the_token_appears_in_no_answer_about_the_workload_nor_in_the_database(
 def test_an_ended_notebook_is_started_again_under_its_name(lab: str, admin: Http) -> None:
     assert admin("POST", "/notebooks", body("lab")).status == 409
     admin("POST", "/workloads/lab/stop")
-    admin("GET", "/workloads/lab/wait?timeout=20")
+    admin("GET", "/workloads/lab/wait?timeout=60")
     assert admin("POST", "/notebooks", body("lab")).status == 201
     assert len(admin("GET", "/notebooks").json["tools"]) == 1
 
@@ -126,18 +131,33 @@ def test_a_sealed_token_of_somebody_else_is_refused_at_once(lab: str, localml: L
     assert (answer.status, answer.json["error"]["field"]) == (400, "sealed_env")
 
 
-def test_an_idle_notebook_is_stopped_by_itself(admin: Http, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def all_answer(localml: Localml, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Until it is set, the server does not learn how idle anything is, however long the starts take."""
+    ready, idle = threading.Event(), localml.platform.idle
+
+    def look(full: Full) -> Activity | Use | None:
+        if not ready.is_set():
+            raise LocalmlError(Code.UNAVAILABLE, "the test has not begun")
+        return idle.look(full)
+
+    monkeypatch.setattr(idle, "_look", look)
+    return ready
+
+
+def test_an_idle_notebook_is_stopped_by_itself(admin: Http, localml: Localml, all_answer: threading.Event) -> None:
     made = admin("POST", "/notebooks", body("idle", idle_limit=1)).json
     other = admin("POST", "/notebooks", body("busy", idle_limit=1, env={"KERNEL": "busy"})).json
     for tool in (made, other):
-        localml.client.tools.wait_ready(localml.client.tools.notebook(tool["id"]), 20)
+        localml.client.tools.wait_ready(localml.client.tools.notebook(tool["id"]), 60)
+    all_answer.set()
 
     def stopped() -> bool:
         localml.platform.idle.check()
         return str(localml.platform.workloads.row(made["id"]).desired) == "stop"
 
     wait_until(stopped)
-    ended = admin("GET", f"/workloads/{made['id']}/wait?timeout=20").json
+    ended = admin("GET", f"/workloads/{made['id']}/wait?timeout=60").json
     assert (ended["state"], ended["message"][:4]) == ("stopped", "idle")
     assert admin("GET", f"/workloads/{other['id']}").json["desired"] == "run"
     admin("DELETE", f"/workloads/{other['id']}")
@@ -165,12 +185,14 @@ def board(admin: Http, localml: Localml) -> Iterator[Callable[..., str]]:
 
 
 def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tell_are_not(
-    board: Callable[..., str], localml: Localml
+    board: Callable[..., str], localml: Localml, all_answer: threading.Event
 ) -> None:
     ours, opened, foreign = board("ours", BOARD), board("open", BOARD, token=""), board("foreign", FOREIGN)
     platform, tools = localml.platform, localml.client.tools
-    tools.wait_ready(tools.tensorboard(foreign), 20)
-    tools.wait_ready(tools.tensorboard(ours), 20)
+    tools.wait_ready(tools.tensorboard(foreign), 60)
+    tools.wait_ready(tools.tensorboard(ours), 60)
+    tools.wait_ready(tools.tensorboard(opened), 60)
+    all_answer.set()
 
     def stopped() -> bool:
         platform.idle.check()
@@ -179,7 +201,7 @@ def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tel
         return all(str(platform.workloads.named(name).row.desired) == "stop" for name in (ours, opened))
 
     wait_until(stopped)
-    ended = localml.client.wait(ours, 20)
+    ended = localml.client.wait(ours, 60)
     assert (ended.state, ended.message) == ("stopped", "idle for 1s: nobody looked at it")
     found = tools.tensorboard(foreign)
     assert (found.state, found.ready, found.idle_limit) == ("running", True, 1)
@@ -187,14 +209,14 @@ def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tel
 
 def test_requests_keep_a_tensorboard_and_the_question_is_none(board: Callable[..., str], localml: Localml) -> None:
     platform, tools = localml.platform, localml.client.tools
-    found = tools.wait_ready(tools.tensorboard(board("asked", BOARD, idle_limit=3600)), 20)
+    found = tools.wait_ready(tools.tensorboard(board("asked", BOARD, idle_limit=3600)), 60)
     assert found.activity is not None
     assert 0 <= found.activity["idle_for"] < 60
     full = platform.workloads.named("asked")
     before = platform.idle.look(full)
     assert before is not None
     assert before.last == before.started
-    with urlopen(Request(f"{found.base_url}/", headers={"Authorization": f"Bearer {found.token}"}), timeout=10) as page:
+    with urlopen(Request(f"{found.base_url}/", headers={"Authorization": f"Bearer {found.token}"}), timeout=60) as page:
         assert page.read() == b"hello"
     after = platform.idle.look(full)
     assert after is not None
@@ -233,16 +255,20 @@ def test_a_tensorboard_serves_the_folder_it_was_given(admin: Http, localml: Loca
     with localml.platform.buckets.open("fds://runs/one/events", "wb") as file:
         file.write(b"points")
     members = {"name": "board", "image": "own", "command": ["python3", "-c", script], "logdir": "fds://runs/one"}
-    made = localml.client.tools.wait_ready(localml.client.tools.start_tensorboard(**members), 20)
+    made = localml.client.tools.wait_ready(localml.client.tools.start_tensorboard(**members), 60)
     assert made.source == "fds://runs/one"
-    with urlopen(f"{made.base_url}/events", timeout=10) as answer:
+    with urlopen(f"{made.base_url}/events", timeout=60) as answer:
         assert answer.read() == b"points"
     admin("DELETE", f"/workloads/{made.id}")
 
 
 def test_waiting_for_a_notebook_that_fails_says_why(localml: Localml) -> None:
-    made = localml.client.tools.start_notebook(name="broken", image="localml/notebook:latest", command=["x"])
-    localml.client.stop(made.id)
+    localml.client.drain(reason="so that it does not begin")
+    try:
+        made = localml.client.tools.start_notebook(name="broken", image="localml/notebook:latest", command=["x"])
+        localml.client.stop(made.id)
+    finally:
+        localml.client.undrain()
     with pytest.raises(ClientError, match="broken stopped: stopped by admin"):
-        localml.client.tools.wait_ready(made, 20)
+        localml.client.tools.wait_ready(made, 60)
     assert json.loads(json.dumps(localml.client.tools.notebook("broken").activity)) is None

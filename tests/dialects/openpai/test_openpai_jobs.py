@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.openpai import PaiClient, role
+from helpers.rig import wait_until
 
 from localml.core.errors import Code
 from localml.core.states import Desired, State
@@ -225,15 +226,15 @@ def test_a_job_goes_through_its_states(client: PaiClient, platform: Platform, en
     client.submit("life", role("w", count=2, gpuNumber=1), jobEnvs={"FAKE_SECONDS": "5", "FAKE_OUTPUT": "hi"})
 
     def settle(state: str) -> dict[str, Any]:
-        for _ in range(1000):
+        def there() -> bool:
             loop.tick()
-            status = client.status("life")
-            if status["state"] not in seen[-1:]:
-                seen.append(status["state"])
-            if status["state"] == state:
-                return status
-            threading.Event().wait(0.005)
-        pytest.fail(f"never came to {state}: {seen}")
+            found = client.status("life")["state"]
+            if found not in seen[-1:]:
+                seen.append(found)
+            return bool(found == state)
+
+        wait_until(there)
+        return client.status("life")
 
     running = settle("RUNNING")
     tasks = running["taskRoles"]["w"]["taskStatuses"]
@@ -366,5 +367,5 @@ def test_one_of_many_equal_submissions_wins(client: PaiClient, app: Any) -> None
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(statuses) == [201] + [400] * 7

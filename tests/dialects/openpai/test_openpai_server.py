@@ -195,8 +195,8 @@ def check_ports(client: Live, image: str | None, server: str, fetch: str) -> Non
     wait_until(lambda: client.status("web")["state"] in ("RUNNING", "FAILED"), 60)
     told = client.status("web")["taskRoles"]["server"]["taskStatuses"][0]
     address = (told["containerIp"], int(told["containerPorts"]["http"]))
-    wait_until(lambda: _fetch(address).endswith(b"hello\n"), 30)
-    wait_until(lambda: "hello" in client.log("web", "client"), 30)
+    wait_until(lambda: _fetch(address).endswith(b"hello\n"))
+    wait_until(lambda: "hello" in client.log("web", "client"))
     put(client, f"{FS}/go", "")
     assert client.finish("web")["state"] == "SUCCEEDED"
 
@@ -242,7 +242,7 @@ def test_tasks_may_have_the_same_chosen_port_each_in_its_own_container(serve: Ca
     wait_until(lambda: client.status("twins")["state"] == "RUNNING", 60)
     outside = [one["containerPorts"]["api"] for one in client.status("twins")["taskRoles"]["main"]["taskStatuses"]]
     assert len({port for text in outside for port in text.split(",")}) == 4
-    wait_until(lambda: all(client.log("twins", index=index) == "8000,8001\n" for index in (0, 1)), 30)
+    wait_until(lambda: all(client.log("twins", index=index) == "8000,8001\n" for index in (0, 1)))
 
 
 def test_sixteen_tasks_start_and_end_as_one(serve: Callable[..., Live]) -> None:
@@ -301,7 +301,7 @@ def test_a_job_is_stopped_and_started_again(serve: Callable[..., Live]) -> None:
     client = serve(engine="process")
     command = f"cat $LOCALML_BUCKETS/hdfs/flag || {{ {UNTIL_STOPPED}; }}"
     client.submit("again", role("main", command))
-    wait_until(lambda: client.status("again")["state"] == "RUNNING", 30)
+    wait_until(lambda: client.status("again")["state"] == "RUNNING")
     assert client.status("again")["executionType"] == "START"
     assert client.put("/jobs/again/executionType", {"value": "START"}).status == 200  # it runs already
     assert client.put("/jobs/again/executionType", {"value": "STOP"}).status == 200
@@ -322,9 +322,9 @@ def test_an_owner_reads_the_log_where_the_answer_says_that_it_is(serve: Callable
     bob.submit("talk", role("main", "echo hello"))
     client.finish("talk")
     url = bob.status("talk")["taskRoles"]["main"]["taskStatuses"][0]["containerLog"]
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, auth=("bob", "secret1")).text == "hello\n"
-    tracked = httpx.get(bob.status("talk")["appTrackingUrl"])
+    assert httpx.get(url, timeout=60).status_code == 401
+    assert httpx.get(url, auth=("bob", "secret1"), timeout=60).text == "hello\n"
+    tracked = httpx.get(bob.status("talk")["appTrackingUrl"], timeout=60)
     assert tracked.json()["state"] == "SUCCEEDED"
 
 
