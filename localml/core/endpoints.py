@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,11 +18,12 @@ from sqlmodel import Session, col, select
 
 from localml.core import pools
 from localml.core.clock import Clock
+from localml.core.endpoint_records import EndpointFull, full
 from localml.core.endpoint_shares import give_share
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.identity import Caller
 from localml.core.lifecycle import record_event
-from localml.core.models import Endpoint, EndpointReplica, Event, Model, ModelVersion, Variant, VariantSample, Workload
+from localml.core.models import Endpoint, Event, ModelVersion, Variant, VariantSample
 from localml.core.ports import Store
 from localml.core.serving import LIVE_VARIANTS, EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.specs import NAME
@@ -65,38 +66,6 @@ class NewEndpoint:
     route: str = ""
     request: Any = None
     refuse_over_quota: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaFull:
-    """A replica with its workload."""
-
-    row: EndpointReplica
-    workload: Workload
-
-
-@dataclass(frozen=True, slots=True)
-class VariantFull:
-    """A variant with what it serves; ``label`` is the model's ``name:number``, or the custom image."""
-
-    row: Variant
-    spec: VariantSpec
-    label: str
-    version: ModelVersion | None
-    replicas: list[ReplicaFull] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointFull:
-    """An endpoint with all that is kept about it; ``variants`` the newest first, those that ended included."""
-
-    row: Endpoint
-    spec: EndpointSpec
-    variants: list[VariantFull]
-
-    def live(self) -> list[VariantFull]:
-        """The variants that serve, or are brought up."""
-        return [one for one in self.variants if one.row.state in LIVE_VARIANTS]
 
 
 class Endpoints:
@@ -384,7 +353,7 @@ class Endpoints:
             row = session.get(Endpoint, endpoint_id)
             if row is None:
                 raise not_found("endpoint", endpoint_id)
-            return _full(session, [row])[0]
+            return full(session, [row])[0]
 
     def find(self, reference: str, project: str | None = None, dialect: str | None = None) -> EndpointFull:
         """A live endpoint by name, route or id.
@@ -433,36 +402,7 @@ class Endpoints:
             query = query.where(Endpoint.dialect == dialect)
         with self._store.read() as session:
             rows = list(session.exec(query.order_by(col(Endpoint.name), col(Endpoint.id))))
-            return _full(session, rows)
-
-
-def _full(session: Session, rows: Iterable[Endpoint]) -> list[EndpointFull]:
-    endpoints = list(rows)
-    ids = [row.id for row in endpoints]
-    replicas: dict[int, list[ReplicaFull]] = {}
-    live = select(EndpointReplica, Workload).where(
-        EndpointReplica.workload_id == Workload.id,
-        col(EndpointReplica.endpoint_id).in_(ids),
-        col(EndpointReplica.ended_at).is_(None),
-    )
-    for replica, workload in session.exec(live.order_by(col(EndpointReplica.id))):
-        replicas.setdefault(replica.variant_id, []).append(ReplicaFull(replica, workload))
-    variants: dict[int, list[VariantFull]] = {}
-    query = (
-        select(Variant, ModelVersion, Model)
-        .select_from(Variant)
-        .join(ModelVersion, col(Variant.model_version_id) == col(ModelVersion.id), isouter=True)
-        .join(Model, col(ModelVersion.model_id) == col(Model.id), isouter=True)
-        .where(col(Variant.endpoint_id).in_(ids))
-        .order_by(col(Variant.id).desc())
-    )
-    for variant, version, model in session.exec(query):
-        spec = VariantSpec.model_validate_json(variant.spec)
-        label = f"{model.name}:{version.number}" if model is not None and version is not None else spec.image
-        one = VariantFull(variant, spec, label, version, replicas.get(variant.id or 0, []))
-        variants.setdefault(variant.endpoint_id, []).append(one)
-    specs = [EndpointSpec.model_validate_json(row.spec) for row in endpoints]
-    return [EndpointFull(row, spec, variants.get(row.id or 0, [])) for row, spec in zip(endpoints, specs, strict=True)]
+            return full(session, rows)
 
 
 def _is_same(one: Variant, new: NewVariant, spec: VariantSpec) -> bool:

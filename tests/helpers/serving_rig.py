@@ -12,7 +12,8 @@ from helpers.rig import ME, Rig
 from localml.control.probes import Answer
 from localml.control.serving import ServingController, Surroundings
 from localml.control.serving_spec import ServingSite
-from localml.core.endpoints import EndpointFull, Endpoints, NewEndpoint, NewVariant
+from localml.core.endpoint_records import EndpointFull
+from localml.core.endpoints import Endpoints, NewEndpoint, NewVariant
 from localml.core.gateway_stats import EndpointStats, GatewayStats, ReplicaStats, VariantStats, write_stats
 from localml.core.registry import NewVersion, Registry
 from localml.core.routes_table import RouteTable, read_routes

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 from flask_openapi.types import ResponseDict
 
-from localml.core.endpoints import EndpointFull
+from localml.core.endpoint_records import EndpointFull
 from localml.core.errors import Code
 from localml.dialects.cloudml import models, schemas
 from localml.dialects.cloudml.document import SCHEME

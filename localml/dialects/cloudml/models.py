@@ -15,7 +15,8 @@ from typing import Any
 from sqlmodel import col, select
 
 from localml.config import LOOPBACK
-from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant
+from localml.core.endpoint_records import EndpointFull
+from localml.core.endpoints import NewEndpoint, NewVariant
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.identity import Caller
 from localml.core.models import EndpointReplica

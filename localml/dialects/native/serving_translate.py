@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from localml.core.endpoints import EndpointFull, VariantFull
+from localml.core.endpoint_records import EndpointFull, VariantFull
 from localml.core.models import Model, ModelVersion, VariantSample
 from localml.core.serving import LIVE_VARIANTS, EndpointState, ReplicaState
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.endpoints import EndpointFull, NewEndpoint, NewVariant, VariantFull
+from localml.core.endpoint_records import EndpointFull, VariantFull
+from localml.core.endpoints import NewEndpoint, NewVariant
 from localml.core.errors import invalid
 from localml.core.feed import endpoint_feed
 from localml.core.identity import Caller
