@@ -81,6 +81,8 @@ def env(
     """
     with connect(data) as client:
         found = client.env(dialect)
+    if not found["served"]:
+        typer.echo(f"note: this version does not serve {dialect} yet", err=True)
     if as_json or form is Format.JSON:
         print_json(found)
         return

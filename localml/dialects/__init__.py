@@ -9,3 +9,8 @@ DIALECTS: tuple[tuple[str, str], ...] = (
     ("/api/runs", "localml.dialects.mlbench:create_app"),
     ("/api/openapi.json", "localml.dialects.mlbench:create_app"),
 )
+
+
+def served() -> frozenset[str]:
+    """Names of the APIs that are served, which are those of their packages."""
+    return frozenset(factory.partition(":")[0].rpartition(".")[2] for _, factory in DIALECTS)

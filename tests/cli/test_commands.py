@@ -119,7 +119,9 @@ def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: st
     seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
     for name, value in found["variables"].items():
         assert f"{name}={value}" in seen
-    assert "export" not in cli("env", dialect, "--format", "dotenv").out
+    plain = cli("env", dialect, "--format", "dotenv")
+    assert "export" not in plain.out
+    assert ("does not serve" in plain.err) is not found["served"]
 
 
 def test_prune_and_backup(cli: Cli) -> None:

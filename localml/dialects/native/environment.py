@@ -6,6 +6,7 @@ from typing import Any
 
 from localml.core.errors import invalid
 from localml.core.identity import Credentials
+from localml.dialects import served
 
 BASES = {
     "native": "/localml/v1",
@@ -22,7 +23,7 @@ def environment(credentials: Credentials, dialect: str, url: str) -> dict[str, A
     """Endpoint and credentials for one API.
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
-    client, or scripts written for it, read.
+    client, or scripts written for it, read; ``served`` says whether this version answers them.
 
     Raises:
         LocalmlError: ``INVALID`` when there is no such API.
@@ -40,6 +41,7 @@ def environment(credentials: Credentials, dialect: str, url: str) -> dict[str, A
         "password": credentials.password,
         "project_id": credentials.project_id,
         "token": credentials.token,
+        "served": dialect in served(),
         "variables": _variables(credentials, dialect, url, endpoint),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
+import httpx
 import pytest
 from helpers.native import Http, sh
 from helpers.rig import wait_until
@@ -71,7 +72,17 @@ def test_objects_go_in_and_come_out(admin: Http) -> None:
     assert admin("GET", "/objects/info?uri=fds://bucket/a").status == 404
 
 
-@pytest.mark.parametrize("dialect", ["native", "cloudml", "wmla", "modelarts", "mlbench", "openpai"])
+PATHS = {
+    "native": "/status",
+    "cloudml": "/train",
+    "wmla": "/execs",
+    "modelarts": "/v1/0123/models",
+    "mlbench": "/pods/",
+    "openpai": "/jobs",
+}
+
+
+@pytest.mark.parametrize("dialect", PATHS)
 def test_credentials_for_every_api(admin: Http, localml: Localml, dialect: str) -> None:
     env = admin("GET", f"/env/{dialect}").json
     made = localml.platform.credentials
@@ -80,6 +91,7 @@ def test_credentials_for_every_api(admin: Http, localml: Localml, dialect: str) 
     for name in ("access_key", "secret_key", "user", "password", "project_id", "token"):
         assert env[name] == getattr(made, name)
     assert env["variables"]
+    assert env["served"] is (httpx.get(env["endpoint"] + PATHS[dialect], timeout=60).status_code != 404)
 
 
 def test_a_backup_is_a_database_of_its_own(admin: Http) -> None:
