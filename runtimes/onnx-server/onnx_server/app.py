@@ -72,8 +72,7 @@ class App:
         except Exception as error:
             log.exception("a request failed")
             status, headers, body = _error(RequestError(500, f"internal error: {type(error).__name__}"))
-        if infers:
-            self._metrics.request(status, time.perf_counter() - start)
+        took = time.perf_counter() - start
         if self.draining:
             headers.append((b"connection", b"close"))
         headers.append((b"content-length", b"%d" % len(body)))
@@ -82,6 +81,8 @@ class App:
             await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
         except (RuntimeError, OSError):  # the client closed the connection meanwhile
             log.debug("a client went away before its answer")
+        if infers:  # counted when the answer is on its way
+            self._metrics.request(status, took)
 
     async def _infer(self, path: str, method: str, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
         self._version(path)  # refused before the body is read

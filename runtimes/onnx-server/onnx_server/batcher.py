@@ -134,10 +134,10 @@ class Batcher:
         if not group:
             del self._groups[key]
         self._waiting -= len(batch)
-        self._observe(rows)
         self._running = batch
         self._idle.clear()
         self._run(wire.Batch(key[0], [one.item for one in batch]), self._finish)
+        self._observe(rows)  # while the worker works
 
     def _finish(self, answers: list[Any] | WorkerDied) -> None:
         batch, self._running = self._running, []

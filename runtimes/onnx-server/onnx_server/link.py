@@ -144,11 +144,11 @@ class Worker(asyncio.Protocol):
             return
         # A plain callback: a coroutine of its own would cost as much as a small model's run.
         self._done = done
+        self._transport.write(wire.pack((batch.outputs, [_frozen(item) for item in batch.items])))
         if self._run_timeout:
             self._run_began = time.monotonic()
             if self._timer is None:
                 self._timer = asyncio.get_running_loop().call_later(self._run_timeout, self._look_at_run, False)
-        self._transport.write(wire.pack((batch.outputs, [_frozen(item) for item in batch.items])))
 
     def _look_at_run(self, is_last: bool) -> None:
         """One timer does for many runs: it finds out which one is there, and is set anew for what that has left."""

@@ -113,18 +113,19 @@ def _flatten(name: str, data: list[Any], shape: tuple[int, ...]) -> list[Any]:
 
 
 def _numbers(name: str, datatype: str, flat: list[Any]) -> Array:
+    dtype = DTYPES[datatype]
     low, high = _LIMITS.get(datatype, (0, 0))
-    words = f"input '{name}': {datatype} takes numbers from {low} to {high}"
-    if flat and DTYPES[datatype].kind in "iu" and (min(flat) < low or max(flat) > high):
-        raise bad(words)
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(flat, dtype=DTYPES[datatype])
-    except OverflowError:
-        raise bad(words) from None
-    # Judged after rounding: 3.4028235e+38 is how the greatest FP32 is written, and as FP64 it is greater than that.
-    if DTYPES[datatype].kind == "f" and not np.isfinite(array).all():
-        raise bad(words)
+    fits = dtype.kind not in "iu" or not flat or (min(flat) >= low and max(flat) <= high)
+    if fits:
+        try:
+            with np.errstate(over="ignore"):
+                array = np.array(flat, dtype=dtype)
+            # Judged after rounding: 3.4028235e+38 is how the greatest FP32 is written, and as FP64 it is greater.
+            fits = dtype.kind != "f" or bool(np.isfinite(array).all())
+        except OverflowError:
+            fits = False
+    if not fits:
+        raise bad(f"input '{name}': {datatype} takes numbers from {low} to {high}")
     return array
 
 
