@@ -146,7 +146,7 @@ def _disk(name: str, path: Path, enough: int) -> Iterator[Check]:
         path = path.parent
     free = shutil.disk_usage(path).free
     level = Level.FAIL if free < enough // 20 else Level.WARN if free < enough else Level.OK
-    advice = "'localml prune' and 'docker image prune' give room back." if level is not Level.OK else ""
+    advice = "'localml prune' and 'localml images prune' give room back." if level is not Level.OK else ""
     yield Check(name, level, f"{format_memory(free)} free at {path}", advice)
 
 

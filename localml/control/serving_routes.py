@@ -76,7 +76,6 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
             queue_timeout_s=max(_SLEEP_QUEUE_S if holds else 0.0, spec.request_timeout),
         ),
         retry_infer=all(_only_infers(one) for one in record.variants),
-        health=HealthCheck(path=record.variants[-1].spec.health_path) if record.variants else HealthCheck(),
         scale_to_zero=holds,
     )
 
@@ -96,4 +95,5 @@ def _variant(one: VariantRecord, shares: dict[int, float]) -> VariantRoute:
             replicas.append(ReplicaRoute(id=replica_id(row.id or 0, row.attempt_id), url=row.url, state=state))
     weight = round(shares.get(one.row.id or 0, 0.0) * _SCALE)
     version = str(one.version.number) if one.version is not None else ""
-    return VariantRoute(name=one.row.name, version=version, weight=weight, replicas=tuple(replicas))
+    check = HealthCheck(path=one.spec.health_path)
+    return VariantRoute(name=one.row.name, version=version, weight=weight, health=check, replicas=tuple(replicas))

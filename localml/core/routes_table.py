@@ -67,14 +67,24 @@ class ReplicaRoute(_Frozen):
     state: ReplicaState = ReplicaState.READY
 
 
+class HealthCheck(_Frozen):
+    """Every ``interval_s`` seconds a GET of ``path``. Any 2xx is well; 404 and 405 say that the server lives and has
+    no such page; anything else, and no answer in ``timeout_s``, takes the replica out of use until a check succeeds."""
+
+    path: str = Field(default="/v2/health/ready", pattern=r"^/[!-~]*$")
+    interval_s: float = Field(default=10.0, ge=0.05)
+    timeout_s: float = Field(default=2.0, gt=0)
+
+
 class VariantRoute(_Frozen):
     """One version of the model. It gets ``weight`` / (sum of the weights) of the requests; with weight 0 only those
     that ask for it by the header ``X-Localml-Variant``, or by its ``version`` in the path
-    (``/v2/models/NAME/versions/VERSION``)."""
+    (``/v2/models/NAME/versions/VERSION``). Without a ``health`` check of its own it has the endpoint's."""
 
     name: Name
     version: str = ""
     weight: int = Field(default=1, ge=0, le=1_000_000)
+    health: HealthCheck | None = None
     replicas: tuple[ReplicaRoute, ...] = ()
 
 
@@ -107,15 +117,6 @@ class Limits(_Frozen):
     queue_timeout_s: float = Field(default=60.0, gt=0, le=86_400)
 
 
-class HealthCheck(_Frozen):
-    """Every ``interval_s`` seconds a GET of ``path``. Any 2xx is well; 404 and 405 say that the server lives and has
-    no such page; anything else, and no answer in ``timeout_s``, takes the replica out of use until a check succeeds."""
-
-    path: str = Field(default="/v2/health/ready", pattern=r"^/[!-~]*$")
-    interval_s: float = Field(default=10.0, ge=0.05)
-    timeout_s: float = Field(default=2.0, gt=0)
-
-
 class EndpointRoute(_Frozen):
     """One endpoint.
 
@@ -126,7 +127,7 @@ class EndpointRoute(_Frozen):
         scale_to_zero: when no replica is ready, hold requests and write the wake file instead of answering 503. Also
             set while a version is brought up in place of another.
         wake_hint: content of the wake file, for the control plane's own use.
-        health: None for no active checks.
+        health: check of the variants that have none of their own; None for no active checks.
         model: name of the registered model that it serves; gRPC clients may ask for it by that.
         port: a port of its own, where every path leads to it.
     """

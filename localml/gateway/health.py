@@ -60,10 +60,10 @@ class Prober:
     def update(self) -> None:
         """Follow the table: start checks of new replicas, end those of gone ones."""
         wanted = {
-            replica: endpoint.route.health
+            replica: check
             for endpoint in self._router.endpoints.values()
-            if endpoint.route.health is not None
             for variant in endpoint.variants.values()
+            if (check := variant.health or endpoint.route.health) is not None
             for replica in variant.replicas
             if replica.state is ReplicaState.READY
         }

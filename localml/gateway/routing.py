@@ -11,7 +11,14 @@ import re
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
-from localml.core.routes_table import EndpointRoute, ReplicaRoute, ReplicaState, RouteTable, VariantRoute
+from localml.core.routes_table import (
+    EndpointRoute,
+    HealthCheck,
+    ReplicaRoute,
+    ReplicaState,
+    RouteTable,
+    VariantRoute,
+)
 from localml.gateway.admission import Gate
 from localml.gateway.counts import VariantCounts
 from localml.gateway.upstream import Pool
@@ -72,6 +79,7 @@ class Variant:
         self.name = name
         self.version = ""
         self.weight = 0
+        self.health: HealthCheck | None = None
         self.replicas: list[Replica] = []
         self.counts = VariantCounts()
         self.current = 0
@@ -80,7 +88,7 @@ class Variant:
 
     def update(self, route: VariantRoute) -> list[Replica]:
         """Take over the table's entry; returns the replicas that are not in it any more."""
-        self.version, self.weight = route.version, route.weight
+        self.version, self.weight, self.health = route.version, route.weight, route.health
         known = {(replica.id, replica.url): replica for replica in self.replicas}
         self.replicas = []
         for entry in route.replicas:

@@ -54,6 +54,18 @@ def test_serving_a_model_starts_a_replica_and_tells_the_gateway(rig: ServingRig)
     assert {"Created", "ReplicaReady", "VariantServes", "Ready"} <= set(rig.told(number))
 
 
+def test_the_gateway_checks_each_version_at_the_page_that_it_has(rig: ServingRig) -> None:
+    number = rig.create()
+    rig.run()
+    other = VariantSpec(image="my/server:1", command=("serve",), health_path="/healthz")
+    new = NewVariant(other, rig.register(), weight=50)
+    rig.endpoints.rollout(number, ME, new, keep_settings=False)
+    rig.run()
+    (route,) = rig.table().endpoints
+    pages = [(one.name, one.health.path) for one in route.variants if one.health is not None]
+    assert pages == [("v1", "/v2/health/ready"), ("v2", "/healthz")]
+
+
 def test_the_replica_runs_the_server_with_the_model_mounted_read_only(rig: ServingRig) -> None:
     rig.create(spec=PROMPT, name="digits")
     rig.run()

@@ -13,6 +13,7 @@ from aiohttp import web
 from helpers.gateway import (
     DEADLINE,
     GatewayProcess,
+    Handler,
     client,
     endpoint,
     exchange,
@@ -493,6 +494,36 @@ def test_a_replica_without_a_health_page_is_well(gateway: GatewayProcess) -> Non
             await until(lambda: len(checks) >= 3)
             assert set(checks) == {"/ping"}
             assert gateway.endpoint("d").replicas[0].healthy
+
+    asyncio.run(act())
+
+
+def test_each_version_is_checked_at_its_own_page(gateway: GatewayProcess) -> None:
+    def only_at(page: str) -> Handler:
+        async def handler(request: web.BaseRequest) -> web.StreamResponse:
+            return web.Response(status=200 if request.raw_path == page else 500)
+
+        return handler
+
+    async def act() -> None:
+        check = HealthCheck(path="/new", interval_s=0.05, timeout_s=DEADLINE)
+        async with replica(only_at("/old")) as old, replica(only_at("/new")) as new:
+            route = EndpointRoute(
+                name="d",
+                health=check,
+                variants=(
+                    variant("old", old).model_copy(update={"health": check.model_copy(update={"path": "/old"})}),
+                    variant("new", new),
+                    variant("wrong", old, weight=0).model_copy(update={"health": check}),
+                ),
+            )
+            await gateway.publish(route)
+
+            def health() -> dict[str, bool]:
+                return {one.id: one.healthy for one in gateway.endpoint("d").replicas}
+
+            await until(lambda: not health()["wrong-0"])
+            assert health() == {"old-0": True, "new-0": True, "wrong-0": False}
 
     asyncio.run(act())
 
