@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import docker
 import psutil
-from docker.errors import APIError, ImageNotFound
+from docker.errors import ImageNotFound
 from docker.models.images import Image
 
 from localml.core.catalog import IMAGE_PREFIX, Catalog
+from localml.engines.base import EngineError, EngineUnreachable
 from localml.engines.environments import READY, folder_size, locked
 from localml.engines.images import IMAGE_PYTHON, LABEL_RUNTIME, ROOTFS_IMAGE, readable, rootfs_file, rootfs_tag
 from localml.engines.wheels import wheels_folder
@@ -74,14 +76,13 @@ def _is_superseded(image: Image, current: set[str]) -> bool:
 
 
 def _remove_image(client: docker.DockerClient, image: Image) -> str:
-    with readable():
-        for name in image.tags or [str(image.id)]:
-            try:
-                client.images.remove(name)
-            except ImageNotFound:
-                pass  # it went with the one that was made from it
-            except APIError as error:  # a container was made from it
-                return str(error.explanation)
+    try:
+        with readable():
+            for name in image.tags or [str(image.id)]:
+                with suppress(ImageNotFound):  # it went with the one that was made from it
+                    client.images.remove(name)
+    except (EngineError, EngineUnreachable) as error:  # such as: a container was made from it
+        return str(error)
     return ""
 
 
@@ -100,11 +101,11 @@ def leftover_files(cache: Path, catalog: Catalog) -> Iterator[Leftover]:
     wheels = {wheels_folder(catalog.folder / name / "requirements.txt", cache, IMAGE_PYTHON) for name in names}
     for folder in _folders(cache / "wheels"):
         if _WHEELS.fullmatch(folder.name) and folder not in wheels:
-            yield Leftover("wheels", folder.name, folder_size(folder), partial(_remove_folder, folder))
+            yield Leftover("wheels", folder.name, folder_size(folder), partial(_remove, folder))
     current = rootfs_file(cache, rootfs_tag(catalog))
     for file in sorted(current.parent.glob(f"rootfs-{'[0-9a-f]' * 12}.tar")):
         if file != current:
-            yield Leftover("file system", file.name, file.stat().st_size, partial(_remove_file, file))
+            yield Leftover("file system", file.name, file.stat().st_size, partial(_remove, file))
 
 
 def _folders(parent: Path) -> list[Path]:
@@ -118,7 +119,7 @@ def _remove_environment(folder: Path) -> str:
         if user := _user_of(folder):
             return f"process {user} runs in it"
         (folder / READY).unlink(missing_ok=True)  # nothing starts in it from now on
-        return _remove_folder(folder)
+        return _remove(folder)
 
 
 def _user_of(folder: Path) -> int | None:
@@ -129,17 +130,12 @@ def _user_of(folder: Path) -> int | None:
     return None
 
 
-def _remove_folder(folder: Path) -> str:
+def _remove(path: Path) -> str:
     try:
-        shutil.rmtree(folder)
-    except OSError as error:
-        return str(error)
-    return ""
-
-
-def _remove_file(file: Path) -> str:
-    try:
-        file.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
     except OSError as error:
         return str(error)
     return ""

@@ -15,12 +15,13 @@ import docker
 import pytest
 from helpers.docker_image import tiny_image
 from helpers.engine_kits import wait_until
+from requests.exceptions import RequestException
 
 from localml.core.catalog import Catalog, load_catalog
 from localml.engines.docker import docker_available
 from localml.engines.environments import READY, locked
 from localml.engines.images import IMAGE_PYTHON, rootfs_file, rootfs_tag
-from localml.engines.leftovers import Leftover, leftover_files, leftover_images
+from localml.engines.leftovers import leftover_files, leftover_images
 from localml.engines.wheels import wheels_folder
 
 CATALOG = '[runtimes.base]\ndescription = "the base"\n'
@@ -48,10 +49,6 @@ def environment(cache: Path, name: str) -> Path:
     (folder / "bin" / "tool").write_bytes(b"x" * 1000)
     (folder / READY).touch()
     return folder
-
-
-def names(found: Iterator[Leftover]) -> list[str]:
-    return [one.name for one in found]
 
 
 def test_what_this_version_uses_and_what_is_not_ours_is_not_listed(cache: Path, catalog: Catalog) -> None:
@@ -85,7 +82,7 @@ def test_what_older_versions_used_is_listed_with_its_size_and_removed(cache: Pat
     assert [one.size for one in found] == [1000 + len("nowhere"), 70, 3]
     assert [one.remove() for one in found] == ["", "", ""]
     assert not any(path.exists() for path in (folder, wheels, rootfs))
-    assert names(leftover_files(cache, catalog)) == []
+    assert list(leftover_files(cache, catalog)) == []
 
 
 def test_without_a_cache_there_is_nothing(cache: Path, catalog: Catalog) -> None:
@@ -171,6 +168,24 @@ def _gone(client: docker.DockerClient, image: str) -> bool:
     except docker.errors.ImageNotFound:
         return True
     return False
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_away_meanwhile_is_the_reason_why_an_image_stays(
+    client: docker.DockerClient, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = built(client, "LABEL localml.stage=build")
+    try:
+        (found,) = [one for one in leftover_images(client, catalog) if one.remove.args[1].id == image]  # type: ignore[attr-defined]
+        monkeypatch.setattr(client.api, "delete", refuse)
+        assert found.remove() == "the Docker engine does not answer: gone"
+    finally:
+        monkeypatch.undo()
+        client.images.remove(image)
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise RequestException("gone")
 
 
 @pytest.mark.docker

@@ -15,12 +15,12 @@ import psutil
 import pytest
 from helpers.conformance import read_all
 from helpers.engine_kits import DEADLINE, ProcessKit, wait_until
+from helpers.sleepers import OWN, alive
 
 from localml.engines import ENGINES, engine_class
 from localml.engines.base import Bind, EngineError, EngineUnreachable, Phase, PublishedPort, ReplicaPlan
 from localml.engines.process import ProcessEngine
 
-OWN = os.getpid()  # makes the sleepers of this run known among all that the machine has
 OWN_OF_LIBC = 1 << 31 | 1 << 32  # signals 32 and 33, which no program can set
 
 
@@ -153,14 +153,14 @@ def test_nothing_that_a_job_started_outlives_it(process_kit: ProcessKit) -> None
     plan = process_kit.plan(script)
     process_kit.run(plan)
     assert process_kit.output(plan.name)["stdout"].strip().isdigit()
-    assert _sleepers("7001", "7002", "7003") == []
+    assert alive("7001", "7002", "7003") == []
 
 
 def test_an_orphan_that_a_job_leaves_in_its_first_moment_does_not_outlive_it(process_kit: ProcessKit) -> None:
     """What a job does first must find the supervisor ready, however slow that is: so it is tried several times."""
     for number in range(20):
         process_kit.run(process_kit.plan(f"(setsid sleep 70{10 + number}.{OWN} &)"))
-    assert _sleepers(*(f"70{10 + number}" for number in range(20))) == []
+    assert alive(*(f"70{10 + number}" for number in range(20))) == []
 
 
 def test_a_killed_job_takes_its_children_along(process_kit: ProcessKit) -> None:
@@ -169,7 +169,7 @@ def test_a_killed_job_takes_its_children_along(process_kit: ProcessKit) -> None:
     process_kit.wait_ready(plan.name)
     process_kit.engine.stop(plan.name, 0)
     assert process_kit.wait_end(plan.name).signal == 9
-    assert _sleepers("7004", "7005") == []
+    assert alive("7004", "7005") == []
 
 
 def test_no_zombies_are_left(process_kit: ProcessKit) -> None:
@@ -219,7 +219,7 @@ def test_a_command_beside_a_replica_is_killed_when_it_takes_too_long(process_kit
     process_kit.engine.start(plan)
     with pytest.raises(EngineError, match=r"did not end within 0\.05 s"):
         process_kit.engine.exec(plan.name, ("sh", "-c", f"sleep 7006.{OWN}; true"), timeout=0.05)
-    assert _sleepers("7006") == []
+    assert alive("7006") == []
     assert process_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
 
 
@@ -287,11 +287,6 @@ def test_a_job_that_fills_the_disk_still_has_an_end(small_disk: Path) -> None:
     assert engine.start(ReplicaPlan("next", "none", ("true",))).phase is Phase.RUNNING
     wait_until(lambda: engine.inspect("next").phase is Phase.EXITED, "end")
     engine.close()
-
-
-def _sleepers(*seconds: str) -> list[list[str]]:
-    found = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    return [words for words in found if words[0] == "sleep" and words[-1] in {f"{one}.{OWN}" for one in seconds}]
 
 
 def _zombies() -> set[int]:

@@ -10,9 +10,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 from helpers.engine_kits import ProcessKit, wait_until
+from helpers.sleepers import OWN, alive
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +20,6 @@ from localml.engines.base import Phase, ReplicaPlan
 from localml.engines.process import ProcessEngine
 from localml.engines.replica_dir import EndRecord, Launch, ReplicaDir
 
-OWN = os.getpid()  # makes the sleepers of this run known among all that the machine has
 SERVER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +114,7 @@ def test_a_killed_supervisor_is_an_end_and_leaves_no_process(process_kit: Proces
     os.kill(running.supervisor, signal.SIGKILL)
     seen = process_kit.wait_end(plan.name)
     assert (seen.exit_code, seen.signal, seen.error) == (None, 9, "the supervisor was killed")
-    wait_until(lambda: not _alive("7101", "7102"), "end of the leftovers")
+    wait_until(lambda: not alive("7101", "7102"), "end of the leftovers")
 
 
 def test_a_supervisor_killed_while_no_server_ran(process_kit: ProcessKit, tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_a_supervisor_killed_while_no_server_ran(process_kit: ProcessKit, tmp_pa
     assert running is not None
     os.kill(running.supervisor, signal.SIGKILL)
     assert process_kit.wait_end("job").error == "the supervisor was killed"
-    wait_until(lambda: not _alive("7103"), "end of the leftovers")
+    wait_until(lambda: not alive("7103"), "end of the leftovers")
 
 
 def test_a_supervisor_that_fails_before_it_runs_anything_is_told(process_kit: ProcessKit, tmp_path: Path) -> None:
@@ -178,7 +177,9 @@ ENDS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(plan=st.booleans(), running=st.booleans(), end=st.none() | ENDS, stop=st.booleans())
 def test_every_set_of_files_has_one_meaning_that_stays(
     tmp_path: Path, plan: bool, running: bool, end: EndRecord | None, stop: bool
@@ -221,8 +222,3 @@ def _interrupted(tmp_path: Path, supervisor: int, boot: str) -> ReplicaDir:
 def _write_running(folder: ReplicaDir, supervisor: int, boot: str) -> None:
     fields = {"supervisor": supervisor, "start_ticks": 1, "child": supervisor, "boot_id": boot, "started_at": 1.0}
     (folder.path / "running.json").write_text(json.dumps(fields))
-
-
-def _alive(*seconds: str) -> list[list[str]]:
-    found = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"]]
-    return [words for words in found if words[0] == "sleep" and words[-1] in {f"{one}.{OWN}" for one in seconds}]

@@ -108,7 +108,9 @@ NAMES = st.lists(st.sampled_from(["a", "b", "..", ".", "", "c"]), min_size=1, ma
 KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE])
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(members=st.lists(st.tuples(NAMES, KINDS, NAMES), max_size=8))
 def test_nothing_is_ever_written_outside(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes, str]]

@@ -72,7 +72,7 @@ def test_outside_of_a_job_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) ->
         objects.resolve("fds://b/k")
 
 
-@settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(uri=st.text(st.sampled_from("fdsobhi3:/.%a\\"), max_size=20) | st.text(max_size=20).map("fds://".__add__))
 def test_no_uri_leads_out_of_the_buckets(buckets: Path, uri: str) -> None:
     try:
