@@ -12,10 +12,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from localml import __version__
-from localml.core.pools import PoolInfo
+from localml.core.capacity.pools import PoolInfo
 from localml.core.prune import log_sizes
-from localml.core.states import Kind, State
-from localml.core.workloads import Query
+from localml.core.work.states import Kind, State
+from localml.core.work.workloads import Query
 from localml.platform import Platform
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

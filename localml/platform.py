@@ -20,36 +20,37 @@ from typing import Any
 from sqlmodel import Session
 
 from localml.config import LOOPBACK, Config
-from localml.control.admission import Reason
-from localml.control.hardware import NODE, Hardware, Size
-from localml.control.hardware import GpuView as GpuView
-from localml.control.hostports import free_port, is_free
-from localml.control.idle import IdleWatch
-from localml.control.plans import Site
-from localml.control.reconciler import Reconciler
-from localml.control.sampler import Sampler
-from localml.control.serving_parts import Parts, Serving
-from localml.control.serving_spec import ServingSite
-from localml.control.shell import Shells
-from localml.control.snapshot import WorkloadRow
-from localml.core import pools
+from localml.control.jobs.admission import Reason
+from localml.control.jobs.hardware import NODE, Hardware, Size
+from localml.control.jobs.hardware import GpuView as GpuView
+from localml.control.jobs.hostports import free_port, is_free
+from localml.control.jobs.plans import Site
+from localml.control.jobs.reconciler import Reconciler
+from localml.control.jobs.snapshot import WorkloadRow
+from localml.control.serving.parts import Parts, Serving
+from localml.control.serving.replicas import ServingSite
+from localml.control.shell.shells import Shells
+from localml.control.watch.idle import IdleWatch
+from localml.control.watch.sampler import Sampler
+from localml.core.capacity import pools
+from localml.core.capacity.pools import Pools
 from localml.core.catalog import Catalog, load_catalog, runtimes_dir
 from localml.core.clock import Clock, SystemClock
 from localml.core.errors import Code, LocalmlError, invalid
-from localml.core.feed import Feed
-from localml.core.identity import ADMIN, Credentials, Identity
-from localml.core.lifecycle import record_event
-from localml.core.logfiles import LogStore
-from localml.core.models import Meta
-from localml.core.pools import Pools
-from localml.core.sealing import Sealer
-from localml.core.secrets import Vault, write_private
-from localml.core.series import Samples
-from localml.core.specs import Mount
-from localml.core.tools import Tools
-from localml.core.workloads import Submission, Workloads
+from localml.core.events.feed import Feed
+from localml.core.logs.files import LogStore
+from localml.core.people.identity import ADMIN, Credentials, Identity
+from localml.core.people.sealing import Sealer
+from localml.core.people.secrets import Vault, write_private
+from localml.core.rows import Meta
+from localml.core.series.samples import Samples
+from localml.core.work.lifecycle import record_event
+from localml.core.work.specs import Mount
+from localml.core.work.tools import Tools
+from localml.core.work.workloads import Submission, Workloads
 from localml.engines import engine_class
 from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing
+from localml.engines.runtimes import Images, open_images
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import descends_from_us
 from localml.objects import ArchiveInfo, Buckets, inspect_archive, unpack_in_place
@@ -231,7 +232,7 @@ class Platform:
         if name == "fake":
             fake: Engine = engine_class("fake")(self.clock, install=self.install)
             return fake
-        from localml.engines.environments import Environments
+        from localml.engines.runtimes.environments import Environments
 
         environments = Environments(self.config.cache, runtimes_dir())
         process: Engine = engine_class("process")(
@@ -303,7 +304,7 @@ class Platform:
         return [one.name for one in self.buckets.list(folder) if not one.is_folder]
 
     def _kernel_server(self) -> Path:
-        from localml.engines.kernel_server import KernelServer
+        from localml.engines.runtimes.kernel_server import KernelServer
 
         return KernelServer(self.config.cache, runtimes_dir()).usable()
 
@@ -312,7 +313,7 @@ class Platform:
         runtime = self.catalog.of_image(image)
         if self.engine.name != "process" or runtime is None:
             return ""
-        from localml.engines.environments import Environments
+        from localml.engines.runtimes.environments import Environments
 
         if Environments(self.config.cache, runtimes_dir()).env_for(image) is not None:
             return ""
@@ -444,11 +445,15 @@ class Platform:
         with self.db.read() as session:
             from sqlmodel import select
 
-            from localml.core.models import Pool
+            from localml.core.capacity.tables import Pool
 
             if session.exec(select(Pool.id).where(Pool.name == path)).first() is not None:
                 return
         self.pools.set_limits(path, **limits)
+
+    def images(self) -> Images:
+        """The runtimes as this engine has them."""
+        return open_images(self.engine.name, self.config.cache)
 
     def backup(self, target: Path) -> None:
         """Copy the database while the server runs."""

@@ -56,7 +56,7 @@ class Localml:
 
     def close(self) -> None:
         """Stop what still runs, then the server."""
-        from localml.control.gateway_process import stop
+        from localml.control.serving.gateway_process import stop
 
         self.client.close()
         self.platform.reconciler.close()  # what waited for the GPUs of those that are ended now would begin

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,13 @@ def test_style_and_types(tool: list[str]) -> None:
         [Path(sys.executable).parent / tool[0], *tool[1:]], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")}
+    modules = {f"localml.{name}" for _, name, _ in pkgutil.iter_modules([str(ROOT / "localml")])}
+    assert modules == layers
 
 
 def test_modules_stay_readable() -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
 
 if TYPE_CHECKING:

@@ -175,7 +175,7 @@ def _ports(data: Path) -> Iterator[Check]:
 def _images(_: Path) -> Iterator[Check]:
     from localml.core.catalog import cache_dir
     from localml.engines.docker import docker_available
-    from localml.images import open_images
+    from localml.engines.runtimes import open_images
 
     engine = "docker" if docker_available() is None else "process"
     found = [one for one in open_images(engine, cache_dir()).status() if one.default]

@@ -10,7 +10,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 from localml.core.quantities import format_memory
 
@@ -229,13 +229,13 @@ def _build(names: list[str], onto: str, data: Path | None, engine: str | None) -
         except ClientError as error:
             if error.code != "no_server":
                 raise
-    from localml.images import KERNEL_SERVER, default_names
+    from localml.core.catalog import KERNEL_SERVER, default_names
 
     if onto and names not in ([], [KERNEL_SERVER]):
         raise invalid("names", f"only {KERNEL_SERVER} can be put into another image")
     images = _local(engine)
     progress: Callable[[str], None] = lambda line: typer.echo(line, err=True)  # noqa: E731
-    makers = [partial(images.build, name) for name in names or default_names(images)]
+    makers = [partial(images.build, name) for name in names or default_names(images.status())]
     for make in [partial(images.build_onto, onto)] if onto else makers:
         made = make(progress)
         yield {"built": made.name, "reference": made.reference, "size": made.size}
@@ -250,10 +250,10 @@ def prune_images(
     What something still runs in stays, and so do images that have a name of your own.
     """
     from localml.core.catalog import cache_dir
-    from localml.images import leftovers
+    from localml.engines.runtimes import find_leftovers
 
     found, freed = [], 0
-    for one in leftovers(cache_dir()):
+    for one in find_leftovers(cache_dir()):
         reason = "" if dry_run else one.remove()
         found.append({"kind": one.kind, "name": one.name, "size": one.size, "kept": reason})
         freed += 0 if reason else one.size
@@ -280,7 +280,7 @@ def _server_images(data: Path | None) -> list[dict[str, Any]] | None:
 
 def _local(engine: str | None) -> Any:
     from localml.core.catalog import cache_dir
-    from localml.images import open_images
+    from localml.engines.runtimes import open_images
 
     if engine is None:
         from localml.engines.docker import docker_available

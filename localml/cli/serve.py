@@ -13,9 +13,9 @@ import typer
 from localml.cli import serve_show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
 from localml.cli.storage import is_uri, upload
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
-from localml.core.model_files import KERNELS
+from localml.core.registry.files import KERNELS
 
 if TYPE_CHECKING:
     from localml.client import Client, Endpoint, ModelVersion
@@ -223,7 +223,7 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Ask an endpoint."""
-    from localml.predict_inputs import request_of, request_of_text
+    from localml.client.predict_inputs import request_of, request_of_text
 
     with connect(data) as client:
         target = client.endpoint(name)

@@ -12,7 +12,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, command, connect, print_json
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.quantities import format_duration
 
 _POLL_S = 0.05
@@ -41,7 +41,7 @@ def up(
     as_json: Json = False,
 ) -> None:
     """Start the server."""
-    from localml.cli import serving
+    from localml.cli import daemon as serving
     from localml.config import load
     from localml.core.quantities import parse_memory
 
@@ -71,7 +71,7 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     typer.echo(f"  engine       {banner['engine']}{note}")
     typer.echo(f"  GPUs         {_gpu_words(banner['gpus'], banner['gpu_source'])}")
     typer.echo(f"  data         {banner['data']}, process {banner['pid']}")
-    from localml.transport import data_directory
+    from localml.client.transport import data_directory
 
     where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
     typer.echo(f"  credentials  localml env native{where}   (or cloudml, modelarts, ...)")
@@ -98,8 +98,8 @@ def down(
     as_json: Json = False,
 ) -> None:
     """Stop the server and the model gateway. Workloads go on; the next start takes them up again."""
+    from localml.client.transport import data_directory
     from localml.store.lock import holder
-    from localml.transport import data_directory
 
     folder = data_directory(data)
     deadline = time.monotonic() + timeout
@@ -129,7 +129,7 @@ def down(
 def _stop_gateway(folder: Path) -> int | None:
     if not (folder / "gateway").is_dir():  # nothing was ever served, and what follows takes a while to import
         return None
-    from localml.control.gateway_process import stop
+    from localml.control.serving.gateway_process import stop
 
     return stop(folder)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli.common import Data, Json, Name, command, connect, print_json
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
 _REPLICA = re.compile(r"[^/\s]+/\d+")

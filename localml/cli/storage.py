@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 import typer
 
 from localml.cli.common import Data, Json, command, connect, print_json
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from localml.cli.common import Data, Json, as_dict, command, connect, print_json
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
-    from localml.client_tools import Tool
+    from localml.client.tools import Tool
 
 _READY_S = 120.0
 

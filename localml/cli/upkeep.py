@@ -110,7 +110,7 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = She
 def doctor(data: Data = None, as_json: Json = False) -> None:
     """Check this machine, and say what to do about what is not as it should be."""
     from localml.cli.doctor import Level, examine
-    from localml.transport import data_directory
+    from localml.client.transport import data_directory
 
     checks = examine(data_directory(data))
     failed = any(one.level is Level.FAIL for one in checks)

@@ -10,7 +10,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:

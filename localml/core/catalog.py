@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -198,3 +199,31 @@ def _files(folder: Path) -> Iterator[Path]:
         parts = path.relative_to(folder).parts
         if path.is_file() and not any(part in _IGNORED or part.endswith(".egg-info") for part in parts):
             yield path
+
+
+Progress = Callable[[str], None]
+"""Takes a line about work that goes on."""
+KERNEL_SERVER = "onnx-server"
+"""The runtime that can be put into an image of somebody else's."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeImage:
+    """One runtime as it is on this machine. ``size`` in bytes, None while it is not built.
+
+    ``reference`` is the image's name and tag, or the folder of the environment.
+    """
+
+    name: str
+    image: str
+    reference: str
+    built: bool
+    size: int | None
+    description: str
+    contains: tuple[str, ...]
+    default: bool
+
+
+def default_names(images: Iterable[RuntimeImage]) -> list[str]:
+    """The runtimes that are built when none is named."""
+    return [one.name for one in images if one.default]

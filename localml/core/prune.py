@@ -9,20 +9,15 @@ from typing import Any
 from sqlalchemy import delete, func, select, update
 from sqlmodel import Session, SQLModel, col
 
-from localml.core.models import (
-    Attempt,
-    EndpointReplica,
-    Event,
-    GpuLease,
-    LogFile,
-    ModelVersion,
-    Sample,
-    Series,
-    Workload,
-    WorkloadDetail,
-)
+from localml.core.capacity.tables import GpuLease
+from localml.core.events.tables import Event
+from localml.core.logs.tables import LogFile
 from localml.core.ports import Store
-from localml.core.specs import WorkloadSpec
+from localml.core.registry.tables import ModelVersion
+from localml.core.series.tables import Sample, Series
+from localml.core.serving.tables import EndpointReplica
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
 DAY = 86400.0
 LOGS_DIR = "logs"

@@ -7,8 +7,8 @@ from typing import Any
 
 ENGINES = {
     "docker": "localml.engines.docker:DockerEngine",
-    "process": "localml.engines.process:ProcessEngine",
-    "fake": "localml.engines.fake:FakeEngine",
+    "process": "localml.engines.process.engine:ProcessEngine",
+    "fake": "localml.engines.fake.engine:FakeEngine",
 }
 """Name of an engine -> where its class is; imported only when it is asked for."""
 

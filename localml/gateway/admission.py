@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from localml.core.routes_table import Limits
+from localml.core.serving.routes_table import Limits
 
 WAKE_EVERY = 1.0
 """Seconds between two wake calls while requests are held."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
-from localml.core.gateway_stats import LATENCY_BOUNDS, VariantStats
+from localml.core.serving.gateway_stats import LATENCY_BOUNDS, VariantStats
 
 
 class VariantCounts:

@@ -11,7 +11,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from localml.core.routes_table import BadTable, RouteTable, read_routes, routes_path
+from localml.core.serving.routes_table import BadTable, RouteTable, read_routes, routes_path
 
 log = logging.getLogger("localml.gateway")
 

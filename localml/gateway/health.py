@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from localml.core.routes_table import HealthCheck, ReplicaState
+from localml.core.serving.routes_table import HealthCheck, ReplicaState
 from localml.gateway.routing import Replica, Router
 from localml.gateway.upstream import Answer, Broken, Connection, Unreachable
 

@@ -20,7 +20,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from localml.core.gateway_stats import (
+from localml.core.serving.gateway_stats import (
     LATENCY_BOUNDS,
     EndpointStats,
     GatewayStats,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 
-from localml.core.routes_table import (
+from localml.core.serving.routes_table import (
     EndpointRoute,
     HealthCheck,
     ReplicaRoute,

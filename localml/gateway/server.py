@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from localml.core.gateway_stats import GatewayAddress, write_address
-from localml.core.routes_table import RouteTable, wake_folder
+from localml.core.serving.gateway_stats import GatewayAddress, write_address
+from localml.core.serving.routes_table import RouteTable, wake_folder
 from localml.gateway import headers as heads
 from localml.gateway.admission import NothingReady, Refused
 from localml.gateway.downstream import BadRequest, Client, Request

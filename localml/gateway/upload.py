@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from localml.core.routes_table import Limits
+from localml.core.serving.routes_table import Limits
 from localml.gateway import headers as heads
 from localml.gateway.admission import Refused
 from localml.gateway.downstream import Request

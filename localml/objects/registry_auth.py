@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from localml.core.errors import invalid
-from localml.core.specs import RegistryAuth
+from localml.core.work.specs import RegistryAuth
 from localml.objects.buckets import Buckets
 
 _MOST = 4096

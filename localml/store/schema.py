@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 from sqlmodel import SQLModel
 
-import localml.core.models  # noqa: F401  (fills the metadata)
+import localml.core.tables  # noqa: F401  (fills the metadata)
 from localml.core.errors import Code, LocalmlError
 from localml.store.database import FILE_NAME, backup_file, connect_raw
 

@@ -1,8 +1,8 @@
 """Starts the server in an image that it was not installed in: that of a user's own kernel.
 
-``localml images build --onto IMAGE`` makes this folder (see ``localml.engines.kernel_server``): the server in ``lib``,
-and in ``py312`` and the like what it needs for one version of Python, numpy apart. The server's process takes its own
-packages first; a kernel's process takes the image's, and numpy from here only where the image has none.
+``localml images build --onto IMAGE`` makes this folder (see ``localml.engines.runtimes.kernel_server``): the server in
+``lib``, and in ``py312`` and the like what it needs for one version of Python, numpy apart. The server's process takes
+its own packages first; a kernel's process takes the image's, and numpy from here only where the image has none.
 
 Takes the server's arguments; the port comes from ``LOCALML_PORT_HTTP``. Written for any Python 3, to say what is wrong.
 """

@@ -79,8 +79,8 @@ def platform(data: Path, engine: str, *, start: bool = True, **settings: Any) ->
 
 
 def submission(one: Any, name: str, command: tuple[str, ...] = TINY_JOB) -> Any:
-    from localml.core.specs import single
-    from localml.core.workloads import Submission
+    from localml.core.work.specs import single
+    from localml.core.work.workloads import Submission
 
     return Submission(name, single(command), one.identity.user("admin"))
 
@@ -265,7 +265,7 @@ def _run_one(one: Any, name: str) -> None:
 
 
 def _wait_over(one: Any, number: int) -> None:
-    from localml.core.states import TERMINAL
+    from localml.core.work.states import TERMINAL
 
     while True:
         seen = one.feed.version(number)
@@ -293,8 +293,8 @@ def processes(quick: bool) -> Iterator[Row]:
 
 
 def lists(quick: bool) -> Iterator[Row]:
-    from localml.core.listing import SORTS, Query
-    from localml.core.states import State
+    from localml.core.work.listing import SORTS, Query
+    from localml.core.work.states import State
 
     total = 10_000 if quick else 100_000
     with folder() as path, platform(path / "data", "fake", start=False) as one:
@@ -335,10 +335,10 @@ def lists(quick: bool) -> Iterator[Row]:
 
 def _fill(one: Any, total: int) -> None:
     """Rows as years of use leave them: nearly all over, many owners and projects."""
-    from localml.core.models import Workload, WorkloadDetail
-    from localml.core.specs import single
     from localml.core.sql import table_of
-    from localml.core.states import Desired, Kind, State
+    from localml.core.work.specs import single
+    from localml.core.work.states import Desired, Kind, State
+    from localml.core.work.tables import Workload, WorkloadDetail
 
     states = [State.SUCCEEDED] * 6 + [State.FAILED] * 2 + [State.STOPPED] + [State.QUEUED]
     spec = single(TINY_JOB).model_dump_json(exclude_defaults=True)
@@ -381,7 +381,7 @@ def _fill(one: Any, total: int) -> None:
 
 
 def scheduler(quick: bool) -> Iterator[Row]:
-    from localml.control.admission import Amount, Demand, GpuSlot, Holder, Node, PoolState, Shape, Waiting, admit
+    from localml.control.jobs.admission import Amount, Demand, GpuSlot, Holder, Node, PoolState, Shape, Waiting, admit
 
     del quick
     shapes = [Shape.of(Demand("main", 1, float(n % 4 + 1), n % 3 << 30, float(n % 5))) for n in range(20)]

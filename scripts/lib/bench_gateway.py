@@ -153,8 +153,8 @@ def _replica() -> Iterator[int]:
 
 @contextmanager
 def _gateway(data: Path, replica: int) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    from localml.core.gateway_stats import read_address
-    from localml.core.routes_table import EndpointRoute, ReplicaRoute, RouteTable, VariantRoute, write_routes
+    from localml.core.serving.gateway_stats import read_address
+    from localml.core.serving.routes_table import EndpointRoute, ReplicaRoute, RouteTable, VariantRoute, write_routes
 
     variant = VariantRoute(name="v1", replicas=(ReplicaRoute(id="r", url=f"http://127.0.0.1:{replica}"),))
     write_routes(data, RouteTable(endpoints=(EndpointRoute(name="tiny", variants=(variant,), health=None),)))

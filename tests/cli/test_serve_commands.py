@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from helpers.models import serving_server, times
 
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
 from localml.testing import Localml
 
 Cli = Callable[..., Any]

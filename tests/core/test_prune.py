@@ -9,26 +9,18 @@ import pytest
 from sqlmodel import Session, col, func, select
 
 from localml.core.clock import ManualClock
-from localml.core.identity import Caller
-from localml.core.logfiles import LogStore
-from localml.core.models import (
-    Attempt,
-    Endpoint,
-    EndpointReplica,
-    Event,
-    LogFile,
-    Model,
-    ModelVersion,
-    Sample,
-    Series,
-    Variant,
-    Workload,
-    WorkloadDetail,
-)
+from localml.core.events.tables import Event
+from localml.core.logs.files import LogStore
+from localml.core.logs.tables import LogFile
+from localml.core.people.identity import Caller
 from localml.core.prune import DAY, Pruned, PruneRules, log_sizes, prune
-from localml.core.specs import single
-from localml.core.states import State
-from localml.core.workloads import Submission, Workloads
+from localml.core.registry.tables import Model, ModelVersion
+from localml.core.series.tables import Sample, Series
+from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
+from localml.core.work.specs import single
+from localml.core.work.states import State
+from localml.core.work.tables import Attempt, Workload, WorkloadDetail
+from localml.core.work.workloads import Submission, Workloads
 from localml.store.database import Database
 from localml.store.schema import prepare
 

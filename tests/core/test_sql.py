@@ -9,10 +9,12 @@ from helpers.rig import Rig, job
 from sqlalchemy import select
 from sqlmodel import SQLModel
 
-from localml.core.models import Attempt, Event, GpuLease, GpuMark, NodeMark, Pool, Workload, WorkloadDetail
-from localml.core.pools import ensure
+from localml.core.capacity.pools import ensure
+from localml.core.capacity.tables import GpuLease, GpuMark, NodeMark, Pool
+from localml.core.events.tables import Event
 from localml.core.sql import read_rows, table_of
-from localml.core.states import State
+from localml.core.work.states import State
+from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
 
 @pytest.mark.parametrize("model", [Attempt, Event, GpuLease, GpuMark, NodeMark, Pool, Workload, WorkloadDetail])

@@ -22,7 +22,7 @@ from helpers.rig import wait_until
 from helpers.tools import execute, points, printed
 
 from localml.config import Config
-from localml.control import gateway_process
+from localml.control.serving import gateway_process
 from localml.core.catalog import cache_dir
 from localml.engines.base import LABEL_INSTALL
 from localml.platform import Platform

@@ -11,7 +11,7 @@ from helpers.rig import wait_until
 
 from localml.client import Client, Endpoint
 from localml.config import Config
-from localml.control import gateway_process
+from localml.control.serving import gateway_process
 from localml.core.catalog import cache_dir
 from localml.platform import Platform
 from localml.server import Server

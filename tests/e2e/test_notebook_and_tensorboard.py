@@ -17,7 +17,7 @@ from helpers.tools import execute, points, printed
 from localml.client import Client
 from localml.config import load
 from localml.core.catalog import cache_dir
-from localml.images import open_images
+from localml.engines.runtimes import open_images
 from localml.platform import Platform
 from localml.server import Server
 

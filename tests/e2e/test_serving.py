@@ -20,8 +20,8 @@ from helpers.models import serving_environment, times
 from helpers.server_process import Down, Servers, servers
 from helpers.serving_load import Load
 
-from localml.control import gateway_process
-from localml.engines.process import ProcessEngine
+from localml.control.serving import gateway_process
+from localml.engines.process.engine import ProcessEngine
 
 _WAIT_S = 120.0
 

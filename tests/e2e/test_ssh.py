@@ -24,7 +24,7 @@ from helpers.ssh import OpenSsh, ended, first_line, ok
 
 from localml.cli.app import run as run_cli
 from localml.config import Config
-from localml.core.workloads import Query
+from localml.core.work.workloads import Query
 from localml.platform import Platform
 from localml.server import Server
 

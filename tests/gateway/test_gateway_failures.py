@@ -25,7 +25,7 @@ from helpers.gateway import (
     variant,
 )
 
-from localml.core.routes_table import EndpointRoute, HealthCheck, Limits
+from localml.core.serving.routes_table import EndpointRoute, HealthCheck, Limits
 from localml.gateway.routing import EJECT_FIRST
 from localml.gateway.upstream import KEEP
 

@@ -15,8 +15,8 @@ from aiohttp import ClientSession, web
 from helpers.gateway import DEADLINE, GatewayProcess, client, endpoint, replica, running, says, until
 from prometheus_client.parser import text_string_to_metric_families
 
-from localml.core.gateway_stats import LATENCY_BOUNDS, read_address, read_stats
-from localml.core.routes_table import RouteTable, routes_path, token_hash, write_routes
+from localml.core.serving.gateway_stats import LATENCY_BOUNDS, read_address, read_stats
+from localml.core.serving.routes_table import RouteTable, routes_path, token_hash, write_routes
 
 
 def refused(port: int) -> bool:

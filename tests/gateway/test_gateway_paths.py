@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from helpers.gateway import GatewayProcess, client, endpoint, exchange, raw_replica, replica, request_head, says
 
-from localml.core.routes_table import Alias, token_hash
+from localml.core.serving.routes_table import Alias, token_hash
 
 
 async def echo(request: web.BaseRequest) -> web.StreamResponse:

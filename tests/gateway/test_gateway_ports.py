@@ -11,7 +11,7 @@ from aiohttp import ClientConnectorError, ClientSession, web
 from helpers.gateway import GatewayProcess, endpoint, replica, until
 from helpers.ports import free_port
 
-from localml.core.routes_table import token_hash
+from localml.core.serving.routes_table import token_hash
 
 
 async def ask(port: int, path: str, **arguments: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession, web
 from helpers.gateway import GatewayProcess, client, endpoint, replica, says, until, variant
 
-from localml.core.routes_table import EndpointRoute, Limits, ReplicaState, wake_folder
+from localml.core.serving.routes_table import EndpointRoute, Limits, ReplicaState, wake_folder
 
 
 async def ask(session: ClientSession, path: str = "/endpoints/d/x", **headers: str) -> tuple[int, str]:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from helpers.gateway import DEADLINE, endpoint, replica, says, until
 
-from localml.core.routes_table import RouteTable, write_routes
+from localml.core.serving.routes_table import RouteTable, write_routes
 from localml.gateway import downstream, exchange, server, upload
 from localml.gateway.server import Gateway, Settings
 

@@ -11,8 +11,9 @@ import pytest
 from helpers.gateway import endpoint, variant
 from pydantic import ValidationError
 
-from localml.core.gateway_stats import GatewayStats, read_stats, write_stats
-from localml.core.routes_table import (
+from localml.core.people.secrets import hash_token
+from localml.core.serving.gateway_stats import GatewayStats, read_stats, write_stats
+from localml.core.serving.routes_table import (
     Alias,
     BadTable,
     EndpointRoute,
@@ -23,7 +24,6 @@ from localml.core.routes_table import (
     token_hash,
     write_routes,
 )
-from localml.core.secrets import hash_token
 
 
 def test_a_table_comes_back_as_it_was_written(tmp_path: Path) -> None:

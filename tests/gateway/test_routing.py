@@ -13,7 +13,7 @@ from helpers.gateway import endpoint, variant
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localml.core.routes_table import Alias, EndpointRoute, Limits, ReplicaState, RouteTable
+from localml.core.serving.routes_table import Alias, EndpointRoute, Limits, ReplicaState, RouteTable
 from localml.gateway.admission import Gate, Refused
 from localml.gateway.routing import EJECT_FIRST, EJECT_MOST, TIMEOUTS_TOLERATED, Endpoint, Router
 

@@ -26,7 +26,7 @@ from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.classification_pb2 imp
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
-from localml.core.routes_table import EndpointRoute, Limits, token_hash
+from localml.core.serving.routes_table import EndpointRoute, Limits, token_hash
 from localml.gateway.tfserving.service import Failed, checked_header
 
 Code = grpc.StatusCode

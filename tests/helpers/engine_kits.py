@@ -14,8 +14,8 @@ import pytest
 from helpers.docker_image import tiny_image
 from localml.core.clock import ManualClock
 from localml.engines.base import LABEL_INSTALL, Engine, Observed, Phase, ReplicaPlan
-from localml.engines.fake import FakeEngine
-from localml.engines.process import ProcessEngine
+from localml.engines.fake.engine import FakeEngine
+from localml.engines.process.engine import ProcessEngine
 
 DEADLINE = 60.0
 _numbers = itertools.count(1)

@@ -18,8 +18,15 @@ from typing import Any
 import psutil
 from aiohttp import ClientSession, web
 
-from localml.core.gateway_stats import EndpointStats, GatewayStats, read_address, read_stats
-from localml.core.routes_table import EndpointRoute, ReplicaRoute, ReplicaState, RouteTable, VariantRoute, write_routes
+from localml.core.serving.gateway_stats import EndpointStats, GatewayStats, read_address, read_stats
+from localml.core.serving.routes_table import (
+    EndpointRoute,
+    ReplicaRoute,
+    ReplicaState,
+    RouteTable,
+    VariantRoute,
+    write_routes,
+)
 
 DEADLINE = 60.0
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]

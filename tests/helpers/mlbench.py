@@ -14,8 +14,8 @@ import pytest
 
 from helpers.rig import wait_until
 from localml.config import Config
-from localml.core.listing import Query
-from localml.engines.fake import FakeEngine
+from localml.core.work.listing import Query
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 from localml.server import Server
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from onnx import TensorProto, helper
 
 from localml.core.catalog import load_catalog, runtimes_dir
-from localml.engines.environments import Environments
+from localml.engines.runtimes.environments import Environments
 from localml.testing import Localml, start
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from localml.control import hostports
+from localml.control.jobs import hostports
 
 
 def free_port() -> int:

@@ -8,20 +8,20 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from localml.control.acts import Acts
-from localml.control.logs import LogPumps
-from localml.control.plans import Site
-from localml.control.reconciler import Reconciler
-from localml.control.snapshot import Machine
+from localml.control.jobs.acts import Acts
+from localml.control.jobs.plans import Site
+from localml.control.jobs.pumps import LogPumps
+from localml.control.jobs.reconciler import Reconciler
+from localml.control.jobs.snapshot import Machine
+from localml.core.capacity.pools import Pools
 from localml.core.clock import ManualClock
-from localml.core.identity import Caller
-from localml.core.logfiles import LogStore
-from localml.core.pools import Pools
-from localml.core.specs import Resources, WorkloadSpec, single
-from localml.core.states import TERMINAL
-from localml.core.workloads import Full, Submission, Workloads
+from localml.core.logs.files import LogStore
+from localml.core.people.identity import Caller
+from localml.core.work.specs import Resources, WorkloadSpec, single
+from localml.core.work.states import TERMINAL
+from localml.core.work.workloads import Full, Submission, Workloads
 from localml.engines.base import STREAMS, EngineUnreachable, GpuGrant, Phase
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.store.database import Database
 from localml.store.schema import prepare
 

@@ -16,9 +16,6 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import localml.engines.docker
-import localml.engines.environments
-import localml.engines.process  # noqa: F401
 from localml.config import load
 from localml.core.errors import LocalmlError
 from localml.core.failpoints import FAILPOINTS, Failpoints

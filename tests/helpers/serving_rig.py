@@ -9,15 +9,15 @@ from typing import Any
 
 from helpers.models import times
 from helpers.rig import ME, Rig
-from localml.control.probes import Answer
-from localml.control.serving import ServingController, Surroundings
-from localml.control.serving_spec import ServingSite
-from localml.core.endpoint_records import EndpointFull
-from localml.core.endpoints import Endpoints, NewEndpoint, NewVariant
-from localml.core.gateway_stats import EndpointStats, GatewayStats, ReplicaStats, VariantStats, write_stats
-from localml.core.registry import NewVersion, Registry
-from localml.core.routes_table import RouteTable, read_routes
-from localml.core.serving import EndpointSpec
+from localml.control.serving.controller import ServingController, Surroundings
+from localml.control.serving.probes import Answer
+from localml.control.serving.replicas import ServingSite
+from localml.core.registry.registry import NewVersion, Registry
+from localml.core.serving.endpoints import Endpoints, NewEndpoint, NewVariant
+from localml.core.serving.gateway_stats import EndpointStats, GatewayStats, ReplicaStats, VariantStats, write_stats
+from localml.core.serving.records import EndpointFull
+from localml.core.serving.routes_table import RouteTable, read_routes
+from localml.core.serving.specs import EndpointSpec
 from localml.objects import Buckets
 
 PROMPT = EndpointSpec(public=True, bake=0.0, drain=0.0)

@@ -12,7 +12,7 @@ import pytest
 from helpers.onnx_bench import PATIENCE, matmul, save, tensor, wait_for
 
 from localml.core.catalog import cache_dir, runtimes_dir
-from localml.engines.images import ImageBuilder, connect
+from localml.engines.runtimes.build import ImageBuilder, connect
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 ENDED = 0

@@ -11,7 +11,7 @@ import pytest
 from sqlmodel import Session, select
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.models import Meta
+from localml.core.rows import Meta
 from localml.store.database import FILE_NAME, Database
 from localml.store.schema import prepare
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from localml.client_errors import ClientError
+from localml.client.errors import ClientError
+from localml.client.transport import find_server
 from localml.core.errors import Code, LocalmlError
 from localml.store.lock import DataLock, holder, read_info
-from localml.transport import find_server
 
 
 def test_the_second_server_is_told_who_holds_the_directory(tmp_path: Path) -> None:

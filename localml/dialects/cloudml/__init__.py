@@ -26,9 +26,9 @@ from flask import Flask
 from localml.dialects.cloudml.auth import authenticate
 from localml.dialects.cloudml.document import SECURITY_SCHEMES, complete
 from localml.dialects.cloudml.errors import render_error
-from localml.dialects.cloudml.model_routes import api as model_api
-from localml.dialects.cloudml.routes import PUBLIC, api
-from localml.dialects.cloudml.tool_routes import api as tool_api
+from localml.dialects.cloudml.routes.services import api as model_api
+from localml.dialects.cloudml.routes.tools import api as tool_api
+from localml.dialects.cloudml.routes.training import PUBLIC, api
 from localml.dialects.kit import Dialect, make_app
 from localml.platform import Platform
 

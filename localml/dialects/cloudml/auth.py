@@ -13,7 +13,7 @@ from typing import cast
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import ADMIN, Caller
+from localml.core.people.identity import ADMIN, Caller
 from localml.dialects.kit.wire import WireRequest
 from localml.platform import Platform
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import Caller
+from localml.core.people.identity import Caller
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas

@@ -6,7 +6,7 @@ from typing import cast
 
 from flask import current_app, g
 
-from localml.core.identity import Caller
+from localml.core.people.identity import Caller
 from localml.platform import Platform
 
 EXTENSION = "localml"

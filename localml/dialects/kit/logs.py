@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from localml.core.logfiles import LogStore
-from localml.core.models import Attempt
-from localml.core.states import TERMINAL
-from localml.core.workloads import Full
+from localml.core.logs.files import LogStore
+from localml.core.work.states import TERMINAL
+from localml.core.work.tables import Attempt
+from localml.core.work.workloads import Full
 from localml.platform import Platform
 
 MAX_TEXT = 64 << 20

@@ -20,8 +20,8 @@ from localml.dialects.kit import Dialect, make_app
 from localml.dialects.mlbench.auth import authenticate
 from localml.dialects.mlbench.document import complete
 from localml.dialects.mlbench.errors import render_error
-from localml.dialects.mlbench.pods import POOL
 from localml.dialects.mlbench.routes import api
+from localml.dialects.mlbench.translate.pods import POOL
 from localml.platform import Platform
 
 __all__ = ["create_app"]

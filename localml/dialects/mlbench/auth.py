@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import ADMIN, Caller
+from localml.core.people.identity import ADMIN, Caller
 from localml.platform import Platform
 
 WORKERS_SEND = "mlbench.record_metric"

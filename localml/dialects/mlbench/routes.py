@@ -10,17 +10,17 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
-from localml.core.specs import WorkloadSpec
-from localml.core.states import Kind
-from localml.core.workloads import Submission
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import Kind
+from localml.core.work.workloads import Submission
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.mlbench import schemas
-from localml.dialects.mlbench.images import program_of
-from localml.dialects.mlbench.pods import DIALECT, POOL, Source, find_pod, find_run, list_pods, runs, slug
-from localml.dialects.mlbench.readings import all_pods, by_name, lines_of, point_of, safe_name, zipped
-from localml.dialects.mlbench.times import micro_time
-from localml.dialects.mlbench.translate import job_metadata, run_answer, run_spec, stored_request
+from localml.dialects.mlbench.translate.images import program_of
+from localml.dialects.mlbench.translate.pods import DIALECT, POOL, Source, find_pod, find_run, list_pods, runs, slug
+from localml.dialects.mlbench.translate.readings import all_pods, by_name, lines_of, point_of, safe_name, zipped
+from localml.dialects.mlbench.translate.runs import job_metadata, run_answer, run_spec, stored_request
+from localml.dialects.mlbench.translate.times import micro_time
 
 RUN_MEMBERS = {"cpu": "num_cpus", "gpu": "gpu_enabled"}
 FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error}

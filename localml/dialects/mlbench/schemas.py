@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from localml.core.errors import invalid
-from localml.dialects.kit.models import Parameters
-from localml.dialects.mlbench.times import parse_time
+from localml.dialects.kit.parameters import Parameters
+from localml.dialects.mlbench.translate.times import parse_time
 
 MAX_WORKERS = 1000
 MAX_TEXT = 65536

@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError, not_found
-from localml.core.identity import ADMIN, Caller
-from localml.core.models import Workload
-from localml.core.workloads import Full
+from localml.core.people.identity import ADMIN, Caller
+from localml.core.work.tables import Workload
+from localml.core.work.workloads import Full
 from localml.platform import Platform
 
 
@@ -70,7 +70,7 @@ def _by_id(platform: Platform, caller: Caller, number: int) -> Full | None:
 
 def _own(platform: Platform, caller: Caller, name: str) -> Full:
     """Among the caller's own: names are unique within a project, dialect and kind only."""
-    from localml.core.workloads import Query
+    from localml.core.work.workloads import Query
 
     rows = platform.workloads.page(Query(name=name, project=caller.project)).items
     if not rows:

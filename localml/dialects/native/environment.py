@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from localml.core.errors import invalid
-from localml.core.identity import Credentials
+from localml.core.people.identity import Credentials
 from localml.dialects import served
 
 BASES = {

@@ -18,10 +18,10 @@ from flask import Flask
 
 from localml.dialects.kit import Dialect, make_app
 from localml.dialects.openpai.auth import authenticate
-from localml.dialects.openpai.clusters import DEFAULT, pool_of
 from localml.dialects.openpai.document import SECURITY_SCHEMES, complete
 from localml.dialects.openpai.errors import render_error
 from localml.dialects.openpai.routes import PUBLIC, api
+from localml.dialects.openpai.translate.clusters import DEFAULT, pool_of
 from localml.platform import Platform
 
 __all__ = ["create_app"]

@@ -8,7 +8,7 @@ import jwt
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import ADMIN, Caller
+from localml.core.people.identity import ADMIN, Caller
 from localml.platform import Platform
 
 LIFETIME_S = 7 * 24 * 3600

@@ -9,22 +9,22 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import Caller
-from localml.core.models import Workload
-from localml.core.states import TERMINAL, Desired, Kind
-from localml.core.workloads import Full, Query, Submission
+from localml.core.people.identity import Caller
+from localml.core.work.states import TERMINAL, Desired, Kind
+from localml.core.work.tables import Workload
+from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.addresses import called
 from localml.dialects.kit.errors import renamed
 from localml.dialects.openpai import schemas
-from localml.dialects.openpai.answers import status, summary
 from localml.dialects.openpai.auth import issue_token as make_token
-from localml.dialects.openpai.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
 from localml.dialects.openpai.document import SCHEME
 from localml.dialects.openpai.errors import missing_job
-from localml.dialects.openpai.ssh import ssh_answer, ssh_service
-from localml.dialects.openpai.translate import DIALECT, PROJECT, check_cluster, job_spec, output_folder
-from localml.dialects.openpai.users import admin_only, upsert
+from localml.dialects.openpai.translate.answers import status, summary
+from localml.dialects.openpai.translate.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
+from localml.dialects.openpai.translate.jobs import DIALECT, PROJECT, check_cluster, job_spec, output_folder
+from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
+from localml.dialects.openpai.translate.users import admin_only, upsert
 
 MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
 

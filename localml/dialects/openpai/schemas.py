@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
-from localml.core.specs import NAME
-from localml.dialects.kit.models import Parameters
-from localml.dialects.openpai.forms import nested
+from localml.core.work.specs import NAME
+from localml.dialects.kit.parameters import Parameters
+from localml.dialects.openpai.translate.forms import nested
 
 MOST = 10**9
 """No count or amount may be larger; what the machine has is asked later."""

@@ -14,7 +14,7 @@ from docker import APIClient
 from docker.errors import APIError, NotFound
 
 from localml.core.failpoints import FAILPOINTS
-from localml.core.specs import RegistryAuth
+from localml.core.work.specs import RegistryAuth
 from localml.engines.base import (
     LABEL_INSTALL,
     EngineError,

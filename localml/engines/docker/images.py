@@ -8,7 +8,7 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from docker.utils import parse_repository_tag
 
-from localml.core.specs import RegistryAuth
+from localml.core.work.specs import RegistryAuth
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
 

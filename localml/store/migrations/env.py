@@ -6,7 +6,7 @@ from alembic import context
 from sqlalchemy.pool import StaticPool
 from sqlmodel import SQLModel
 
-from localml.core.models import EnumText
+from localml.core.rows import EnumText
 from localml.store.database import open_engine
 
 

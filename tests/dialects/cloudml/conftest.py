@@ -11,9 +11,9 @@ from helpers.models import times
 
 from localml.config import Config
 from localml.core.clock import ManualClock
-from localml.core.workloads import Query
+from localml.core.work.workloads import Query
 from localml.dialects.cloudml import create_app
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 MODEL = "fds://cloud-ml-test/linear/model"

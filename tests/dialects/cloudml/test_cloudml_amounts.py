@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from localml.dialects.cloudml.amounts import (
+from localml.dialects.cloudml.translate.amounts import (
     CpuAmount,
     GpuAmount,
     MemoryAmount,

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 
 from localml.config import Config
 from localml.dialects.cloudml import create_app
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 

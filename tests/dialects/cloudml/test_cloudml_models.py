@@ -19,11 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.config import Config
-from localml.control import gateway_process
-from localml.core.endpoints import ROUTE
+from localml.control.serving import gateway_process
 from localml.core.errors import LocalmlError
-from localml.core.serving import EndpointState
-from localml.dialects.cloudml.models import STATE_WORDS, endpoint_name, route_name
+from localml.core.serving.endpoints import ROUTE
+from localml.core.serving.specs import EndpointState
+from localml.dialects.cloudml.translate.services import STATE_WORDS, endpoint_name, route_name
 from localml.engines.base import Phase
 from localml.platform import Platform
 from localml.server import Server

@@ -15,7 +15,7 @@ from helpers.cloudml import SignedClient, over, put_trainer, signed
 from helpers.rig import wait_until
 
 from localml.config import Config
-from localml.core.workloads import Query
+from localml.core.work.workloads import Query
 from localml.platform import Platform
 from localml.server import Server
 

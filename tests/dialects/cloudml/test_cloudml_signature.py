@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from localml.config import Config
 from localml.dialects.cloudml import create_app
 from localml.dialects.cloudml.auth import signature
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 CONTRACT = yaml.safe_load((Path(__file__).parents[2] / "contracts" / "cloudml.yaml").read_text())

@@ -9,9 +9,9 @@ import pytest
 from helpers.cloudml import SignedClient
 from helpers.rig import wait_until
 
-from localml.core.states import ACTIVE, Kind, State
-from localml.core.workloads import Full, Query
-from localml.engines.fake import FakeEngine
+from localml.core.work.states import ACTIVE, Kind, State
+from localml.core.work.workloads import Full, Query
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 DEV = {"dev_name": "lab", "password": "open-sesame", "cpu_limit": "1", "memory_limit": "1G", "enable_rank": 0}

@@ -12,12 +12,12 @@ from flask import Flask
 from helpers.cloudml import SignedClient, into
 
 from localml.core.errors import Code
-from localml.core.models import Workload
-from localml.core.specs import Mount, WorkloadSpec
-from localml.core.states import Desired, State
-from localml.core.workloads import Query
+from localml.core.work.specs import Mount, WorkloadSpec
+from localml.core.work.states import Desired, State
+from localml.core.work.tables import Workload
+from localml.core.work.workloads import Query
 from localml.dialects.cloudml.errors import ERRORS
-from localml.dialects.cloudml.translate import STATE_WORDS, state_word
+from localml.dialects.cloudml.translate.training import STATE_WORDS, state_word
 from localml.platform import Platform
 
 NEWEST = Query(dialect="cloudml", limit=1)

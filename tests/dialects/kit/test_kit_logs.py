@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from localml.core.logfiles import MARK, LogStore
-from localml.core.models import Attempt, Workload
-from localml.core.specs import Role, WorkloadSpec
-from localml.core.states import State
-from localml.core.workloads import Full
+from localml.core.logs.files import MARK, LogStore
+from localml.core.work.specs import Role, WorkloadSpec
+from localml.core.work.states import State
+from localml.core.work.tables import Attempt, Workload
+from localml.core.work.workloads import Full
 from localml.dialects.kit import logs
 from localml.dialects.kit.logs import log_text
 

@@ -19,11 +19,11 @@ from waitress.server import create_server
 
 from localml.config import Config
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import ADMIN, Caller
+from localml.core.people.identity import ADMIN, Caller
 from localml.dialects.kit import Dialect, caller, make_app, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.wire import parse_json
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 

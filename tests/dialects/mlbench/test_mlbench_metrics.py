@@ -14,9 +14,9 @@ from helpers.mlbench import Dashboard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from localml.core.series import Point
-from localml.dialects.mlbench.readings import number_text, safe_name, summarized
-from localml.dialects.mlbench.times import micro_time, parse_time
+from localml.core.series.samples import Point
+from localml.dialects.mlbench.translate.readings import number_text, safe_name, summarized
+from localml.dialects.mlbench.translate.times import micro_time, parse_time
 
 BASE = datetime(2018, 8, 3, 9, 21, 44, 331823, tzinfo=UTC)
 

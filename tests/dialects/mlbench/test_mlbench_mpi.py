@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from helpers.mlbench import Dashboard, need_image, open_dashboard
 
-from localml.dialects.mlbench.images import OWN_MPI_IMAGE
-from localml.dialects.mlbench.mpi import mpi_script
+from localml.dialects.mlbench.translate.images import OWN_MPI_IMAGE
+from localml.dialects.mlbench.translate.mpi import mpi_script
 
 ADD = """
 import os, sys

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.core.errors import Code
-from localml.core.states import State
+from localml.core.work.states import State
 from localml.dialects.mlbench import create_app
 from localml.dialects.mlbench.errors import ERRORS
-from localml.dialects.mlbench.images import IMAGES
-from localml.dialects.mlbench.pods import STATE_WORDS, slug
+from localml.dialects.mlbench.translate.images import IMAGES
+from localml.dialects.mlbench.translate.pods import STATE_WORDS, slug
 
 CUSTOM = {"image_name": "custom_image", "custom_image_name": "mine", "custom_image_command": "true"}
 

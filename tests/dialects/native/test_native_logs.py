@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from helpers.native import Http, sh
 
-from localml.dialects.native import follow
+from localml.dialects.native.translate import follow
 from localml.testing import Localml
 
 OUT_AND_ERR = "printf 'one\\ntwo\\n'; echo oops >&2; printf three"

@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from localml.core.logfiles import MARK, LogStore
-from localml.dialects.native.output import Lines, Position, Source, pieces, tail_position
+from localml.core.logs.files import MARK, LogStore
+from localml.dialects.native.translate.output import Lines, Position, Source, pieces, tail_position
 
 CHUNKS = st.lists(
     st.tuples(st.integers(0, 3), st.binary(min_size=1, max_size=12) | st.sampled_from([b"\n", b"ab\n", b"a\nb\n"])),

@@ -12,8 +12,8 @@ from helpers.native import Http
 from helpers.rig import wait_until
 
 from localml.client import Workload
-from localml.control.hostports import is_free
-from localml.core.models import Meta
+from localml.control.jobs.hostports import is_free
+from localml.core.rows import Meta
 from localml.testing import Localml
 
 
@@ -123,7 +123,7 @@ def test_bad_endpoints_say_what_is_wrong(
 def test_a_runtime_that_is_not_built_is_named_with_the_command_that_builds_it(
     localml: Localml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("localml.engines.environments.Environments.env_for", lambda self, image: None)
+    monkeypatch.setattr("localml.engines.runtimes.environments.Environments.env_for", lambda self, image: None)
     localml.client.put("s3://b/net.onnx", times(2.0))
     localml.client.register("net", "s3://b/net.onnx")
     caller = Http(localml.url, {"Authorization": f"Bearer {localml.platform.credentials.token}"})

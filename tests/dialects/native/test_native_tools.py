@@ -13,14 +13,14 @@ import pytest
 from helpers.native import Http
 from helpers.rig import wait_until
 
-from localml.client_errors import ClientError
-from localml.control.jupyter import Activity
-from localml.control.tensorboard import Use
+from localml.client.errors import ClientError
+from localml.control.watch.jupyter import Activity
+from localml.control.watch.tensorboard import Use
 from localml.core.catalog import runtimes_dir
 from localml.core.errors import Code, LocalmlError
-from localml.core.tools import Tensorboard
-from localml.core.workloads import Full
-from localml.dialects.native import tool_schemas
+from localml.core.work.tools import Tensorboard
+from localml.core.work.workloads import Full
+from localml.dialects.native.schemas import tools as tool_schemas
 from localml.testing import Localml
 
 # the gate of our TensorBoards before an application that only says hello

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from helpers.native import Http, sh
 
-from localml.dialects.native import schemas
+from localml.dialects.native.schemas import work as schemas
 from localml.testing import Localml
 
 

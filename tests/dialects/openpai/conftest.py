@@ -11,9 +11,9 @@ from helpers.openpai import PaiClient
 
 from localml.config import Config
 from localml.core.clock import ManualClock
-from localml.core.workloads import Query
+from localml.core.work.workloads import Query
 from localml.dialects.openpai import create_app
-from localml.engines.fake import FakeEngine
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 

@@ -17,8 +17,8 @@ from schemathesis.specs.openapi.checks import (
 from localml.config import Config
 from localml.core.errors import LocalmlError
 from localml.dialects.openpai import create_app
-from localml.dialects.openpai.forms import nested
-from localml.engines.fake import FakeEngine
+from localml.dialects.openpai.translate.forms import nested
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 CHECKS = [status_code_conformance, response_schema_conformance, content_type_conformance]

@@ -10,11 +10,11 @@ from helpers.openpai import PaiClient, role
 from helpers.rig import wait_until
 
 from localml.core.errors import Code
-from localml.core.states import Desired, State
-from localml.core.workloads import Query
-from localml.dialects.openpai.answers import EXECUTION_WORDS, STATE_WORDS, SUB_STATE_WORDS
+from localml.core.work.states import Desired, State
+from localml.core.work.workloads import Query
 from localml.dialects.openpai.errors import KINDS
-from localml.engines.fake import FakeEngine
+from localml.dialects.openpai.translate.answers import EXECUTION_WORDS, STATE_WORDS, SUB_STATE_WORDS
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
 FS = "hdfs://localml:9000"

@@ -18,7 +18,7 @@ from helpers.registry import PASSWORD, SAYS, USER, private_registry
 from helpers.rig import wait_until
 
 from localml.config import Config
-from localml.core.workloads import Query
+from localml.core.work.workloads import Query
 from localml.engines.docker.daemon import open_client
 from localml.platform import Platform
 from localml.server import Server

@@ -19,7 +19,7 @@ from localml.dialects.native.routes import (
     tools,
     workloads,
 )
-from localml.dialects.native.schemas import ErrorAnswer
+from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 422, 500, 503, 507)}

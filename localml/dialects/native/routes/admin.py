@@ -11,13 +11,14 @@ from flask import request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml import __version__
-from localml.core.identity import Caller
+from localml.core.people.identity import Caller
 from localml.core.prune import DAY, PruneRules, prune
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
-from localml.dialects.native import environment, schemas
+from localml.dialects.native import environment
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.routes.machine import gpus
+from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
 
 

@@ -7,16 +7,19 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.endpoint_records import EndpointFull, VariantFull
-from localml.core.endpoints import NewEndpoint, NewVariant
 from localml.core.errors import invalid
-from localml.core.feed import endpoint_feed
-from localml.core.identity import Caller
-from localml.core.serving import EndpointSpec, VariantSpec
+from localml.core.events.feed import endpoint_feed
+from localml.core.people.identity import Caller
+from localml.core.serving.endpoints import NewEndpoint, NewVariant
+from localml.core.serving.records import EndpointFull, VariantFull
+from localml.core.serving.specs import EndpointSpec, VariantSpec
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
-from localml.dialects.native import schemas, serving_schemas, serving_translate, translate
 from localml.dialects.native.routes.models import project_of
+from localml.dialects.native.schemas import serving as serving_schemas
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import serving as serving_translate
+from localml.dialects.native.translate import work as translate
 from localml.platform import Platform
 
 _Out = serving_schemas.EndpointOut

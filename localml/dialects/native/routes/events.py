@@ -6,10 +6,11 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.models import Event
+from localml.core.events.tables import Event
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas, translate
 from localml.dialects.native.auth import admin_only, find
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import work as translate
 from localml.platform import Platform
 
 

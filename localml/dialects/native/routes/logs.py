@@ -9,13 +9,13 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid
-from localml.core.states import TERMINAL
-from localml.core.workloads import Full
+from localml.core.work.states import TERMINAL
+from localml.core.work.workloads import Full
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas
 from localml.dialects.native.auth import find
-from localml.dialects.native.follow import Seats, as_bytes, as_events, follow
-from localml.dialects.native.output import Lines, Position, Selection, pieces, tail_position
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate.follow import Seats, as_bytes, as_events, follow
+from localml.dialects.native.translate.output import Lines, Position, Selection, pieces, tail_position
 from localml.platform import Platform
 
 if TYPE_CHECKING:

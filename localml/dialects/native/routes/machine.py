@@ -11,12 +11,13 @@ from typing import Any
 from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core.catalog import KERNEL_SERVER, Progress, RuntimeImage, default_names
 from localml.core.errors import LocalmlError, invalid
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas, translate
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
-from localml.images import KERNEL_SERVER, Progress, RuntimeImage, default_names, open_images
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import work as translate
 from localml.platform import Platform
 
 
@@ -87,8 +88,7 @@ def _add_images(api: APIBlueprint, platform: Platform) -> None:
         """The runtimes, and which of them are built."""
         from dataclasses import asdict
 
-        found = open_images(platform.engine.name, platform.config.cache)
-        return {"images": [asdict(one) for one in found.status()]}
+        return {"images": [asdict(one) for one in platform.images().status()]}
 
     @api.post("/images/build")
     def build(body: schemas.BuildIn) -> Any:
@@ -98,12 +98,12 @@ def _add_images(api: APIBlueprint, platform: Platform) -> None:
         begun goes on when the client leaves.
         """
         admin_only(caller())
-        images = open_images(platform.engine.name, platform.config.cache)
+        images = platform.images()
         if body.onto:
             if body.names not in ([], [KERNEL_SERVER]):
                 raise invalid("names", f"only {KERNEL_SERVER} can be put into another image")
             return _built(lambda progress: iter([images.build_onto(body.onto, progress)]))
-        names = body.names or default_names(images)
+        names = body.names or default_names(images.status())
         for name in names:
             platform.catalog.runtime(name)
         return _built(lambda progress: (images.build(name, progress) for name in names))

@@ -6,10 +6,12 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.identity import Caller
-from localml.core.registry import NewVersion
+from localml.core.people.identity import Caller
+from localml.core.registry.registry import NewVersion
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas, serving_schemas, serving_translate
+from localml.dialects.native.schemas import serving as serving_schemas
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import serving as serving_translate
 from localml.platform import Platform
 
 

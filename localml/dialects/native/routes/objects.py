@@ -10,7 +10,7 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
-from localml.dialects.native import schemas
+from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
 
 _BLOCK = 1 << 20

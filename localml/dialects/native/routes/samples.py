@@ -7,8 +7,8 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas
 from localml.dialects.native.auth import find
+from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
 
 

@@ -10,8 +10,9 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.errors import Code, LocalmlError
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import called
-from localml.dialects.native import schemas, shell_schemas
 from localml.dialects.native.auth import find
+from localml.dialects.native.schemas import shell as shell_schemas
+from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
 
 _USER = "root"  # any other does as well

@@ -10,16 +10,18 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError, not_found
-from localml.core.identity import Caller
-from localml.core.specs import WorkloadSpec
-from localml.core.states import TERMINAL, Kind
-from localml.core.tools import Notebook, Tensorboard
-from localml.core.workloads import Full, Query, Submission
+from localml.core.people.identity import Caller
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import TERMINAL, Kind
+from localml.core.work.tools import Notebook, Tensorboard
+from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
-from localml.dialects.native import schemas, tool_schemas, translate
 from localml.dialects.native.auth import find
-from localml.dialects.native.names import friendly
+from localml.dialects.native.schemas import tools as tool_schemas
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import work as translate
+from localml.dialects.native.translate.names import friendly
 from localml.platform import Platform
 
 DIALECT = "native"

@@ -8,13 +8,14 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.identity import Caller
-from localml.core.states import TERMINAL
-from localml.core.workloads import Full, Query, Submission
+from localml.core.people.identity import Caller
+from localml.core.work.states import TERMINAL
+from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
-from localml.dialects.native import schemas, translate
 from localml.dialects.native.auth import find
-from localml.dialects.native.names import friendly
+from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.translate import work as translate
+from localml.dialects.native.translate.names import friendly
 from localml.platform import Platform
 
 _TAIL = 20

@@ -1,0 +1,197 @@
+"""Being the server, or starting one that goes on by itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from localml.client.errors import ClientError
+from localml.core.errors import LocalmlError
+from localml.store.lock import holder
+
+if TYPE_CHECKING:
+    from localml.config import Config
+    from localml.platform import Platform
+    from localml.server import Server
+
+READY_FD = "LOCALML_READY_FD"
+"""Variable with the number of the pipe in which a detached server says that it answers, or why it does not."""
+LOG_NAME = "server.log"
+_START_S = 60.0
+
+Banner = dict[str, Any]
+
+
+def serve(config: Config, announce: Callable[[Banner], None]) -> None:
+    """Serve until SIGTERM or SIGINT. ``announce`` is told once requests are answered; a parent is told instead.
+
+    Raises:
+        LocalmlError: it cannot start; the message says why.
+    """
+    _log_to_stderr()
+    parent = os.environ.pop(READY_FD, None)
+    pipe = None if parent is None else os.fdopen(int(parent), "w")
+    try:
+        server = _open(config)
+    except LocalmlError as error:
+        if pipe is not None:
+            _tell(pipe, {"error": {"code": error.code, "message": error.message, "field": error.field}})
+        raise
+
+    def ready() -> None:
+        banner = _banner(server)
+        logging.getLogger("localml").info("serving at %s", server.url)
+        if pipe is not None:
+            _tell(pipe, banner)
+        else:
+            announce(banner)
+        # the first request shall not pay for making the app
+        threading.Thread(target=server.app.app, args=("/localml/v1",), name="localml-warm-up", daemon=True).start()
+
+    server.run(ready)
+
+
+def _open(config: Config) -> Server:
+    from localml.platform import Platform
+    from localml.server import Server
+
+    platform: Platform = Platform(config)
+    try:
+        return Server(platform)
+    except BaseException:
+        platform.close()
+        raise
+
+
+def _banner(server: Server) -> Banner:
+    from localml import __version__
+
+    platform = server.platform
+    gpus = [{"uuid": one.uuid, "name": one.name, "simulated": one.simulated} for one in platform.gpus.devices()]
+    return {
+        **platform.info(),
+        "version": __version__,
+        "url": server.url,
+        "pid": os.getpid(),
+        "gpus": gpus,
+        "gpu_source": platform.gpus.reason,
+    }
+
+
+def _tell(pipe: Any, value: Banner) -> None:
+    """One line for the parent, which may have been killed meanwhile."""
+    try:
+        with pipe:
+            pipe.write(json.dumps(value, default=str) + "\n")
+    except OSError:
+        logging.getLogger("localml").info("nobody waited for this start any more")
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(
+        level=os.environ.get("LOCALML_LOG", "INFO").upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is no news
+    logging.captureWarnings(True)
+
+
+def start_detached(config: Config) -> Banner:
+    """Start a server in a session of its own and return once it answers.
+
+    Raises:
+        ClientError: one runs there already, or it could not start; the message says why.
+    """
+    running = holder(config.data)
+    if running is not None:
+        where = f" at {running['url']}" if running.get("url") else ""
+        who = f"process {running['pid']}" if "pid" in running else "another process"
+        raise ClientError(
+            "conflict", f"a server runs on {config.data} already ({who}{where}); see 'localml status'", details=running
+        )
+    config.data.mkdir(parents=True, exist_ok=True)
+    log = config.data / LOG_NAME
+    read, write = os.pipe()
+    with os.fdopen(read) as answers:
+        try:
+            process = _spawn(config, log, write)
+        finally:
+            os.close(write)
+        timer = threading.Timer(_START_S, process.terminate)  # its end closes the pipe
+        timer.start()
+        try:
+            line = answers.readline()
+        finally:
+            timer.cancel()
+    banner: Banner = json.loads(line) if line else {}
+    if "error" in banner:
+        process.wait()
+        error = banner["error"]
+        raise ClientError(str(error["code"]), str(error["message"]), field=error["field"])
+    if not banner:
+        status = process.wait()
+        raise ClientError("unavailable", f"the server did not start (exit code {status}):\n{_last_lines(log)}")
+    # it goes on without us: that it is not waited for is intended
+    process.returncode = 0
+    return {**banner, "log": str(log)}
+
+
+def _spawn(config: Config, log: Path, ready: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, READY_FD: str(ready), **_settings(config)}
+    environment["LOCALML_NO_AUTH"] = "" if config.auth else "1"
+    # not through the command line: its libraries would stay in the server's memory
+    command = [sys.executable, "-m", "localml.cli.daemon"]
+    with log.open("ab") as output:
+        os.fchmod(output.fileno(), 0o600)
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=(ready,),
+            cwd="/",
+        )
+
+
+def _settings(config: Config) -> dict[str, str]:
+    """The settings as environment variables, so that the child reads them exactly as they are."""
+    found = {}
+    for one in fields(config):
+        value = getattr(config, one.name)
+        if one.name == "auth" or value is None:
+            continue
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        found[f"LOCALML_{one.name.upper()}"] = text
+    return found
+
+
+def _last_lines(log: Path, count: int = 15) -> str:
+    try:
+        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+    except OSError as error:
+        return f"{log}: {error.strerror}"
+
+
+def main() -> None:
+    """A detached server: everything it must know is in its environment."""
+    from localml.config import load
+
+    try:
+        serve(load(), lambda _: None)
+    except LocalmlError as error:
+        sys.exit(f"localml: {error.message}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,410 @@
+"""Talking to a localml server from Python.
+
+>>> with Client.connect() as client:                            # doctest: +SKIP
+...     done = client.run(["python", "train.py"], gpus=1, wait=True)
+...     print(done.state, client.text(done.id))
+
+Every method raises :class:`ClientError` with the server's code, the member at fault and a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+from localml.client.errors import ClientError
+from localml.client.serving import Endpoint, Model, ModelVersion, Serving
+from localml.client.tools import Tools
+from localml.client.transport import FOLLOW_S, Transport, find_server
+from localml.client.types import (
+    Event,
+    Gpu,
+    LogPiece,
+    ObjectInfo,
+    Output,
+    Page,
+    Pool,
+    Reason,
+    Replica,
+    Workload,
+    make,
+    workload,
+)
+
+__all__ = [
+    "Client",
+    "ClientError",
+    "Endpoint",
+    "Event",
+    "Gpu",
+    "LogPiece",
+    "Model",
+    "ModelVersion",
+    "ObjectInfo",
+    "Output",
+    "Page",
+    "Pool",
+    "Reason",
+    "Replica",
+    "Workload",
+]
+
+_WAIT_S = 30.0
+_BLOCK = 1 << 20
+_REJOIN_S = 15.0
+"""How long a follower tries to find a server again that went away."""
+
+Reference = int | str
+"""A workload's id or name."""
+
+
+class Client(Serving):
+    """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
+
+    Args:
+        url: of the server, such as ``http://127.0.0.1:7070``.
+        token: a bearer token; not needed when the server runs without authentication.
+    """
+
+    def __init__(self, url: str, token: str = "") -> None:
+        self.url = url.rstrip("/")
+        self._http = Transport(url, token)
+        self.tools = Tools(self._http)
+
+    @classmethod
+    def connect(cls, data: Path | str | None = None) -> Client:
+        """The server of a data directory, or the one that the environment names (see :func:`find_server`)."""
+        return cls(*find_server(data))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- workloads -------------------------------------------------------------------------------
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        name: str | None = None,
+        image: str = "",
+        gpus: float = 0,
+        gpu_type: str | None = None,
+        cpus: float | None = None,
+        memory: int | str | None = None,
+        shm: int | str | None = None,
+        env: Mapping[str, str] | None = None,
+        workdir: str | None = None,
+        mounts: Sequence[Mapping[str, Any]] = (),
+        retries: int = 0,
+        time_limit: float | None = None,
+        priority: int = 0,
+        pool: str = "default",
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> Workload:
+        """Run one command, once; see :meth:`submit` for everything else that a workload can be.
+
+        Args:
+            memory, shm: bytes, or text such as ``8G``.
+            mounts: ``{"source", "target", "read_only"}`` each; a source is an object URI, a path or ``workspace:NAME``.
+            time_limit: seconds from its start.
+            wait: return when it has ended, at most after ``timeout`` seconds (None: whenever that is).
+        """
+        resources = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory, "shm": shm}
+        role: dict[str, Any] = {"command": list(command), "image": image, "env": dict(env or {}), "workdir": workdir}
+        role["resources"] = {key: value for key, value in resources.items() if value is not None}
+        spec = {
+            "roles": [role],
+            "priority": priority,
+            "retries": {"limit": retries},
+            "time_limit": time_limit,
+            "mounts": [dict(one) for one in mounts],
+        }
+        made = self.submit(spec, name=name, pool=pool)
+        return self.wait(made.id, timeout) if wait else made
+
+    def submit(
+        self, spec: Mapping[str, Any], *, name: str | None = None, kind: str = "job", pool: str = "default"
+    ) -> Workload:
+        """Queue a workload; ``spec`` is a ``WorkloadSpec`` as JSON values. It is on disk when this returns."""
+        body = {"name": name, "kind": kind, "pool": pool, "spec": dict(spec)}
+        return workload(self._http.json("POST", "/workloads", body))
+
+    def get(self, ref: Reference) -> Workload:
+        """Everything about a workload."""
+        return workload(self._http.json("GET", f"/workloads/{_part(ref)}"))
+
+    def workloads(self, **filters: Any) -> Page:
+        """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``project``, ``owner``, ``pool``, ``name``,
+        ``contains``, ``deleted``, ``sort``, ``order`` (asc, desc), ``limit``, ``after``."""
+        found = self._http.json("GET", "/workloads", **filters)
+        return Page([workload(one) for one in found["workloads"]], found["next"])
+
+    def all(self, **filters: Any) -> Iterator[Workload]:
+        """All workloads that fit, page by page."""
+        page = self.workloads(**filters)
+        yield from page.workloads
+        while page.next:
+            page = self.workloads(**{**filters, "after": page.next})
+            yield from page.workloads
+
+    def stop(self, ref: Reference) -> Workload:
+        """Ask for a workload to be stopped."""
+        return workload(self._http.json("POST", f"/workloads/{_part(ref)}/stop"))
+
+    def delete(self, ref: Reference) -> Workload:
+        """Stop and hide a workload."""
+        return workload(self._http.json("DELETE", f"/workloads/{_part(ref)}"))
+
+    def why(self, ref: Reference) -> Reason | None:
+        """Why a workload waits; None when it does not."""
+        found = self._http.json("GET", f"/workloads/{_part(ref)}/why")["why"]
+        return make(Reason, found) if found else None
+
+    def wait(self, ref: Reference, timeout: float | None = None) -> Workload:
+        """The workload once it has ended. The server answers when that happens; nobody polls.
+
+        Raises:
+            TimeoutError: it has not ended within ``timeout`` seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - time.monotonic()))
+            found = workload(self._http.json("GET", f"/workloads/{_part(ref)}/wait", timeout=left))
+            if found.ended:
+                return found
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"workload '{found.name}' is {found.state} after {timeout:g} s")
+
+    def events(self, ref: Reference | None = None, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events of a workload, or of the platform, oldest first."""
+        path = "/events" if ref is None else f"/workloads/{_part(ref)}/events"
+        return [make(Event, one) for one in self._http.json("GET", path, after=after, limit=limit)["events"]]
+
+    def ssh(self, ref: Reference) -> dict[str, Any]:
+        """Open ssh access: ``user``, ``private_key``, ``host_key``, and in ``doors`` where each running replica is."""
+        return dict(self._http.json("POST", f"/workloads/{_part(ref)}/ssh"))
+
+    # -- output ----------------------------------------------------------------------------------
+
+    def output(self, ref: Reference, **query: Any) -> Output:
+        """A part of the output.
+
+        Args:
+            query: ``role``, ``index``, ``attempt`` (a number or ``all``), ``stream``, ``offset``, ``limit`` (bytes),
+                ``tail`` (lines), ``prefix``.
+        """
+        with self._http.stream("GET", f"/workloads/{_part(ref)}/logs", **query) as answer:
+            data = answer.read()
+            complete = answer.headers.get("Localml-Complete") == "true"
+            return Output(data, answer.headers.get("Localml-Offset", "0"), complete)
+
+    def blocks(self, ref: Reference, **query: Any) -> Iterator[bytes]:
+        """What there is by now of the output, block by block (see :meth:`output`)."""
+        while True:
+            found = self.output(ref, **query)
+            if found.data:
+                yield found.data
+            if found.complete or not found.data or "tail" in query:
+                return
+            query["offset"] = found.offset
+
+    def text(self, ref: Reference, **query: Any) -> str:
+        """All output by now as text; what is no UTF-8 becomes U+FFFD."""
+        return b"".join(self.blocks(ref, **query)).decode("utf-8", "replace")
+
+    def follow(
+        self, ref: Reference, *, state: Callable[[str], None] = lambda _: None, **query: Any
+    ) -> Iterator[LogPiece]:
+        """Output as it is written, from the beginning (or the last ``tail`` lines) until the workload has ended.
+
+        When the connection breaks, as in a restart of the server, it is taken up again without loss or doubles.
+
+        Args:
+            state: told each new state of the workload, the last one included.
+            query: ``role``, ``index``, ``attempt``, ``stream``, ``tail``.
+        """
+        last: str | None = None
+        broken_at: float | None = None
+        while True:
+            try:
+                for kind, number, body in self._events(ref, last, query):
+                    last, broken_at = number or last, None
+                    if kind == "log":
+                        yield make(LogPiece, body)
+                    elif kind in ("state", "end"):
+                        state(str(body["state"]))
+                    if kind == "end":
+                        return
+            except ClientError as error:
+                if error.code not in ("unreachable", "unavailable"):
+                    raise
+                broken_at = broken_at or time.monotonic()
+                if last is None or time.monotonic() - broken_at > _REJOIN_S:
+                    raise
+            time.sleep(0.2)  # a server that restarts: ask again soon, but not in a tight loop
+
+    def _events(self, ref: Reference, last: str | None, query: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+        """(event, id, data) of the server-sent events."""
+        headers = {"Accept": "text/event-stream"}
+        if last is not None:
+            headers["Last-Event-ID"] = last
+        path = f"/workloads/{_part(ref)}/logs"
+        with self._http.stream("GET", path, headers=headers, timeout=FOLLOW_S, **query) as answer:
+            members: dict[str, str] = {}
+            for line in _lines(answer.stream(_BLOCK)):
+                if line:
+                    name, _, value = line.partition(": ")
+                    members[name] = value
+                elif "data" in members:
+                    yield members.get("event", ""), members.get("id", ""), json.loads(members["data"])
+                    members = {}
+                else:
+                    members = {}
+
+    # -- samples ---------------------------------------------------------------------------------
+
+    def add_samples(self, ref: Reference, points: Sequence[Mapping[str, Any]], *, replica: str = "") -> None:
+        """Give points (``name``, ``value`` and perhaps ``at``) to a workload's series."""
+        self._http.json("POST", f"/workloads/{_part(ref)}/samples", {"replica": replica, "points": list(points)})
+
+    def samples(self, ref: Reference, **query: Any) -> dict[tuple[str, str], list[tuple[float, float]]]:
+        """(replica, name) -> (time, value) pairs; ``since``, ``name`` and ``replica`` restrict."""
+        found = self._http.json("GET", f"/workloads/{_part(ref)}/samples", **query)["series"]
+        return {(one["replica"], one["name"]): [(at, value) for at, value in one["points"]] for one in found}
+
+    # -- the machine -----------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The installation at a glance."""
+        return dict(self._http.json("GET", "/status"))
+
+    def gpus(self) -> list[Gpu]:
+        """All GPUs."""
+        return [make(Gpu, one) for one in self._http.json("GET", "/gpus")["gpus"]]
+
+    def drain(self, gpu: str | None = None, *, reason: str | None = None) -> str:
+        """Give a GPU, or the machine, no new work; returns what was drained."""
+        body = {"gpu": gpu, **({"reason": reason} if reason else {})}
+        return str(self._http.json("POST", "/drain", body)["drained"])
+
+    def undrain(self, gpu: str | None = None) -> str:
+        """Give it work again."""
+        return str(self._http.json("POST", "/undrain", {"gpu": gpu})["undrained"])
+
+    def pools(self) -> list[Pool]:
+        """All pools."""
+        return [make(Pool, one) for one in self._http.json("GET", "/pools")["pools"]]
+
+    def set_limits(self, pool: str, **limits: Any) -> Pool:
+        """Set all limits of a pool (``cpu``, ``memory``, ``gpu``, ``max_workloads``); one left out is lifted."""
+        return make(Pool, self._http.json("PUT", f"/pools/{quote(pool)}", limits))
+
+    def images(self) -> list[dict[str, Any]]:
+        """The runtimes, and which of them are built."""
+        return list(self._http.json("GET", "/images")["images"])
+
+    def build_images(self, names: Sequence[str] = (), *, onto: str = "") -> Iterator[dict[str, Any]]:
+        """Build runtimes; gives ``{"line"}`` while it works and ``{"built", "reference", "size"}`` for each.
+
+        Args:
+            onto: an image of one's own, in which the server of Python kernels is made ready to run instead.
+        """
+        body = json.dumps({"names": list(names), "onto": onto}).encode()
+        with self._http.stream("POST", "/images/build", body, timeout=None) as answer:
+            for line in _lines(answer.stream(_BLOCK)):
+                found = json.loads(line)
+                if "error" in found:
+                    raise ClientError(found["error"]["code"], found["error"]["message"])
+                yield found
+
+    # -- objects ---------------------------------------------------------------------------------
+
+    def objects(self, uri: str, *, recursive: bool = False) -> list[ObjectInfo]:
+        """What a folder holds; an object lists itself."""
+        found = self._http.json("GET", "/objects", uri=uri, recursive=recursive)["objects"]
+        return [make(ObjectInfo, one) for one in found]
+
+    def object_info(self, uri: str) -> ObjectInfo:
+        """One object or folder."""
+        return make(ObjectInfo, self._http.json("GET", "/objects/info", uri=uri))
+
+    def put(self, uri: str, source: BinaryIO | bytes) -> int:
+        """Store bytes, or all that a file gives; returns their number."""
+        headers = {} if isinstance(source, bytes) else _length(source)
+        with self._http.stream("PUT", "/objects/content", source, headers=headers, timeout=None, uri=uri) as answer:
+            return int(json.loads(answer.read())["size"])
+
+    def fetch(self, uri: str) -> Iterator[bytes]:
+        """An object's bytes, block by block."""
+        with self._http.stream("GET", "/objects/content", uri=uri) as answer:
+            yield from answer.stream(_BLOCK)
+
+    def delete_object(self, uri: str, *, recursive: bool = False) -> None:
+        """Remove an object, or a folder with ``recursive``."""
+        self._http.json("DELETE", "/objects", uri=uri, recursive=recursive)
+
+    # -- the installation ------------------------------------------------------------------------
+
+    def env(self, dialect: str) -> dict[str, Any]:
+        """What a client of one of the APIs needs: endpoint, credentials, environment variables."""
+        return dict(self._http.json("GET", f"/env/{_part(dialect)}"))
+
+    def prune(self, **rules: Any) -> dict[str, Any]:
+        """Remove old output and records: ``logs_days``, ``keep_log_bytes``, ``deleted_days``, ``dry_run``."""
+        return dict(self._http.json("POST", "/prune", rules))
+
+    def backup(self) -> dict[str, Any]:
+        """Copy the database; answers ``path`` and ``size``."""
+        return dict(self._http.json("POST", "/backup"))
+
+    def users(self) -> list[dict[str, Any]]:
+        """All users."""
+        return list(self._http.json("GET", "/users")["users"])
+
+    def create_user(self, name: str, password: str, *, admin: bool = False) -> dict[str, Any]:
+        """Add a user; the answer holds a token and a key pair, which are shown once."""
+        return dict(self._http.json("POST", "/users", {"name": name, "password": password, "admin": admin}))
+
+    def set_password(self, name: str, password: str) -> None:
+        """Change a user's password."""
+        self._http.json("PUT", f"/users/{_part(name)}/password", {"password": password})
+
+    def create_token(self, name: str, *, lifetime: float | None = None) -> str:
+        """A new token for a user; ``lifetime`` in seconds."""
+        return str(self._http.json("POST", f"/users/{_part(name)}/tokens", {"lifetime": lifetime})["token"])
+
+
+def _part(ref: Reference) -> str:
+    return quote(str(ref), safe="")
+
+
+def _length(source: BinaryIO) -> dict[str, str]:
+    """The length of what is left of a real file, so that the server knows a body that was cut short."""
+    try:
+        return {"Content-Length": str(os.fstat(source.fileno()).st_size - source.tell())}
+    except (OSError, AttributeError):
+        return {}
+
+
+def _lines(blocks: Iterator[bytes]) -> Iterator[str]:
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        for line in whole:
+            yield line.decode()
+    if rest:
+        yield rest.decode()

@@ -1,0 +1,109 @@
+"""Notebooks and TensorBoards of a server, from Python."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from localml.client.errors import ClientError
+from localml.client.transport import Transport
+from localml.client.types import ENDED, make
+
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A notebook or TensorBoard.
+
+    ``url`` opens it, token included; ``base_url`` is where its own API is; both None while it does not run. ``source``
+    is the workspace of a notebook, the logdir of a TensorBoard. ``ready`` tells whether it answers, ``activity`` what
+    it does (``idle_for``; of a notebook also ``kernels``, ``memory``, ``cpu_percent``); they are only filled for a
+    single one.
+    """
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    message: str
+    owner: str
+    gpu: float
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    source: str
+    token: str | None
+    url: str | None
+    base_url: str | None
+    idle_limit: float | None
+    time_limit: float | None
+    ready: bool = False
+    activity: dict[str, Any] | None = None
+    dialect: str = field(default="native")
+
+
+class Tools:
+    """Part of :class:`localml.client.Client`, as its ``tools``."""
+
+    def __init__(self, http: Transport) -> None:
+        self._http = http
+
+    def start_notebook(self, **members: Any) -> Tool:
+        """Start a JupyterLab; members as in ``POST /notebooks`` (name, workspace, token, image, resources, env,
+        mounts, idle_limit, time_limit ...), those that are None left out."""
+        return self._start("/notebooks", members)
+
+    def start_tensorboard(self, logdir: str, **members: Any) -> Tool:
+        """Start a TensorBoard over an object URI; members as in ``POST /tensorboards`` (name, token, image, command,
+        idle_limit, time_limit ...), those that are None left out."""
+        return self._start("/tensorboards", {"logdir": logdir, **members})
+
+    def notebooks(self) -> list[Tool]:
+        """All notebooks."""
+        return [make(Tool, one) for one in self._http.json("GET", "/notebooks")["tools"]]
+
+    def tensorboards(self) -> list[Tool]:
+        """All TensorBoards."""
+        return [make(Tool, one) for one in self._http.json("GET", "/tensorboards")["tools"]]
+
+    def notebook(self, ref: int | str) -> Tool:
+        """One notebook, with what it does."""
+        return make(Tool, self._http.json("GET", f"/notebooks/{quote(str(ref), safe='')}"))
+
+    def tensorboard(self, ref: int | str) -> Tool:
+        """One TensorBoard."""
+        return make(Tool, self._http.json("GET", f"/tensorboards/{quote(str(ref), safe='')}"))
+
+    def wait_ready(self, made: Tool, timeout: float, tell: Callable[[Tool], None] = lambda _: None) -> Tool:
+        """Wait until it answers requests.
+
+        Args:
+            timeout: in seconds.
+            tell: called with every state that is new.
+
+        Raises:
+            ClientError: it ended instead.
+            TimeoutError: it took longer.
+        """
+        deadline, told = time.monotonic() + timeout, ""
+        look = self.notebook if made.kind == "notebook" else self.tensorboard
+        while True:
+            found = look(made.id)
+            if found.ready:
+                return found
+            if found.state in ENDED:
+                raise ClientError("wrong_state", f"{found.name} {found.state}: {found.message}")
+            if found.state != told:
+                tell(found)
+                told = found.state
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{found.name} does not answer after {timeout:g} s; it is {found.state}")
+            time.sleep(_POLL_S)
+
+    def _start(self, path: str, members: dict[str, Any]) -> Tool:
+        given = {name: value for name, value in members.items() if value is not None}
+        return make(Tool, self._http.json("POST", path, given))

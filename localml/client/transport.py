@@ -1,0 +1,180 @@
+"""Requests to localml's own API: where the server is, and one connection pool with readable failures.
+
+Kept small and apart, because the command line starts with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
+
+from localml.client.errors import ClientError
+
+BASE = "/localml/v1"
+CREDENTIALS_NAME = "credentials.json"
+_CONNECT_S = 5.0
+_ANSWER_S = 120.0
+FOLLOW_S = 60.0
+"""A followed stream that says nothing for so long, not even a heartbeat, is broken."""
+
+
+def find_server(data: Path | str | None = None) -> tuple[str, str]:
+    """URL and token of the server to talk to.
+
+    That of ``data``; without it that of ``$LOCALML_DATA``, else ``$LOCALML_URL`` with ``$LOCALML_TOKEN``, else that of
+    the default data directory.
+
+    Raises:
+        ClientError: ``no_server`` when none runs there, ``forbidden`` when its credentials cannot be read.
+    """
+    given = data or os.environ.get("LOCALML_DATA")
+    url = os.environ.get("LOCALML_URL")
+    if not given and url:
+        return url.rstrip("/"), os.environ.get("LOCALML_TOKEN", "")
+    folder = data_directory(given)
+    from localml.store.lock import holder
+
+    info = holder(folder)
+    if info is None:
+        hint = "" if given is None else f" --data {folder}"
+        raise ClientError("no_server", f"no server runs on {folder}; start it with: localml up --detach{hint}")
+    if not info.get("url"):
+        raise ClientError("no_server", f"the server on {folder} starts or ends just now; try again in a moment")
+    return str(info["url"]), os.environ.get("LOCALML_TOKEN") or _token(folder)
+
+
+def data_directory(given: Path | str | None) -> Path:
+    """The data directory that is meant: the one given, ``$LOCALML_DATA``, or the default one."""
+    from localml.config import default_data
+
+    chosen = given or os.environ.get("LOCALML_DATA")
+    return Path(chosen).expanduser().absolute() if chosen else default_data()
+
+
+def _token(folder: Path) -> str:
+    path = folder / CREDENTIALS_NAME
+    try:
+        return str(json.loads(path.read_text())["token"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ClientError(
+            "forbidden", f"{path} cannot be read ({error}); set LOCALML_URL and LOCALML_TOKEN instead"
+        ) from error
+
+
+class Transport:
+    """Sends requests below :data:`BASE` of one server, with one token; safe to share between threads."""
+
+    def __init__(self, url: str, token: str = "") -> None:
+        self.url = url.rstrip("/")
+        headers = {"User-Agent": "localml", "Accept-Encoding": "identity"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._headers = headers
+        self._pool = urllib3.PoolManager(num_pools=2, maxsize=8, retries=False)
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that says who calls; empty without a token."""
+        return {key: value for key, value in self._headers.items() if key == "Authorization"}
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.clear()
+
+    def json(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
+        """One request whose answer is JSON. Query members that are None are left out."""
+        data = None if body is None else json.dumps(body).encode()
+        with readable(self.url):
+            answer = self._send(method, path, query, data)
+            return json.loads(answer.data)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = _ANSWER_S,
+        **query: Any,
+    ) -> Iterator[BaseHTTPResponse]:
+        """One request whose answer is read piece by piece; the connection is closed if it is left before its end."""
+        with readable(self.url):
+            answer = self._send(method, path, query, body, headers=headers, timeout=timeout, preload=False)
+            try:
+                yield answer
+            finally:
+                answer.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Any,
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | None = _ANSWER_S,
+        preload: bool = True,
+    ) -> BaseHTTPResponse:
+        answer = self._pool.request(
+            method,
+            f"{self.url}{BASE}{path}{_query(query)}",
+            body=body,
+            headers={**self._headers, **(headers or {})},
+            timeout=urllib3.Timeout(connect=_CONNECT_S, read=timeout),
+            preload_content=preload,
+            redirect=False,
+        )
+        if answer.status >= 300:
+            try:
+                raise _refusal(answer.status, answer.data)
+            finally:
+                answer.close()
+        return answer
+
+
+def _query(query: Mapping[str, Any]) -> str:
+    pairs: list[tuple[str, str]] = []
+    for name, value in query.items():
+        if value is None:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            pairs.append((name, str(one).lower() if isinstance(one, bool) else str(one)))
+    return "?" + urlencode(pairs) if pairs else ""
+
+
+def _refusal(status: int, data: bytes) -> ClientError:
+    try:
+        found = json.loads(data)["error"]
+        return ClientError(
+            str(found["code"]),
+            str(found["message"]),
+            field=found.get("field"),
+            details=found.get("details"),
+            status=status,
+        )
+    except (ValueError, KeyError, TypeError):
+        words = data[:200].decode("utf-8", "replace").strip()
+        return ClientError("unexpected", f"the server answered {status}: {words}", status=status)
+
+
+@contextmanager
+def readable(url: str) -> Iterator[None]:
+    """Turn a transport's failures into :class:`ClientError` ``unreachable``."""
+    try:
+        yield
+    except HTTPError as error:
+        reason = getattr(error, "reason", None) or error
+        words = str(reason).rpartition(": ")[2] or type(error).__name__
+        raise ClientError("unreachable", f"{url} does not answer: {words}") from error

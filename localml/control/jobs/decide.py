@@ -1,0 +1,331 @@
+"""What to do about one workload, given what is wanted, what is recorded and what the engine says. Pure.
+
+The reconciler loads a :class:`View`, asks :func:`decide`, and carries the decisions out; nothing here touches a
+database or an engine, so the whole of it is tested by table and by property.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from localml.core.work.causes import CAUSES, FREE_RETRIES, Cause, RetryRule
+from localml.core.work.specs import Role, WorkloadSpec
+from localml.core.work.states import AttemptState, Desired, State
+
+_DECIDES_ALONE = frozenset({Cause.ENGINE_LOST, Cause.GPU_LOST, Cause.IMAGE_MISSING, Cause.START_FAILED})
+"""Ends that are not the program's own; one of them decides the workload whatever the role's rule says."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One container of the workload's current try, as recorded."""
+
+    id: int
+    name: str
+    role: str
+    index: int
+    state: AttemptState
+    ended_at: float | None = None
+    exit_code: int | None = None
+    cause: Cause | None = None
+    message: str = ""
+    lost_gpu: str = ""  # why one of its GPUs is unusable now; empty when all are well
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A workload as recorded, with the attempts of its current try."""
+
+    id: int
+    state: State
+    desired: Desired
+    spec: WorkloadSpec
+    outcome: State | None = None
+    cause: Cause | None = None
+    message: str = ""
+    exit_code: int | None = None
+    attempt: int = 1
+    retries: int = 0
+    started_at: float | None = None
+    attempts: tuple[AttemptView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What the engine says of a container that is over; ``drained`` once all its output is on disk here."""
+
+    exit_code: int | None
+    signal: int | None
+    cause: Cause
+    message: str
+    at: float
+    drained: bool
+
+
+class World(Protocol):
+    """What is known of the engine's side right now."""
+
+    def ended(self, attempt: AttemptView) -> Ended | None:
+        """The end of a container that was running, or None while it runs or nothing is known."""
+        ...
+
+    def busy(self, attempt: AttemptView) -> bool:
+        """Whether a slow act on it is under way."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EndAttempt:
+    """Record the end of a container and give its GPUs back."""
+
+    attempt: AttemptView
+    exit_code: int | None
+    signal: int | None
+    cause: Cause
+    message: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move the workload to ``to``; the other members are columns and the event that go with it."""
+
+    to: State
+    reason: str
+    message: str
+    warning: bool = False
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start (or find) the containers of these planned attempts."""
+
+    attempts: tuple[AttemptView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Ask a running container to end, and end it after ``grace`` seconds."""
+
+    attempt: AttemptView
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Make sure that nothing exists of an attempt that was only planned, then record its end."""
+
+    attempt: AttemptView
+
+
+Decision = EndAttempt | Move | Start | Stop | Discard
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """How the current try ends."""
+
+    state: State
+    cause: Cause
+    message: str
+    exit_code: int | None = None
+
+
+def decide(view: View, world: World, now: float) -> list[Decision]:
+    """The next steps for one workload. Queued ones are admission's business, except that a stop ends them here."""
+    if view.state is State.QUEUED:
+        if view.desired is Desired.STOP:
+            return [_final(view, _stopped(view), now)]
+        return []
+    if view.state not in (State.PREPARING, State.RUNNING, State.STOPPING):
+        return []
+    decisions: list[Decision] = []
+    attempts = [_settle(attempt, world, decisions) for attempt in view.attempts]
+    if view.state is State.STOPPING:
+        return decisions + _wind_down(view, attempts, world, now)
+    outcome = _outcome(view, attempts, now)
+    if outcome is not None:
+        return decisions + _end(view, attempts, outcome, world, now)
+    planned = tuple(one for one in attempts if one.state is AttemptState.PLANNED and not world.busy(one))
+    if planned:
+        decisions.append(Start(planned))
+    elif view.state is State.PREPARING and all(one.state is not AttemptState.PLANNED for one in attempts):
+        decisions.append(_running(view, now))
+    return decisions
+
+
+def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> AttemptView:
+    """Record the attempt's end if the engine reports one, and return it as it stands then."""
+    if attempt.state is not AttemptState.RUNNING:
+        return attempt
+    end = world.ended(attempt)
+    if end is None or not end.drained:
+        return attempt
+    cause, message = end.cause, end.message
+    if attempt.lost_gpu and cause is not Cause.COMPLETED:
+        cause, message = Cause.GPU_LOST, attempt.lost_gpu
+    decisions.append(EndAttempt(attempt, end.exit_code, end.signal, cause, message, end.at))
+    return _with_end(attempt, end.exit_code, cause, message, end.at)
+
+
+def _with_end(attempt: AttemptView, exit_code: int | None, cause: Cause, message: str, at: float) -> AttemptView:
+    return AttemptView(
+        attempt.id,
+        attempt.name,
+        attempt.role,
+        attempt.index,
+        AttemptState.ENDED,
+        at,
+        exit_code,
+        cause,
+        message,
+        attempt.lost_gpu,
+    )
+
+
+def _running(view: View, now: float) -> Move:
+    columns: dict[str, object] = {} if view.started_at is not None else {"started_at": now}
+    count = view.spec.replicas
+    words = "the replica runs" if count == 1 else f"all {count} replicas run"
+    return Move(State.RUNNING, "Running", words, columns=columns)
+
+
+def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcome | None:
+    """Whether the current try is decided, and how; the first reason that holds wins."""
+    if view.desired is Desired.STOP:
+        return _stopped(view)
+    lost = next((one for one in attempts if one.lost_gpu and one.state is not AttemptState.ENDED), None)
+    if lost is not None:
+        return _Outcome(State.FAILED, Cause.GPU_LOST, f"{lost.role}-{lost.index}: {lost.lost_gpu}")
+    decided = completion(view.spec, attempts)
+    if decided is not None:
+        return decided
+    limit = view.spec.time_limit
+    if limit is not None and view.started_at is not None and now >= view.started_at + limit:
+        end = State.STOPPED if view.spec.until_stopped else State.FAILED
+        return _Outcome(end, Cause.TIME_LIMIT, f"ran longer than its time limit of {limit:g} s")
+    return None
+
+
+def _stopped(view: View) -> _Outcome:
+    return _Outcome(State.STOPPED, Cause.STOPPED, view.message or "stopped on request")
+
+
+def completion(spec: WorkloadSpec, attempts: Sequence[AttemptView]) -> _Outcome | None:
+    """Apply the roles' completion rules to the ends recorded so far."""
+    ended = sorted(
+        (one for one in attempts if one.state is AttemptState.ENDED), key=lambda one: (one.ended_at or 0.0, one.id)
+    )
+    for one in ended:
+        if one.cause in _DECIDES_ALONE:
+            return _failed(one)
+        if spec.until_stopped and one.cause is Cause.COMPLETED:
+            words = f"{one.role}-{one.index}: {one.message}, but it is to run until it is stopped"
+            return _Outcome(State.FAILED, Cause.EXIT_CODE, words, one.exit_code)
+    by_role = {role.name: [one for one in ended if one.role == role.name] for role in spec.roles}
+    finished = sum(1 for one in ended if one.cause is Cause.COMPLETED)
+    for role in spec.roles:
+        failures = [one for one in by_role[role.name] if one.cause is not Cause.COMPLETED]
+        if role.completion.min_failed is not None and len(failures) >= role.completion.min_failed:
+            return _failed(failures[0])
+        successes = len(by_role[role.name]) - len(failures)
+        if role.completion.min_succeeded is not None and successes >= role.completion.min_succeeded:
+            return _Outcome(State.SUCCEEDED, Cause.COMPLETED, f"{successes} of role '{role.name}' succeeded", 0)
+    if spec.min_succeeded is not None and finished >= spec.min_succeeded:
+        return _Outcome(State.SUCCEEDED, Cause.COMPLETED, f"{finished} replicas succeeded", 0)
+    workers = [role for role in spec.roles if not role.service]
+    if any(len(by_role[role.name]) < role.count for role in workers):
+        return None
+    return _all_over(workers, by_role)
+
+
+def _all_over(workers: Sequence[Role], by_role: Mapping[str, list[AttemptView]]) -> _Outcome:
+    """All replicas that count have ended without reaching a threshold: a role with no success at all has failed."""
+    for role in workers:
+        failures = [one for one in by_role[role.name] if one.cause is not Cause.COMPLETED]
+        if len(failures) == role.count:
+            return _failed(failures[0])
+    alone = len(workers) == 1 and workers[0].count == 1
+    words = "exit code 0" if alone else "all replicas have ended successfully"
+    return _Outcome(State.SUCCEEDED, Cause.COMPLETED, words, 0)
+
+
+def _failed(attempt: AttemptView) -> _Outcome:
+    cause = attempt.cause or Cause.ENGINE_LOST
+    return _Outcome(State.FAILED, cause, f"{attempt.role}-{attempt.index}: {attempt.message}", attempt.exit_code)
+
+
+def _end(view: View, attempts: Sequence[AttemptView], outcome: _Outcome, world: World, now: float) -> list[Decision]:
+    if all(one.state is AttemptState.ENDED for one in attempts):
+        return [_final(view, outcome, now)]
+    columns = {
+        "outcome": outcome.state,
+        "cause": outcome.cause,
+        "message": outcome.message,
+        "exit_code": outcome.exit_code,
+    }
+    verb = "Stopping" if outcome.state is State.STOPPED else "Ending"
+    move = Move(State.STOPPING, verb, outcome.message, outcome.state is State.FAILED, columns)
+    return [move, *_stops(view, attempts, world)]
+
+
+def _stops(view: View, attempts: Sequence[AttemptView], world: World) -> list[Decision]:
+    found: list[Decision] = []
+    for one in attempts:
+        if one.state is AttemptState.ENDED or world.busy(one):
+            continue
+        if one.state is AttemptState.PLANNED:
+            found.append(Discard(one))
+        elif world.ended(one) is None:
+            found.append(Stop(one, view.spec.stop_grace))
+    return found
+
+
+def _wind_down(view: View, attempts: Sequence[AttemptView], world: World, now: float) -> list[Decision]:
+    if any(one.state is not AttemptState.ENDED for one in attempts):
+        return _stops(view, attempts, world)
+    outcome = _Outcome(view.outcome or State.STOPPED, view.cause or Cause.STOPPED, view.message, view.exit_code)
+    return [_final(view, outcome, now)]
+
+
+def _final(view: View, outcome: _Outcome, now: float) -> Move:
+    """The move that ends the try: to a final state, or back to the queue for another one."""
+    columns: dict[str, object] = {
+        "outcome": None,
+        "cause": outcome.cause,
+        "message": outcome.message,
+        "exit_code": outcome.exit_code,
+    }
+    if outcome.state is State.FAILED and view.desired is Desired.RUN and view.state is not State.QUEUED:
+        again = _retry(view, outcome.cause, now)
+        if again is not None:
+            delay = again.pop("delay")
+            text = f"{outcome.message}; try {view.attempt + 1} in {delay:g} s"
+            return Move(State.QUEUED, "Retrying", text, True, columns | again)
+    words = {State.SUCCEEDED: "Succeeded", State.FAILED: "Failed", State.STOPPED: "Stopped"}
+    helped = f"{outcome.message}. {CAUSES[outcome.cause].help}" if outcome.state is State.FAILED else outcome.message
+    return Move(outcome.state, words[outcome.state], helped, outcome.state is State.FAILED, columns)
+
+
+def _retry(view: View, cause: Cause, now: float) -> dict[str, object] | None:
+    """The columns of another try, or None when the cause or the policy allows none."""
+    rule = CAUSES[cause].retry
+    free = view.attempt - 1 - view.retries
+    if rule is RetryRule.ALWAYS and free < FREE_RETRIES:
+        retries, number = view.retries, free + 1
+    elif rule is not RetryRule.NEVER and view.retries < view.spec.retries.limit:
+        retries = number = view.retries + 1
+    else:
+        return None
+    delay = view.spec.retries.delay(number)
+    return {
+        "delay": delay,
+        "attempt": view.attempt + 1,
+        "retries": retries,
+        "not_before": now + delay,
+        "queued_at": now,
+        "started_at": None,
+    }

@@ -1,0 +1,122 @@
+"""What is known of the engine's side, and what is not: "it did not answer" is never read as "it is gone"."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from localml.control.jobs.acts import Acts
+from localml.control.jobs.decide import AttemptView, Ended
+from localml.control.jobs.pumps import LogPumps
+from localml.core.work.causes import Cause, classify
+from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
+
+log = logging.getLogger("localml.control")
+
+
+class Observations:
+    """The engine's last answers, kept between ticks.
+
+    A full look (:meth:`look`) replaces everything; hints look at single containers. ``complete`` tells whether a
+    name that is missing may be read as gone.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._known: dict[str, Observed] = {}
+        self.complete = False
+        self.unreachable: str | None = None
+
+    def look(self, running: Iterable[str] = ()) -> bool:
+        """Ask for all containers. Returns whether the engine answered.
+
+        Args:
+            running: containers that must be there; one that the list leaves out is asked for by its name, because
+                to hold it for gone costs its work.
+        """
+        return self._ask(lambda: self._look_all(running))
+
+    def glance(self, names: Iterable[str]) -> bool:
+        """Ask for single containers. Returns whether the engine answered."""
+        return self._ask(lambda: self._look_at(names))
+
+    def _ask(self, question: Callable[[], None]) -> bool:
+        try:
+            question()
+        except EngineUnreachable as error:
+            self.unreachable = str(error)
+            self.complete = False
+            return False
+        self.unreachable = None
+        return True
+
+    def _look_all(self, running: Iterable[str]) -> None:
+        found = dict(self._engine.list())
+        for name in set(running) - set(found):
+            found[name] = self._engine.inspect(name)
+            if found[name].phase is not Phase.GONE:
+                log.warning("the engine's list left out %s, which is there", name)
+        self._known = found
+        self.complete = True
+
+    def _look_at(self, names: Iterable[str]) -> None:
+        for name in names:
+            known = self._known.get(name)
+            if known is None or known.phase is not Phase.EXITED:  # an end is final
+                self._known[name] = self._engine.inspect(name)
+
+    def learn(self, observed: Observed) -> None:
+        """Take in what an act was told; an end that is already known is never taken back by an older answer."""
+        known = self._known.get(observed.name)
+        if known is None or known.phase is not Phase.EXITED:
+            self._known[observed.name] = observed
+
+    def forget(self, name: str) -> None:
+        """A container that was removed."""
+        self._known.pop(name, None)
+
+    def get(self, name: str) -> Observed | None:
+        """The last answer about a container; None when nothing is known."""
+        found = self._known.get(name)
+        if found is None and self.complete:
+            return Observed(name, Phase.GONE)
+        return found
+
+    def names(self) -> set[str]:
+        """All containers that exist, as far as known."""
+        return {name for name, one in self._known.items() if one.phase is not Phase.GONE}
+
+
+class EngineWorld:
+    """The engine's side as :func:`localml.control.jobs.decide.decide` wants it."""
+
+    def __init__(
+        self, seen: Observations, pumps: LogPumps, acts: Acts, tail: Callable[[str], bytes], now: float
+    ) -> None:
+        self._seen = seen
+        self._pumps = pumps
+        self._acts = acts
+        self._tail = tail
+        self._now = now
+
+    def busy(self, attempt: AttemptView) -> bool:
+        return self._acts.busy(("attempt", attempt.id))
+
+    def ended(self, attempt: AttemptView) -> Ended | None:
+        seen = self._seen.get(attempt.name)
+        if seen is None or seen.phase in (Phase.RUNNING, Phase.CREATED):
+            return None
+        if seen.phase is Phase.GONE:
+            return Ended(None, None, Cause.ENGINE_LOST, "the container is gone from the engine", self._now, True)
+        drained = self._pumps.drained(attempt.name)
+        cause, message = Cause.COMPLETED, ""
+        if drained:
+            cause, message = self._classify(seen)
+        return Ended(seen.exit_code, seen.signal, cause, message, seen.finished_at or self._now, drained)
+
+    def _classify(self, seen: Observed) -> tuple[Cause, str]:
+        if seen.error and seen.exit_code is None and seen.signal is None:
+            return Cause.ENGINE_LOST, seen.error
+        tail = b"" if seen.exit_code == 0 else self._tail(seen.name)
+        cause, message = classify(seen.exit_code, seen.signal, oom_killed=seen.oom_killed, log_tail=tail)
+        return cause, f"{message} ({seen.error})" if seen.error else message

@@ -1,0 +1,156 @@
+"""From a placed attempt to the engine's plan: environment, folders, ports, names that resolve."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
+from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
+from localml.core.errors import Code, LocalmlError
+from localml.core.work.specs import Mount, RegistryAuth, WorkloadSpec
+from localml.engines.base import (
+    LABEL_INSTALL,
+    LABEL_WORKLOAD,
+    Bind,
+    EngineError,
+    GpuGrant,
+    PublishedPort,
+    ReplicaPlan,
+)
+
+BUCKETS_IN_CONTAINER = "/buckets"
+_NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
+
+
+def _no_secrets(row: WorkloadRow, sealed: str) -> str:
+    raise EngineError(f"{row.name} has secret variables, and there is no key to open them")
+
+
+def _no_registry_auth(uri: str) -> RegistryAuth:
+    raise LocalmlError(Code.INVALID, f"registry_auth: {uri} cannot be read here", field="registry_auth")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What all plans of an installation share.
+
+    ``mount_source`` turns a mount's source into a folder of this machine; ``our_image`` tells whether an image is
+    one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
+    that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
+    ``registry_auth`` reads the credentials for an image from the object that a role names.
+    """
+
+    install: str
+    node: str
+    isolated: bool
+    bind_address: str
+    buckets: Path
+    mount_source: Callable[[Mount, WorkloadRow], Path]
+    our_image: Callable[[str], bool]
+    default_image: str
+    user: str | None
+    gpu: Callable[[str], GpuGrant]
+    host_cpus: float
+    unseal: Callable[[WorkloadRow, str], str] = _no_secrets
+    registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
+
+
+def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
+    """The engine's name of one attempt: deterministic, so that a repeated start finds its own container."""
+    safe = "".join(char if char.isalnum() or char in "_.-" else "-" for char in role)
+    return f"lml-{install}-{workload_id}-{safe}-{index}-{number}"
+
+
+def network_name(install: str, workload_id: int, number: int) -> str:
+    """The private network of one try of a gang."""
+    return f"lml-{install}-{workload_id}-{number}"
+
+
+def build(
+    site: Site, row: WorkloadRow, spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], image: str
+) -> ReplicaPlan:
+    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included."""
+    role = spec.role(one.role)
+    ports = dict(one.ports or {})
+    binds, mounts = _binds(site, row, spec)
+    resources = role.resources
+    buckets = BUCKETS_IN_CONTAINER if site.isolated else str(site.buckets)
+    env = {
+        **expanded(spec, one, gang, isolated=site.isolated),
+        **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
+        "LOCALML_WORKLOAD": str(row.id),
+        "LOCALML_NAME": row.name,
+        "LOCALML_ROLE": role.name,
+        "LOCALML_INDEX": str(one.index),
+        "LOCALML_ATTEMPT": str(one.number),
+        "LOCALML_BUCKETS": buckets,
+        "LOCALML_LISTEN": "0.0.0.0" if site.isolated else site.bind_address,
+        "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
+    }
+    if mounts:
+        env["LOCALML_MOUNTS"] = json.dumps(mounts, separators=(",", ":"))
+    for label, (container, _) in ports.items():
+        env[f"LOCALML_PORT_{_NOT_IN_VARIABLES.sub('_', label.upper())}"] = str(container)
+    return ReplicaPlan(
+        name=one.name,
+        image=image,
+        command=role.command,
+        env=env,
+        labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.workload-name": row.name},
+        workdir=role.workdir,
+        cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
+        memory=resources.memory,
+        shm=resources.shm,
+        pids=resources.pids,
+        gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
+        binds=binds,
+        ports=tuple(PublishedPort(label, inside, host) for label, (inside, host) in ports.items() if host),
+        bind_address=site.bind_address,
+        hostname=host_of(spec, role.name, one.index),
+        network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
+        user=site.user if site.our_image(role.image or site.default_image) else None,
+    )
+
+
+def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
+    return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
+
+
+def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind, ...], dict[str, str]]:
+    """Bind mounts, and target -> real path for engines whose replicas share the machine's files."""
+    found = [Bind(str(site.buckets), BUCKETS_IN_CONTAINER)]
+    for mount in spec.mounts:
+        source = site.mount_source(mount, row)
+        if not source.exists():
+            source.mkdir(parents=True, exist_ok=True)
+            _give_away(source, site.user)
+        found.append(Bind(str(source), mount.target, mount.read_only))
+    if site.isolated:
+        return tuple(found), {}
+    return (), {bind.target: bind.source for bind in found[1:]}
+
+
+def _give_away(path: Path, user: str | None) -> None:
+    if user is not None and os.geteuid() == 0:
+        uid, _, gid = user.partition(":")
+        os.chown(path, int(uid), int(gid or uid))
+
+
+def cluster(site: Site, spec: WorkloadSpec, gang: Iterable[AttemptRow], role: str, index: int) -> Mapping[str, object]:
+    """Who is in the gang and where: ``{"roles": {"worker": ["worker-0:2222", ...]}, "role": ..., "index": ...}``.
+
+    An address is ``host:port`` with the role's first port, or the bare host when it has none.
+    """
+    roles: dict[str, list[str]] = {}
+    for one in sorted(gang, key=lambda attempt: (attempt.role, attempt.index)):
+        host = address_of(spec, one.role, one.index, isolated=site.isolated)
+        ports = one.ports or {}
+        first = next((label.label for label in spec.role(one.role).ports), None)
+        address = f"{host}:{ports[first][0]}" if first is not None and first in ports else host
+        roles.setdefault(one.role, []).append(address)
+    return {"roles": roles, "role": role, "index": index}

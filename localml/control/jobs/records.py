@@ -1,0 +1,190 @@
+"""The control loop's writes: each function is one short guarded transaction part, run by the database's writer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlmodel import Session
+
+from localml.control.jobs.admission import Placement
+from localml.control.jobs.decide import EndAttempt, Move
+from localml.control.jobs.plans import attempt_name
+from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
+from localml.core.capacity.tables import GpuLease, GpuMark
+from localml.core.logs.tables import LogFile
+from localml.core.sql import driver, insert_row, update_rows
+from localml.core.work.causes import Cause
+from localml.core.work.lifecycle import advance, record_event
+from localml.core.work.states import AttemptState, Desired, State
+from localml.core.work.tables import Attempt, Workload, WorkloadDetail
+from localml.engines.base import Stream
+
+_RELEASE = "UPDATE gpu_lease SET released_at = ? WHERE attempt_id = ? AND released_at IS NULL"
+
+
+def place(
+    session: Session,
+    row: WorkloadRow,
+    placement: Placement,
+    ports: Mapping[tuple[str, int], Mapping[str, tuple[int, int]]],
+    *,
+    install: str,
+    now: float,
+) -> bool:
+    """Write the intent: attempts, GPU leases and the new state, all or nothing. False if it is not queued any more."""
+    gpus = [gpu for grant in placement.grants for gpu, _ in grant.gpus]
+    words = f"placed on {placement.node}" + (f" with {len(gpus)} GPU lease(s)" if gpus else "")
+    if not advance(
+        session,
+        row.id,
+        State.QUEUED,
+        State.PREPARING,
+        now=now,
+        reason="Scheduled",
+        message=words,
+        columns={"not_before": None},
+    ):
+        return False
+    for grant in placement.grants:
+        ports_here = ports.get((grant.role, grant.index), {})
+        attempt_id = insert_row(
+            session,
+            Attempt,
+            {
+                "workload_id": row.id,
+                "role": grant.role,
+                "index": grant.index,
+                "number": row.attempt,
+                "name": attempt_name(install, row.id, grant.role, grant.index, row.attempt),
+                "node": placement.node,
+                "state": AttemptState.PLANNED,
+                "ports": {label: list(pair) for label, pair in ports_here.items()},
+                "created_at": now,
+                "message": "",
+                "removed": False,
+            },
+        )
+        for gpu, fraction in grant.gpus:
+            lease = {"attempt_id": attempt_id, "workload_id": row.id, "node": placement.node, "gpu": gpu}
+            insert_row(session, GpuLease, {**lease, "fraction": fraction, "acquired_at": now})
+    return True
+
+
+def move(session: Session, row: WorkloadRow, step: Move, *, now: float) -> bool:
+    """Carry out a :class:`Move`; a retry only while the user still wants it."""
+    if step.to is State.QUEUED:
+        wanted = session.get(Workload, row.id)
+        if wanted is None or wanted.desired is not Desired.RUN:
+            return False
+    return advance(
+        session,
+        row.id,
+        row.state,
+        step.to,
+        now=now,
+        reason=step.reason,
+        message=step.message,
+        warning=step.warning,
+        columns=step.columns,
+    )
+
+
+def attempt_running(
+    session: Session, one: AttemptRow, *, handle: Mapping[str, Any], address: str | None, started_at: float
+) -> bool:
+    """A planned attempt's container exists."""
+    values = {"state": AttemptState.RUNNING, "handle": dict(handle), "address": address, "started_at": started_at}
+    changed = update_rows(session, Attempt, values, id=one.id, state=AttemptState.PLANNED) == 1
+    if changed:
+        replica = f"{one.role}-{one.index}"
+        record_event(
+            session, one.workload_id, "Started", f"started {replica} as {one.name}", now=started_at, replica=replica
+        )
+    return changed
+
+
+def fence(session: Session, gpu: str, node: str, reason: str, *, now: float) -> None:
+    """An unhealthy GPU gets no new work until somebody undrains it."""
+    if session.get(GpuMark, gpu) is None:
+        session.add(GpuMark(gpu=gpu, node=node, reason=reason, fenced=True, at=now))
+        record_event(session, None, "GpuFenced", f"GPU {gpu} is fenced: {reason}", now=now, warning=True)
+
+
+def end_attempt(
+    session: Session,
+    attempt_id: int,
+    old: AttemptState,
+    *,
+    exit_code: int | None,
+    signal: int | None,
+    cause: Cause,
+    message: str,
+    at: float,
+    now: float,
+) -> bool:
+    """An attempt is over: record how, and give its GPUs back."""
+    values = {
+        "state": AttemptState.ENDED,
+        "exit_code": exit_code,
+        "signal": signal,
+        "cause": cause,
+        "message": message,
+        "ended_at": at,
+    }
+    ended = update_rows(session, Attempt, values, id=attempt_id, state=old) == 1
+    if ended:
+        driver(session).execute(_RELEASE, (now, attempt_id))
+    return ended
+
+
+def settle(
+    session: Session, step: EndAttempt, row: WorkloadRow, sizes: Mapping[Stream, tuple[str, int]], now: float
+) -> None:
+    """Record a container's end with its log files (stream -> path below the data directory, bytes)."""
+    one = step.attempt
+    if not end_attempt(
+        session,
+        one.id,
+        AttemptState.RUNNING,
+        exit_code=step.exit_code,
+        signal=step.signal,
+        cause=step.cause,
+        message=step.message,
+        at=step.at,
+        now=now,
+    ):
+        return
+    for stream, (path, size) in sizes.items():
+        file = {"workload_id": row.id, "attempt_id": one.id, "stream": stream, "path": path, "size": size}
+        insert_row(session, LogFile, {**file, "closed": True})
+    if step.cause is Cause.ENGINE_LOST:
+        record_event(
+            session, row.id, "ContainerLost", step.message, now=now, warning=True, replica=f"{one.role}-{one.index}"
+        )
+
+
+def set_ports(session: Session, attempt_id: int, ports: Mapping[str, tuple[int, int]]) -> None:
+    """Other host ports, because somebody took the ones chosen first."""
+    values = {"ports": {label: list(pair) for label, pair in ports.items()}}
+    update_rows(session, Attempt, values, id=attempt_id, state=AttemptState.PLANNED)
+
+
+def removed(session: Session, attempt_ids: Sequence[int]) -> None:
+    """The engine holds nothing of these any more."""
+    for number in attempt_ids:
+        update_rows(session, Attempt, {"removed": True}, id=number)
+
+
+def cleaned(session: Session, workload_id: int) -> None:
+    """Nothing of this workload is left in the engine."""
+    update_rows(session, Workload, {"cleaned": True}, id=workload_id)
+
+
+def pin_images(session: Session, workload_id: int, images: Mapping[str, str]) -> None:
+    """Remember the digest that each role's image had, so that later tries run the same. The first pin stays."""
+    query = "SELECT images FROM workload_detail WHERE workload_id = ?"
+    known = json.loads(driver(session).execute(query, (workload_id,)).fetchone()[0] or "null") or {}
+    if images.keys() - known.keys():
+        update_rows(session, WorkloadDetail, {"images": {**images, **known}}, workload_id=workload_id)

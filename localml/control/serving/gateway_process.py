@@ -1,0 +1,214 @@
+"""The gateway's process: started when there is something to serve, watched, restarted, and found again.
+
+It is no child in spirit: it has a session of its own, outlives the server, and the next server adopts it by the note of
+its process number and start time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from localml.core.serving.gateway_stats import address_path, read_address
+from localml.core.serving.routes_table import FOLDER, write_whole
+
+log = logging.getLogger("localml.control")
+
+PID_NAME = "gateway.json"
+LOG_NAME = "gateway.log"
+_FIRST_WAIT_S, _LAST_WAIT_S = 0.2, 10.0
+_WELL_S = 30.0
+_SHORT_LIVES = 3
+
+
+class GatewaySupervisor:
+    """Keeps one gateway running for a data directory.
+
+    Args:
+        host, port: where it listens; port 0 is any free one, kept over restarts.
+        names: further names of this machine that requests may be addressed to.
+        tell: called with (reason, message, warning) when it starts or ends.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        host: str,
+        port: int,
+        *,
+        tell: Callable[[str, str, bool], None],
+        names: Sequence[str] = (),
+    ) -> None:
+        self._data = data
+        self._host = host
+        self._port = port
+        self._tell = tell
+        self._names = tuple(names)
+        self._thread: threading.Thread | None = None
+        self._stop_read, self._stop_write = os.pipe()
+        self._stopping = False
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def ensure(self) -> None:
+        """From now on, there is a gateway."""
+        if self._thread is None and not self._stopping:
+            self._thread = threading.Thread(target=self._run, name="localml-gateway-watch", daemon=True)
+            self._thread.start()
+
+    @property
+    def url(self) -> str | None:
+        """Where it listens, or will; None when that is any free port and none was taken yet."""
+        shown = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
+        shown = f"[{shown}]" if ":" in shown else shown
+        found = read_address(self._data)
+        port = found.port if found is not None and (self._port in (0, found.port)) else self._port
+        return f"http://{shown}:{port}" if port else None
+
+    @property
+    def running(self) -> bool:
+        """Whether it lives."""
+        return find(self._data) is not None
+
+    def close(self) -> None:
+        """Watch no more; it goes on."""
+        self._stopping = True
+        os.write(self._stop_write, b"x")
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+        if self._child is not None:
+            self._child.returncode = 0  # that it is not waited for is intended
+        for end in (self._stop_read, self._stop_write):
+            os.close(end)
+
+    def _run(self) -> None:
+        short_lives = 0
+        while not self._stopping:
+            began = time.monotonic()
+            try:
+                pid = self._adopt() or self._spawn()
+                ended = self._wait_end(pid)
+            except OSError as error:
+                log.error("the gateway could not be started: %s", error)
+                ended = True
+            if not ended:
+                return
+            short_lives = 0 if time.monotonic() - began > _WELL_S else short_lives + 1
+            wait = min(_FIRST_WAIT_S * 2**short_lives, _LAST_WAIT_S)
+            if self._port == 0 and short_lives >= _SHORT_LIVES:
+                address_path(self._data).unlink(missing_ok=True)  # its former port may be somebody else's by now
+            if self._pause(wait):
+                return
+
+    def _adopt(self) -> int | None:
+        """The gateway that an earlier server left, if it listens where this one wants it."""
+        found = find(self._data)
+        if found is None:
+            return None
+        if not self._is_wanted(found):
+            log.info("the gateway listens elsewhere than is wanted now; it is replaced")
+            _end(found)
+            return None
+        log.info("the gateway of an earlier server is adopted (process %d)", found.pid)
+        return found.pid
+
+    def _is_wanted(self, found: psutil.Process) -> bool:
+        try:
+            words = found.cmdline()
+        except psutil.Error:
+            return False
+        wanted = _arguments(self._data, self._host, self._port, self._names)
+        return words[-len(wanted) :] == wanted or (self._port == 0 and words[-len(wanted) : -1] == wanted[:-1])
+
+    def _spawn(self) -> int:
+        folder = self._data / FOLDER
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        address = read_address(self._data)
+        port = address.port if address is not None and self._port == 0 else self._port  # clients know it by now
+        with (folder / LOG_NAME).open("ab") as output:
+            os.fchmod(output.fileno(), 0o600)
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "localml.gateway", *_arguments(self._data, self._host, port, self._names)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+            )
+        _note(self._data, self._child.pid)
+        self._tell("GatewayStarted", f"the gateway was started as process {self._child.pid}", False)
+        return self._child.pid
+
+    def _wait_end(self, pid: int) -> bool:
+        """Wait until it ends. False when this is to stop watching."""
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            handle = -1
+        if handle >= 0:
+            try:
+                ready, _, _ = select.select([handle, self._stop_read], [], [])
+            finally:
+                os.close(handle)
+            if self._stop_read in ready:
+                return False
+        status = self._child.wait() if self._child is not None and self._child.pid == pid else None
+        words = f"with exit status {status}" if status is not None else "by itself"
+        self._tell("GatewayEnded", f"the gateway (process {pid}) ended {words}; it is started again", True)
+        return True
+
+    def _pause(self, seconds: float) -> bool:
+        return bool(select.select([self._stop_read], [], [], seconds)[0])
+
+
+def _arguments(data: Path, host: str, port: int, names: Sequence[str]) -> list[str]:
+    further = [word for name in names for word in ("--allow-host", name)]
+    return [*further, "--data", str(data), "--host", host, "--port", str(port)]
+
+
+def _note(data: Path, pid: int) -> None:
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.Error:
+        return
+    write_whole(data / FOLDER / PID_NAME, json.dumps({"pid": pid, "started": started}).encode())
+
+
+def find(data: Path) -> psutil.Process | None:
+    """The gateway of a data directory, if it lives."""
+    try:
+        note = json.loads((data / FOLDER / PID_NAME).read_text())
+        process = psutil.Process(int(note["pid"]))
+        same = abs(process.create_time() - float(note["started"])) < 0.1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        return None
+
+
+def stop(data: Path, timeout: float = 35.0) -> int | None:
+    """End the gateway of a data directory orderly: requests in flight finish. Returns its process number, if any."""
+    found = find(data)
+    if found is None:
+        return None
+    _end(found, timeout)
+    address_path(data).unlink(missing_ok=True)
+    return found.pid
+
+
+def _end(process: psutil.Process, timeout: float = 35.0) -> None:
+    try:
+        process.terminate()
+        process.wait(timeout)
+    except psutil.TimeoutExpired:
+        process.kill()
+    except psutil.NoSuchProcess:
+        pass

@@ -1,0 +1,173 @@
+"""Everything that serves, put together: registry, endpoints, their controller and the gateway's process."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlmodel import col, or_, select
+
+from localml.control.serving.controller import ServingController, Surroundings
+from localml.control.serving.gateway_process import GatewaySupervisor
+from localml.control.serving.load import EndpointRecord, VariantRecord
+from localml.control.serving.outputs import OutputWatcher
+from localml.control.serving.replicas import SERVER_START, ServingSite, check_options, replica_spec, served_model
+from localml.core.clock import Clock
+from localml.core.errors import Code, LocalmlError
+from localml.core.events.feed import Feed, endpoint_feed
+from localml.core.logs.files import LogStore
+from localml.core.people.identity import Caller, Identity
+from localml.core.people.tables import Token, User
+from localml.core.ports import Store
+from localml.core.registry.registry import Fetch, Registry
+from localml.core.registry.tables import ModelVersion
+from localml.core.serving.endpoints import Endpoints
+from localml.core.serving.specs import EndpointSpec, VariantSpec
+from localml.core.serving.tables import Endpoint
+from localml.core.work.lifecycle import record_event
+from localml.core.work.workloads import Submission, Workloads
+
+log = logging.getLogger("localml.control")
+
+_CHECKER = Caller(0, "localml", True, "", "")
+_LEARN_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serving is made of.
+
+    Attributes:
+        host, port, names: of the gateway (see :class:`GatewaySupervisor`).
+        auth: whether requests to endpoints need a token (endpoints that are public never do).
+        check: refuses what can never run here.
+        missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
+        names_in: names of the files in a folder of objects; none where there is no such folder.
+    """
+
+    db: Store
+    clock: Clock
+    workloads: Workloads
+    logs: LogStore
+    identity: Identity
+    feed: Feed
+    data: Path
+    site: ServingSite
+    host: str
+    port: int
+    names: tuple[str, ...]
+    auth: bool
+    fetch: Fetch
+    names_in: Callable[[str], list[str]]
+    check: Callable[[Submission], None]
+    missing: Callable[[str], str]
+    why: Callable[[int], str]
+
+
+class Serving:
+    """The parts that serve, of one installation."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.registry = Registry(parts.db, parts.clock, parts.data, parts.fetch)
+        self.gateway = GatewaySupervisor(parts.data, parts.host, parts.port, tell=self._tell, names=parts.names)
+        around = Surroundings(
+            data=parts.data,
+            site=parts.site,
+            tokens=self._tokens,
+            why=parts.why,
+            owner=self._owner,
+            changed=lambda number: parts.feed.changed(endpoint_feed(number)),
+            learn=self._learn,
+        )
+        self.controller = ServingController(
+            parts.db, parts.workloads, parts.logs, parts.clock, around, gateway=self.gateway
+        )
+        self.endpoints = Endpoints(parts.db, parts.clock, check=self._check, nudge=self.controller.nudge)
+        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, self._caller, parts.names_in)
+
+    def start(self) -> None:
+        """Take up what an earlier server left."""
+        self.registry.sweep()
+        self.controller.start()
+        self.outputs.start()
+
+    def close(self) -> None:
+        """Stop looking; replicas and gateway go on."""
+        self.outputs.close()
+        self.controller.close()
+
+    def changed(self, workload_id: int) -> None:
+        """A workload changed."""
+        self.controller.workload_changed(workload_id)
+        self.outputs.nudge()
+
+    def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int) -> None:
+        check_options(spec)
+        in_their_image = spec.image and not spec.has_own_server(version.format if version is not None else "")
+        if in_their_image and not (self._parts.site.server() / SERVER_START).is_file():
+            words = f"the server is not ready to run in {spec.image}; first: localml images build --onto {spec.image}"
+            raise LocalmlError(Code.UNAVAILABLE, words)
+        workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", served_model(version))
+        together = tuple(role.model_copy(update={"count": replicas}) for role in workload.roles)
+        workload = workload.model_copy(update={"roles": together})
+        self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER))
+        trouble = self._parts.missing(workload.roles[0].image)
+        if trouble:
+            raise LocalmlError(Code.UNAVAILABLE, trouble)
+
+    def _caller(self, name: str, project: str) -> Caller:
+        """The user of that name, or what is left of one that was removed."""
+        try:
+            found = self._parts.identity.user(name)
+        except LocalmlError:
+            found = Caller(0, name, False, project, "default")
+        return replace(found, project=project)
+
+    def _owner(self, row: Endpoint) -> Caller:
+        """Replicas mount folders below the data directory, which is for administrators only otherwise."""
+        return replace(self._caller(row.owner, row.project), admin=True)
+
+    def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
+        """Of the administrators and of all users of the endpoint's project."""
+        if not self._parts.auth:
+            return None
+        now = self._parts.clock.now()
+        query = (
+            select(Token.hash)
+            .where(Token.user_id == User.id)
+            .where(or_(User.project == row.project, col(User.admin)))
+            .where(or_(col(Token.expires_at).is_(None), col(Token.expires_at) > now))
+            .order_by(Token.hash)
+        )
+        with self._parts.db.read() as session:
+            return tuple(session.exec(query))
+
+    def _tell(self, reason: str, message: str, warning: bool) -> None:
+        now = self._parts.clock.now()
+        try:
+            self._parts.db.write(lambda s: record_event(s, None, reason, message, now=now, warning=warning))
+        except LocalmlError as error:
+            log.error("%s (not recorded: %s)", message, error)
+
+    def _learn(self, url: str, record: EndpointRecord, variant: VariantRecord) -> None:
+        number, path = variant.row.model_version_id or 0, f"/v2/models/{record.row.route}"
+        threading.Thread(target=self._ask_io, args=(url, path, number), name="localml-learn", daemon=True).start()
+
+    def _ask_io(self, url: str, path: str, version_id: int) -> None:
+        parts = urlsplit(url)
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_LEARN_TIMEOUT_S)
+        try:
+            connection.request("GET", path)
+            found = json.loads(connection.getresponse().read())
+            self.registry.learn(version_id, found["inputs"], found["outputs"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, LocalmlError) as error:
+            log.info("inputs of model version %d are not known: %s", version_id, error)
+        finally:
+            connection.close()

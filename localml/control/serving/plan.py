@@ -1,0 +1,443 @@
+"""What to do about one endpoint, given what is wanted, what is recorded and what the probes say. Pure.
+
+A new version is brought up beside the ones that serve (``rolling``). Once all its replicas are ready it gets its share
+(``baking``) while the others keep their replicas, so that going back is only a matter of the route table. When it has
+answered without errors for a while it serves for good, and those that it replaced finish what they have and end. A
+version that does not become ready, or answers with errors, ends instead; the others never stopped.
+
+Where there is no room for two versions, one can be brought up in place of the others (``recreate``): they end first,
+and come back if it is given up.
+
+The controller carries out one plan, looks again, and plans again until nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from localml.core.serving.shares import reweighed
+from localml.core.serving.specs import LIVE_VARIANTS, EndpointSpec, EndpointState, ReplicaState, VariantState
+from localml.core.work.states import Desired
+
+MAX_CRASHES = 3
+"""So often may the replicas of a version that is brought up end by themselves."""
+MIN_REQUESTS = 5
+"""A version's share of errors is judged from this many answers on; from two on when all of them are errors."""
+ERROR_SHARE = 0.1
+_DOUBT = 6
+"""So many times longer lasts the trial of a version that has errors among too few answers."""
+_BACKOFF_S = 1.0
+_MAX_BACKOFF_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """A replica that has not ended, as recorded.
+
+    Attributes:
+        live: its workload is not over.
+        failed: its workload is over because it failed in a way that another try does not mend.
+        ready: its current attempt answers the probe.
+        crashes: tries that ended by themselves.
+        started_at: when its first attempt started.
+        message: why it waits, is not ready, or has ended.
+        stopping: its workload was told to stop.
+        told: the gateway has known for long enough that it gets no new requests, and has no request there.
+    """
+
+    id: int
+    state: ReplicaState
+    live: bool = True
+    failed: bool = False
+    ready: bool = False
+    crashes: int = 0
+    started_at: float | None = None
+    message: str = ""
+    stopping: bool = False
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VariantView:
+    """A variant that has not ended, as recorded. ``requests`` and ``errors`` count since it was promoted.
+
+    ``recreate``: those before it have no replicas until it has proved itself.
+    """
+
+    id: int
+    name: str
+    state: VariantState
+    weight: float = 100.0
+    own_replicas: int | None = None
+    failures: int = 0
+    not_before: float | None = None
+    created_at: float = 0.0
+    promoted_at: float | None = None
+    recreate: bool = False
+    requests: int = 0
+    errors: int = 0
+    replicas: tuple[ReplicaView, ...] = ()
+
+    @property
+    def active(self) -> list[ReplicaView]:
+        """Replicas that run, or will, and are meant to go on."""
+        return [one for one in self.replicas if one.live and one.state is not ReplicaState.DRAINING]
+
+    @property
+    def ready(self) -> int:
+        """Replicas that are known as ready and still are."""
+        return sum(1 for one in self.active if one.state is ReplicaState.READY and one.ready)
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointView:
+    """An endpoint as recorded, with the variants that have not ended.
+
+    Attributes:
+        last_failure: why the newest variant was given up.
+        published: the gateway uses a route table that has the endpoint as it is now.
+    """
+
+    id: int
+    desired: Desired
+    spec: EndpointSpec
+    scale: int
+    deleted: bool = False
+    state: EndpointState = EndpointState.STARTING
+    message: str = ""
+    last_failure: str = ""
+    published: bool = True
+    variants: tuple[VariantView, ...] = ()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it shall run."""
+        return self.desired is Desired.RUN and not self.deleted
+
+    def in_state(self, *states: VariantState) -> list[VariantView]:
+        """The variants in one of these states."""
+        return [one for one in self.variants if one.state in states]
+
+
+@dataclass(frozen=True, slots=True)
+class AddReplica:
+    """Record and submit one more replica."""
+
+    variant: VariantView
+
+
+@dataclass(frozen=True, slots=True)
+class MarkReplica:
+    """Record that a replica became ready, is not ready any more, or drains."""
+
+    replica: ReplicaView
+    state: ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class StopReplica:
+    """Tell its workload to stop; ``keep`` leaves it in lists, so that its output is found."""
+
+    replica: ReplicaView
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndReplica:
+    """Record that its workload is over. ``not_before`` is set when it ended by itself: no replacement earlier."""
+
+    replica: ReplicaView
+    variant: VariantView
+    not_before: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MoveVariant:
+    """Put a variant into another state. ``weight`` is its share from then on; ``end`` when nothing of it is left."""
+
+    variant: VariantView
+    to: VariantState
+    message: str = ""
+    weight: float | None = None
+    end: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """A variant has all its replicas again: what happened before counts no more."""
+
+    variant: VariantView
+
+
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """Record how the endpoint is."""
+
+    state: EndpointState
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """A deleted endpoint of which nothing is left."""
+
+
+Step = AddReplica | MarkReplica | StopReplica | EndReplica | MoveVariant | Healed | SetState | Close
+
+
+def plan_endpoint(view: EndpointView, now: float) -> list[Step]:
+    """The next steps for one endpoint; none when it is as it should be (or all that is left is to wait)."""
+    steps: list[Step] = []
+    for variant in view.variants:
+        steps += _variant_steps(view, variant, now)
+        steps += _replica_steps(view, variant, now)
+    state, message = endpoint_state(view)
+    if (state, message) != (view.state, view.message):
+        steps.append(SetState(state, message))
+    if view.deleted and not view.variants:
+        steps.append(Close())
+    return steps
+
+
+def target(view: EndpointView, variant: VariantView) -> int:
+    """How many replicas a variant shall have now."""
+    if not view.wanted or variant.state not in LIVE_VARIANTS:
+        return 0
+    if variant.state is VariantState.SERVING and making_room(view):
+        return 0
+    if view.scale == 0:  # asleep; but a version can only prove itself by running
+        return 1 if variant.state in (VariantState.ROLLING, VariantState.BAKING) else 0
+    if variant.own_replicas is not None:
+        return variant.own_replicas
+    if variant.weight <= 0:
+        return 0
+    return max(1, math.ceil(view.scale * min(variant.weight, 100.0) / 100.0 - 1e-9))
+
+
+def making_room(view: EndpointView) -> bool:
+    """Whether those that serve make room for a version that is brought up in their place."""
+    return any(one.recreate for one in view.in_state(VariantState.ROLLING, VariantState.BAKING))
+
+
+def weights(view: EndpointView) -> dict[int, float]:
+    """Variant -> its share of the requests now. One that bakes takes its share from those before it, for a trial."""
+    shares = {one.id: one.weight for one in view.in_state(VariantState.SERVING)}
+    for baking in view.in_state(VariantState.BAKING):
+        shares = reweighed(shares, baking.weight) | {baking.id: baking.weight}
+    return shares
+
+
+def backoff(failures: int) -> float:
+    """Seconds before a replica is replaced that ended by itself, given how many did before."""
+    return min(_MAX_BACKOFF_S, _BACKOFF_S * 2.0 ** min(failures, 16))
+
+
+# -- variants --------------------------------------------------------------------------------------
+
+
+def _variant_steps(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
+    if variant.state not in LIVE_VARIANTS:
+        if variant.replicas:
+            return []
+        done = VariantState.FAILED if variant.state is VariantState.FAILED else VariantState.GONE
+        return [MoveVariant(variant, done, end=True)]
+    if view.deleted:
+        return [MoveVariant(variant, VariantState.RETIRING, "the endpoint was deleted")]
+    if not view.wanted:
+        return []
+    if variant.state is VariantState.ROLLING:
+        return _rolling(view, variant, now)
+    if variant.state is VariantState.BAKING:
+        return _baking(view, variant, now)
+    wanted = target(view, variant)
+    return [Healed(variant)] if variant.failures and wanted and _well(variant, wanted, now) else []
+
+
+def _well(variant: VariantView, wanted: int, now: float) -> bool:
+    return variant.ready >= wanted and (variant.not_before is None or now > variant.not_before + _MAX_BACKOFF_S)
+
+
+def _rolling(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
+    trouble = _trouble(view, variant, now)
+    if trouble:
+        return [MoveVariant(variant, VariantState.FAILED, trouble)]
+    if variant.ready < max(1, target(view, variant)) or view.in_state(VariantState.BAKING):
+        return []
+    if _can_go_back(view, variant) and view.spec.bake > 0:
+        return [MoveVariant(variant, VariantState.BAKING, "all its replicas are ready")]
+    return _promote(view, variant)
+
+
+def _trouble(view: EndpointView, variant: VariantView, now: float) -> str:
+    """Why a version that is brought up shall be given up; empty while there is hope."""
+    broken = next((one for one in variant.replicas if one.failed), None)
+    if broken is not None:
+        return f"a replica cannot run: {broken.message}"
+    crashes = sum(one.crashes for one in variant.replicas) + variant.failures
+    said = next((one.message for one in variant.replicas if one.message), "")
+    if crashes >= MAX_CRASHES:
+        return f"its replicas ended {crashes} times before it was ready" + (f": {said}" if said else "")
+    started = [one.started_at for one in variant.active if one.started_at is not None and not one.ready]
+    if started and now - min(started) > view.spec.ready_timeout:
+        return f"not ready within {view.spec.ready_timeout:g} s" + (f": {said}" if said else "")
+    others = view.in_state(VariantState.SERVING)
+    queued = bool(variant.active) and all(one.started_at is None for one in variant.active)
+    if others and queued and now - variant.created_at > view.spec.queue_timeout:
+        return f"no room for it within {view.spec.queue_timeout:g} s beside the version that serves" + (
+            f": {said}" if said else ""
+        )
+    return ""
+
+
+def _baking(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
+    if not _can_go_back(view, variant):
+        return _promote(view, variant)
+    if _errs(view, variant):
+        words = f"{variant.errors} of its first {variant.requests} answers were errors"
+        return [MoveVariant(variant, VariantState.FAILED, words)]
+    if not variant.ready:
+        said = next((one.message for one in variant.replicas if one.message), "")
+        words = "none of its replicas is ready any more" + (f": {said}" if said else "")
+        return [MoveVariant(variant, VariantState.FAILED, words)]
+    return _promote(view, variant) if now >= bake_end(view, variant) else []
+
+
+def _can_go_back(view: EndpointView, variant: VariantView) -> bool:
+    """Whether there is a version that serves now, or made room, to fall back to; one that is asleep is none."""
+    serving = view.in_state(VariantState.SERVING)
+    return bool(serving) if variant.recreate else any(one.active for one in serving)
+
+
+def _errs(view: EndpointView, variant: VariantView) -> bool:
+    """Whether a version answers with errors clearly more often than those before it."""
+    if variant.requests < (2 if variant.errors == variant.requests else MIN_REQUESTS):
+        return False
+    others = view.in_state(VariantState.SERVING)
+    usual = sum(one.errors for one in others) / max(1, sum(one.requests for one in others))
+    return variant.errors > (ERROR_SHARE + usual) * variant.requests
+
+
+def bake_end(view: EndpointView, variant: VariantView) -> float:
+    """When the trial of a version is over; one with errors among its first few answers gets more time for more."""
+    doubtful = variant.errors > 0 and variant.requests < MIN_REQUESTS
+    return (variant.promoted_at or 0.0) + view.spec.bake * (_DOUBT if doubtful else 1)
+
+
+def _promote(view: EndpointView, variant: VariantView) -> list[Step]:
+    """It serves for good; those before it end, or go on with what it leaves them."""
+    others = view.in_state(VariantState.SERVING)
+    shares = reweighed({one.id: one.weight for one in others}, variant.weight)
+    steps: list[Step] = [MoveVariant(variant, VariantState.SERVING)]
+    for one in others:
+        if variant.weight >= 100:
+            steps.append(MoveVariant(one, VariantState.RETIRING, f"{variant.name} took over"))
+        elif shares[one.id] != one.weight:
+            steps.append(MoveVariant(one, VariantState.SERVING, weight=shares[one.id]))
+    return steps
+
+
+# -- replicas --------------------------------------------------------------------------------------
+
+
+def _replica_steps(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
+    steps: list[Step] = []
+    for one in variant.replicas:
+        steps += _one_replica(view, variant, one, now)
+    wanted, active = target(view, variant), variant.active
+    for one in _surplus(active, len(active) - wanted):
+        steps.append(MarkReplica(one, ReplicaState.DRAINING))
+    resting = variant.not_before is not None and now < variant.not_before
+    crashed = any(not one.live and one.state is not ReplicaState.DRAINING for one in variant.replicas)
+    if not resting and not crashed:
+        steps += [AddReplica(variant)] * (wanted - len(active))
+    return steps
+
+
+def _one_replica(view: EndpointView, variant: VariantView, one: ReplicaView, now: float) -> list[Step]:
+    if not one.live:
+        by_itself = one.state is not ReplicaState.DRAINING and not one.stopping
+        return [EndReplica(one, variant, now + backoff(variant.failures) if by_itself else None)]
+    if one.state is ReplicaState.DRAINING:
+        keep = variant.state is VariantState.FAILED
+        return [StopReplica(one, keep)] if one.told and not one.stopping else []
+    state = ReplicaState.READY if one.ready else ReplicaState.STARTING
+    return [MarkReplica(one, state)] if state is not one.state else []
+
+
+def _surplus(active: Sequence[ReplicaView], count: int) -> list[ReplicaView]:
+    """Those that are missed least: not ready before ready, then the newest."""
+    ordered = sorted(active, key=lambda one: (one.ready, -one.id))
+    return ordered[: max(0, count)]
+
+
+# -- the endpoint ----------------------------------------------------------------------------------
+
+
+def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
+    """How the endpoint is, and one sentence why where that is not plain."""
+    live = view.in_state(*LIVE_VARIANTS)
+    if not view.wanted:
+        left = any(one.replicas for one in view.variants)
+        return (EndpointState.STOPPING if left else EndpointState.STOPPED), ""
+    if not live:
+        return EndpointState.FAILED, view.last_failure
+    serving = view.in_state(VariantState.SERVING, VariantState.BAKING)
+    if not serving:
+        return EndpointState.STARTING, _waits_for(live)
+    if len(live) > len(view.in_state(VariantState.SERVING)):
+        new = view.in_state(VariantState.ROLLING, VariantState.BAKING)[-1]
+        what = "is on trial" if new.state is VariantState.BAKING else "is brought up"
+        said = _waits_for([new])
+        if said and not new.recreate and new.active and all(one.started_at is None for one in new.active):
+            said += "; a rollout with 'recreate' would end the version before it first"
+        return EndpointState.UPDATING, f"{new.name} {what}" + (f": {said}" if said else "")
+    if view.scale == 0:
+        return EndpointState.ASLEEP, "a request wakes it"
+    short = [one for one in serving if one.ready < target(view, one)]
+    under_way = view.state in (EndpointState.STARTING, EndpointState.UPDATING)
+    if not short and under_way and not view.published:
+        return view.state, "the gateway is being told"
+    if not short:
+        return EndpointState.READY, view.last_failure
+    if not any(one.ready for one in serving):
+        return EndpointState.STARTING, _waits_for(serving)
+    ready, wanted = sum(one.ready for one in serving), sum(target(view, one) for one in serving)
+    well = not any(one.failures or any(replica.crashes for replica in one.replicas) for one in serving)
+    state = EndpointState.UPDATING if well and under_way else EndpointState.DEGRADED
+    return state, f"{ready} of {wanted} replicas are ready"
+
+
+def _waits_for(variants: Sequence[VariantView]) -> str:
+    return next((one.message for variant in variants for one in variant.active if one.message and not one.ready), "")
+
+
+# -- scaling ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the gateway says of an endpoint: requests in flight and held, and when one was last seen."""
+
+    busy: float = 0.0
+    active_at: float | None = None
+    waking: bool = False
+
+
+def scaled(spec: EndpointSpec, scale: int, load: Load, enough_since: float | None, now: float) -> int:
+    """How many replicas are wanted for a load.
+
+    Args:
+        enough_since: since when fewer than there are would have been enough; None if they would not.
+    """
+    limits = spec.scaling
+    wanted = math.ceil(load.busy / limits.target)
+    if scale == 0:
+        return limits.clamp(wanted) if limits.minimum > 0 or load.waking or load.busy > 0 else 0
+    if limits.minimum == 0 and load.busy == 0 and now - (load.active_at or now) >= limits.idle:
+        return 0
+    wanted = limits.clamp(wanted)
+    if wanted >= scale:
+        return wanted
+    return wanted if enough_since is not None and now - enough_since >= limits.cooldown else scale

@@ -1,0 +1,271 @@
+"""Pools: a tree of limits on what workloads may use. Vendors see quotas, virtual clusters, resource plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sqlalchemy
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from localml.core.capacity.tables import Pool, PoolGrant
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.ports import Store
+from localml.core.serving.specs import EndpointState, VariantSpec
+from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
+from localml.core.work.states import ACTIVE, HOLDING, Desired, State
+from localml.core.work.tables import Workload
+
+ROOT = "default"
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a pool's workloads ask for together: all that are not over, waiting ones included."""
+
+    cpu: float = 0.0
+    memory: int = 0
+    gpu: float = 0.0
+    workloads: int = 0
+
+    def plus(self, other: Usage) -> Usage:
+        """Both together."""
+        return Usage(
+            self.cpu + other.cpu,
+            self.memory + other.memory,
+            self.gpu + other.gpu,
+            self.workloads + other.workloads,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What goes on in a pool and below it now: what its started workloads hold, and how many still wait."""
+
+    held: Usage = Usage()
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """A pool with its limits (None: no limit) and what is asked of it and of those below it."""
+
+    name: str
+    parent: str | None
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+    used: Usage
+
+
+def ensure(session: Session, path: str) -> Pool:
+    """The pool of this path, made with its ancestors (without limits) if it is new: ``a/b`` is a child of ``a``."""
+    found = session.exec(select(Pool).where(Pool.name == path)).first()
+    if found is not None:
+        return found
+    parent_path, _, _ = path.rpartition("/")
+    parent = ensure(session, parent_path) if parent_path else None
+    pool = Pool(name=path, parent_id=parent.id if parent else None)
+    session.add(pool)
+    session.flush()
+    return pool
+
+
+class Pools:
+    """The tree."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def set_limits(
+        self,
+        path: str,
+        *,
+        cpu: float | None = None,
+        memory: int | None = None,
+        gpu: float | None = None,
+        max_workloads: int | None = None,
+    ) -> PoolInfo:
+        """Make the pool if it is new and set all its limits; None lifts one."""
+        for name, value in (("cpu", cpu), ("memory", memory), ("gpu", gpu), ("max_workloads", max_workloads)):
+            if value is not None and value < 0:
+                raise invalid(name, f"must not be negative, not {value}")
+        if not path or path.startswith("/") or path.endswith("/") or "//" in path:
+            raise invalid("pool", f"{path!r} is no path of names parted by '/'")
+
+        def act(session: Session) -> None:
+            pool = ensure(session, path)
+            pool.cpu, pool.memory, pool.gpu, pool.max_workloads = cpu, memory, gpu, max_workloads
+            session.add(pool)
+
+        self._store.write(act)
+        return self.get(path)
+
+    def get(self, path: str) -> PoolInfo:
+        """One pool; ``NOT_FOUND`` if there is none."""
+        for pool in self.list():
+            if pool.name == path:
+                return pool
+        raise not_found("pool", path)
+
+    def list(self) -> list[PoolInfo]:
+        """All pools by name, each with the use of everything below it."""
+        with self._store.read() as session:
+            pools = {pool.id or 0: pool for pool in session.exec(select(Pool).order_by(Pool.name))}
+            own = demand_by_pool(session)
+        ids = {pool.name: number for number, pool in pools.items()}
+        sums: dict[int, Usage] = dict.fromkeys(pools, Usage())
+        for name, used in own.items():
+            number: int | None = ids.get(name)
+            while number is not None:
+                sums[number] = sums[number].plus(used)
+                number = pools[number].parent_id
+        return [
+            PoolInfo(
+                pool.name,
+                pools[pool.parent_id].name if pool.parent_id else None,
+                pool.cpu,
+                pool.memory,
+                pool.gpu,
+                pool.max_workloads,
+                sums[number],
+            )
+            for number, pool in pools.items()
+        ]
+
+    def load(self, path: str) -> Load:
+        """What goes on in a pool and below it; an empty load if there is no such pool."""
+        with self._store.read() as session:
+            held = usage_by_pool(session, HOLDING)
+            waiting = usage_by_pool(session, frozenset({State.QUEUED}))
+        return Load(_below(held, path), _below(waiting, path).workloads)
+
+    def check_size(self, path: str, *, cpu: float, memory: int, gpu: float) -> None:
+        """Whether this much can ever run in the pool, were it empty.
+
+        Raises:
+            LocalmlError: ``QUOTA`` with the numbers when it is over a limit of the pool or of one above it.
+        """
+        for pool in self.list():
+            if path != pool.name and not path.startswith(pool.name + "/"):
+                continue
+            for what, limit, asked in (("cpu", pool.cpu, cpu), ("memory", pool.memory, memory), ("gpu", pool.gpu, gpu)):
+                if limit is not None and asked > limit + _EPSILON:
+                    words = f"{what}: {asked:g} were asked for, pool '{pool.name}' has {limit:g} in all"
+                    details = {"pool": pool.name, "limit": limit, "asked": asked}
+                    raise LocalmlError(Code.QUOTA, words, field=what, details=details)
+
+    def grants(self, user_id: int) -> frozenset[str]:
+        """Paths of the pools that a user was granted."""
+        with self._store.read() as session:
+            return frozenset(session.exec(select(PoolGrant.pool).where(PoolGrant.user_id == user_id)))
+
+    def set_grants(self, user_id: int, below: str, paths: Iterable[str]) -> None:
+        """Replace a user's grants below a node of the tree.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` when one of the pools does not exist; nothing is changed then.
+        """
+        wanted = sorted(set(paths))
+
+        def act(session: Session) -> None:
+            for path in wanted:
+                if session.exec(select(Pool.id).where(Pool.name == path)).first() is None:
+                    raise not_found("pool", path)
+            for row in session.exec(select(PoolGrant).where(PoolGrant.user_id == user_id)):
+                if row.pool.startswith(below + "/"):
+                    session.delete(row)
+            session.flush()
+            session.add_all(PoolGrant(user_id=user_id, pool=path) for path in wanted)
+
+        self._store.write(act)
+
+
+def _below(uses: dict[str, Usage], path: str) -> Usage:
+    """The sum over a pool and those below it."""
+    found = [used for name, used in uses.items() if name == path or name.startswith(path + "/")]
+    return Usage(
+        sum(one.cpu for one in found),
+        sum(one.memory for one in found),
+        sum(one.gpu for one in found),
+        sum(one.workloads for one in found),
+    )
+
+
+def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[str, Usage]:
+    """pool -> sums over its own workloads in these states; by default all that are not over."""
+    query = (
+        sqlalchemy.select(
+            col(Workload.pool),
+            func.sum(col(Workload.cpu)),
+            func.sum(col(Workload.memory)),
+            func.sum(col(Workload.gpu)),
+            func.count(),
+        )
+        .where(col(Workload.state).in_([*states]))
+        .group_by(col(Workload.pool))
+    )
+    return {
+        name: Usage(float(cpu or 0), int(memory or 0), float(gpu or 0), int(count))
+        for name, cpu, memory, gpu, count in session.execute(query)
+    }
+
+
+def demand_by_pool(session: Session) -> dict[str, Usage]:
+    """pool -> what is asked for there: workloads that are not over, and replicas that endpoints want and have not got
+    yet."""
+    found = usage_by_pool(session)
+    live = select(EndpointReplica.endpoint_id, func.count()).where(col(EndpointReplica.ended_at).is_(None))
+    have = dict(session.exec(live.group_by(col(EndpointReplica.endpoint_id))).all())
+    wanted = select(Endpoint).where(
+        col(Endpoint.closed_at).is_(None),
+        col(Endpoint.deleted_at).is_(None),
+        Endpoint.desired == Desired.RUN,
+        Endpoint.state != EndpointState.FAILED,
+    )
+    for endpoint in session.exec(wanted):
+        missing = endpoint.scale - have.get(endpoint.id or 0, 0)
+        variants = select(Variant.spec).where(Variant.endpoint_id == endpoint.id, col(Variant.ended_at).is_(None))
+        newest = session.exec(variants.order_by(col(Variant.id).desc())).first()
+        if missing > 0 and newest is not None:
+            each = VariantSpec.model_validate_json(newest).resources
+            more = Usage((each.cpu or 0) * missing, (each.memory or 0) * missing, each.gpu * missing, missing)
+            found[endpoint.pool] = found.get(endpoint.pool, Usage()).plus(more)
+    return found
+
+
+def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: float, count: int = 1) -> None:
+    """Whether the pool and its ancestors have room for this much more, counting everything that is not over.
+
+    Args:
+        cpu, memory, gpu: sums over ``count`` workloads.
+
+    Raises:
+        LocalmlError: ``QUOTA`` with the numbers, for dialects that refuse at submission.
+    """
+    pools = {pool.id or 0: pool for pool in session.exec(select(Pool))}
+    by_name = {pool.name: pool for pool in pools.values()}
+    own = demand_by_pool(session)
+    pool = by_name.get(path)
+    while pool is not None:
+        below = [used for name, used in own.items() if name == pool.name or name.startswith(pool.name + "/")]
+        for what, limit, used, asked in (
+            ("cpu", pool.cpu, sum(one.cpu for one in below), cpu),
+            ("memory", pool.memory, sum(one.memory for one in below), memory),
+            ("gpu", pool.gpu, sum(one.gpu for one in below), gpu),
+        ):
+            if limit is not None and asked > 0 and used + asked > limit + _EPSILON:
+                raise LocalmlError(
+                    Code.QUOTA,
+                    f"{what}: pool '{pool.name}' has {limit:g} in all, {used:g} in use; {asked:g} more were asked for",
+                    field=what,
+                    details={"pool": pool.name, "limit": limit, "used": used, "asked": asked},
+                )
+        if pool.max_workloads is not None and sum(one.workloads for one in below) + count > pool.max_workloads:
+            raise LocalmlError(
+                Code.QUOTA, f"pool '{pool.name}' takes at most {pool.max_workloads} workloads at a time", field="pool"
+            )
+        pool = pools.get(pool.parent_id) if pool.parent_id else None

@@ -1,0 +1,52 @@
+"""What all tables share, and the facts about the installation. Rows are the domain records; nested parts are frozen
+specs kept as JSON.
+
+All times are seconds since the Unix epoch (UTC) as floats.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Column, Dialect, MetaData, String, TypeDecorator
+from sqlmodel import Field, SQLModel
+
+SQLModel.metadata.naming_convention = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+).naming_convention
+
+
+class EnumText(TypeDecorator[StrEnum]):
+    """A string enum kept as its plain value, so that a new member needs no migration."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
+        return None if value is None else self.kind(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        return None if value is None else self.kind(value)
+
+
+def enum_column(kind: type[StrEnum], default: StrEnum | None = None, *, required: bool = False) -> Any:
+    """A field of a table that holds an enum; NULL is allowed unless it is required or has a default."""
+    column: Column[Any] = Column(EnumText(kind), nullable=not required and default is None)
+    return Field(sa_column=column) if required else Field(default=default, sa_column=column)
+
+
+class Meta(SQLModel, table=True):
+    """Facts about this installation (install id, when it was made)."""
+
+    key: str = Field(primary_key=True)
+    value: str

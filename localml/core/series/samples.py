@@ -1,0 +1,261 @@
+"""Numeric series: points go into a buffer and to disk in batches, because losing the last second of a chart is no
+loss of an acknowledged record. What becomes of old points is said in :mod:`localml.core.series.thinning`."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlmodel import Session, col, select
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.ports import Store
+from localml.core.series.tables import Sample, Series
+from localml.core.series.thinning import CHECK_EVERY, MICRO, first_due
+from localml.core.sql import driver, table_of
+
+log = logging.getLogger("localml.core")
+
+FLUSH_S = 1.0
+_FULL = 2000
+_MOST_HELD = 100_000  # points that wait for a disk which cannot be written
+_MOST_IDS = 50_000
+
+_INSERT = "INSERT OR REPLACE INTO sample (series_id, at, value, text, note) VALUES (?, ?, ?, ?, ?)"
+_SOONER = "UPDATE series SET due = ? WHERE id = ? AND due > ?"
+_CHECK = "UPDATE series SET due = 0 WHERE id = ? AND NOT measured"
+_S = table_of(Sample)
+
+_Row = tuple[int, int, float | None, str | None, str | None]
+
+
+def replica_name(role: str, index: int) -> str:
+    """How the series of a workload name one of its replicas: ``worker-0``."""
+    return f"{role}-{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of a series.
+
+    Attributes:
+        at: seconds since the epoch, exact to the microsecond.
+        value: NaN where ``text`` is no number.
+        text: the value as it was given, where ``value`` alone would not give it back; else empty.
+        note: what came with it.
+    """
+
+    at: float
+    value: float
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A series and some of its points, in order of time. ``replica`` is empty for the workload itself."""
+
+    replica: str
+    name: str
+    cumulative: bool
+    points: list[Point]
+
+
+class Samples:
+    """Takes points in and gives them back. A thread runs only while there is something to write."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._buffer: list[_Row] = []
+        self._ids: dict[tuple[int, str, str], int] = {}
+        self._unchecked: Counter[int] = Counter()
+        self._timer: threading.Timer | None = None
+
+    def add(self, workload_id: int, name: str, value: float, at: float, *, replica: str = "") -> None:
+        """Take in one point; a second one for the same microsecond replaces the first."""
+        self.add_many(workload_id, [(name, value, at)], replica=replica)
+
+    def add_many(
+        self,
+        workload_id: int,
+        points: Iterable[tuple[str, float, float]],
+        *,
+        replica: str = "",
+        cumulative: bool = False,
+        measured: bool = False,
+    ) -> None:
+        """Take in (name, value, at) points of one replica.
+
+        Args:
+            cumulative: the values are readings of counters. What a series is, its first point says.
+            measured: localml took them itself, and may thin them out when they are old.
+        """
+        found = [(name, Point(at, value)) for name, value, at in points]
+        self.add_points(workload_id, found, replica=replica, cumulative=cumulative, measured=measured)
+
+    def add_points(
+        self,
+        workload_id: int,
+        points: Iterable[tuple[str, Point]],
+        *,
+        replica: str = "",
+        cumulative: bool = False,
+        measured: bool = False,
+    ) -> None:
+        """As :meth:`add_many`, with texts and notes."""
+        rows: list[_Row] = []
+        for name, point in points:
+            at = round(point.at * MICRO)
+            series = self._series((workload_id, replica, name), cumulative, measured, at)
+            value = point.value if math.isfinite(point.value) else None
+            rows.append((series, at, value, point.text or None, point.note or None))
+        with self._lock:
+            self._buffer.extend(rows)
+            full = len(self._buffer) >= _FULL
+            if not full:
+                self._arm()
+        if full:
+            self.flush()
+
+    def _series(self, key: tuple[int, str, str], cumulative: bool, measured: bool, at: int) -> int:
+        found = self._ids.get(key)
+        if found is None:
+            if len(self._ids) >= _MOST_IDS:
+                self._ids.clear()
+            due = first_due(at) if measured else None
+            found = self._store.write(lambda session: _ensure(session, key, cumulative, measured, due))
+            self._ids[key] = found
+        return found
+
+    def _arm(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(FLUSH_S, self._flush_later)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _flush_later(self) -> None:
+        try:
+            self.flush()
+        except LocalmlError as error:
+            if error.code is not Code.UNAVAILABLE:
+                log.error("points of series wait to be written: %s", error)
+
+    def flush(self) -> None:
+        """Write what is buffered; returns when it is on disk.
+
+        Raises:
+            LocalmlError: ``STORAGE``, and the points are kept and tried again; ``UNAVAILABLE`` when the database is
+                closed, and they are lost.
+        """
+        with self._lock:
+            rows, self._buffer = self._buffer, []
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+        if not rows:
+            return
+        newest: dict[int, int] = {}
+        for row in rows:
+            newest[row[0]] = max(row[1], newest.get(row[0], 0))
+        self._unchecked.update(row[0] for row in rows)
+        large = [series for series, count in self._unchecked.items() if count >= CHECK_EVERY]
+        try:
+            gone = self._store.write(lambda session: _write(driver(session), rows, newest, large))
+        except LocalmlError as error:
+            if error.code is not Code.UNAVAILABLE:  # else the server is going down, and with it these points
+                with self._lock:
+                    self._buffer[:0] = rows[-_MOST_HELD:]
+                    self._arm()
+            raise
+        for series in large:
+            del self._unchecked[series]
+        if gone:
+            self._ids = {key: series for key, series in self._ids.items() if series not in gone}
+
+    def read(self, workload_id: int, *, since: float | None = None) -> dict[tuple[str, str], list[Point]]:
+        """(replica, name) -> points in order of time; those that are no numbers are left out.
+
+        Args:
+            since: only points of this time or later.
+        """
+        after = None if since is None else since - 1 / MICRO
+        return {
+            (line.replica, line.name): [point for point in line.points if not math.isnan(point.value)]
+            for line in self.lines(workload_id, after=after)
+        }
+
+    def lines(
+        self,
+        workload_id: int,
+        *,
+        replica: str | None = None,
+        name: str | None = None,
+        after: float | None = None,
+        until: float | None = None,
+        last: int | None = None,
+    ) -> list[Line]:
+        """A workload's series by replica and name. Those of which no point is asked for come with none.
+
+        Args:
+            replica, name: only this one's.
+            after: only points later than this (seconds since the epoch).
+            until: only points of this time or earlier.
+            last: only so many of these, the latest ones.
+        """
+        self.flush()
+        query = select(Series).where(Series.workload_id == workload_id).order_by(Series.replica, Series.name)
+        if replica is not None:
+            query = query.where(Series.replica == replica)
+        if name is not None:
+            query = query.where(Series.name == name)
+        with self._store.read() as session:
+            return [
+                Line(one.replica, one.name, one.cumulative, _points(session, one.id or 0, after, until, last))
+                for one in session.exec(query)
+            ]
+
+
+def _points(session: Session, series: int, after: float | None, until: float | None, last: int | None) -> list[Point]:
+    query = select(_S.c.at, _S.c.value, _S.c.text, _S.c.note).where(_S.c.series_id == series)
+    if after is not None:
+        query = query.where(_S.c.at > round(after * MICRO))
+    if until is not None:
+        query = query.where(_S.c.at <= round(until * MICRO))
+    query = query.order_by(_S.c.at) if last is None else query.order_by(_S.c.at.desc()).limit(last)
+    rows = session.connection().execute(query).all()
+    points = [
+        Point(at / MICRO, math.nan if value is None else value, text or "", note or "")
+        for at, value, text, note in rows
+    ]
+    return points if last is None else points[::-1]
+
+
+def _write(connection: sqlite3.Connection, rows: list[_Row], newest: dict[int, int], large: list[int]) -> set[int]:
+    """Insert points; returns the series that are there no more, whose points are dropped."""
+    marks = ", ".join("?" * len(newest))
+    known = {row[0] for row in connection.execute(f"SELECT id FROM series WHERE id IN ({marks})", list(newest))}
+    connection.executemany(_INSERT, rows if len(known) == len(newest) else [row for row in rows if row[0] in known])
+    sooner = [(first_due(at), series, first_due(at)) for series, at in newest.items()]
+    connection.executemany(_SOONER, sooner)
+    connection.executemany(_CHECK, [(series,) for series in large])
+    return newest.keys() - known
+
+
+def _ensure(session: Session, key: tuple[int, str, str], cumulative: bool, measured: bool, due: int | None) -> int:
+    workload_id, replica, name = key
+    query = select(col(Series.id)).where(
+        Series.workload_id == workload_id, Series.replica == replica, Series.name == name
+    )
+    found = session.exec(query).first()
+    if found is not None:
+        return found
+    row = Series(workload_id=workload_id, replica=replica, name=name, cumulative=cumulative, measured=measured, due=due)
+    session.add(row)
+    session.flush()
+    return row.id or 0

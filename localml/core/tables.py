@@ -1,0 +1,1 @@
+"""All tables: importing this module fills the metadata."""

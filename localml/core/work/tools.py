@@ -1,0 +1,212 @@
+"""Notebooks and TensorBoards: workloads that people open in a browser, and that run until they are stopped.
+
+This module says what such a workload runs, and how it is reached; the runtimes ``notebook`` and ``tensorboard`` are
+the other side. A token guards each of them. It is kept encrypted in the spec, because its owner is shown it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from localml.core.errors import invalid
+from localml.core.people.sealing import Sealer
+from localml.core.people.secrets import new_token
+from localml.core.work.placeholders import literal
+from localml.core.work.specs import Mount, Port, Resources, RetryPolicy, Role, WorkloadSpec
+from localml.core.work.states import AttemptState, Kind
+from localml.core.work.tables import Attempt
+from localml.core.work.workloads import Full
+
+NOTEBOOK_IMAGE = "localml/notebook:latest"
+TENSORBOARD_IMAGE = "localml/tensorboard:latest"
+WORK_FOLDER = "/workspace"
+"""Where a notebook's container has the folder that outlasts it."""
+HTTP = "http"
+"""Label of the port with the web pages."""
+
+_NOTEBOOK_COMMAND = ("python", "-m", "localml_notebook")
+_TENSORBOARD_COMMAND = ("python", "-m", "localml_tensorboard")
+NOTEBOOK_PORT, _TENSORBOARD_PORT = 8888, 6006
+_NOTEBOOK_TOKEN, _TENSORBOARD_TOKEN = "JUPYTER_TOKEN", "LOCALML_TOKEN"
+_PAGES = {Kind.NOTEBOOK: "/lab", Kind.TENSORBOARD: "/"}
+_TOKEN_NAMES = {Kind.NOTEBOOK: _NOTEBOOK_TOKEN, Kind.TENSORBOARD: _TENSORBOARD_TOKEN}
+_TOKEN = re.compile(r"[!-~]{1,256}")
+_RESTARTS = RetryPolicy(limit=1000, backoff=1, factor=2, max_backoff=60)
+_ANYWHERE = ("0.0.0.0", "::", "localhost")
+
+
+@dataclass(frozen=True, slots=True)
+class Notebook:
+    """A JupyterLab that somebody wants.
+
+    Attributes:
+        workspace: the folder below the user's workspaces whose files it has, and which stays when it is gone.
+        token: what to open it with; None makes a new one.
+        image, command: of one's own instead of ours; the image must start a Jupyter server on port 8888.
+        tcp_ports: further ports to publish, under the labels ``tcp-PORT``.
+        idle_limit: seconds without activity after which it is stopped.
+        time_limit: seconds after which it is stopped, whatever it does.
+    """
+
+    workspace: str
+    token: str | None = None
+    image: str = ""
+    command: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    tcp_ports: tuple[int, ...] = ()
+    idle_limit: float | None = None
+    time_limit: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tensorboard:
+    """A TensorBoard that somebody wants.
+
+    Attributes:
+        folder: where the event files are, as a path below the bucket tree; it need not exist yet.
+        token: what to open it with; None makes a new one, an empty one lets everybody in who reaches the port.
+        image, command: of one's own instead of ours; the image must serve on port 6006.
+        idle_limit: seconds without a request after which it is stopped; only ours tells, so not with an image or
+            command of one's own.
+        time_limit: seconds after which it is stopped, whatever it does.
+    """
+
+    folder: str
+    token: str | None = None
+    image: str = ""
+    command: tuple[str, ...] = ()
+    resources: Resources = field(default_factory=Resources)
+    idle_limit: float | None = None
+    time_limit: float | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a notebook or TensorBoard is reached.
+
+    Attributes:
+        token: empty where none is needed.
+        host, port: where it listens; the port is None while it does not run.
+        base: ``http://host:port``, and ``url`` the page to open, token included; both None while it does not run.
+    """
+
+    token: str
+    host: str
+    port: int | None = None
+    base: str | None = None
+    url: str | None = None
+
+
+def host_port(full: Full, label: str = HTTP) -> int | None:
+    """The published port of the container that runs now; None when none runs."""
+    running = _running(full)
+    return int((running.ports or {}).get(label, (0, 0))[1]) or None if running is not None else None
+
+
+def _running(full: Full) -> Attempt | None:
+    newest = [one for one in full.attempts if one.number == full.row.attempt and one.state is AttemptState.RUNNING]
+    return newest[0] if newest else None
+
+
+class Tools:
+    """Makes the specs of notebooks and TensorBoards, and tells how to reach them.
+
+    Args:
+        sealer: keeps the tokens.
+        bind_host: the address that published ports are bound to.
+    """
+
+    def __init__(self, sealer: Sealer, bind_host: str) -> None:
+        self._sealer = sealer
+        self._host = "127.0.0.1" if bind_host in _ANYWHERE else bind_host
+
+    def notebook(self, owner: str, wanted: Notebook) -> WorkloadSpec:
+        """What to run for a notebook of this user.
+
+        Raises:
+            LocalmlError: ``INVALID`` naming ``token``, or what no spec can say.
+        """
+        ours = not wanted.image
+        role = Role(
+            image=wanted.image or NOTEBOOK_IMAGE,
+            command=_NOTEBOOK_COMMAND if ours and not wanted.command else wanted.command,
+            env={**wanted.env, "LOCALML_WORK": WORK_FOLDER, **_shown_limits(wanted.resources)},
+            sealed_env={_NOTEBOOK_TOKEN: self._sealed(owner, wanted.token)},
+            resources=wanted.resources,
+            ports=(
+                Port(label=HTTP, container=NOTEBOOK_PORT),
+                *(Port(label=f"tcp-{number}", container=number) for number in wanted.tcp_ports),
+            ),
+            workdir=WORK_FOLDER if ours else None,
+        )
+        work = Mount(source=f"workspace:{wanted.workspace}", target=WORK_FOLDER)
+        return WorkloadSpec(
+            roles=(role,),
+            mounts=(work, *wanted.mounts),
+            retries=_RESTARTS,
+            until_stopped=True,
+            idle_limit=wanted.idle_limit,
+            time_limit=wanted.time_limit,
+            priority=wanted.priority,
+        )
+
+    def tensorboard(self, owner: str, wanted: Tensorboard) -> WorkloadSpec:
+        """What to run for a TensorBoard of this user.
+
+        Raises:
+            LocalmlError: ``INVALID`` naming ``token`` or ``idle_limit``.
+        """
+        if wanted.idle_limit is not None and (wanted.image or wanted.command):
+            raise invalid("idle_limit", "an image or command of one's own does not tell when it was last used")
+        sealed = {} if wanted.token == "" else {_TENSORBOARD_TOKEN: self._sealed(owner, wanted.token)}
+        role = Role(
+            image=wanted.image or TENSORBOARD_IMAGE,
+            command=wanted.command if wanted.image or wanted.command else _TENSORBOARD_COMMAND,
+            env={"LOCALML_LOGDIR": literal(wanted.folder)},
+            sealed_env=sealed,
+            resources=wanted.resources,
+            ports=(Port(label=HTTP, container=_TENSORBOARD_PORT),),
+        )
+        return WorkloadSpec(
+            roles=(role,),
+            retries=_RESTARTS,
+            until_stopped=True,
+            idle_limit=wanted.idle_limit,
+            time_limit=wanted.time_limit,
+            priority=wanted.priority,
+        )
+
+    def access(self, full: Full) -> Access:
+        """Token and address of a notebook or TensorBoard."""
+        token = self.token(full)
+        port = host_port(full)
+        if port is None:
+            return Access(token, self._host)
+        base = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
+        page = _PAGES.get(full.row.kind, "/")
+        query = f"?token={quote(token, safe='')}" if token else ""
+        return Access(token, self._host, port, base, f"{base}{page}{query}")
+
+    def token(self, full: Full) -> str:
+        """The token; empty when it has none."""
+        name = _TOKEN_NAMES.get(full.row.kind, "")
+        sealed = full.spec.roles[0].sealed_env.get(name)
+        return self._sealer.open(full.row.owner, sealed) if sealed is not None else ""
+
+    def _sealed(self, owner: str, token: str | None) -> str:
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise invalid("token", "must be 1 to 256 printable ASCII characters without blanks")
+        return self._sealer.seal(owner, new_token() if token is None else token)
+
+
+def _shown_limits(resources: Resources) -> dict[str, str]:
+    """What the resource display in JupyterLab takes for the limits."""
+    limits = {"MEM_LIMIT": resources.memory, "CPU_LIMIT": resources.cpu}
+    return {name: f"{amount:.15g}" for name, amount in limits.items() if amount}

@@ -1,0 +1,316 @@
+"""Workloads as users and dialects handle them: submit, find, list, stop, delete, and what happened to them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlmodel import Session, col
+
+from localml.core.capacity import pools
+from localml.core.capacity.tables import GpuLease
+from localml.core.clock import Clock
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.events.tables import Event
+from localml.core.people.identity import Caller
+from localml.core.ports import Store
+from localml.core.sql import insert_row
+from localml.core.work import listing
+from localml.core.work.lifecycle import record_event
+from localml.core.work.listing import Page as Page
+from localml.core.work.listing import Query as Query
+from localml.core.work.specs import NAME, WorkloadSpec
+from localml.core.work.states import TERMINAL, Desired, Kind, State
+from localml.core.work.tables import Attempt, Workload, WorkloadDetail
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request to run something. ``request`` is the vendor's body as given, kept to be answered back."""
+
+    name: str
+    spec: WorkloadSpec
+    caller: Caller
+    dialect: str = "native"
+    kind: Kind = Kind.JOB
+    version: str = ""
+    project: str | None = None  # the caller's own when None
+    pool: str = pools.ROOT
+    request: Any = None
+    refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
+    replaces: int | None = None  # an ended workload that is hidden in the same transaction, so that its name is free
+
+
+@dataclass(frozen=True, slots=True)
+class Full:
+    """A workload with all that is kept about it."""
+
+    row: Workload
+    spec: WorkloadSpec
+    request: Any
+    images: dict[str, str] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    leases: list[GpuLease] = field(default_factory=list)
+
+
+class Workloads:
+    """The service over workloads.
+
+    Args:
+        check: asked before a submission is stored; raises when the machine never has that much.
+        changed: told the id of every workload that a call changed; wakes followers.
+        nudge: wakes the control loop after a commit.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        check: Callable[[Submission], None] = lambda _: None,
+        changed: Callable[[int], None] = lambda _: None,
+        nudge: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._check = check
+        self._changed = changed
+        self._nudge = nudge
+        self._known_pools: set[str] = set()  # pools are never removed
+
+    def submit(self, submission: Submission, *, also: Callable[[Session, int], None] = lambda *_: None) -> int:
+        """Store a workload and queue it; returns its id once that is on disk.
+
+        Args:
+            also: what else belongs in the same transaction, given the new id.
+
+        Raises:
+            LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
+                machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (a dependency).
+        """
+        if not NAME.fullmatch(submission.name):
+            raise invalid(
+                "name",
+                f"{submission.name!r} must be 1 to 128 letters, digits, . _ ~ - (no - at its start), not '.' or '..'",
+            )
+        self._check(submission)
+        values, detail = self._values(submission)
+
+        def act(session: Session) -> int:
+            number = self._store_one(session, submission, values, detail)
+            also(session, number)
+            return number
+
+        number = self._store.write(act)
+        self._known_pools.add(submission.pool)
+        self._nudge()
+        return number
+
+    def _values(self, submission: Submission) -> tuple[dict[str, Any], dict[str, Any]]:
+        spec, now = submission.spec, self._clock.now()
+        values: dict[str, Any] = {
+            "kind": submission.kind,
+            "dialect": submission.dialect,
+            "project": submission.project or submission.caller.project,
+            "owner": submission.caller.name,
+            "name": submission.name,
+            "version": submission.version,
+            "pool": submission.pool,
+            "priority": spec.priority,
+            "desired": Desired.RUN,
+            "state": State.QUEUED,
+            "message": "",
+            "attempt": 1,
+            "retries": 0,
+            "cpu": sum((role.resources.cpu or 0.0) * role.count for role in spec.roles),
+            "memory": sum((role.resources.memory or 0) * role.count for role in spec.roles),
+            "gpu": sum(role.resources.gpu * role.count for role in spec.roles),
+            "created_at": now,
+            "updated_at": now,
+            "queued_at": now,
+            "cleaned": False,
+        }
+        return values, {
+            "spec": spec.model_dump_json(exclude_defaults=True),
+            "request": submission.request,
+            "images": None,
+        }
+
+    def _store_one(
+        self, session: Session, submission: Submission, values: dict[str, Any], detail: dict[str, Any]
+    ) -> int:
+        if submission.pool not in self._known_pools:
+            pools.ensure(session, submission.pool)
+        if submission.refuse_over_quota:
+            pools.check_quota(session, submission.pool, cpu=values["cpu"], memory=values["memory"], gpu=values["gpu"])
+        for number in submission.spec.depends_on:
+            if session.get(Workload, number) is None:
+                raise not_found("depends_on: workload", number)
+        if submission.replaces is not None:
+            self._hide_ended(session, submission.replaces, values["created_at"])
+        try:
+            number = insert_row(session, Workload, values)
+        except sqlite3.IntegrityError:
+            raise LocalmlError(
+                Code.CONFLICT, f"name: '{submission.name}' is already used by a {submission.kind}", field="name"
+            ) from None
+        insert_row(session, WorkloadDetail, {"workload_id": number, **detail})
+        words = f"submitted by {submission.caller.name} through the {submission.dialect} API"
+        record_event(session, number, "Submitted", words, now=values["created_at"])
+        return number
+
+    @staticmethod
+    def _hide_ended(session: Session, number: int, now: float) -> None:
+        columns = update(Workload).where(
+            col(Workload.id) == number, col(Workload.state).in_(TERMINAL), col(Workload.deleted_at).is_(None)
+        )
+        result: Any = session.execute(columns.values(deleted_at=now, updated_at=now))
+        if result.rowcount != 1:
+            raise LocalmlError(Code.WRONG_STATE, f"workload {number} is not over yet, or was replaced already")
+        record_event(session, number, "Deleted", "replaced by a new run of the same request", now=now)
+
+    def get(self, number: int) -> Full:
+        """A workload by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
+        with self._store.read() as session:
+            row = session.get(Workload, number)
+            if row is None:
+                raise not_found("workload", number)
+            return self._full(session, row)
+
+    def row(self, number: int) -> Workload:
+        """The narrow part only."""
+        with self._store.read() as session:
+            row = session.get(Workload, number)
+        if row is None:
+            raise not_found("workload", number)
+        return row
+
+    def find(
+        self, *, dialect: str, kind: Kind, name: str, project: str | None = None, version: str | None = None
+    ) -> Full | None:
+        """The live workload that a vendor knows under this name, or None."""
+        with self._store.read() as session:
+            query = select(Workload).where(
+                col(Workload.dialect) == dialect,
+                col(Workload.kind) == kind,
+                col(Workload.name) == name,
+                col(Workload.deleted_at).is_(None),
+            )
+            if project is not None:
+                query = query.where(col(Workload.project) == project)
+            if version is not None:
+                query = query.where(col(Workload.version) == version)
+            row = session.execute(query.order_by(col(Workload.id).desc()).limit(1)).scalars().first()
+            return self._full(session, row) if row is not None else None
+
+    def named(self, name: str) -> Full:
+        """A live workload by id or by name, whatever its dialect and kind; for the command line.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``, or ``CONFLICT`` naming the candidates when several have the name.
+        """
+        with self._store.read() as session:
+            query = select(Workload).where(col(Workload.name) == name, col(Workload.deleted_at).is_(None))
+            rows = list(session.execute(query.order_by(col(Workload.id).desc())).scalars())
+            if not rows and name.isascii() and name.isdigit() and len(name) <= 18:
+                by_id = session.get(Workload, int(name))
+                rows = [by_id] if by_id is not None else []
+            if not rows:
+                raise not_found("workload", name)
+            if len(rows) > 1:
+                words = ", ".join(f"{row.id} ({row.dialect} {row.kind})" for row in rows)
+                raise LocalmlError(Code.CONFLICT, f"several workloads are named '{name}'; say which by id: {words}")
+            return self._full(session, rows[0])
+
+    @staticmethod
+    def _full(session: Session, row: Workload) -> Full:
+        detail = session.get(WorkloadDetail, row.id)
+        attempts = session.execute(
+            select(Attempt).where(col(Attempt.workload_id) == row.id).order_by(col(Attempt.id))
+        ).scalars()
+        leases = session.execute(
+            select(GpuLease).where(col(GpuLease.workload_id) == row.id, col(GpuLease.released_at).is_(None))
+        ).scalars()
+        if detail is None:
+            raise LocalmlError(Code.INTERNAL, f"workload {row.id} has no detail row")
+        spec = WorkloadSpec.model_validate_json(detail.spec)
+        return Full(row, spec, detail.request, dict(detail.images or {}), list(attempts), list(leases))
+
+    def page(self, query: Query) -> Page:
+        """One page of workloads; see :mod:`localml.core.work.listing`."""
+        with self._store.read() as session:
+            return listing.fetch(session, query)
+
+    def details(self, numbers: Iterable[int]) -> dict[int, tuple[WorkloadSpec, Any]]:
+        """id -> (spec, request as given) of several workloads, for lists that show them."""
+        with self._store.read() as session:
+            rows = session.execute(
+                select(WorkloadDetail).where(col(WorkloadDetail.workload_id).in_(list(numbers)))
+            ).scalars()
+            return {row.workload_id: (WorkloadSpec.model_validate_json(row.spec), row.request) for row in rows}
+
+    def stop(self, number: int, caller: Caller, reason: str = "") -> Workload:
+        """Ask for a workload to be stopped. One that is over stays as it is; asking twice changes nothing.
+
+        Args:
+            reason: what its owner is told; by default who asked.
+        """
+        words = reason or f"stopped by {caller.name}"
+        row = self._store.write(lambda session: self._want_stop(session, number, words))
+        self._changed(number)
+        self._nudge()
+        return row
+
+    def delete(self, number: int, caller: Caller) -> Workload:
+        """Hide a workload, after stopping it if it runs; its log and events stay until they are pruned."""
+
+        def act(session: Session) -> Workload:
+            row = self._want_stop(session, number, f"stopped by {caller.name}")
+            if row.deleted_at is None:
+                row.deleted_at = row.updated_at = self._clock.now()
+                session.add(row)
+                words = f"deleted by {caller.name}"
+                record_event(session, number, "Deleted", words, now=row.deleted_at)
+            session.flush()
+            return row
+
+        row = self._store.write(act)
+        self._changed(number)
+        self._nudge()
+        return row
+
+    def _want_stop(self, session: Session, number: int, words: str) -> Workload:
+        row = session.get(Workload, number)
+        if row is None:
+            raise not_found("workload", number)
+        if row.state not in TERMINAL and row.desired is not Desired.STOP:
+            now = self._clock.now()
+            session.execute(
+                update(Workload)
+                .where(col(Workload.id) == number)
+                .values(desired=Desired.STOP, message=words, updated_at=now)
+            )
+            record_event(session, number, "StopRequested", words, now=now)
+            session.refresh(row)
+        return row
+
+    def events(self, number: int | None, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events of a workload (of the platform when None), oldest first."""
+        with self._store.read() as session:
+            query = select(Event).where(col(Event.id) > after).order_by(col(Event.id)).limit(limit)
+            if number is None:
+                query = query.where(col(Event.workload_id).is_(None))
+            else:
+                query = query.where(col(Event.workload_id) == number)
+            return list(session.execute(query).scalars())
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """(kind, state) -> how many that are not deleted."""
+        with self._store.read() as session:
+            query = select(col(Workload.kind), col(Workload.state), func.count()).group_by(
+                col(Workload.kind), col(Workload.state)
+            )
+            return {(str(kind), str(state)): int(count) for kind, state, count in session.execute(query)}

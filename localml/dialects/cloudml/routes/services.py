@@ -1,0 +1,93 @@
+"""Operations on model services, in the order of the vendor's document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import request
+from flask_openapi.blueprint import APIBlueprint
+from flask_openapi.models.tag import Tag
+from flask_openapi.types import ResponseDict
+
+from localml.core.errors import Code
+from localml.core.serving.records import EndpointFull
+from localml.dialects.cloudml.document import SCHEME
+from localml.dialects.cloudml.errors import worded
+from localml.dialects.cloudml.schemas import training as schemas
+from localml.dialects.cloudml.translate import services as models
+from localml.dialects.cloudml.translate.events import endpoint_event_list
+from localml.dialects.cloudml.translate.orgs import org_of
+from localml.dialects.kit import caller, platform
+from localml.dialects.kit.errors import renamed
+
+_TRIED = (Code.STORAGE, Code.UNAVAILABLE)
+_MEMBERS = {
+    "name": "model_version",
+    "route": "model_version",
+    "cpu": "cpu_limit",
+    "memory": "memory_limit",
+    "gpu": "gpu_limit",
+}
+
+api = APIBlueprint("cloudml_models", __name__, url_prefix="/cloud_ml/v1/model", abp_security=[{SCHEME: []}])
+SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}
+FOUND: ResponseDict = {**SIGNED, 404: schemas.Error}
+TAGS: list[Tag | dict[str, Any]] = [{"name": "model"}]
+ONE = "/<model_name>/<model_version>"
+
+
+@api.get("", operation_id="listModelServices", tags=TAGS, responses={200: schemas.ModelServiceList, **FOUND})
+def list_model_services(query: schemas.OrgQuery) -> dict[str, Any]:
+    """List model services"""
+    org = org_of(platform(), caller(), query.org_id)
+    return {"data": [models.answer(platform(), one) for one in models.listed(platform(), org)]}
+
+
+@api.post(
+    "",
+    operation_id="createModelService",
+    tags=TAGS,
+    responses={200: schemas.ModelService, **SIGNED, 413: schemas.Error, 503: schemas.Error},
+)
+def create_model_service(body: schemas.ModelServiceCreate) -> dict[str, Any]:
+    """Create a model service"""
+    org = org_of(platform(), caller(), None)
+    failed = dict.fromkeys(_TRIED, "Failed to create model or consume quota in localml: {message}")
+    with worded(failed), renamed(**_MEMBERS):
+        made = models.create(platform(), caller(), org, body, request.get_json())
+    return models.answer(platform(), made)
+
+
+@api.get(ONE, operation_id="getModelService", tags=TAGS, responses={200: schemas.ModelService, **FOUND})
+def get_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[str, Any]:
+    """Show one model service"""
+    return models.answer(platform(), _service(path, query))
+
+
+@api.delete(
+    ONE, operation_id="deleteModelService", tags=TAGS, responses={200: schemas.Message, **FOUND, 503: schemas.Error}
+)
+def delete_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[str, Any]:
+    """Delete a model service"""
+    service = _service(path, query)
+    words = f"Fail to delete model service: {path.model_name}, exception: {{message}}"
+    with worded(dict.fromkeys(_TRIED, words)):
+        platform().endpoints.delete(service.row.id or 0, caller())
+    return {"message": "Successfully request to delete model service."}
+
+
+@api.get(ONE + "/logs", operation_id="getModelServiceLogs", tags=TAGS, responses={200: schemas.Logs, **FOUND})
+def get_model_service_logs(path: schemas.ModelPath, query: schemas.ReplicaQuery) -> dict[str, Any]:
+    """Read a model service's log"""
+    return {"logs": models.logs(platform(), _service(path, query), query.replica)}
+
+
+@api.get(ONE + "/events", operation_id="listModelServiceEvents", tags=TAGS, responses={200: schemas.EventList, **FOUND})
+def list_model_service_events(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[str, Any]:
+    """List a model service's events"""
+    return endpoint_event_list(platform(), _service(path, query).row).model_dump()
+
+
+def _service(path: schemas.ModelPath, query: schemas.OrgQuery) -> EndpointFull:
+    org = org_of(platform(), caller(), query.org_id)
+    return models.find(platform(), org, path.model_name, path.model_version)

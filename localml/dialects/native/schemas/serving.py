@@ -1,0 +1,196 @@
+"""What goes over the wire about models and endpoints; see ``schemas`` for the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from localml.core.serving.specs import DAY, HEALTH_PATH, Scaling
+from localml.core.work.specs import Resources
+from localml.dialects.native.schemas.work import Strict
+
+
+class ModelIn(Strict):
+    """A version to register. ``source`` is the object URI of a file or a folder; ``format`` is found out."""
+
+    name: str
+    source: str = Field(min_length=1)
+    format: str = ""
+    description: str = Field(default="", max_length=2000)
+
+
+class EndpointIn(Strict):
+    """An endpoint to serve: a registered ``model`` (``name`` or ``name:version``), or a custom ``image``.
+
+    A Python kernel with an image and no command runs in that image, under our server.
+    Times are in seconds; see ``localml.core.serving.specs`` for the meaning of each setting.
+    """
+
+    name: str | None = None
+    model: str | None = None
+    image: str = ""
+    command: tuple[str, ...] = ()
+    port: int = Field(default=8080, ge=1, le=65535)
+    health_path: str = Field(default="/v2/health/ready", pattern=HEALTH_PATH, max_length=1024)
+    resources: Resources = Resources()
+    env: dict[str, str] = Field(default_factory=dict)
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    scaling: Scaling = Scaling()
+    pool: str = "default"
+    public: bool = False
+    ready_timeout: float = Field(default=120.0, gt=0)
+    bake: float = Field(default=5.0, ge=0)
+    request_timeout: float = Field(default=60.0, gt=0, le=DAY)
+    max_concurrent: int | None = Field(default=None, ge=1)
+    gateway_port: int | None = Field(default=None, ge=1, le=65535)
+
+
+class RolloutIn(Strict):
+    """Another version, or the same in another image. ``weight`` in percent: 100 replaces all others once it is ready.
+
+    What is not given is that of the newest version that serves. ``recreate``: the versions before it end first, and
+    come back if it fails; requests wait meanwhile.
+    """
+
+    model: str | None = None
+    image: str | None = Field(default=None, min_length=1)
+    command: tuple[str, ...] | None = None
+    weight: float = Field(default=100.0, gt=0, le=100)
+    recreate: bool = False
+    resources: Resources | None = None
+    env: dict[str, str] | None = None
+    options: dict[str, str | int | float | bool] | None = None
+
+
+class ScaleIn(Strict):
+    """Limits of the number of replicas; ``replicas`` sets both. Those left out stay."""
+
+    replicas: int | None = Field(default=None, ge=1, le=1000)
+    minimum: int | None = Field(default=None, ge=0, le=1000)
+    maximum: int | None = Field(default=None, ge=1, le=1000)
+    target: float | None = Field(default=None, gt=0)
+    cooldown: float | None = Field(default=None, ge=0)
+    idle: float | None = Field(default=None, ge=0)
+
+
+class SinceQuery(Strict):
+    """Samples since a time."""
+
+    since: float | None = None
+
+
+class TensorOut(BaseModel):
+    """An input or an output; an open size is -1."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelVersionOut(BaseModel):
+    """A version. ``inputs`` and ``outputs`` are null while they are not known."""
+
+    model: str
+    version: int
+    source: str
+    format: str
+    runtime: str
+    size: int
+    checksum: str
+    inputs: list[TensorOut] | None
+    outputs: list[TensorOut] | None
+    workload_id: int | None
+    owner: str
+    created_at: float
+
+
+class ModelOut(BaseModel):
+    """A model with its versions, the newest first."""
+
+    name: str
+    project: str
+    owner: str
+    description: str
+    created_at: float
+    updated_at: float
+    versions: list[ModelVersionOut]
+
+
+class ModelsOut(BaseModel):
+    """All models by name."""
+
+    models: list[ModelOut]
+
+
+class EndpointReplicaOut(BaseModel):
+    """A replica; its output is that of the workload of this name."""
+
+    workload_id: int
+    workload: str
+    workload_state: str
+    state: str
+    url: str | None
+    created_at: float
+    ready_at: float | None
+
+
+class VariantOut(BaseModel):
+    """A version of an endpoint."""
+
+    name: str
+    model: str
+    version: int | None
+    state: str
+    weight: float
+    message: str
+    ready: int
+    replicas: list[EndpointReplicaOut]
+    inputs: list[TensorOut] | None
+    outputs: list[TensorOut] | None
+    spec: dict[str, Any]
+    created_at: float
+    ended_at: float | None
+
+
+class EndpointOut(BaseModel):
+    """An endpoint. ``url`` is where requests go; ``settled`` is false while something is under way."""
+
+    id: int
+    name: str
+    route: str
+    url: str | None
+    infer_url: str | None
+    state: str
+    desired: str
+    settled: bool
+    message: str
+    dialect: str
+    project: str
+    owner: str
+    pool: str
+    scale: int
+    spec: dict[str, Any]
+    variants: list[VariantOut]
+    created_at: float
+    updated_at: float
+    deleted_at: float | None
+
+
+class EndpointsOut(BaseModel):
+    """All endpoints by name."""
+
+    endpoints: list[EndpointOut]
+
+
+class VariantSamplesOut(BaseModel):
+    """What a variant did between two samples; latencies in seconds."""
+
+    variant: str
+    samples: list[dict[str, float | None]]
+
+
+class EndpointSamplesOut(BaseModel):
+    """Samples of all variants."""
+
+    variants: list[VariantSamplesOut]

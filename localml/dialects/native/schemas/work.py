@@ -1,0 +1,410 @@
+"""What goes over the wire: requests are strict (unknown members are refused), answers are documented.
+
+Times are seconds since the Unix epoch, amounts of memory bytes, CPU cores, GPUs devices or a share of one.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from localml.core.quantities import parse_memory
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import Kind, State
+
+MAX_LOG_BYTES = 64 << 20
+OFFSETS = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
+_LARGEST = 1 << 62  # what SQLite can hold
+Bytes = Annotated[int, BeforeValidator(lambda value: parse_memory(value) if isinstance(value, str) else value)]
+
+
+class Strict(BaseModel):
+    """Base of everything that a caller sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """As pydantic makes it; the plain one is kept, because the framework asks for it on every request."""
+        return super().model_json_schema(*args, **options) if args or options else _schema(cls)
+
+
+@cache
+def _schema(model: type[Strict]) -> dict[str, Any]:
+    return super(Strict, model).model_json_schema()
+
+
+class Reference(Strict):
+    """A workload by id or name."""
+
+    ref: str
+
+
+class PoolPath(Strict):
+    """A pool by its path, such as ``team/train``."""
+
+    path: str
+
+
+class UserPath(Strict):
+    """A user by name."""
+
+    name: str
+
+
+class DialectPath(Strict):
+    """One of the APIs that are served."""
+
+    dialect: str
+
+
+class Submit(Strict):
+    """A workload to run. Without a name it is given one."""
+
+    name: str | None = None
+    kind: Kind = Kind.JOB
+    pool: str = "default"
+    spec: WorkloadSpec
+
+
+class ListQuery(Strict):
+    """Which workloads, in which order; ``after`` is the ``next`` of the page before."""
+
+    kind: list[Kind] = Field(default_factory=list)
+    state: list[State] = Field(default_factory=list)
+    dialect: str | None = None
+    project: str | None = None
+    owner: str | None = None
+    pool: str | None = None
+    name: str | None = None
+    contains: str | None = None
+    deleted: bool = False
+    sort: str = "id"
+    order: Literal["asc", "desc"] = "desc"
+    limit: int = Field(default=50, ge=1, le=1000)
+    after: str | None = None
+
+
+class WaitQuery(Strict):
+    """How long to wait for the end, in seconds."""
+
+    timeout: float = Field(default=30.0, ge=0, le=60)
+
+
+class EventQuery(Strict):
+    """Events after an id, oldest first."""
+
+    after: int = Field(default=0, ge=0, le=_LARGEST)
+    limit: int = Field(default=1000, ge=1, le=10000)
+
+
+class LogQuery(Strict):
+    """Which output.
+
+    ``attempt`` is the number of a try, ``all``, or (by default) the newest and those that follow. ``offset`` is the
+    ``Localml-Offset`` of an earlier answer to the same question; for one stream of one replica it is a count of
+    bytes. ``tail`` gives the last lines only.
+    """
+
+    role: str | None = None
+    index: int | None = Field(default=None, ge=0)
+    attempt: str | None = Field(default=None, pattern=r"^([0-9]{1,9}|all)$")
+    stream: Literal["stdout", "stderr"] | None = None
+    offset: str | None = Field(default=None, pattern=f"^{OFFSETS.pattern}$")
+    limit: int = Field(default=1 << 20, ge=1, le=MAX_LOG_BYTES)
+    tail: int | None = Field(default=None, ge=0, le=1_000_000)
+    follow: bool = False
+    prefix: bool = True
+
+
+class PointIn(Strict):
+    """One value of a series; ``at`` is now when left out."""
+
+    name: str = Field(min_length=1, max_length=256)
+    value: float = Field(allow_inf_nan=False)
+    at: float | None = Field(default=None, ge=0, le=1e11)
+
+
+class PointsIn(Strict):
+    """Points of one replica (``worker-0``), or of the workload as a whole."""
+
+    replica: str = Field(default="", max_length=128)
+    points: list[PointIn] = Field(max_length=100_000)
+
+
+class SampleQuery(Strict):
+    """Series of a workload, the points since a time."""
+
+    since: float | None = Field(default=None, allow_inf_nan=False, ge=-1e11, le=1e11)
+    name: str | None = None
+    replica: str | None = None
+
+
+class DrainIn(Strict):
+    """One GPU (index or UUID), or the machine when left out."""
+
+    gpu: str | None = None
+    reason: str = Field(default="drained by an administrator", max_length=500)
+
+
+class LimitsIn(Strict):
+    """Limits of a pool; one that is left out is lifted."""
+
+    cpu: float | None = Field(default=None, ge=0)
+    memory: Bytes | None = Field(default=None, ge=0, le=_LARGEST)
+    gpu: float | None = Field(default=None, ge=0)
+    max_workloads: int | None = Field(default=None, ge=0, le=_LARGEST)
+
+
+class ObjectQuery(Strict):
+    """An object by URI."""
+
+    uri: str = Field(min_length=1)
+
+
+class ObjectTreeQuery(ObjectQuery):
+    """A folder, with all that is below it when ``recursive``."""
+
+    recursive: bool = False
+
+
+class BuildIn(Strict):
+    """Runtimes to build; those marked as default when none is named.
+
+    With ``onto``, an image of somebody else's, the server of Python kernels is made ready to run there instead.
+    """
+
+    names: list[str] = Field(default_factory=list)
+    onto: str = ""
+
+
+class PruneIn(Strict):
+    """What may go; see ``localml.core.prune``. Ages in days, null: age does not matter."""
+
+    logs_days: float | None = Field(default=30.0, ge=0)
+    keep_log_bytes: Bytes | None = Field(default=None, ge=0)
+    deleted_days: float | None = Field(default=30.0, ge=0)
+    dry_run: bool = False
+
+
+class UserIn(Strict):
+    """A new user."""
+
+    name: str
+    password: str
+    admin: bool = False
+    org: str = "default"
+
+
+class PasswordIn(Strict):
+    """A user's new password."""
+
+    password: str
+
+
+class TokenIn(Strict):
+    """``lifetime`` in seconds, for ever when left out."""
+
+    lifetime: float | None = Field(default=None, gt=0)
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+class ErrorBody(BaseModel):
+    """What went wrong; the same four members whatever it was."""
+
+    code: str
+    message: str
+    field: str | None
+    details: dict[str, Any]
+
+
+class ErrorAnswer(BaseModel):
+    """The body of every answer that is no success."""
+
+    error: ErrorBody
+
+
+class WorkloadOut(BaseModel):
+    """A workload in a list."""
+
+    id: int
+    name: str
+    kind: str
+    state: str
+    desired: str
+    cause: str | None
+    message: str
+    exit_code: int | None
+    dialect: str
+    project: str
+    owner: str
+    version: str
+    pool: str
+    priority: int
+    attempt: int
+    retries: int
+    cpu: float
+    memory: int
+    gpu: float
+    created_at: float
+    updated_at: float
+    queued_at: float
+    started_at: float | None
+    ended_at: float | None
+    deleted_at: float | None
+
+
+class WorkloadsOut(BaseModel):
+    """One page; ``next`` is null at the end."""
+
+    workloads: list[WorkloadOut]
+    next: str | None
+
+
+class ReasonOut(BaseModel):
+    """Why a workload waits."""
+
+    code: str
+    message: str
+    short: list[str]
+    holders: list[int]
+    expected_start: float | None
+
+
+class EventOut(BaseModel):
+    """A fact about a workload, or about the platform."""
+
+    id: int
+    workload_id: int | None
+    at: float
+    severity: str
+    reason: str
+    message: str
+    source: str
+    replica: str
+
+
+class EventsOut(BaseModel):
+    """Events, oldest first; ``after`` is the id to ask on with."""
+
+    events: list[EventOut]
+    after: int
+
+
+class GrantOut(BaseModel):
+    """A GPU that a replica holds, or held until ``released_at``."""
+
+    uuid: str
+    index: str | None
+    fraction: float
+    simulated: bool
+    released_at: float | None
+
+
+class PortOut(BaseModel):
+    """A published port."""
+
+    container: int
+    host: int
+    url: str | None
+
+
+class ReplicaOut(BaseModel):
+    """One container of one replica."""
+
+    role: str
+    index: int
+    attempt: int
+    name: str
+    node: str
+    state: str
+    address: str | None
+    ports: dict[str, PortOut]
+    gpus: list[GrantOut]
+    started_at: float | None
+    ended_at: float | None
+    exit_code: int | None
+    signal: int | None
+    cause: str | None
+    message: str
+
+
+class WorkloadFull(WorkloadOut):
+    """Everything that is kept about one workload. ``help`` says what to do about how it ended."""
+
+    help: str | None
+    spec: dict[str, Any]
+    request: Any
+    images: dict[str, str]
+    replicas: list[ReplicaOut]
+    events: list[EventOut]
+    why: ReasonOut | None
+
+
+class WhyOut(BaseModel):
+    """``why`` is null when the workload does not wait."""
+
+    state: str
+    why: ReasonOut | None
+
+
+class GpuOut(BaseModel):
+    """A GPU, who has it, what it does now and what keeps it from new work."""
+
+    uuid: str
+    index: str
+    name: str
+    memory: int
+    simulated: bool
+    free: float
+    drained: bool
+    fenced: bool
+    reason: str
+    leases: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+
+class GpusOut(BaseModel):
+    """All GPUs; ``source`` says where they come from, or why there are none."""
+
+    gpus: list[GpuOut]
+    source: str
+
+
+class PoolOut(BaseModel):
+    """A pool with its limits and what is asked of it."""
+
+    name: str
+    parent: str | None
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+    used: dict[str, float]
+
+
+class PoolsOut(BaseModel):
+    """All pools by name."""
+
+    pools: list[PoolOut]
+
+
+class ObjectOut(BaseModel):
+    """An object or a folder."""
+
+    uri: str
+    name: str
+    size: int
+    modified: float
+    is_folder: bool
+
+
+class ObjectsOut(BaseModel):
+    """What a folder holds."""
+
+    objects: list[ObjectOut]

@@ -1,0 +1,129 @@
+"""Following a workload's output until it has ended: as plain bytes, or as server-sent events. Nobody polls."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.work.states import TERMINAL, State
+from localml.core.work.workloads import Full
+from localml.dialects.native.translate.output import Lines, Piece, Position, Selection, pieces
+from localml.platform import Platform
+
+HEARTBEAT_S = 10.0
+_ROUND = 1 << 20
+"""Bytes given before the list of replicas is looked at again."""
+_SPARE_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of following: output (``piece``), a ``state`` that is new, or neither: a heartbeat."""
+
+    piece: Piece | None = None
+    state: State | None = None
+
+
+def follow(platform: Platform, found: Full, selection: Selection, position: Position) -> Iterator[Progress]:
+    """What was written behind ``position``, then everything as it is written; ends after the workload has.
+
+    ``position`` moves with what is yielded. Ends early, without a final state, when the server shuts down.
+    """
+    number = found.row.id or 0
+    told: State | None = None
+    attempts, moved = found.attempts, found.row.updated_at
+    while True:
+        seen = platform.feed.version(number)
+        row = platform.workloads.row(number)  # before the output: what is over has all of it on disk
+        if row.state is not told and row.state not in TERMINAL:
+            yield Progress(state=row.state)
+            told = row.state
+        if row.updated_at != moved or not attempts:
+            attempts, moved = platform.workloads.get(number).attempts, row.updated_at
+        more = True
+        while more:
+            more = False
+            for piece in pieces(platform.logs, selection.sources(attempts), position, _ROUND):
+                position.offsets[piece.number] = piece.end
+                yield Progress(piece=piece)
+                more = True
+        if row.state in TERMINAL:
+            yield Progress(state=row.state)
+            return
+        if not platform.feed.wait(number, seen, HEARTBEAT_S):
+            if platform.feed.closed:
+                return
+            yield Progress()
+
+
+def as_bytes(steps: Iterator[Progress], lines: Lines | None, gone: Callable[[], bool]) -> Iterator[bytes]:
+    """The output alone. A heartbeat has no bytes to send, so the connection is asked whether anybody is there."""
+    for step in steps:
+        if step.piece is not None:
+            data = lines.feed(step.piece) if lines is not None else step.piece.data
+            if data:
+                yield data
+        elif step.state is None and gone():
+            return
+    if lines is not None and (rest := lines.rest()):
+        yield rest
+
+
+def as_events(steps: Iterator[Progress], position: Position) -> Iterator[str]:
+    """Server-sent events.
+
+    ``log``: JSON with ``text``, ``stream``, ``replica`` and ``attempt``; its id is where to go on (Last-Event-ID).
+    ``state``: JSON with ``state``. ``end``: the last one, with the final state. Comments keep the line alive.
+    """
+    decoders: dict[int, codecs.IncrementalDecoder] = {}
+    given = Position(list(position.offsets))
+    yield "retry: 1000\n\n"
+    for step in steps:
+        if step.piece is not None:
+            yield _log_event(step.piece, decoders, given)
+        elif step.state is not None:
+            name = "end" if step.state in TERMINAL else "state"
+            yield f"event: {name}\nid: {given}\ndata: {json.dumps({'state': step.state})}\n\n"
+        else:
+            yield ": still there\n\n"
+
+
+def _log_event(piece: Piece, decoders: dict[int, codecs.IncrementalDecoder], given: Position) -> str:
+    decoder = decoders.setdefault(piece.number, codecs.getincrementaldecoder("utf-8")(errors="replace"))
+    text = decoder.decode(piece.data)
+    given.fit(piece.number + 1)
+    given.offsets[piece.number] = piece.end - len(decoder.getstate()[0])  # what is half a letter comes again
+    body = {
+        "text": text,
+        "stream": piece.source.stream,
+        "replica": piece.source.replica,
+        "attempt": piece.source.attempt,
+    }
+    return f"event: log\nid: {given}\ndata: {json.dumps(body)}\n\n"
+
+
+class Seats:
+    """Bounds how many may follow at a time, because each holds one of the server's threads.
+
+    Args:
+        threads: the server's threads; some are always left for everybody else.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._free = threading.BoundedSemaphore(max(1, threads - _SPARE_THREADS))
+
+    def take(self) -> Callable[[], None]:
+        """Take a seat; returns what gives it back.
+
+        Raises:
+            LocalmlError: ``UNAVAILABLE`` when all are taken.
+        """
+        if not self._free.acquire(blocking=False):
+            raise LocalmlError(
+                Code.UNAVAILABLE, "too many follow something already; try again later, or raise LOCALML_THREADS"
+            )
+        return self._free.release

@@ -1,0 +1,177 @@
+"""Job configs of OpenPAI as workloads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, WorkloadSpec
+from localml.dialects.openpai.schemas import JobConfig, TaskRole
+from localml.dialects.openpai.translate.clusters import DEFAULT
+from localml.dialects.openpai.translate.environment import DEFAULT_FS, job_env, ports_of, role_env
+from localml.objects.registry_auth import read_registry_auth
+from localml.platform import Platform
+
+DIALECT = "openpai"
+PROJECT = "openpai"
+"""Of all jobs: their names are unique among all users."""
+MAX_CODE = 200 << 20
+"""Bytes that ``codeDir`` may hold."""
+ONLY_TASK = "main"
+"""The role of a job that names none."""
+
+_FOLDERS = ("dataDir", "outputDir", "codeDir", "authFile")
+_REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_MOST_CORES, _MOST_GPUS, _MOST_PORTS = 4096, 1024, 4096  # more than these no spec can say
+_MEGABYTE = 1 << 20
+
+TASK_SCRIPT = """
+[ -w . ] || cd "$(mktemp -d)" || exit 1
+[ -z "$2" ] || cp -R -H "$LOCALML_BUCKETS/$2" . || exit 1
+export PAI_WORK_DIR="$PWD"
+shell=$(command -v bash) || shell=/bin/sh
+exec "$shell" -c "$1"
+"""
+"""What a container runs: it fetches the code ($2, a path below the buckets) and becomes the user's command ($1).
+
+Images are the user's own and hold no launcher of ours; a shell is all that they need to have.
+"""
+
+
+def folders_of(job: JobConfig, *, user: str, cluster: str) -> dict[str, str]:
+    """The job's directories and ``authFile`` as URIs: references expanded, empty where there is none.
+
+    A plain path is one of the default file system.
+    """
+    values = {
+        "PAI_DEFAULT_FS_URI": DEFAULT_FS,
+        "PAI_JOB_NAME": job.jobName,
+        "PAI_JOB_VC_NAME": cluster,
+        "PAI_USER_NAME": user,
+        "jobName": job.jobName,
+    }
+    variables = {"dataDir": "PAI_DATA_DIR", "outputDir": "PAI_OUTPUT_DIR", "codeDir": "PAI_CODE_DIR"}
+    given = {name: getattr(job, name) or "" for name in _FOLDERS}
+    given["outputDir"] = given["outputDir"] or "$PAI_DEFAULT_FS_URI/Output/$jobName"
+    found: dict[str, str] = {}
+    for name in _FOLDERS:
+        uri = expand_references(given[name], values)
+        found[name] = DEFAULT_FS + uri if uri.startswith("/") else uri
+        if name in variables:
+            values[variables[name]] = found[name]
+    return found
+
+
+def expand_references(text: str, values: Mapping[str, str]) -> str:
+    """``$NAME`` and ``${NAME}`` replaced where the name is known; others stay."""
+    return _REFERENCE.sub(lambda found: values.get(found[1] or found[2], found[0]), text)
+
+
+def job_spec(platform: Platform, job: JobConfig, *, user: str) -> WorkloadSpec:
+    """What to run for a job.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
+            no machine has, ``TOO_LARGE`` for too much code.
+    """
+    cluster = job.virtualCluster or DEFAULT
+    folders = folders_of(job, user=user, cluster=cluster)
+    code = _checked_folders(platform, folders)
+    env = job_env(job, folders, user=user, cluster=cluster)
+    auth = folders["authFile"] or None
+    ports = ports_of(job.taskRoles or (), isolated=platform.engine.isolated)
+    if sum(len(ports[role.name]) * role.taskNumber for role in job.taskRoles or ()) > _MOST_PORTS:
+        raise invalid("portList", f"a job may have at most {_MOST_PORTS} ports in all")
+    roles = [
+        Role(
+            name=role.name,
+            image=job.image or "",
+            command=("/bin/sh", "-c", TASK_SCRIPT, "task", role.command, code),
+            env=env | role_env(role),
+            resources=_resources(platform, job, role),
+            count=role.taskNumber,
+            ports=ports[role.name],
+            completion=Completion(min_failed=role.minFailedTaskCount, min_succeeded=role.minSucceededTaskCount),
+            registry_auth=auth,
+        )
+        for role in job.taskRoles or ()
+    ] or [Role(name=ONLY_TASK, image=job.image or "", env=env, registry_auth=auth)]
+    return WorkloadSpec(
+        roles=tuple(roles),
+        retries=RetryPolicy(limit=job.retryCount),
+        min_succeeded=job.killAllOnCompletedTaskNumber or None,
+    )
+
+
+def _resources(platform: Platform, job: JobConfig, role: TaskRole) -> Resources:
+    if role.cpuNumber > _MOST_CORES:
+        raise _too_much("cpuNumber", role.cpuNumber, platform.hardware.machine().cpu, "CPU cores")
+    if role.gpuNumber > _MOST_GPUS:
+        raise _too_much("gpuNumber", role.gpuNumber, len(platform.gpus.devices()), "GPUs")
+    return Resources(
+        cpu=role.cpuNumber,
+        memory=role.memoryMB * _MEGABYTE,
+        gpu=role.gpuNumber,
+        gpu_type=job.gpuType,
+        shm=role.shmMB * _MEGABYTE,
+    )
+
+
+def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError:
+    words = f"{field}: {asked:g} {unit} were asked for, this machine has {there:g}"
+    return LocalmlError(Code.CAPACITY, words, field=field, details={"asked": asked, "available": there})
+
+
+def _checked_folders(platform: Platform, folders: Mapping[str, str]) -> str:
+    """Refuse what cannot be read; the path of the code below the buckets, empty if the job has none."""
+    for name in ("dataDir", "outputDir"):
+        if folders[name]:
+            platform.buckets.path(folders[name], field=name)
+    if folders["authFile"]:
+        read_registry_auth(platform.buckets, folders["authFile"], field="authFile")
+    uri = folders["codeDir"]
+    if not uri:
+        return ""
+    if not platform.buckets.exists(uri, field="codeDir"):
+        raise invalid("codeDir", f"{uri} does not exist")
+    size = platform.buckets.size(uri, field="codeDir")
+    if size > MAX_CODE:
+        words = f"codeDir: {uri} holds {size / _MEGABYTE:.1f} MB; {MAX_CODE // _MEGABYTE} MB is the most"
+        raise LocalmlError(Code.TOO_LARGE, words, field="codeDir")
+    found = platform.buckets.parse(uri, field="codeDir")
+    return f"{found.bucket}/{found.key}".rstrip("/")
+
+
+def check_cluster(platform: Platform, pool: str, spec: WorkloadSpec) -> None:
+    """Refuse a job that its virtual cluster can never run; ``QUOTA`` with the numbers."""
+    platform.pools.check_size(
+        pool,
+        cpu=sum((role.resources.cpu or 0) * role.count for role in spec.roles),
+        memory=sum((role.resources.memory or 0) * role.count for role in spec.roles),
+        gpu=sum(role.resources.gpu * role.count for role in spec.roles),
+    )
+
+
+@contextmanager
+def output_folder(platform: Platform, job: JobConfig, *, user: str) -> Iterator[None]:
+    """Make the job's output folder, open to whatever user its image runs as; one that exists is left as it is.
+
+    A new one is removed again when the block, which submits the job, fails.
+    """
+    uri = folders_of(job, user=user, cluster=job.virtualCluster or DEFAULT)["outputDir"]
+    if platform.buckets.exists(uri, field="outputDir"):
+        if not platform.buckets.stat(uri, field="outputDir").is_folder:
+            raise invalid("outputDir", f"{uri} is a file")
+        yield
+        return
+    platform.buckets.make_folder(uri, field="outputDir")
+    path = platform.buckets.path(uri, field="outputDir")
+    path.chmod(0o777)
+    try:
+        yield
+    except LocalmlError:
+        with suppress(OSError):
+            path.rmdir()
+        raise

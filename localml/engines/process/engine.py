@@ -1,0 +1,461 @@
+"""The process engine: replicas as child processes, each in a folder of its own, each under a small supervisor.
+
+Made for machines without a container engine and for tests: a job starts in milliseconds. Nothing is isolated, and
+:meth:`ProcessEngine.node` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives the server; what
+it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know, so a new server
+finds everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import platform
+import py_compile
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from localml.core.failpoints import FAILPOINTS
+from localml.core.work.specs import RegistryAuth
+from localml.engines.base import (
+    LABEL_INSTALL,
+    EngineError,
+    EngineUnreachable,
+    ExecResult,
+    ExecStream,
+    LogChunk,
+    NodeInfo,
+    Observed,
+    Phase,
+    Progress,
+    ReplicaPlan,
+    Stream,
+    Usage,
+)
+from localml.engines.hints import Hints
+from localml.engines.process import cgroups, supervisor
+from localml.engines.process import io as process_io
+from localml.engines.process.exec import open_beside
+from localml.engines.process.exits import ExitWatcher, Watched
+from localml.engines.process.folder import UNFINISHED, EndRecord, PlanRecord, ReplicaDir, RunningRecord
+from localml.engines.process.plan import Environments, LaunchMaker
+
+_log = logging.getLogger(__name__)
+
+_NAME_LOCKS = 64
+_UNFINISHED_AGE = 3600.0
+"""Seconds after which a folder that was never finished is taken for a dead server's."""
+_REMOVE_WAIT = 10.0
+"""Seconds that a killed replica may take to end before its removal is given up."""
+
+
+class ProcessEngine:
+    """Replicas as process groups of this machine.
+
+    Limits: with a delegated control group (``cgroup``, or found by :func:`localml.engines.process.cgroups.delegated`)
+    cpu, memory and number of processes are held by the kernel, and an out-of-memory kill is known as such. Without,
+    cpu becomes affinity to that many cores (rounded up), memory becomes RLIMIT_DATA of each process -- not
+    RLIMIT_AS, which would count the address space that CUDA reserves (tens of gigabytes) and every mapped model
+    file -- and the number of processes is not limited (RLIMIT_NPROC counts all processes of the user).
+
+    Nothing is mounted and no port is mapped: binds reach the program as paths of this machine in its
+    environment, and a published port must be the same on both sides.
+
+    Args:
+        root: the folder for the replicas' folders; made if missing. It must not be shared between machines.
+        install: id of this installation; replicas of others in the same root are left alone.
+        environments: from an image's name to additions to the environment (such as PATH of a virtual
+            environment); None for an unknown image, which runs with the machine's own programs.
+        cgroup: a control group to use; default is the delegated one, if there is one.
+    """
+
+    name = "process"
+    isolated = False
+
+    def __init__(
+        self,
+        root: Path,
+        install: str,
+        *,
+        environments: Environments | None = None,
+        cgroup: Path | None = None,
+    ) -> None:
+        self._root = root.absolute()
+        self._install = install
+        self._cgroups = cgroups.named(cgroup) if cgroup else cgroups.delegated()
+        self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups)
+        self._name_locks = [threading.RLock() for _ in range(_NAME_LOCKS)]
+        self._plans: dict[str, PlanRecord] = {}
+        self._ended: dict[str, Observed] = {}
+        self._alive: dict[str, Watched] = {}
+        self._failed: set[str] = set()
+        self._hints = Hints()
+        self._closed = threading.Event()
+        self._exits = ExitWatcher(self._on_exit)
+        self._prepare_root()
+
+    def node(self) -> NodeInfo:
+        """Size of this machine, as far as this process may use it."""
+        return NodeInfo(
+            name=socket.gethostname(),
+            cpu=float(len(self._launches.cores)),
+            memory=psutil.virtual_memory().total,
+            engine=self.name,
+            version=platform.release(),
+            isolation=(
+                "none: replicas are processes of the server's user on this machine, with its files, network and "
+                "installed programs; GPUs are kept apart by environment variables only"
+            ),
+        )
+
+    def resolve_image(
+        self,
+        image: str,
+        progress: Progress | None = None,
+        *,
+        pull: bool = True,
+        auth: RegistryAuth | None = None,
+    ) -> str:
+        """The name itself: an image is no more than a choice of environment here."""
+        return image
+
+    def start(self, plan: ReplicaPlan) -> Observed:
+        """Start the replica's supervisor, or find the replica. See :meth:`Engine.start`.
+
+        Raises:
+            EngineError: no command, a port that would have to be mapped, another installation's name, or the
+                system's refusal (such as a full disk).
+        """
+        folder = self._folder(plan.name)
+        with self._name_lock(plan.name):
+            seen = self._observe(plan.name)
+            if seen.phase is Phase.GONE:
+                there = folder.plan()
+                if there is None:
+                    self._create(folder, plan)
+                    FAILPOINTS.hit("after-create")
+                elif there.labels.get(LABEL_INSTALL) != self._install:
+                    raise EngineError(f"{plan.name} belongs to another installation")
+                seen = self._observe(plan.name)
+            if seen.phase is Phase.CREATED:
+                self._spawn(plan.name)
+                FAILPOINTS.hit("after-start")
+                seen = self._observe(plan.name)
+            return seen
+
+    def inspect(self, name: str) -> Observed:
+        """See :meth:`Engine.inspect`. Reads the replica's folder; an ended one is remembered."""
+        with self._name_lock(name):
+            return self._observe(name)
+
+    def list(self) -> dict[str, Observed]:
+        """See :meth:`Engine.list`."""
+        try:
+            names = sorted(name for name in os.listdir(self._root) if not name.startswith("."))
+        except OSError as error:
+            raise EngineUnreachable(f"{self._root}: {error.strerror}") from error
+        seen = {name: self.inspect(name) for name in names}
+        return {name: observed for name, observed in seen.items() if observed.phase is not Phase.GONE}
+
+    def stop(self, name: str, grace: float) -> None:
+        """See :meth:`Engine.stop`. Returns at once; the supervisor keeps the time, not this process."""
+        folder = self._folder(name)
+        with self._name_lock(name):
+            seen = self._observe(name)
+            if seen.phase not in (Phase.CREATED, Phase.RUNNING):
+                return
+            folder.ask_to_stop(max(0.0, grace))
+            # Only now look for the supervisor: one that takes its lock after this look finds the wish itself.
+            if watched := self._track(name):
+                watched.send(supervisor.SIGTERM)
+            elif seen.phase is Phase.CREATED:
+                self._spawn(name)  # it records the wish as the end, and runs nothing
+
+    def remove(self, name: str) -> None:
+        """See :meth:`Engine.remove`. A replica that still runs is killed first.
+
+        Raises:
+            EngineError: it cannot be killed (stuck in the kernel) or its files cannot be deleted.
+        """
+        folder = self._folder(name)
+        self.stop(name, 0.0)
+        self._wait_ended(name)
+        with self._name_lock(name):
+            if self._observe(name).phase is Phase.GONE:
+                if not folder.exists():
+                    folder.delete()  # of a removal that a server's death cut short
+                return
+            FAILPOINTS.hit("before-remove")
+            with folder.owned():
+                folder.forget()
+            for memory in (self._plans, self._ended, self._alive):
+                memory.pop(name, None)
+            self._failed.discard(name)
+            folder.delete()
+
+    def remove_network(self, network: str) -> None:
+        """Nothing to do: replicas share the machine's network."""
+
+    def networks(self) -> set[str]:
+        """None: replicas share the machine's network."""
+        return set()
+
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+        """See :meth:`Engine.logs`."""
+        if self.inspect(name).phase is Phase.GONE:
+            return iter(())
+        return process_io.read_logs(self._folder(name).path, since, lambda wait: self._is_over(name, wait), follow)
+
+    def stats(self, name: str) -> Usage | None:
+        """See :meth:`Engine.stats`. Memory is the sum of resident sizes, so shared pages count more than once."""
+        if self.inspect(name).phase is not Phase.RUNNING:
+            return None
+        pid = self._folder(name).holder()
+        return None if pid is None else process_io.usage_below(pid)
+
+    def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:
+        """See :meth:`Engine.exec`. Runs with the replica's environment and work directory.
+
+        Raises:
+            EngineError: the replica does not run, or the command did not end in time.
+        """
+        plan = self._running_plan(name)
+        return process_io.run_beside(command, plan.env, plan.workdir, timeout)
+
+    def open(
+        self,
+        name: str,
+        command: tuple[str, ...],
+        *,
+        tty: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> ExecStream:
+        """See :meth:`Engine.open`. What the command leaves behind is killed when the stream is closed, because no
+        container would end it."""
+        plan = self._running_plan(name)
+        return open_beside(command, {**plan.env, **(env or {})}, plan.workdir, tty)
+
+    def _running_plan(self, name: str) -> PlanRecord:
+        with self._name_lock(name):
+            running = self._observe(name).phase is Phase.RUNNING
+            plan = self._plan(name)
+        if not running or plan is None:
+            raise EngineError(f"{name} does not run")
+        return plan
+
+    def watch(self, stop: threading.Event) -> Iterator[str]:
+        """See :meth:`Engine.watch`: the name of each replica that ends, at once; sleeps in between."""
+        names = self._hints.subscribe(stop)
+        self.list()  # puts the replicas of an earlier server under watch
+        return names
+
+    def close(self) -> None:
+        """End the watching. Replicas and their supervisors go on."""
+        self._closed.set()
+        self._exits.close()
+        self._hints.close()
+
+    def _prepare_root(self) -> None:
+        try:
+            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Compiled once here, because a script given to the interpreter is compiled at each start.
+            # The name tells versions apart: an engine of another one may use the same root.
+            version = zlib.crc32(Path(supervisor.__file__).read_bytes())
+            self._supervisor = self._root / f".supervisor-{sys.implementation.cache_tag}-{version:08x}.pyc"
+            py_compile.compile(supervisor.__file__, str(self._supervisor), doraise=True)
+            for left in self._root.glob(f"{UNFINISHED}*"):
+                old = left.stat().st_mtime < time.time() - _UNFINISHED_AGE  # its maker's number may be another's now
+                if old or ReplicaDir(left).abandoned():
+                    ReplicaDir(left).delete()
+        except OSError as error:
+            raise EngineError(f"cannot use {self._root}: {error.strerror}") from error
+
+    def _create(self, folder: ReplicaDir, plan: ReplicaPlan) -> None:
+        launch = self._launches.make(plan, folder.path / "work")
+        labels = {**plan.labels, LABEL_INSTALL: self._install}
+        self._plans[plan.name] = folder.create(plan, labels, launch)
+
+    def _spawn(self, name: str) -> None:
+        """Start a supervisor; under the name's lock. One that is not needed finds the lock taken and ends."""
+        path = str(self._folder(name).path)
+        argv = [sys.executable, "-I", "-S", "-E", str(self._supervisor), path]
+        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            pid = os.posix_spawn(
+                sys.executable,
+                argv,
+                {"LC_ALL": "C.UTF-8"},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 2, f"{path}/notes", log, 0o600),
+                ],
+                setsid=True,
+                setsigmask=[supervisor.SIGTERM],  # held back until the supervisor can handle it
+            )
+        except OSError as error:
+            raise EngineError(f"cannot start {name}: {error.strerror}") from error
+        if watched := self._exits.add(name, pid):
+            self._alive[name] = watched
+
+    def _observe(self, name: str) -> Observed:
+        """What the folder says; under the name's lock.
+
+        Raises:
+            EngineUnreachable: the folder cannot be read; nothing is known then.
+        """
+        try:
+            return self._read_phase(name, self._folder(name))
+        except OSError as error:
+            raise EngineUnreachable(f"{error.filename or self._root}: {error.strerror}") from error
+
+    def _read_phase(self, name: str, folder: ReplicaDir) -> Observed:
+        plan = self._plan(name)
+        if plan is None or plan.labels.get(LABEL_INSTALL) != self._install:
+            return Observed(name, Phase.GONE)
+        if name in self._ended:
+            return self._ended[name]
+        if (end := folder.end()) is None:
+            running = folder.running()
+            if self._track(name):
+                return _observed(name, folder, plan, Phase.RUNNING, running)
+            # It may have ended between the two looks, and only then is the folder complete.
+            if (end := folder.end()) is None:
+                running = folder.running()
+                if running is None and name not in self._failed:
+                    return _observed(name, folder, plan, Phase.CREATED, None)
+                end = self._settle(name, folder, running)
+        if end is None:
+            return _observed(name, folder, plan, Phase.RUNNING, folder.running())
+        self._ended[name] = _observed(name, folder, plan, Phase.EXITED, folder.running(), end)
+        return self._ended[name]
+
+    def _settle(self, name: str, folder: ReplicaDir, running: RunningRecord | None) -> EndRecord | None:
+        """Record the end of a replica whose supervisor died before it could; None if there is one after all."""
+        with folder.owned() as owned:
+            if not owned or folder.end() is not None:
+                return folder.end()
+            if running is None:
+                error = f"the supervisor failed: {folder.notes().strip()[-500:] or 'it was killed'}"
+                end = EndRecord(125, None, False, time.time(), error=error)
+            elif running.boot_id != process_io.boot_id():
+                end = EndRecord(None, 9, False, time.time(), error="the machine was restarted")
+            else:
+                process_io.kill_session(running.supervisor, running.start_ticks)
+                for parent in set(self._cgroups.parents.values()):
+                    cgroups.kill_group(parent / name)
+                end = EndRecord(None, 9, False, time.time(), error="the supervisor was killed")
+            folder.write_end(end)
+            return end
+
+    def _track(self, name: str) -> Watched | None:
+        """The living supervisor, under watch from now on; None if there is none. Under the name's lock."""
+        folder = self._folder(name)
+        pid = folder.holder()
+        watched = self._alive.get(name)
+        # Without a holder it may have been spawned a moment ago and be on its way to the lock.
+        if watched is not None and pid in (None, watched.pid) and watched.alive():
+            return watched
+        while (pid := folder.holder()) is not None:
+            watched = self._exits.add(name, pid)
+            # If the number was given to another process in between, the lock is no longer held under it.
+            if watched is not None and folder.holder() == pid:
+                self._alive[name] = watched
+                return watched
+            if watched is None and self._closed.is_set():
+                return None
+        return None
+
+    def _on_exit(self, watched: Watched) -> None:
+        """A supervisor has ended (on the watcher's thread): remember why, and tell the watchers."""
+        name = watched.name
+        folder = self._folder(name)
+        # A folder that cannot be read now is looked at again when somebody asks.
+        with self._name_lock(name), contextlib.suppress(OSError, EngineUnreachable):
+            if self._alive.get(name) is watched:
+                del self._alive[name]
+                if folder.exists() and folder.end() is None and folder.holder() is None:
+                    self._failed.add(name)
+            self._observe(name)
+        if notes := folder.notes():
+            _log.warning("%s: %s", name, notes.strip())
+        self._hints.tell(name)
+
+    def _is_over(self, name: str, wait: float) -> bool:
+        """Wait up to ``wait`` seconds for a replica's end; whether there is nothing more to come."""
+        with self._name_lock(name):
+            seen = self._observe(name)
+            watched = self._alive.get(name)
+        if self._closed.is_set() or seen.phase in (Phase.EXITED, Phase.GONE):
+            return True
+        if wait > 0:
+            if watched is None:
+                self._closed.wait(wait)
+            else:
+                watched.ended.wait(wait)
+        return False
+
+    def _wait_ended(self, name: str) -> None:
+        deadline = time.monotonic() + _REMOVE_WAIT
+        while not self._is_over(name, min(0.2, deadline - time.monotonic())):
+            if time.monotonic() > deadline:
+                raise EngineError(f"{name} does not end, though it was killed; its processes hang in the kernel")
+        if watched := self._alive.get(name):
+            watched.ended.wait(max(0.0, deadline - time.monotonic()))  # until it is reaped
+
+    def _plan(self, name: str) -> PlanRecord | None:
+        folder = self._folder(name)
+        if not folder.exists():
+            os.stat(self._root)  # a root that is gone (unmounted) says nothing about replicas
+            for memory in (self._plans, self._ended):
+                memory.pop(name, None)
+            return None
+        if name not in self._plans:
+            plan = folder.plan()
+            if plan is None:
+                return None
+            self._plans[name] = plan
+        return self._plans[name]
+
+    def _folder(self, name: str) -> ReplicaDir:
+        if not name or name.startswith(".") or "/" in name or "\0" in name:
+            raise EngineError(f"{name!r} is no name of a replica")
+        return ReplicaDir(self._root / name)
+
+    def _name_lock(self, name: str) -> threading.RLock:
+        """Many names share a lock: a lock for each would have to be thrown away again, safely."""
+        return self._name_locks[hash(name) % _NAME_LOCKS]
+
+
+def _observed(
+    name: str,
+    folder: ReplicaDir,
+    plan: PlanRecord,
+    phase: Phase,
+    running: RunningRecord | None,
+    end: EndRecord | None = None,
+) -> Observed:
+    started = running.started_at if running else None
+    if started is None and phase is Phase.RUNNING:
+        started = plan.created_at
+    return Observed(
+        name=name,
+        phase=phase,
+        exit_code=end.exit_code if end else None,
+        signal=end.signal if end else None,
+        oom_killed=end.oom_killed if end else False,
+        started_at=started,
+        finished_at=end.finished_at if end else None,
+        address="127.0.0.1",
+        error=end.error if end else "",
+        labels=plan.labels,
+        handle={"directory": str(folder.path)},
+    )

@@ -1,0 +1,321 @@
+"""The folder of one replica of the process engine: what its files say and who may write them.
+
+==============  =========  ===============================================================================
+file            written    meaning
+==============  =========  ===============================================================================
+plan.json       engine     the plan, and when it was made; a folder without it is no replica (yet, or any more)
+launch          engine     what the supervisor runs (:func:`encode_launch`)
+exit.part       engine     room reserved on the disk for ``exit.json``
+stdout, stderr  child      its output, exactly
+work/           child      where it runs unless the plan's work directory exists here
+stop            engine     grace in seconds; read by the supervisor at SIGTERM, and before it begins
+lock            --         locked (POSIX record lock) by the supervisor as long as it lives
+running.json    superv.    process numbers, start time in ticks, boot id; written before the command begins
+exit.json       superv.    how it ended; the engine writes it only when no supervisor is left to do it
+notes           superv.    limits that could not be set and such
+==============  =========  ===============================================================================
+
+All of it survives the server, so phases are read from here and nowhere else: ``exit.json`` -> exited; lock held ->
+running; ``running.json`` alone -> the supervisor was killed; only ``plan.json`` -> created.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import struct
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from localml.engines.base import STREAMS, EngineError, ReplicaPlan
+
+UNFINISHED = ".new-"
+"""Start of the names of folders that are being made, followed by the maker's process number."""
+EXIT_ROOM = 4096
+"""Bytes reserved for ``exit.json``: one block, so that a full disk cannot lose an end."""
+
+_FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """What is needed of ``plan.json`` once the replica was started."""
+
+    labels: Mapping[str, str]
+    env: Mapping[str, str]
+    workdir: str
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunningRecord:
+    """``running.json``."""
+
+    supervisor: int
+    start_ticks: int
+    child: int
+    boot_id: str
+    started_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class EndRecord:
+    """``exit.json``. Sizes in bytes, times in seconds."""
+
+    exit_code: int | None
+    signal: int | None
+    oom_killed: bool
+    finished_at: float
+    max_rss: int = 0
+    cpu_user_seconds: float = 0.0
+    cpu_system_seconds: float = 0.0
+    error: str = ""
+
+
+class ReplicaDir:
+    """Access to one replica's folder. Methods that write are called under the engine's lock for that name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def exists(self) -> bool:
+        """Whether there is a replica: a folder whose plan was written to its end."""
+        return os.path.lexists(self.path / "plan.json")
+
+    def create(self, plan: ReplicaPlan, labels: Mapping[str, str], launch: Launch) -> PlanRecord:
+        """Write everything that the supervisor needs, or find that another engine just did.
+
+        The folder is made under another name and moved into place whole, so there is never half a replica.
+
+        Raises:
+            EngineError: the file system refuses (full, read-only, ...); nothing is left behind.
+        """
+        record = PlanRecord(dict(labels), dict(launch.env), launch.workdir, time.time())
+        new = self.beside()
+        try:
+            new._fill(plan, record, launch)
+            return self._move_in(new) or record
+        except OSError as error:
+            with contextlib.suppress(EngineError):
+                new.delete()
+            raise EngineError(f"cannot make {self.path}: {error.strerror}") from error
+
+    def beside(self) -> ReplicaDir:
+        """A folder next to this one to be filled and moved here; its name tells which process makes it."""
+        return ReplicaDir(self.path.with_name(f"{UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}"))
+
+    def abandoned(self) -> bool:
+        """Whether this is a folder that was being made by a process which is no more."""
+        maker = self.path.name.removeprefix(UNFINISHED).partition("-")[0]
+        return self.path.name.startswith(UNFINISHED) and not (maker.isdigit() and _lives(int(maker)))
+
+    def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
+        os.mkdir(self.path, 0o700)
+        os.mkdir(self.path / "work", 0o700)
+        for name in (*STREAMS, "lock"):
+            _write_private(self.path / name, b"")
+        file = os.open(self.path / "exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(file, 0, EXIT_ROOM)
+        finally:
+            os.close(file)
+        _write_private(self.path / "launch", launch.encode())
+        kept = replace(plan, env=dict(plan.env), labels=dict(plan.labels))
+        text = json.dumps({"plan": asdict(kept), **asdict(record)})
+        _write_private(self.path / "plan.json", text.encode())
+
+    def _move_in(self, new: ReplicaDir) -> PlanRecord | None:
+        """Move a filled folder to this place; the plan of the replica that is already there, if one is."""
+        try:
+            os.rename(new.path, self.path)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise
+            there = self.plan()
+            if there is None:  # what a power cut left of one
+                self.delete()
+                os.rename(new.path, self.path)
+            else:
+                new.delete()
+            return there
+        return None
+
+    def plan(self) -> PlanRecord | None:
+        """The plan; None when there is none, or half of one after a power cut."""
+        data = self._read("plan.json")
+        if data is None:
+            return None
+        return PlanRecord(data["labels"], data["env"], data["workdir"], data["created_at"])
+
+    def running(self) -> RunningRecord | None:
+        """Who runs or ran; None before the supervisor got that far."""
+        data = self._read("running.json")
+        return None if data is None else RunningRecord(**data)
+
+    def end(self) -> EndRecord | None:
+        """How it ended; None while nothing is known of an end."""
+        data = self._read("exit.json")
+        return None if data is None else EndRecord(**data)
+
+    def notes(self) -> str:
+        """What the supervisor could not do, one line each."""
+        try:
+            return (self.path / "notes").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def ask_to_stop(self, grace: float) -> None:
+        """Leave word for the supervisor; it reads this when it gets SIGTERM, or before it begins.
+
+        Raises:
+            EngineError: it cannot be written.
+        """
+        try:
+            _write_private(self.path / "stop.part", f"{grace!r}\n".encode())
+            os.rename(self.path / "stop.part", self.path / "stop")
+        except FileNotFoundError:
+            pass  # removed meanwhile
+        except OSError as error:
+            raise EngineError(f"cannot write {self.path / 'stop'}: {error.strerror}") from error
+
+    def holder(self) -> int | None:
+        """Process number of the living supervisor; None if there is none.
+
+        Asks for the lock without taking it, so that it can't get in the way of a supervisor that begins.
+        """
+        try:
+            file = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, asked))
+        finally:
+            os.close(file)
+        # A lock that the engine itself holds (owned) is an open-file lock and has no process number: -1.
+        return pid if kind != fcntl.F_UNLCK and pid > 0 else None
+
+    @contextlib.contextmanager
+    def owned(self) -> Iterator[bool]:
+        """Hold the lock, if it is free: no supervisor can begin meanwhile. Gives whether it is held."""
+        try:
+            file = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            # Not a record lock: that one would be lost when another thread closes the same file.
+            wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            try:
+                fcntl.fcntl(file, fcntl.F_OFD_SETLK, wanted)
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(file)
+
+    def write_end(self, end: EndRecord) -> None:
+        """Record an end in the supervisor's place; only while :meth:`owned`."""
+        text = json.dumps(asdict(end))
+        file = os.open(self.path / "exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.write(file, text.encode().ljust(EXIT_ROOM - 1) + b"\n")
+            os.fsync(file)
+        finally:
+            os.close(file)
+        os.rename(self.path / "exit.part", self.path / "exit.json")
+
+    def forget(self) -> None:
+        """Make it no replica any more: from here on nothing starts or is found in this folder."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path / "plan.json")
+
+    def delete(self) -> None:
+        """Delete the folder, whatever modes the job gave to what it left.
+
+        Raises:
+            EngineError: something cannot be deleted.
+        """
+        try:
+            shutil.rmtree(self.path, onerror=_delete_anyway)
+        except FileNotFoundError:
+            pass
+        except NotADirectoryError:
+            os.unlink(self.path)
+        except OSError as error:
+            raise EngineError(f"cannot delete {error.filename}: {error.strerror}") from error
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            data = json.loads((self.path / name).read_bytes())
+        except (FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        return data if isinstance(data, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What the supervisor is told: command, complete environment, work directory and its options, in order."""
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    workdir: str
+    options: Sequence[tuple[str, str]] = ()
+
+    def encode(self) -> bytes:
+        """The file ``launch`` (see :class:`localml.engines.process.supervisor.Launch`).
+
+        Raises:
+            EngineError: there is no command, or a text that no process can be given.
+        """
+        if not self.command:
+            raise EngineError("a command is needed: the process engine has no image that would bring one")
+        options = [f"{key}={value}" for key, value in (("workdir", self.workdir), *self.options)]
+        parts = [*options, "", *(f"{name}={value}" for name, value in self.env.items()), "", *self.command]
+        if any("\0" in part for part in parts) or any("=" in name or not name for name in self.env):
+            raise EngineError("a NUL byte, or a name of an environment variable that is none")
+        return b"".join(os.fsencode(part) + b"\0" for part in parts)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner may read: plans hold secrets."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(file, "wb") as stream:
+        stream.write(data)
+
+
+def _delete_anyway(function: Callable[[str], Any], path: str, info: Any) -> None:
+    error = info[1]
+    if isinstance(error, FileNotFoundError):
+        return
+    if not isinstance(error, PermissionError):
+        raise error
+    for folder in (os.path.dirname(path), path):
+        with contextlib.suppress(OSError):
+            if not os.path.islink(folder):
+                os.chmod(folder, 0o700)
+    if function in (os.scandir, os.open, os.listdir):  # a folder that could not be entered
+        shutil.rmtree(path)
+    else:
+        function(path)

@@ -1,0 +1,153 @@
+"""What the process engine reads from and does to processes: logs, use, commands beside a replica, leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psutil
+
+from localml.engines.base import STREAMS, EngineError, ExecResult, LogChunk, Stream, Usage
+from localml.engines.process.supervisor import start_ticks
+
+_CHUNK = 1 << 16
+_WAIT_MIN, _WAIT_MAX = 0.01, 0.2
+
+
+def read_logs(
+    folder: Path, since: Mapping[Stream, int], is_over: Callable[[float], bool], follow: bool
+) -> Iterator[LogChunk]:
+    """Both output files after ``since``.
+
+    Args:
+        is_over: waits up to so many seconds for the end of the replica and says whether it has ended; asked
+            before a look at the files, so that the look after a yes is complete.
+        follow: go on until it is over. Waits grow from 10 to 200 ms while nothing comes; the end wakes at once.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            files = {stream: stack.enter_context(open(folder / stream, "rb", buffering=0)) for stream in STREAMS}
+        except FileNotFoundError:
+            return
+        for stream, file in files.items():
+            file.seek(max(0, since.get(stream, 0)))
+        wait = 0.0
+        while True:
+            over = not follow or is_over(wait)
+            quiet = True
+            for stream, file in files.items():
+                if data := file.read(_CHUNK):  # one chunk of each in turn: a busy stream must not hide the other
+                    quiet = False
+                    at = time.time() if follow and not over else os.fstat(file.fileno()).st_mtime
+                    yield LogChunk(stream, data, at)
+            if over and quiet:
+                return
+            wait = min(_WAIT_MAX, max(_WAIT_MIN, wait * 1.5)) if quiet else _WAIT_MIN
+
+
+def usage_below(pid: int) -> Usage | None:
+    """Use of all processes below a supervisor; None when it has none."""
+    user = system = 0.0
+    memory = count = 0
+    for number in below(pid):
+        with contextlib.suppress(psutil.NoSuchProcess), (process := psutil.Process(number)).oneshot():
+            times = process.cpu_times()
+            size = process.memory_info().rss
+            user += times.user + times.children_user
+            system += times.system + times.children_system
+            memory += size
+            count += 1
+    if not count:
+        return None
+    return Usage(
+        at=time.time(),
+        cpu_seconds=user + system,
+        memory=memory,
+        cpu_user_seconds=user,
+        cpu_system_seconds=system,
+        pids=count,
+    )
+
+
+def below(pid: int) -> Iterator[int]:
+    """All processes that descend from one, as the kernel lists them: without a look at every process there is."""
+    if not Path(f"/proc/{pid}/task/{pid}/children").exists():  # it is gone, or the kernel was built without these files
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from (process.pid for process in psutil.Process(pid).children(recursive=True))
+        return
+    waiting = [pid]
+    while waiting:
+        found: list[int] = []
+        with contextlib.suppress(OSError):  # it may end while it is looked at
+            for file in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+                found += [int(number) for number in file.read_text().split()]
+        yield from found
+        waiting += found
+
+
+def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, timeout: float) -> ExecResult:
+    """Run a command to its end and take its output.
+
+    Raises:
+        EngineError: it did not end within ``timeout`` seconds; it is killed then, with all that it started.
+    """
+    try:
+        process = subprocess.Popen(
+            command,
+            env=dict(env),
+            cwd=workdir,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        code = 127 if isinstance(error, FileNotFoundError) else 126
+        return ExecResult(code, b"", f"localml: cannot run {command[0]!r}: {error.strerror}\n".encode())
+    with process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            raise EngineError(f"{command[0]!r} did not end within {timeout:g} s") from None
+    code = process.returncode
+    return ExecResult(code if code >= 0 else 128 - code, stdout, stderr)
+
+
+def kill_session(leader: int, ticks: int) -> None:
+    """Kill what a dead supervisor left behind: the processes of its session.
+
+    The kernel gives a session's number to no new process while the session has members. So if there is a
+    process of that number which began at another time, the session is over and the number somebody else's.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        if start_ticks(leader) != ticks:
+            return
+    for _ in range(100):  # a process may fork while we look
+        members = [pid for pid in psutil.pids() if pid != leader and _session_of(pid) == leader]
+        if not members:
+            return
+        for pid in members:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.005)
+
+
+def boot_id() -> str:
+    """The kernel's random id of this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _session_of(pid: int) -> int | None:
+    """The session of a process that is not a zombie."""
+    try:
+        state, _, _, session = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[:4]
+    except (OSError, ValueError):
+        return None
+    return None if state == b"Z" else int(session)

@@ -1,0 +1,83 @@
+"""From a plan to what the process engine's supervisor is told: environment, work directory, limits."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from localml.engines.base import EngineError, ReplicaPlan
+from localml.engines.process.cgroups import Cgroups
+from localml.engines.process.folder import Launch
+
+_HOST_ENV = ("PATH", "LANG", "TMPDIR")
+
+Environments = Callable[[str], Mapping[str, str] | None]
+
+
+class LaunchMaker:
+    """Makes :class:`Launch` from plans.
+
+    Args:
+        environments: additions to the environment by image name.
+        cgroups: what limits can be held by control groups.
+    """
+
+    def __init__(self, environments: Environments, cgroups: Cgroups) -> None:
+        self._environments = environments
+        self._cgroups = cgroups
+        self._lock = threading.Lock()
+        self._next_core = 0
+        self.cores = sorted(os.sched_getaffinity(0))
+
+    def make(self, plan: ReplicaPlan, default_workdir: Path) -> Launch:
+        """What to run for a plan.
+
+        Raises:
+            EngineError: no command, a port that would have to be mapped, or a text that no process can be given.
+        """
+        for port in plan.ports:
+            if port.container != port.host:
+                raise EngineError(f"port {port.label}: the process engine cannot map {port.container} to {port.host}")
+        workdir = _workdir(plan, default_workdir)
+        launch = Launch(plan.command, self._environment(plan, workdir), workdir, self._limits(plan))
+        launch.encode()  # refuse before anything is made
+        return launch
+
+    def _environment(self, plan: ReplicaPlan, workdir: str) -> dict[str, str]:
+        """The complete environment. Nothing else of the server's own gets in: it may hold secrets."""
+        devices = ",".join(gpu.uuid for gpu in plan.gpus)
+        host = {key: os.environ[key] for key in _HOST_ENV if key in os.environ}
+        gpus = {"NVIDIA_VISIBLE_DEVICES": devices or "void", "CUDA_VISIBLE_DEVICES": devices}
+        return {"HOME": workdir, **host, **(self._environments(plan.image) or {}), **plan.env, **gpus}
+
+    def _limits(self, plan: ReplicaPlan) -> tuple[tuple[str, str], ...]:
+        held = self._cgroups.parents
+        options = self._cgroups.options(plan.name, plan.cpu, plan.memory, plan.pids)
+        if plan.memory is not None and "memory" not in held:
+            options.append(("memory", str(plan.memory)))
+        if plan.cpu is not None and "cpu" not in held and math.ceil(plan.cpu) < len(self.cores):
+            options.append(("cpus", self._take_cores(math.ceil(plan.cpu))))
+        return tuple(options)
+
+    def _take_cores(self, count: int) -> str:
+        """The next cores in turn, so that replicas spread over the machine."""
+        with self._lock:
+            first = self._next_core
+            self._next_core = (first + count) % len(self.cores)
+        return ",".join(str(self.cores[(first + i) % len(self.cores)]) for i in range(count))
+
+
+def _workdir(plan: ReplicaPlan, default: Path) -> str:
+    """The plan's work directory where it is on this machine (through a bind, or as it is), else ``default``."""
+    wanted = plan.workdir
+    if not wanted:
+        return str(default)
+    for bind in plan.binds:
+        target = bind.target.rstrip("/")
+        if wanted == target or wanted.startswith(target + "/"):
+            wanted = bind.source + wanted[len(target) :]
+            break
+    return wanted if os.path.isdir(wanted) else str(default)

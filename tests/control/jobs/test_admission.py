@@ -1,0 +1,186 @@
+"""The queue's rules, by table and by property."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localml.control.jobs.admission import (
+    Admission,
+    Amount,
+    Demand,
+    GpuSlot,
+    Holder,
+    Node,
+    PoolState,
+    Shape,
+    Waiting,
+    admit,
+    place,
+)
+
+GIB = 1 << 30
+
+
+def node(cpu: float = 8, memory: int = 16 * GIB, gpus: int = 4, **rest: object) -> Node:
+    slots = tuple(GpuSlot(f"GPU-{n}", "Type A") for n in range(gpus))
+    return Node("local", Amount(cpu, memory, float(gpus)), slots, **rest)
+
+
+def wait(number: int, pool: str = "default", priority: int = 0, limit: float | None = None, **need: object) -> Waiting:
+    return Waiting(number, f"j{number}", pool, priority, Shape.of(Demand("main", **need)), limit)
+
+
+def run(*jobs: Waiting, on: Node | None = None, pools: list[PoolState] | None = None, **rest: object) -> Admission:
+    tree = {pool.name: pool for pool in (pools or [PoolState("default")])}
+    return admit(jobs, on or node(), tree, rest.pop("holders", ()), rest.pop("now", 0.0))
+
+
+def test_higher_priority_goes_first_then_order_of_arrival() -> None:
+    found = run(wait(1, gpu=4), wait(2, gpu=4, priority=1), wait(3, gpu=4))
+    assert list(found.placements) == [2]
+    assert (found.reasons[1].code, found.reasons[1].holders) == ("resources", (2,))
+
+
+def test_a_later_job_overtakes_only_where_it_cannot_delay_the_head() -> None:
+    found = run(wait(1, gpu=3), wait(2, gpu=2), wait(3, gpu=1), wait(4, cpu=1))
+    assert set(found.placements) == {1, 4}
+    assert found.reasons[3].message == "waits behind 'j2', which waits for 2 GPUs (1 GPU free)"
+
+
+def test_a_later_job_leaves_the_head_what_it_is_not_short_of() -> None:
+    # the head waits for GPUs and needs 6 cores too; a job that leaves it less than 6 must wait
+    found = run(wait(1, gpu=4), wait(2, gpu=1, cpu=6), wait(3, cpu=3), wait(4, cpu=2))
+    assert set(found.placements) == {1, 4}
+
+
+def test_a_short_job_overtakes_when_its_limit_ends_before_the_head_could_start() -> None:
+    busy = dataclasses.replace(node(gpus=4), gpus=(GpuSlot("GPU-0", "Type A"),), free=Amount(8, 16 * GIB, 1))
+    holders = [Holder(90, "hog", "default", Amount(0, 0, 3), ends_by=100.0)]
+    found = run(wait(1, gpu=4), wait(2, gpu=1, limit=100), wait(3, gpu=1, limit=101), on=busy, holders=holders)
+    assert set(found.placements) == {2}
+    assert found.reasons[1].expected_start == 100.0
+    assert found.reasons[1].holders == (90,)
+
+
+def test_a_pool_at_its_limit_holds_its_own_and_nobody_else() -> None:
+    pools = [PoolState("root"), PoolState("a", "root", gpu=1, used=Amount(gpu=1)), PoolState("b", "root")]
+    found = run(wait(1, "a", gpu=1), wait(2, "b", gpu=1), wait(3, "a", cpu=1), pools=pools)
+    assert set(found.placements) == {2, 3}
+    assert found.reasons[1].message == "pool 'a' is at its limit: 1 GPU of 1 GPU used, 1 GPU more asked for"
+
+
+def test_the_limit_of_an_ancestor_counts_all_below_it() -> None:
+    pools = [PoolState("root", gpu=2), PoolState("a", "root"), PoolState("b", "root")]
+    found = run(wait(1, "a", gpu=1), wait(2, "b", gpu=1), wait(3, "b", gpu=1), pools=pools)
+    assert set(found.placements) == {1, 2}
+    assert found.reasons[3].code == "pool"
+
+
+def test_within_a_pool_the_first_that_waits_is_not_overtaken() -> None:
+    pools = [PoolState("a", gpu=2)]
+    found = run(wait(1, "a", gpu=1), wait(2, "a", gpu=2), wait(3, "a", gpu=1), pools=pools)
+    assert set(found.placements) == {1}
+    assert found.reasons[3].message == "waits behind 'j2' in pool 'a'"
+
+
+def test_a_crowded_machine_takes_no_more_but_a_large_gang_gets_it_for_itself() -> None:
+    crowded = node(replicas=8, max_replicas=8)
+    assert run(wait(1), on=crowded).reasons[1].message.startswith("waits for room: 8 replicas run")
+    gang = Waiting(1, "gang", "default", 0, Shape.of(Demand("main", count=20)))
+    assert set(run(gang, on=node(max_replicas=8)).placements) == {1}
+    assert not run(gang, wait(2), on=node(replicas=1, max_replicas=8)).placements
+
+
+def test_a_drained_machine_says_so() -> None:
+    assert run(wait(1), on=node(closed="this machine is drained: cleaning")).reasons[1].code == "closed"
+
+
+def test_fractions_share_a_device_and_whole_ones_get_empty_ones() -> None:
+    slots = (GpuSlot("A", "T", 1.0), GpuSlot("B", "T", 0.5))
+    half = place((Demand("main", gpu=0.5),), slots, Amount(gpu=2), "n")
+    assert half is not None
+    assert half.grants[0].gpus == (("B", 0.5),)
+    whole = place((Demand("main", gpu=1),), slots, Amount(gpu=2), "n")
+    assert whole is not None
+    assert whole.grants[0].gpus == (("A", 1.0),)
+    assert place((Demand("main", gpu=2),), slots, Amount(gpu=2), "n") is None
+
+
+def test_a_type_is_asked_for_by_a_part_of_its_name() -> None:
+    slots = (GpuSlot("A", "NVIDIA A100-SXM4"), GpuSlot("B", "NVIDIA H200"))
+    found = place((Demand("main", gpu=1, gpu_type="h200"),), slots, Amount(gpu=2), "n")
+    assert found is not None
+    assert found.grants[0].gpus == (("B", 1.0),)
+
+
+jobs = st.builds(
+    lambda number, priority, roles, limit: (priority, roles, limit),
+    st.integers(),
+    st.integers(-2, 2),
+    st.lists(
+        st.tuples(
+            st.integers(1, 4),
+            st.sampled_from([0, 0.5, 1, 2, 4]),
+            st.sampled_from([0, GIB, 8 * GIB]),
+            st.sampled_from([0, 0.25, 0.5, 1, 2, 4]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([None, 10.0, 1000.0]),
+)
+
+
+@given(st.lists(jobs, max_size=12), st.integers(0, 6), st.sampled_from(["default", "small"]))
+def test_nothing_is_given_twice_and_everybody_gets_an_answer(
+    wanted: list[tuple[int, list[tuple[int, float, int, float]], float | None]], gpus: int, pool: str
+) -> None:
+    queue = [
+        Waiting(
+            number,
+            f"j{number}",
+            pool,
+            priority,
+            Shape.of(*(Demand(f"r{i}", count, cpu, mem, gpu) for i, (count, cpu, mem, gpu) in enumerate(roles))),
+            limit,
+        )
+        for number, (priority, roles, limit) in enumerate(wanted)
+    ]
+    pools = [PoolState("default"), PoolState("small", "default", cpu=2, gpu=1)]
+    machine = node(gpus=gpus)
+    found = run(*queue, on=machine, pools=pools)
+    assert found.placements.keys() | found.reasons.keys() == {job.id for job in queue}
+    assert not found.placements.keys() & found.reasons.keys()
+    used: dict[str, float] = {}
+    for number, placement in found.placements.items():
+        demands = queue[number].shape.demands
+        assert len(placement.grants) == sum(one.count for one in demands)
+        for grant in placement.grants:
+            need = next(one for one in demands if one.role == grant.role).gpu
+            assert sum(share for _, share in grant.gpus) == pytest.approx(need)
+            assert len({gpu for gpu, _ in grant.gpus}) == len(grant.gpus)
+            for gpu, share in grant.gpus:
+                used[gpu] = used.get(gpu, 0) + share
+    assert all(share <= 1 + 1e-6 for share in used.values())
+    needs = [queue[number].shape.need for number in found.placements]
+    assert sum(need.cpu for need in needs) <= machine.free.cpu + 1e-6
+    assert sum(need.memory for need in needs) <= machine.free.memory
+    if pool == "small":
+        assert sum(need.cpu for need in needs) <= 2 + 1e-6
+        assert sum(need.gpu for need in needs) <= 1 + 1e-6
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6))
+def test_gangs_that_fit_half_never_deadlock(sizes: list[int]) -> None:
+    """Whatever is queued, running it to the end and asking again starts everything at last."""
+    left = {n: Waiting(n, f"g{n}", "default", 0, Shape.of(Demand("w", size, gpu=1))) for n, size in enumerate(sizes)}
+    for _ in range(len(sizes)):
+        started = run(*left.values()).placements
+        assert started or not left
+        for number in started:
+            del left[number]
+    assert not left

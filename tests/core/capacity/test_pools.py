@@ -1,0 +1,73 @@
+"""Pools: who may use them, what can never run in them, and what goes on in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.rig import Rig, job
+
+from localml.core.capacity.pools import Load, Usage
+from localml.core.errors import Code, LocalmlError
+from localml.core.people.identity import Identity
+from localml.core.people.secrets import Vault
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(tmp_path)
+    yield one
+    one.close()
+
+
+def test_what_runs_and_what_waits_is_counted_with_everything_below(rig: Rig) -> None:
+    rig.pools.set_limits("a/b", gpu=1)
+    rig.submit("first", job(None, gpu=1), pool="a/b")
+    rig.submit("second", job(None, gpu=1), pool="a/b")
+    rig.submit("elsewhere", job(None), pool="ab")
+    rig.settle()
+    assert rig.pools.load("a") == rig.pools.load("a/b") == Load(Usage(gpu=1, workloads=1), waiting=1)
+    assert rig.pools.load("nothing") == Load()
+
+
+def test_what_can_never_run_is_told_with_the_numbers(rig: Rig) -> None:
+    rig.pools.set_limits("a", cpu=4)
+    rig.pools.set_limits("a/b", gpu=1)
+    rig.pools.check_size("a/b", cpu=4, memory=1 << 40, gpu=1)
+    with pytest.raises(LocalmlError, match=r"^cpu: 5 were asked for, pool 'a' has 4 in all$") as caught:
+        rig.pools.check_size("a/b", cpu=5, memory=0, gpu=0)
+    assert caught.value.code is Code.QUOTA
+    with pytest.raises(LocalmlError, match=r"^gpu: 2 "):
+        rig.pools.check_size("a/b", cpu=1, memory=0, gpu=2)
+
+
+def test_grants_are_replaced_below_one_node_and_go_with_their_user(rig: Rig, tmp_path: Path) -> None:
+    identity = Identity(rig.db, Vault.open(tmp_path / "key"), rig.clock)
+    bob = identity.create_user("bob", "secret")
+    for path in ("a/x", "a/y", "b/x"):
+        rig.pools.set_limits(path)
+    rig.pools.set_grants(bob.id, "b", ["b/x"])
+    rig.pools.set_grants(bob.id, "a", ["a/x", "a/x"])
+    rig.pools.set_grants(bob.id, "a", ["a/y"])
+    assert rig.pools.grants(bob.id) == {"a/y", "b/x"}
+    with pytest.raises(LocalmlError) as caught:
+        rig.pools.set_grants(bob.id, "a", ["a/x", "a/nothing"])
+    assert caught.value.code is Code.NOT_FOUND
+    assert rig.pools.grants(bob.id) == {"a/y", "b/x"}
+    identity.remove_user("bob")
+    assert rig.pools.grants(bob.id) == frozenset()
+
+
+def test_an_ended_workload_is_replaced_by_a_new_run_of_its_name(rig: Rig) -> None:
+    first = rig.submit("again", job(None))
+    rig.settle()
+    with pytest.raises(LocalmlError, match="is not over yet"):
+        rig.submit("again", replaces=first)
+    rig.engine.finish(rig.get(first).attempts[0].name)
+    rig.settle()
+    second = rig.submit("again", replaces=first)
+    assert rig.get(first).row.deleted_at is not None
+    assert rig.get(second).row.deleted_at is None
+    with pytest.raises(LocalmlError, match="replaced already"):
+        rig.submit("other", replaces=first)

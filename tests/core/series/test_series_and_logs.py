@@ -1,0 +1,140 @@
+"""Numeric series, log files and the feed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.rig import Rig
+from hypothesis import given
+from hypothesis import strategies as st
+
+from localml.core.errors import Code, LocalmlError
+from localml.core.events.feed import Feed
+from localml.core.logs.files import MARK, LogStore
+from localml.core.series.samples import Point, Samples
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    one = Rig(tmp_path)
+    yield one
+    one.close()
+
+
+def test_points_come_back_in_order_of_time(rig: Rig) -> None:
+    number = rig.submit("a")
+    samples = Samples(rig.db)
+    samples.add(number, "loss", 0.5, 20.0)
+    samples.add(number, "loss", 0.9, 10.0)
+    samples.add(number, "loss", 0.7, 10.0)
+    samples.add_many(number, [("cpu", 1.0, 5.0)], replica="worker-0")
+    assert samples.read(number) == {
+        ("", "loss"): [Point(10.0, 0.7), Point(20.0, 0.5)],
+        ("worker-0", "cpu"): [Point(5.0, 1.0)],
+    }
+    assert samples.read(number, since=15)[("", "loss")] == [Point(20.0, 0.5)]
+
+
+def test_many_threads_lose_no_point(rig: Rig) -> None:
+    number = rig.submit("a")
+    samples = Samples(rig.db)
+    threads = [
+        threading.Thread(target=lambda k=k: [samples.add(number, f"s{k}", float(n), float(n)) for n in range(700)])
+        for k in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: len(points) for (_, name), points in samples.read(number).items()} == {f"s{k}": 700 for k in range(4)}
+
+
+def test_points_wait_for_a_disk_that_is_full(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, samples = rig.submit("a"), Samples(rig.db)
+    samples.add(number, "loss", 0.5, 1.0)
+    write = rig.db.write
+
+    def full(act: object) -> None:
+        raise LocalmlError(Code.STORAGE, "the disk is full")
+
+    monkeypatch.setattr(rig.db, "write", full)
+    with pytest.raises(LocalmlError, match="full"):
+        samples.flush()
+    monkeypatch.setattr(rig.db, "write", write)
+    assert samples.read(number) == {("", "loss"): [Point(1.0, 0.5)]}
+
+
+def test_texts_notes_and_kinds_of_series_come_back(rig: Rig) -> None:
+    number, samples = rig.submit("a"), Samples(rig.db)
+    given_points = [Point(1.000001, 0.1, "0.10", "first"), Point(1.000002, 2.0)]
+    samples.add_points(number, [("loss", point) for point in given_points], cumulative=True)
+    samples.add_points(number, [("words", Point(1.0, float("nan"), "done"))], replica="w-0")
+    samples.add_many(number, [("loss", 3.0, 2.0)])
+    loss, words = samples.lines(number)
+    assert (loss.replica, loss.name, loss.cumulative, loss.points) == (
+        "",
+        "loss",
+        True,
+        [*given_points, Point(2.0, 3.0)],
+    )
+    assert words.points[0].text == "done"
+    assert samples.read(number)[("w-0", "words")] == []
+    assert [line.name for line in samples.lines(number, replica="w-0")] == ["words"]
+    assert [line.points for line in samples.lines(number, name="loss", after=1.000001, last=1)] == [[Point(2.0, 3.0)]]
+    assert [line.points for line in samples.lines(number, name="loss", until=1.000001)] == [given_points[:1]]
+
+
+def write(store: LogStore, stream: str, pieces: list[tuple[bytes, float]]) -> None:
+    path = store.path(1, "a", stream)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    offset = 0
+    with path.open("wb") as file, path.with_suffix(f".{stream}.idx").open("wb") as index:
+        for data, at in pieces:
+            index.write(MARK.pack(offset, at))
+            file.write(data)
+            offset += len(data)
+
+
+def test_two_streams_are_merged_in_the_order_of_their_writing(tmp_path: Path) -> None:
+    store = LogStore(tmp_path)
+    write(store, "stdout", [(b"one\n", 1.0), (b"three\n", 3.0)])
+    write(store, "stderr", [(b"two\n", 2.0)])
+    assert [(stream, data) for _, stream, data in store.merged(1, "a")] == [
+        ("stdout", b"one\n"),
+        ("stderr", b"two\n"),
+        ("stdout", b"three\n"),
+    ]
+    assert store.tail(1, "a", "stdout", 6) == b"three\n"
+    assert store.read(1, "a", "stdout", 4, 3) == b"thr"
+    assert store.read(1, "b", "stdout", 0, 3) == b""
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=20), st.floats(0, 100)), max_size=8), st.integers(0, 8), st.integers(0, 15)
+)
+def test_merging_loses_no_byte_even_when_the_index_lost_its_tail(
+    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[bytes, float]], kept: int, torn: int
+) -> None:
+    store = LogStore(tmp_path_factory.mktemp("logs"))
+    write(store, "stdout", pieces)
+    index = store.path(1, "a", "stdout").with_suffix(".stdout.idx")
+    index.write_bytes(index.read_bytes()[: kept * MARK.size + torn])
+    whole = b"".join(data for data, _ in pieces)
+    merged = store.merged(1, "a")
+    assert sorted(b"".join(data for _, _, data in merged)) == sorted(whole)
+    assert len(b"".join(data for _, _, data in merged)) == len(whole)
+
+
+def test_a_follower_wakes_for_a_change_and_for_the_end(tmp_path: Path) -> None:
+    feed = Feed()
+    seen = feed.version(1)
+    threading.Timer(0.01, lambda: feed.changed(1)).start()
+    assert feed.wait(1, seen, timeout=60)
+    assert not feed.wait(1, feed.version(1), timeout=0.01)
+    assert feed.wait(1, seen, timeout=60)
+    threading.Timer(0.01, feed.close).start()
+    assert not feed.wait(1, feed.version(1), timeout=60)
+    assert feed.closed
