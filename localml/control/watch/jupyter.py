@@ -9,7 +9,8 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError
 
 from localml.core.errors import Code, LocalmlError
 
@@ -66,15 +67,14 @@ class Jupyter:
     """
 
     def __init__(self, base: str, token: str) -> None:
-        headers = {"Authorization": f"token {token}"}
-        # no proxy of the environment stands between us and our own machine
-        self._http = httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+        self._base = base
+        self._http = urllib3.PoolManager(headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_S, retries=False)
 
     def __enter__(self) -> Jupyter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._http.close()
+        self._http.clear()
 
     def activity(self) -> Activity:
         """Kernels, and when something was done last."""
@@ -103,20 +103,21 @@ class Jupyter:
 
     def _get(self, path: str, missing: Any = None) -> Any:
         try:
-            answer = self._http.get(path, params={"no_track_activity": "1"})
-            if answer.status_code == 404 and missing is not None:
+            answer = self._http.request("GET", f"{self._base}{path}?no_track_activity=1")
+            if answer.status == 404 and missing is not None:
                 return missing
-            answer.raise_for_status()
+            if answer.status != 200:
+                raise _unavailable(f"it answers {answer.status}")
             return answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (HTTPError, ValueError) as error:
             raise _unavailable(str(error)) from error
 
 
 def answers(base: str) -> bool:
     """Whether a web server answers there, be it with a refusal."""
     try:
-        return httpx.get(base, timeout=TIMEOUT_S, trust_env=False).status_code < 500
-    except httpx.HTTPError:
+        return urllib3.request("GET", base, timeout=TIMEOUT_S, retries=False).status < 500
+    except HTTPError:
         return False
 
 

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError
+from urllib3.response import BaseHTTPResponse
 
 from localml.control.watch.jupyter import TIMEOUT_S
 from localml.core.errors import Code, LocalmlError
@@ -39,15 +41,15 @@ def last_use(base: str, token: str) -> Use | None:
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = httpx.get(f"{base}{ACTIVITY_PATH}", headers=headers, timeout=TIMEOUT_S, trust_env=False)
-    except httpx.HTTPError as error:
+        answer = urllib3.request("GET", f"{base}{ACTIVITY_PATH}", headers=headers, timeout=TIMEOUT_S, retries=False)
+    except HTTPError as error:
         raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard does not answer: {error}") from error
-    if answer.status_code >= 500:
-        raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard answers {answer.status_code}")
-    return _use(answer) if answer.status_code == 200 else None
+    if answer.status >= 500:
+        raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard answers {answer.status}")
+    return _use(answer) if answer.status == 200 else None
 
 
-def _use(answer: httpx.Response) -> Use | None:
+def _use(answer: BaseHTTPResponse) -> Use | None:
     try:
         found: Any = answer.json()
         use = Use(found["in_flight"] > 0, float(found["started"]), float(found["last_activity"]))
