@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from localml.dialects import REGISTRY
+
 ROOT = Path(__file__).parent.parent
 LIMIT = 500
 
@@ -36,6 +38,11 @@ def test_every_module_belongs_to_a_layer() -> None:
     layers = {name.strip() for layer in contracts[0]["layers"] for name in layer.split("|")}
     modules = {f"localml.{name}" for _, name, _ in pkgutil.iter_modules([str(ROOT / "localml")])}
     assert modules == layers
+
+
+def test_dialects_are_folders_of_the_registry() -> None:
+    folders = {path.name for path in (ROOT / "localml" / "dialects").iterdir() if (path / "__init__.py").exists()}
+    assert folders - {"kit"} == {one.name for one in REGISTRY}
 
 
 def test_modules_stay_readable() -> None:

@@ -1,16 +1,36 @@
-"""The APIs that are served, as a list one can read: path prefix -> ``module:factory`` of the dialect's app."""
+"""The APIs, as a list one can read. A new one is a line here and a folder of that name (``scripts/new-dialect``)."""
 
-DIALECTS: tuple[tuple[str, str], ...] = (
-    ("/localml/v1", "localml.dialects.native:create_app"),
-    ("/cloud_ml", "localml.dialects.cloudml:create_app"),
-    ("/api/v1", "localml.dialects.openpai:create_app"),
-    ("/api/pods", "localml.dialects.mlbench:create_app"),
-    ("/api/metrics", "localml.dialects.mlbench:create_app"),
-    ("/api/runs", "localml.dialects.mlbench:create_app"),
-    ("/api/openapi.json", "localml.dialects.mlbench:create_app"),
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An API: ``create_app`` of the package with its name serves what lies below its prefixes.
+
+    One without prefixes is known, so that people can prepare for it, and not served by this version.
+    """
+
+    name: str
+    prefixes: tuple[str, ...] = ()
+
+
+REGISTRY = (
+    Registered("native", ("/localml/v1",)),
+    Registered("cloudml", ("/cloud_ml",)),
+    Registered("openpai", ("/api/v1",)),
+    Registered("mlbench", ("/api/pods", "/api/metrics", "/api/runs", "/api/openapi.json")),
+    Registered("wmla"),
+    Registered("modelarts"),
 )
+
+DIALECTS: tuple[tuple[str, str], ...] = tuple(
+    (prefix, f"localml.dialects.{one.name}:create_app") for one in REGISTRY for prefix in one.prefixes
+)
+"""Path prefix -> ``module:factory`` of the app."""
 
 
 def served() -> frozenset[str]:
-    """Names of the APIs that are served, which are those of their packages."""
-    return frozenset(factory.partition(":")[0].rpartition(".")[2] for _, factory in DIALECTS)
+    """Names of the APIs that are served."""
+    return frozenset(one.name for one in REGISTRY if one.prefixes)

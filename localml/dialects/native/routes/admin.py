@@ -15,7 +15,7 @@ from localml.core.people.identity import Caller
 from localml.core.prune import DAY, PruneRules, prune
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
-from localml.dialects.native import environment
+from localml.dialects.kit.environment import environment
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.routes.machine import gpus
 from localml.dialects.native.schemas import work as schemas
@@ -59,7 +59,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
     def env(path: schemas.DialectPath) -> Any:
         """What a client of one of the APIs needs to reach this server."""
         admin_only(caller())
-        return environment.environment(platform.credentials, path.dialect, request.host_url.rstrip("/"))
+        return environment(platform.credentials, path.dialect, request.host_url.rstrip("/"))
 
 
 def _add_users(api: APIBlueprint, platform: Platform) -> None:

@@ -1,0 +1,13 @@
+"""What MLBench's client needs to know: where the API is, and the variables that it reads."""
+
+from __future__ import annotations
+
+from localml.core.people.identity import Credentials
+
+BASE = "/api"
+"""What the API's endpoint adds to the server's URL."""
+
+
+def variables(credentials: Credentials, url: str, endpoint: str) -> dict[str, str]:
+    """Environment variables with the server's ``url``, or the API's own ``endpoint``, and credentials."""
+    return {"MLBENCH_DASHBOARD_URL": url}

@@ -1,0 +1,18 @@
+"""What Huawei's SDK needs to know: where the API is, and the variables that it reads."""
+
+from __future__ import annotations
+
+from localml.core.people.identity import Credentials
+
+BASE = ""
+"""What the API's endpoint adds to the server's URL."""
+
+
+def variables(credentials: Credentials, url: str, endpoint: str) -> dict[str, str]:
+    """Environment variables with the server's ``url``, or the API's own ``endpoint``, and credentials."""
+    return {
+        "HUAWEICLOUD_SDK_AK": credentials.access_key,
+        "HUAWEICLOUD_SDK_SK": credentials.secret_key,
+        "HUAWEICLOUD_SDK_PROJECT_ID": credentials.project_id,
+        "MODELARTS_ENDPOINT": endpoint,
+    }
