@@ -17,6 +17,8 @@ def render_item(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 
 engine = open_engine(context.config.attributes["path"], "BEGIN IMMEDIATE", poolclass=StaticPool)
 with engine.connect() as connection:
+    # a table that others refer to is made anew and put in its own place: what they refer to is checked at the end
+    connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
     context.configure(
         connection=connection,
         target_metadata=SQLModel.metadata,
@@ -27,4 +29,7 @@ with engine.connect() as connection:
     )
     with context.begin_transaction():
         context.run_migrations()
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+        if broken:
+            raise RuntimeError(f"rows that refer to nothing after the migration: {broken[:5]}")
 engine.dispose()
