@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,15 @@ def columns(path: Path) -> dict[str, set[tuple[object, ...]]]:
             for row in file.execute("SELECT sql FROM sqlite_master WHERE type='index' AND sql IS NOT NULL")
         }
     return found
+
+
+def test_a_new_file_has_all_tables_whatever_else_was_imported(tmp_path: Path) -> None:
+    migrated, alone = tmp_path / "migrated.db", tmp_path / "alone"
+    command.upgrade(alembic_config(migrated), "head")
+    alone.mkdir()
+    code = "import sys, pathlib; from localml.store.schema import prepare; prepare(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(alone)], check=True)
+    assert set(columns(alone / FILE_NAME)) == set(columns(migrated))
 
 
 def test_migrating_from_empty_gives_what_the_models_say(tmp_path: Path) -> None:
