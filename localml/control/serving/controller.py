@@ -9,7 +9,6 @@ After a crash the first tick finds everything in the records, and the gateway ha
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from localml.control.serving.probes import Answer, Prober
 from localml.control.serving.replicas import ServingSite, replica_spec, served_model
 from localml.control.serving.routes import Tokens, route, table
 from localml.control.serving.stats import Statistics
+from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.failpoints import FAILPOINTS
@@ -111,61 +111,39 @@ class ServingController:
         self._gateway = gateway
         self._prober = prober or Prober(self.nudge)
         self._stats = Statistics(around.data, self._recorded)
+        self._worker = Worker("serving", self.tick, what="serving", news=self._news, every=POLL_S)
         self._written: RouteTable | None = None
         self._drains: dict[tuple[int, int], tuple[int, float]] = {}  # replica -> table's generation, when written
         self._generations: dict[str, int] = {}  # route -> of the table that last changed it
         self._enough: dict[int, float] = {}  # endpoint -> since when fewer replicas would do
         self._reasons: dict[int, tuple[float, str]] = {}
         self._watched: frozenset[int] = frozenset()
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Run on a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="localml-serving", daemon=True)
-        self._thread.start()
+        self._worker.start()
 
     def close(self) -> None:
         """Stop looking. Replicas and gateway go on; the next start takes them up."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
         self._prober.close()
         if self._gateway is not None:
             self._gateway.close()
 
     def nudge(self) -> None:
         """Something changed: look soon."""
-        self._wake.set()
+        self._worker.nudge()
 
     def workload_changed(self, workload_id: int) -> None:
         """A workload changed; looks soon if it is a replica."""
         if workload_id in self._watched:
-            self._wake.set()
+            self._worker.nudge()
 
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            try:
-                delay = self.tick()
-            except LocalmlError as error:
-                log.error("serving waits: %s", error)
-                delay = POLL_S
-            except Exception:
-                log.exception("a look at the endpoints failed; the next one tries again")
-                delay = SLOW_TICK_S
-            self._rest(delay)
-
-    def _rest(self, delay: float | None) -> None:
-        """Wait for a nudge, for news from the gateway, or until the next look is due."""
-        deadline = None if delay is None else time.monotonic() + delay
-        while not self._wake.wait(None if deadline is None else max(0.0, min(POLL_S, deadline - time.monotonic()))):
-            if deadline is None or time.monotonic() >= deadline or self._stats.refresh() or self._stats.waking():
-                return
+    def _news(self) -> bool:
+        """Whether the gateway has counted something new, or a sleeping endpoint is asked for."""
+        return bool(self._stats.refresh() or self._stats.waking())
 
     # -- one tick --------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 
 from sqlmodel import Session, col, select
 
+from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.people.identity import Caller
@@ -61,37 +61,20 @@ class OutputWatcher:
         self._registry = registry
         self._caller = caller
         self._names = names
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        # a burst of jobs is looked at together
+        self._worker = Worker("outputs", self.look, what="registering the models of jobs", rest=REST_S)
 
     def start(self) -> None:
         """Run on a thread of its own; looks at once at what ended meanwhile."""
-        self._thread = threading.Thread(target=self._run, name="localml-outputs", daemon=True)
-        self._wake.set()
-        self._thread.start()
+        self._worker.start()
 
     def close(self) -> None:
         """Look no more."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
 
     def nudge(self) -> None:
         """A workload changed."""
-        self._wake.set()
-
-    def _run(self) -> None:
-        while self._wake.wait() and not self._stop.is_set():
-            self._wake.clear()
-            try:
-                self.look()
-            except LocalmlError as error:
-                log.error("outputs of jobs wait: %s", error)
-            except Exception:
-                log.exception("outputs of jobs could not be looked at")
-            self._stop.wait(REST_S)  # a burst of jobs is looked at together
+        self._worker.nudge()
 
     def look(self) -> None:
         """Look at all jobs that have ended since the last look."""

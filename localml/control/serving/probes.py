@@ -11,6 +11,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from localml.control.worker import Worker
+
 FIRST_S, LAST_S = 0.05, 1.0
 READY_S = 5.0
 _AGAIN_S = 0.5
@@ -75,22 +77,20 @@ class Prober:
         self._ask = ask
         self._executor = executor or ThreadPoolExecutor(4, "localml-probe")
         self._watched: dict[Hashable, _Watch] = {}
-        self._wake = threading.Condition()
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._worker = Worker("prober", self.tick, what="asking replicas")
 
     def watch(self, urls: Mapping[Hashable, str]) -> None:
         """From now on, exactly these (key -> URL); what is known of one that stays is kept."""
-        with self._wake:
+        with self._lock:
             for key in self._watched.keys() - urls.keys():
                 del self._watched[key]
             for key, url in urls.items():
                 if key not in self._watched or self._watched[key].url != url:
                     self._watched[key] = _Watch(url)
-            if self._watched and self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="localml-prober", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+        if urls:
+            self._worker.start()
+        self._worker.nudge()
 
     def answer(self, key: Hashable) -> Answer | None:
         """What is known; None when it was never asked."""
@@ -99,33 +99,30 @@ class Prober:
 
     def close(self) -> None:
         """Ask no more."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _run(self) -> None:
-        with self._wake:
-            while not self._closed:
-                now = time.monotonic()
-                for key, watch in self._watched.items():
-                    if watch.due <= now and not watch.asking:
-                        watch.asking = True
-                        self._executor.submit(self._one, key, watch)
-                waits = [watch.due - now for watch in self._watched.values() if not watch.asking]
-                self._wake.wait(max(0.0, min(waits)) if waits else None)
+    def tick(self) -> float | None:
+        """Have those asked that are due. Returns the seconds until the next one is; None when answers are awaited."""
+        now = time.monotonic()
+        with self._lock:
+            due = [(key, watch) for key, watch in self._watched.items() if watch.due <= now and not watch.asking]
+            for _, watch in due:
+                watch.asking = True
+            waits = [watch.due - now for watch in self._watched.values() if not watch.asking]
+        for key, watch in due:
+            self._executor.submit(self._one, key, watch)
+        return min(waits, default=None)
 
     def _one(self, key: Hashable, watch: _Watch) -> None:
         why = self._ask(watch.url)
-        with self._wake:
+        with self._lock:
             before = watch.answer
             watch.asking = False
             self._take(watch, why)
             watch.due = time.monotonic() + watch.wait
             known = self._watched.get(key) is watch
-            self._wake.notify()
+        self._worker.nudge()
         if known and watch.answer != before:
             self._changed()
 

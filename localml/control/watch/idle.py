@@ -12,10 +12,10 @@ TensorBoards do is not known; they are let be.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
@@ -64,25 +64,21 @@ class IdleWatch:
         self._clock = clock
         self._look = look or self.look
         self._untold: set[tuple[int, int]] = set()  # workload and try of those that do not tell
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        # changes come in bursts; one look does for all of them
+        words = "looking for idle notebooks and TensorBoards"
+        self._worker = Worker("idle", lambda: self.check(), what=words, rest=_SHORTEST_S)
 
     def start(self) -> None:
         """Begin to watch."""
-        self._thread = threading.Thread(target=self._run, name="localml-idle", daemon=True)
-        self._thread.start()
+        self._worker.start(after=_SHORTEST_S)
 
     def close(self) -> None:
         """End the thread."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
 
     def nudge(self) -> None:
         """A workload changed: perhaps one began to run."""
-        self._wake.set()
+        self._worker.nudge()
 
     def look(self, full: Full) -> Activity | Use | None:
         """What a notebook or TensorBoard does now; None for a TensorBoard that does not tell.
@@ -157,18 +153,3 @@ class IdleWatch:
         if access.base is None:
             raise LocalmlError(Code.WRONG_STATE, f"{full.row.name} does not run: it is {full.row.state}")
         return access.base, access.token
-
-    def _run(self) -> None:
-        due: float | None = _SHORTEST_S
-        while not self._stop.is_set():
-            self._wake.wait(due)
-            self._wake.clear()
-            if self._stop.is_set():
-                return
-            try:
-                due = self.check()
-            except Exception:
-                log.exception("looking for idle notebooks and TensorBoards failed")
-                due = _LONGEST_S
-            # changes come in bursts; one look does for all of them
-            self._stop.wait(_SHORTEST_S)

@@ -7,7 +7,6 @@ control loop, which never waits for it; with nothing running the thread sleeps u
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from localml.control.worker import Worker
 from localml.core.capacity.tables import GpuLease
 from localml.core.clock import Clock
-from localml.core.errors import LocalmlError
 from localml.core.ports import Store
 from localml.core.series.samples import Samples, replica_name
 from localml.core.series.thinning import thin
@@ -89,47 +88,35 @@ class Sampler:
         self._clock = clock
         self._gpus = gpus
         self._changed = changed
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("sampler", self.tick, what="measuring", settle=FIRST_S)
+        self._due = 0.0  # monotonic time before which nothing is measured
         self._thin_at = 0.0
 
     def start(self) -> None:
-        """Measure on a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="localml-sampler", daemon=True)
-        self._thread.start()
+        """Measure on a thread of its own; an earlier server may have left replicas, or old points."""
+        self._worker.start(after=FIRST_S)
 
     def close(self) -> None:
         """Stop measuring."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
 
     def nudge(self) -> None:
         """Something changed; costs next to nothing."""
-        self._wake.set()
+        self._worker.nudge()
 
-    def _run(self) -> None:
-        self._wake.set()  # an earlier server may have left replicas, or old points
-        while self._wake.wait() and not self._stop.is_set():
-            self._wake.clear()
-            self._stop.wait(FIRST_S)
-            began = time.monotonic()
-            while not self._stop.is_set() and self._safely(self.measure):
-                self._safely(self.thin_out)
-                self._stop.wait(max(0.0, began + INTERVAL_S - time.monotonic()))
-                began = time.monotonic()
-            self._safely(self.thin_out)
-
-    def _safely(self, act: Callable[[], bool]) -> bool:
+    def tick(self) -> float | None:
+        """A round, if it is time for one. Returns the seconds until the next one; None when nothing runs."""
+        began = time.monotonic()
+        if began < self._due:
+            return self._due - began
         try:
-            return act()
-        except LocalmlError as error:
-            log.error("measuring waits: %s", error)
-        except Exception:
-            log.exception("measuring failed; it goes on when something changes")
-        return False
+            running = self.measure()
+        finally:
+            self.thin_out()
+        if not running:
+            return None
+        self._due = began + INTERVAL_S
+        return max(0.0, self._due - time.monotonic())
 
     def measure(self) -> bool:
         """One round over all running replicas. False when there are none, and so nothing to come back for."""
@@ -143,7 +130,7 @@ class Sampler:
         return bool(replicas)
 
     def _ask(self, one: Running) -> Usage | None:
-        if self._stop.is_set():
+        if self._worker.stopping.is_set():
             return None
         try:
             return self._engine.stats(one.name)
@@ -176,7 +163,7 @@ class Sampler:
         if now < self._thin_at:
             return False
         self._thin_at = now + THIN_S
-        thin(self._store, now, self._stop.is_set)
+        thin(self._store, now, self._worker.stopping.is_set)
         return True
 
 

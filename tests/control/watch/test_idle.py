@@ -178,6 +178,7 @@ def test_without_a_limit_nobody_asks(lab: Lab) -> None:
 
 def test_the_watch_notices_by_itself_when_a_notebook_begins_to_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("localml.control.watch.idle._SHORTEST_S", 0.01)
+    lab.watch = IdleWatch(lab.rig.workloads, lab.tools, lab.rig.clock, lab._look)
     lab.watch.start()
     try:
         lab.rig.clock.advance(LIMIT)

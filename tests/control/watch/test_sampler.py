@@ -141,8 +141,20 @@ def test_the_thread_wakes_for_work_measures_and_sleeps_again(rig: Rig, monkeypat
         assert len(samples.read(number)) == 2
     finally:
         one.close()
-    assert one._thread is not None
-    assert not one._thread.is_alive()
+    assert not one._worker.alive
+
+
+def test_changes_between_two_rounds_bring_no_further_one(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, samples = make(rig)
+    number = rig.submit("a", job(None))
+    rig.settle()
+    first = one.tick()
+    assert first is not None
+    assert 0 < first <= module.INTERVAL_S
+    left = one.tick()
+    assert left is not None
+    assert 0 < left <= first
+    assert len(samples.read(number)[("main-0", MEMORY)]) == 1
 
 
 def test_a_defect_ends_a_round_and_not_the_thread(
