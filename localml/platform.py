@@ -20,9 +20,10 @@ from typing import Any
 from sqlmodel import Session
 
 from localml.config import LOOPBACK, Config
-from localml.control.jobs.admission import Reason
-from localml.control.jobs.hardware import NODE, Hardware, Size
+from localml.control.jobs.demands import Reason
 from localml.control.jobs.hardware import GpuView as GpuView
+from localml.control.jobs.hardware import Hardware, Size
+from localml.control.jobs.holdings import LOCAL
 from localml.control.jobs.hostports import free_port, is_free
 from localml.control.jobs.plans import Site
 from localml.control.jobs.reconciler import Reconciler
@@ -126,7 +127,7 @@ class Platform:
             self._site(),
             self.logs,
             self.clock,
-            machine=self.hardware.machine,
+            machines=lambda: (self.hardware.machine(),),
             unhealthy=self.gpus.health,
             changed=self._changed,
         )
@@ -258,7 +259,7 @@ class Platform:
         owner = self.data.stat()
         return Site(
             install=self.install,
-            node=NODE,
+            node=LOCAL,
             isolated=self.engine.isolated,
             bind_address=self.config.host if self.config.host not in ("localhost", "::1") else LOOPBACK[0],
             buckets=self.buckets.root,

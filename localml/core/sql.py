@@ -7,7 +7,7 @@ control loop, that costs several times what SQLite itself takes. Tables and type
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -106,18 +106,36 @@ def _select(
 
 
 def read_rows(
-    session: Session, model: type[SQLModel], columns: tuple[str, ...], where: str = ""
+    connection: sqlite3.Connection,
+    model: type[SQLModel],
+    columns: tuple[str, ...],
+    where: str = "",
+    parameters: tuple[Any, ...] = (),
 ) -> Iterator[list[Any]]:
-    """Columns of all rows of a table.
+    """Columns of the rows of a table.
 
     Args:
-        where: a condition in SQL, part of the code: nothing that anybody sent.
+        where: a condition in SQL, part of the code: nothing that anybody sent. Its question marks are ``parameters``.
     """
     text, readers = _select(model, columns, where)
-    connection = session.connection().connection.driver_connection
-    assert isinstance(connection, sqlite3.Connection)
-    for found in connection.execute(text):
+    for found in connection.execute(text, parameters):
         values = list(found)
         for at, reader in readers:
             values[at] = reader(values[at])
         yield values
+
+
+def reader_of(session: Session) -> sqlite3.Connection:
+    """The driver's connection of a session that reads."""
+    connection = session.connection().connection.driver_connection
+    assert isinstance(connection, sqlite3.Connection)
+    return connection
+
+
+IDS = "IN (SELECT value FROM json_each(?))"
+"""For a condition: the parameter is a JSON list of numbers (:func:`id_list`), so that the statement stays the same."""
+
+
+def id_list(ids: Iterable[int]) -> str:
+    """A parameter of :data:`IDS`."""
+    return f"[{','.join(map(str, ids))}]"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +24,8 @@ from sqlmodel import Session
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.failpoints import FAILPOINTS
-from localml.core.sql import DRIVER, json_text
+from localml.core.sql import DRIVER, driver, json_text
+from localml.store.changes import Changes, Key
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ def _pragmas(connection: Any) -> None:
         "foreign_keys=ON",
         f"busy_timeout={_BUSY_MS}",
         "cache_size=-8000",
+        "temp_store=MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 
@@ -85,6 +87,7 @@ class Database:
         self._readers = open_engine(path, "BEGIN", poolclass=QueuePool, pool_size=8, max_overflow=56, pool_timeout=30)
         self._writer = open_engine(path, None, poolclass=StaticPool)
         self._connection: Connection | None = None
+        self._changes: Changes | None = None
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         self._close_lock = threading.Lock()
@@ -99,6 +102,35 @@ class Database:
                 yield session
             finally:
                 session.expunge_all()
+
+    @contextmanager
+    def read_raw(self) -> Iterator[sqlite3.Connection]:
+        """The driver's own connection on one consistent snapshot, for reads that are done all the time."""
+        connection = self._readers.raw_connection()
+        try:
+            raw = connection.driver_connection
+            assert isinstance(raw, sqlite3.Connection)
+            raw.execute("BEGIN").close()
+            try:
+                yield raw
+            finally:
+                raw.execute("ROLLBACK").close()
+        finally:
+            connection.close()
+
+    def follow(self, tables: Mapping[str, str], told: Callable[[], None] = lambda: None) -> Changes:
+        """From now on, tell which rows commits change; see :class:`localml.store.changes.Changes`.
+
+        There is one follower: an earlier one hears no more.
+        """
+        changes = Changes(tables, told)
+
+        def install(session: Session) -> None:
+            changes.install(driver(session))
+            self._changes = changes
+
+        self.write(install)
+        return changes
 
     def write(self, act: Callable[[Session], T]) -> T:
         """Run ``act`` in a write transaction and return its result once that is on disk.
@@ -159,15 +191,18 @@ class Database:
 
     def _commit(self, group: list[_Write]) -> None:
         done: list[tuple[_Write, Any]] = []
+        noted: list[tuple[str, Key]] = []
         try:
-            with self._transaction() as (connection, driver):
+            with self._transaction() as (connection, raw):
                 for job in group:
                     try:
-                        done.append((job, self._one(connection, driver, job)))
+                        done.append((job, self._one(connection, raw, job)))
                     except BaseException as error:
                         if _storage(error) is not None:
                             raise
                         job.future.set_exception(error)
+                if self._changes is not None:
+                    noted = self._changes.noted(raw)
                 FAILPOINTS.hit("before-commit")
         except Exception as error:
             failure = _readable(error)
@@ -175,6 +210,8 @@ class Database:
                 if not job.future.done():
                     job.future.set_exception(failure)
             return
+        if self._changes is not None:
+            self._changes.publish(noted)
         for job, result in done:
             job.future.set_result(result)
 
@@ -183,26 +220,26 @@ class Database:
         """BEGIN and COMMIT said to the driver itself; SQLAlchemy only keeps count."""
         if self._connection is None:
             self._connection = self._writer.connect()
-        driver = self._connection.connection.driver_connection
-        assert isinstance(driver, sqlite3.Connection)
-        driver.execute("BEGIN IMMEDIATE").close()
+        raw = self._connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        raw.execute("BEGIN IMMEDIATE").close()
         try:
             with self._connection.begin():
-                yield self._connection, driver
-                driver.execute("COMMIT").close()
+                yield self._connection, raw
+                raw.execute("COMMIT").close()
         except BaseException:
             with suppress(sqlite3.Error):
-                if driver.in_transaction:
-                    driver.execute("ROLLBACK").close()
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK").close()
             raise
 
     @staticmethod
-    def _one(connection: Connection, driver: sqlite3.Connection, job: _Write) -> Any:
+    def _one(connection: Connection, raw: sqlite3.Connection, job: _Write) -> Any:
         # the session joins with a savepoint of its own, but only if it is used for more than the driver's connection
         session = Session(
-            connection, join_transaction_mode="create_savepoint", expire_on_commit=False, info={DRIVER: driver}
+            connection, join_transaction_mode="create_savepoint", expire_on_commit=False, info={DRIVER: raw}
         )
-        driver.execute("SAVEPOINT job").close()
+        raw.execute("SAVEPOINT job").close()
         try:
             result = job.act(session)
             session.commit()
@@ -211,11 +248,11 @@ class Database:
             # a full disk makes SQLite roll the whole transaction back, savepoints and all: these fail too then
             with suppress(DBAPIError, sqlite3.Error):
                 session.close()
-                driver.execute("ROLLBACK TO job").close()
-                driver.execute("RELEASE job").close()
+                raw.execute("ROLLBACK TO job").close()
+                raw.execute("RELEASE job").close()
             raise
         session.close()
-        driver.execute("RELEASE job").close()
+        raw.execute("RELEASE job").close()
         return result
 
 

@@ -12,7 +12,7 @@ from sqlmodel import SQLModel
 from localml.core.capacity.pools import ensure
 from localml.core.capacity.tables import GpuLease, GpuMark, NodeMark, Pool
 from localml.core.events.tables import Event
-from localml.core.sql import read_rows, table_of
+from localml.core.sql import read_rows, reader_of, table_of
 from localml.core.work.states import State
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
@@ -34,7 +34,7 @@ def test_whole_tables(tmp_path: Path, model: type[SQLModel]) -> None:
     columns = tuple(column.name for column in table_of(model).columns)
     with rig.db.read() as session:
         expected = [list(row) for row in session.connection().execute(select(table_of(model)))]
-        assert list(read_rows(session, model, columns)) == expected
+        assert list(read_rows(reader_of(session), model, columns)) == expected
     assert expected
     rig.close()
 
@@ -44,7 +44,7 @@ def test_a_condition_and_types(tmp_path: Path) -> None:
     for name in ("one", "two"):
         rig.submit(name, job(None))
     with rig.db.read() as session:
-        found = list(read_rows(session, Workload, ("name", "state", "cleaned"), "name = 'two'"))
+        found = list(read_rows(reader_of(session), Workload, ("name", "state", "cleaned"), "name = 'two'"))
     assert found == [["two", State.QUEUED, False]]
     assert isinstance(found[0][1], State)
     assert found[0][2] is False

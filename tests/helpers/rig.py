@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from localml.control.jobs.acts import Acts
+from localml.control.jobs.holdings import Machine
 from localml.control.jobs.plans import Site
 from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.reconciler import Reconciler
-from localml.control.jobs.snapshot import Machine
 from localml.core.capacity.pools import Pools
 from localml.core.clock import ManualClock
 from localml.core.logs.files import LogStore
@@ -102,7 +102,7 @@ class Rig:
             site,
             self.logs,
             self.clock,
-            machine=lambda: self.machine,
+            machines=lambda: (self.machine,),
             unhealthy=lambda: self.sick,
             acts=acts,
             pumps=InstantPumps(self.engine, self.logs),
@@ -119,7 +119,7 @@ class Rig:
     def settle(self, ticks: int = 8) -> None:
         """Tick until nothing changes any more at this moment of the clock; every tick looks at the whole engine."""
         for _ in range(ticks):
-            self.loop._look_at = 0.0
+            self.loop.eyes.look_again()
             self.loop.tick()
             self.rest()
 

@@ -4,173 +4,33 @@ Order is priority, then arrival. A workload starts with all its replicas or not 
 does not fit (the *head*) blocks, later ones may overtake it only if that cannot delay it: either they use nothing
 of what the head is short of and leave it the rest, or their time limit ends before the head could start anyway.
 The same holds inside a pool that is at its limit.
+
+What a pass costs depends on how many *different* workloads wait, not on how many: those of the same pool, needs and
+time limit stand in one line (:class:`localml.control.jobs.queue.Queue`), and when one of a line does not fit, nobody
+behind it does, because a pass only ever takes.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-_EPSILON = 1e-9
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """``count`` replicas of one role, each with these needs (cores, bytes, devices)."""
-
-    role: str
-    count: int = 1
-    cpu: float = 0.0
-    memory: int = 0
-    gpu: float = 0.0
-    gpu_type: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """A sum over the three dimensions that are rationed."""
-
-    cpu: float = 0.0
-    memory: int = 0
-    gpu: float = 0.0
-
-    def plus(self, other: Amount) -> Amount:
-        return Amount(self.cpu + other.cpu, self.memory + other.memory, self.gpu + other.gpu)
-
-    def minus(self, other: Amount) -> Amount:
-        return Amount(self.cpu - other.cpu, self.memory - other.memory, self.gpu - other.gpu)
-
-    def short(self, need: Amount) -> frozenset[str]:
-        """Dimensions in which ``need`` exceeds this amount."""
-        return frozenset(
-            name
-            for name, have, want in (
-                ("cpu", self.cpu, need.cpu),
-                ("memory", self.memory, need.memory),
-                ("gpu", self.gpu, need.gpu),
-            )
-            if want > 0 and want > have + _EPSILON
-        )
-
-    def uses(self) -> frozenset[str]:
-        """Dimensions that are not zero."""
-        return frozenset(
-            name for name, value in (("cpu", self.cpu), ("memory", self.memory), ("gpu", self.gpu)) if value
-        )
-
-
-def total(demands: Iterable[Demand]) -> Amount:
-    """The sum over all replicas."""
-    amount = Amount()
-    for demand in demands:
-        amount = amount.plus(Amount(demand.cpu * demand.count, demand.memory * demand.count, demand.gpu * demand.count))
-    return amount
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shape:
-    """A workload's needs with their sum. Compared by identity: equal needs share one shape (see ``SpecCache``), so
-    that what did not fit once is not tried again in the same pass."""
-
-    demands: tuple[Demand, ...]
-    need: Amount
-    replicas: int = 1
-
-    @classmethod
-    def of(cls, *demands: Demand) -> Shape:
-        """The shape of these demands."""
-        return cls(demands, total(demands), sum(demand.count for demand in demands))
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A queued workload. ``hold`` is a reason that keeps it from being looked at (backoff, a dependency)."""
-
-    id: int
-    name: str
-    pool: str
-    priority: int
-    shape: Shape
-    time_limit: float | None = None
-    hold: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A workload that holds resources; ``ends_by`` is when its time limit ends it at the latest."""
-
-    id: int
-    name: str
-    pool: str
-    amount: Amount
-    ends_by: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GpuSlot:
-    """A GPU that may be given out: ``free`` is 1 when nobody uses it, 0 when it is full."""
-
-    uuid: str
-    type: str
-    free: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A machine: what is free on it now. ``closed`` says why it takes no new work.
-
-    ``max_replicas`` bounds how many containers run at a time, because requests may leave cores and memory open; a
-    workload with more than that still starts when it has the machine for itself.
-    """
-
-    name: str
-    free: Amount
-    gpus: tuple[GpuSlot, ...] = ()
-    closed: str = ""
-    replicas: int = 0
-    max_replicas: int = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class PoolState:
-    """A pool's limits (None: no limit) and what its workloads, those of its children included, use now."""
-
-    name: str
-    parent: str | None = None
-    cpu: float | None = None
-    memory: int | None = None
-    gpu: float | None = None
-    max_workloads: int | None = None
-    used: Amount = Amount()
-    workloads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """GPUs for one replica: (uuid, fraction) pairs."""
-
-    role: str
-    index: int
-    gpus: tuple[tuple[str, float], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """Where a whole workload goes."""
-
-    node: str
-    grants: tuple[Grant, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """Why a workload waits: what it is short of, who has it, and when it may start (None: nobody knows)."""
-
-    code: str  # hold | pool | resources | behind | closed
-    message: str
-    short: frozenset[str] = frozenset()
-    holders: tuple[int, ...] = ()
-    expected_start: float | None = None
+from localml.control.jobs.demands import (
+    EPSILON,
+    Amount,
+    Holder,
+    Line,
+    Node,
+    Placement,
+    PoolState,
+    Rank,
+    Reason,
+    Shape,
+    Waiting,
+)
+from localml.control.jobs.placing import place, taken_from
+from localml.control.jobs.queue import Queue
 
 
 @dataclass(slots=True)
@@ -181,64 +41,100 @@ class Admission:
     reasons: dict[int, Reason] = field(default_factory=dict)
 
 
-def place(demands: Sequence[Demand], gpus: Sequence[GpuSlot], free: Amount, node: str) -> Placement | None:
-    """Find GPUs for every replica of a workload, or None. CPU and memory are checked as sums.
+class Pass:
+    """One pass over the queue; keeps what is left while workloads are admitted.
 
-    Whole devices go to the first free ones, so that fractions stay together; a fraction goes to the fullest device
-    that still has room.
+    It may be kept and go on with workloads that arrive later, as long as nothing else changes: see :attr:`frontier`.
+
+    Args:
+        nodes: the machines and what is free on them.
+        pools: all pools by name, ``used`` counting everything that holds resources now.
+        holders: what runs, for the explanations and for the expected start of the head.
+        now: seconds since the epoch.
+        spread: whether the replicas of one workload may be on several machines.
     """
-    if free.short(total(demands)):
-        return None
-    left = {slot.uuid: slot.free for slot in gpus}
-    types = {slot.uuid: slot.type for slot in gpus}
-    grants: list[Grant] = []
-    # whole devices first: a fraction can go where they leave room, never the other way round
-    for demand in sorted(demands, key=lambda one: -one.gpu):
-        for index in range(demand.count):
-            chosen = _choose(demand, left, types)
-            if chosen is None:
-                return None
-            for uuid, fraction in chosen:
-                left[uuid] -= fraction
-            grants.append(Grant(demand.role, index, chosen))
-    return Placement(node, tuple(grants))
 
-
-def _choose(
-    demand: Demand, left: Mapping[str, float], types: Mapping[str, str]
-) -> tuple[tuple[str, float], ...] | None:
-    if demand.gpu <= 0:
-        return ()
-    fitting = [uuid for uuid in left if demand.gpu_type is None or demand.gpu_type.lower() in types[uuid].lower()]
-    if demand.gpu < 1:
-        roomy = [uuid for uuid in fitting if left[uuid] + _EPSILON >= demand.gpu]
-        if not roomy:
-            return None
-        return ((min(roomy, key=lambda uuid: left[uuid]), demand.gpu),)
-    whole = [uuid for uuid in fitting if left[uuid] >= 1 - _EPSILON]
-    count = int(demand.gpu)
-    return tuple((uuid, 1.0) for uuid in whole[:count]) if len(whole) >= count else None
-
-
-class _Pass:
-    """One pass over the queue; keeps what is left while workloads are admitted."""
-
-    def __init__(self, node: Node, pools: Mapping[str, PoolState], holders: Sequence[Holder], now: float) -> None:
-        self.node = node
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        pools: Mapping[str, PoolState],
+        holders: Sequence[Holder],
+        now: float,
+        *,
+        spread: bool = False,
+    ) -> None:
+        self.nodes = {node.name: node for node in nodes}
         self.pools = pools
         self.holders = list(holders)
         self.now = now
-        self.free = node.free
-        self.replicas = node.replicas
-        self.gpus = {slot.uuid: slot for slot in node.gpus}
+        self.spread = spread
+        self.free = _sum(self._open())
         self.pool_used = {name: (pool.used, pool.workloads) for name, pool in pools.items()}
-        self.head: tuple[Waiting, Amount, frozenset[str]] | None = None
+        self.head: tuple[Waiting, frozenset[str]] | None = None
         self.head_start: float | None = None
         self.pool_heads: dict[str, tuple[Waiting, frozenset[str]]] = {}
+        self.closed: dict[Line, tuple[Rank, Reason]] = {}
+        """Line -> who closed it for this pass, and why those behind wait."""
         self.chains: dict[str, list[PoolState]] = {}
         self.misfits: dict[Shape, Reason] = {}
-        self.behind_head: dict[Shape, Reason | None] = {}
-        self.pool_reasons: dict[tuple[str, Shape], Reason | None] = {}
+
+    def run(self, queue: Queue, until: Rank | None = None) -> dict[int, Placement]:
+        """Consider everybody in the queue, or those before a rank; who is placed is still in the queue afterwards."""
+        placed: dict[int, Placement] = {}
+        fronts = [(ranks[0], 0, line) for line, ranks in queue.lines.items()]
+        heapq.heapify(fronts)
+        while fronts:
+            rank, at, line = fronts[0]
+            if until is not None and rank >= until:
+                break
+            number = rank[1]
+            found = self.consider(queue.jobs[number])
+            ranks = queue.lines[line]
+            if isinstance(found, Placement):
+                placed[number] = found
+                if at + 1 < len(ranks):
+                    heapq.heapreplace(fronts, (ranks[at + 1], at + 1, line))
+                    continue
+            heapq.heappop(fronts)
+        return placed
+
+    def reason(self, queue: Queue, job: Waiting) -> Reason | None:
+        """Why this one waits, from a pass that was not used yet; None when it would start now."""
+        self.run(queue, until=job.rank)
+        found = self.consider(job)
+        return found if isinstance(found, Reason) else None
+
+    def settled(self, job: Waiting) -> bool:
+        """Whether a newcomer would have been refused in its turn, whatever came after: its line was closed before."""
+        found = self.closed.get(job.line)
+        return found is not None and found[0] < job.rank
+
+    def consider(self, job: Waiting) -> Placement | Reason:
+        """The next one in the queue: its place, or why it waits."""
+        if job.hold:
+            return Reason("hold", job.hold)
+        closed = self.closed.get(job.line)
+        if closed is not None:
+            return closed[1]
+        found = self._consider(job)
+        if isinstance(found, Reason):
+            self.closed[job.line] = job.rank, self._behind_it(job, found)
+        return found
+
+    def _consider(self, job: Waiting) -> Placement | Reason:
+        if not any(True for _ in self._open()):
+            return Reason("closed", "; ".join(node.closed for node in self.nodes.values()))
+        need = job.shape.need
+        return self._pool_reason(job, need) or self._behind(job, need) or self._fit(job, need)
+
+    def _behind_it(self, job: Waiting, found: Reason) -> Reason:
+        """What those wait for that stand behind it in its line."""
+        if self.head is None or self.head[0] is not job:
+            return found
+        return Reason("behind", f"waits behind '{job.name}', which {found.message}", found.short, (job.id,))
+
+    def _open(self) -> Iterable[Node]:
+        return (node for node in self.nodes.values() if not node.closed)
 
     def chain(self, name: str) -> list[PoolState]:
         """A pool and its ancestors."""
@@ -253,21 +149,7 @@ class _Pass:
         self.chains[name] = found
         return found
 
-    def consider(self, job: Waiting) -> Placement | Reason:
-        if job.hold:
-            return Reason("hold", job.hold)
-        if self.node.closed:
-            return Reason("closed", self.node.closed)
-        need = job.shape.need
-        return self._pool_reason(job, need) or self._behind(job, need) or self._fit(job, need)
-
     def _pool_reason(self, job: Waiting, need: Amount) -> Reason | None:
-        key = (job.pool, job.shape)
-        if key not in self.pool_reasons:
-            self.pool_reasons[key] = self._ask_pools(job, need)
-        return self.pool_reasons[key]
-
-    def _ask_pools(self, job: Waiting, need: Amount) -> Reason | None:
         for pool in self.chain(job.pool):
             if pool.cpu is None and pool.memory is None and pool.gpu is None and pool.max_workloads is None:
                 continue
@@ -276,9 +158,7 @@ class _Pass:
             if pool.max_workloads is not None and count + 1 > pool.max_workloads:
                 short.add("workloads")
             if short:
-                if pool.name not in self.pool_heads:
-                    self.pool_heads[pool.name] = (job, frozenset(short))
-                    self.pool_reasons.clear()  # who comes after it may have to wait behind it now
+                self.pool_heads.setdefault(pool.name, (job, frozenset(short)))
                 words = f"pool '{pool.name}' is at its limit: {_pool_words(pool, used, count, need, short)}"
                 return Reason("pool", words, frozenset(short), self._holders_in(pool.name))
             ahead = self.pool_heads.get(pool.name)
@@ -294,23 +174,14 @@ class _Pass:
         return any(one.name == ancestor for one in self.chain(pool))
 
     def _behind(self, job: Waiting, need: Amount) -> Reason | None:
+        """The reason why this must not overtake the head; None when it cannot delay it."""
         if self.head is None:
             return None
-        if job.shape not in self.behind_head:
-            self.behind_head[job.shape] = self._in_the_way(need)
-        reason = self.behind_head[job.shape]
-        in_time = (
-            job.time_limit is not None and self.head_start is not None and self.now + job.time_limit <= self.head_start
-        )
-        return None if in_time else reason
-
-    def _in_the_way(self, need: Amount) -> Reason | None:
-        """The reason why something of these needs must not overtake the head; None when it cannot delay it."""
-        if self.head is None:
+        if job.time_limit is not None and self.head_start is not None and self.now + job.time_limit <= self.head_start:
             return None
-        first, first_need, short = self.head
+        first, short = self.head
         rest = self.free.minus(need)
-        if "replicas" not in short and not (need.uses() & short) and not (rest.short(first_need) - short):
+        if "replicas" not in short and not (need.uses() & short) and not (rest.short(first.shape.need) - short):
             return None
         words = f"waits behind '{first.name}', which {self.misfits[first.shape].message}"
         return Reason("behind", words, short, (first.id,))
@@ -318,47 +189,42 @@ class _Pass:
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)
         if known is None:
-            known = self._crowded(job.shape.replicas)
-            if known is None:
-                placement = place(job.shape.demands, tuple(self.gpus.values()), self.free, self.node.name)
-                if placement is not None:
-                    self._take(job, need, placement)
-                    return placement
-                known = self._misfit(need)
-            self.misfits[job.shape] = known
+            placement = place(job.shape, self._open(), spread=self.spread) if self.free.has(need) else None
+            if placement is not None:
+                self._take(job, need, placement)
+                return placement
+            known = self.misfits[job.shape] = self._crowded(job.shape) or self._misfit(need)
         if self.head is None:
-            self.head, self.head_start = (job, need, known.short), known.expected_start
+            self.head, self.head_start = (job, known.short), known.expected_start
         return known
 
-    def _crowded(self, replicas: int) -> Reason | None:
-        limit = self.node.max_replicas
-        if not self.replicas or self.replicas + replicas <= limit:
-            return None
-        words = f"waits for room: {self.replicas} replicas run, and this machine runs at most {limit} at a time"
+    def _crowded(self, shape: Shape) -> Reason | None:
+        """That it waits for others to end although there is room, because only so many replicas run at a time."""
+        for node in self._open():
+            if not node.replicas or node.replicas + shape.replicas <= node.max_replicas:
+                return None
+        run, most = (sum(getattr(node, name) for node in self._open()) for name in ("replicas", "max_replicas"))
+        where = "this machine runs" if len(self.nodes) == 1 else "the machines run"
+        words = f"waits for room: {run} replicas run, and {where} at most {most} at a time"
         return Reason("resources", words, frozenset({"replicas"}), tuple(holder.id for holder in self.holders))
 
     def _take(self, job: Waiting, need: Amount, placement: Placement) -> None:
-        self.free = self.free.minus(need)
-        self.replicas += job.shape.replicas
+        demands = {demand.role: demand for demand in job.shape.demands}
+        for name in placement.nodes:
+            self.nodes[name] = taken_from(self.nodes[name], placement.grants, demands)
+        self.free = _sum(self._open())
         ends_by = self.now + job.time_limit if job.time_limit is not None else None
         self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by))
-        self.behind_head.clear()  # less is free now
-        self.pool_reasons.clear()
-        for grant in placement.grants:
-            for uuid, fraction in grant.gpus:
-                slot = self.gpus[uuid]
-                self.gpus[uuid] = GpuSlot(slot.uuid, slot.type, slot.free - fraction)
         for pool in self.chain(job.pool):
             used, count = self.pool_used[pool.name]
             self.pool_used[pool.name] = (used.plus(need), count + 1)
 
     def _misfit(self, need: Amount) -> Reason:
-        free = Amount(self.free.cpu, self.free.memory, sum(slot.free for slot in self.gpus.values()))
-        short = free.short(need) or frozenset({"gpu"})  # enough in sum, but not on devices of the right kind
+        # enough in sum, but not on devices of the right kind, or not on one machine
+        short = self.free.short(need) or (frozenset({"gpu"}) if len(self.nodes) == 1 else need.uses())
         holders = tuple(holder.id for holder in self.holders if holder.amount.uses() & short)
-        return Reason(
-            "resources", f"waits for {_need_words(need, free, short)}", short, holders, self._expected(need, free)
-        )
+        words = f"waits for {_need_words(need, self.free, short)}"
+        return Reason("resources", words, short, holders, self._expected(need, self.free))
 
     def _expected(self, need: Amount, free: Amount) -> float | None:
         """When the needs are met if every holder runs to its time limit."""
@@ -371,24 +237,32 @@ class _Pass:
         return None
 
 
-def admit(
-    waiting: Iterable[Waiting], node: Node, pools: Mapping[str, PoolState], holders: Sequence[Holder], now: float
-) -> Admission:
-    """One pass over the queue.
+def _sum(nodes: Iterable[Node]) -> Amount:
+    """What is free on these together; GPUs as their devices have them."""
+    found = Amount()
+    for node in nodes:
+        gpus = sum(slot.free for slot in node.gpus)
+        found = found.plus(Amount(node.free.cpu, node.free.memory, gpus))
+    return found
 
-    Args:
-        waiting: the queue in any order.
-        node: the machine and what is free on it.
-        pools: all pools by name, ``used`` counting everything that holds resources now.
-        holders: what runs, for the explanations and for the expected start of the head.
-        now: seconds since the epoch.
+
+def admit(
+    waiting: Iterable[Waiting],
+    nodes: Sequence[Node],
+    pools: Mapping[str, PoolState],
+    holders: Sequence[Holder],
+    now: float,
+    *,
+    spread: bool = False,
+) -> Admission:
+    """One whole pass with a reason for each that waits; the arguments are those of :class:`Pass`.
 
     Returns:
         Placements of those that start now, and a reason for each of the others.
     """
     answer = Admission()
-    turn = _Pass(node, pools, holders, now)
-    for job in sorted(waiting, key=lambda one: (-one.priority, one.id)):
+    turn = Pass(nodes, pools, holders, now, spread=spread)
+    for job in sorted(waiting, key=lambda one: one.rank):
         found = turn.consider(job)
         if isinstance(found, Placement):
             answer.placements[job.id] = found
@@ -403,9 +277,7 @@ def pool_short(pool: PoolState, used: Amount, need: Amount) -> frozenset[str]:
     return frozenset(
         name
         for name, limit in limits
-        if limit is not None
-        and getattr(need, name) > 0
-        and getattr(used, name) + getattr(need, name) > limit + _EPSILON
+        if limit is not None and getattr(need, name) > 0 and getattr(used, name) + getattr(need, name) > limit + EPSILON
     )
 
 

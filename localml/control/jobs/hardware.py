@@ -9,7 +9,7 @@ from functools import cache
 
 from sqlmodel import Session, col, select
 
-from localml.control.jobs.snapshot import Machine
+from localml.control.jobs.holdings import LOCAL, Machine
 from localml.core.capacity.tables import GpuLease, GpuMark, NodeMark
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
@@ -20,7 +20,6 @@ from localml.engines.base import GpuGrant
 from localml.gpus import Gpu, Inventory
 from localml.store.database import Database
 
-NODE = "local"
 _EPSILON = 1e-9
 
 
@@ -65,7 +64,7 @@ class Hardware:
         busy = self._gpus.busy()
         gpus = tuple((gpu.uuid, gpu.name) for gpu in self._gpus.devices() if gpu.uuid not in busy)
         replicas = self._size.max_replicas or int(16 * cpus)
-        return Machine(NODE, cpus * self._size.cpu_overcommit, memory, gpus, replicas)
+        return Machine(LOCAL, cpus * self._size.cpu_overcommit, memory, gpus, replicas)
 
     def check(self, spec: WorkloadSpec) -> None:
         """Refuse at once what this machine never has.
@@ -126,7 +125,7 @@ class Hardware:
         now = self._clock.now()
 
         def act(session: Session) -> None:
-            session.merge(GpuMark(gpu=uuid, node=NODE, reason=reason, fenced=fenced, at=now))
+            session.merge(GpuMark(gpu=uuid, node=LOCAL, reason=reason, fenced=fenced, at=now))
             what = "fenced" if fenced else "drained"
             record_event(session, None, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
 
@@ -159,7 +158,7 @@ class Hardware:
         now = self._clock.now()
 
         def act(session: Session) -> None:
-            session.merge(NodeMark(node=NODE, reason=reason, at=now))
+            session.merge(NodeMark(node=LOCAL, reason=reason, at=now))
             record_event(session, None, "Drained", f"the machine takes no new work: {reason}", now=now)
 
         self._db.write(act)
@@ -168,7 +167,7 @@ class Hardware:
         """Start work again."""
 
         def act(session: Session) -> None:
-            mark = session.get(NodeMark, NODE)
+            mark = session.get(NodeMark, LOCAL)
             if mark is not None:
                 session.delete(mark)
                 record_event(session, None, "Undrained", "the machine takes work again", now=self._clock.now())
@@ -179,7 +178,7 @@ class Hardware:
     def drained(self) -> NodeMark | None:
         """The mark of a drained machine."""
         with self._db.read() as session:
-            return session.get(NodeMark, NODE)
+            return session.get(NodeMark, LOCAL)
 
 
 @cache

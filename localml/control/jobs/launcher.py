@@ -155,6 +155,10 @@ class Launcher:
 
         acts.run("pin", (("pin", row.id),), row.id, act)
 
+    def forget(self, number: int) -> None:
+        """A workload that is over."""
+        self._pinned.discard(number)
+
     def discard(self, acts: Acts, one: AttemptView) -> None:
         """Make sure that nothing exists of a planned attempt."""
         acts.run("remove", (("attempt", one.id),), one.name, lambda: self._engine.remove(one.name))

@@ -1,10 +1,12 @@
 """The loop that makes what is into what is wanted. It alone moves states.
 
-One tick: take in the results of slow acts, read a snapshot, look at the engine, let :func:`decide` judge every
-workload, write its decisions in one transaction, admit from the queue, then hand slow acts to threads. Start-up is
-the same tick: what an earlier process left behind is found by name and adopted, finished or removed. A tick runs
-when somebody nudges (a commit, an act's end, an engine's hint) and every few seconds while something runs; with
-nothing active the loop sleeps until it is nudged.
+One tick: take in the results of slow acts, refresh the picture with what was committed, look at the engine, let
+:func:`decide` judge what may have changed, write its decisions in one transaction, admit from the queue, then hand
+slow acts to threads. Start-up is the same tick: what an earlier process left behind is found by name and adopted,
+finished or removed. A tick runs when somebody nudges (a commit, an act's end, an engine's hint) and every few seconds
+while something runs; with nothing active the loop sleeps until it is nudged.
+
+What a tick costs depends on what has happened and on what runs, not on how many wait.
 """
 
 from __future__ import annotations
@@ -12,33 +14,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session
 
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
-from localml.control.jobs.admission import Admission, Reason, admit
-from localml.control.jobs.decide import Decision, Discard, EndAttempt, Move, Start, Stop, View, decide
+from localml.control.jobs.admitter import Admitter
+from localml.control.jobs.decide import Decision, Discard, EndAttempt, Move, Start, Stop, decide
+from localml.control.jobs.demands import Placement, Reason
+from localml.control.jobs.holdings import Machine, ports_in_use
 from localml.control.jobs.hostports import choose_ports
 from localml.control.jobs.launcher import Launch, Launcher
-from localml.control.jobs.observe import EngineWorld, Observations
+from localml.control.jobs.looking import ENGINE_RETRY_S, SLOW_TICK_S, Eyes
+from localml.control.jobs.observe import EngineWorld
+from localml.control.jobs.picture import Picture
 from localml.control.jobs.plans import Site
 from localml.control.jobs.pumps import LogPumps
-from localml.control.jobs.snapshot import (
-    Machine,
-    Snapshot,
-    SpecCache,
-    WorkloadRow,
-    broken_dependency,
-    holders_of,
-    load,
-    node_of,
-    pools_of,
-    view_of,
-    waiting_of,
-)
+from localml.control.jobs.snapshot import Unit, WorkloadRow, load_states, view_of
+from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.failpoints import FAILPOINTS
@@ -46,18 +41,16 @@ from localml.core.logs.files import LogStore
 from localml.core.work.causes import Cause
 from localml.core.work.lifecycle import record_event
 from localml.core.work.states import TERMINAL, AttemptState, State
-from localml.core.work.tables import Attempt
 from localml.engines.base import STREAMS, Engine, EngineUnreachable
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
 
-SLOW_TICK_S = 5.0
-_ENGINE_RETRY_S = 1.0
-_STORAGE_RETRY_S = 2.0
+CHECK_S = 60.0
+"""Seconds between two comparisons of the picture with the records."""
 _ACT_RETRY_S = 1.0
-_LONG_TICK_S = 0.02
 _QUEUE_TICK_S = 30.0
+_NEW_S = 0.5
 _TAIL = 4096
 
 
@@ -68,7 +61,7 @@ class Reconciler:
         db: where the records are.
         engine: where the containers are.
         site: what all plans share.
-        machine: asked on every pass for the size of the machine and its GPUs.
+        machines: asked on every pass for the machines, their size and GPUs.
         unhealthy: asked with every slow look: GPU -> why it is unusable.
         acts, pumps: the threads of slow acts and of logs; tests give ones that work at once.
         changed: called with a workload's id whenever something about it changed (for followers); 0 for the platform.
@@ -82,7 +75,7 @@ class Reconciler:
         logs: LogStore,
         clock: Clock,
         *,
-        machine: Callable[[], Machine],
+        machines: Callable[[], Sequence[Machine]],
         unhealthy: Callable[[], Mapping[str, str]] = dict,
         acts: Acts | None = None,
         pumps: LogPumps | None = None,
@@ -93,83 +86,56 @@ class Reconciler:
         self._site = site
         self._logs = logs
         self._clock = clock
-        self._machine = machine
-        self._unhealthy = unhealthy
         self._changed = changed
-        self._specs = SpecCache()
-        self._seen = Observations(engine)
+        self._worker = Worker("reconciler", self.tick, what="the control loop")
         self.acts = acts or Acts(self.nudge)
         self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, trouble=self._log_trouble)
+        self.eyes = Eyes(db, engine, clock, self.acts, node=site.node, unhealthy=unhealthy)
         self._launcher = Launcher(db, engine, site, clock)
-        self._lost: dict[str, str] = {}
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._hints: set[str] = set()
-        self._hint_lock = threading.Lock()
-        self._look_at = 0.0  # monotonic time of the next full look at the engine
-        self._engine_down = False
+        self._picture = Picture(db, told=self.nudge)
+        self._admitter = Admitter(self._picture, machines)
+        self._refreshed = threading.Condition()  # held while the picture changes, or others than the loop look at it
+        self._unjudged: set[int] = set()
+        self._unpinned: set[int] = set()
+        self._check_at = time.monotonic() + CHECK_S
         self._log_full: set[int] = set()
-        self._threads: list[threading.Thread] = []
+        self._watcher = threading.Thread(target=self._watch, name="localml-engine-watch", daemon=True)
 
     # -- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Run the loop and the engine watcher on threads of their own."""
-        for name, target in (("reconciler", self._run), ("engine-watch", self._watch)):
-            thread = threading.Thread(target=target, name=f"localml-{name}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._worker.start()
+        self._watcher.start()
 
     def close(self) -> None:
         """Stop the loop. Containers go on; the next start adopts them."""
-        self._stop.set()
-        self._wake.set()
-        for thread in self._threads:
-            thread.join(timeout=5)
+        self._worker.close()
+        if self._watcher.is_alive():
+            self._watcher.join(timeout=5)
         self.acts.close()
         self.pumps.close()
 
     def nudge(self) -> None:
         """Something changed: look soon."""
-        self._wake.set()
+        self._worker.nudge()
 
     def hint(self, name: str) -> None:
         """The engine says that this container changed: look at it soon."""
-        with self._hint_lock:
-            self._hints.add(name)
-        self._wake.set()
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            self._wake.clear()
-            began = time.thread_time()
-            delay = self._tick_safely()
-            spent = time.thread_time() - began
-            # long ticks take at most half of the time, so that a burst of nudges leaves room for everybody else
-            if spent > _LONG_TICK_S and self._stop.wait(min(spent, 0.25)):
-                return
-            self._wake.wait(delay)
-
-    def _tick_safely(self) -> float | None:
-        try:
-            return self.tick()
-        except LocalmlError as error:
-            log.error("the control loop waits: %s", error)
-            return _STORAGE_RETRY_S
-        except Exception:
-            log.exception("a tick failed; the next one looks again")
-            return SLOW_TICK_S
+        self.eyes.hint(name)
+        self._worker.nudge()
 
     def _watch(self) -> None:
-        while not self._stop.is_set():
+        stopping = self._worker.stopping
+        while not stopping.is_set():
             try:
-                for name in self._engine.watch(self._stop):
+                for name in self._engine.watch(stopping):
                     self.hint(name)
             except EngineUnreachable:
-                self._wake.set()
+                self._worker.nudge()
             except Exception:
                 log.exception("watching the engine failed")
-            self._stop.wait(_ENGINE_RETRY_S)
+            stopping.wait(ENGINE_RETRY_S)
 
     # -- one tick --------------------------------------------------------------------------------
 
@@ -177,28 +143,43 @@ class Reconciler:
         """One pass. Returns the seconds until the next one is due, None when only a nudge can bring work."""
         now = self._clock.now()
         self._take_in(now)
-        snapshot = self._load()
-        answered = self._observe(snapshot)
+        self._refresh(now)
+        answered = self._look()
         # without an answer nothing is concluded about what holds resources; what only waits needs no engine
-        if self._judge(snapshot, snapshot.active if answered else snapshot.queued, now):
-            snapshot = self._load()
+        if self._judge(answered, now):
+            self._refresh(now)
         if answered:
-            self._clean(snapshot)
-            if self._admit(snapshot, now):
-                snapshot = self._load()
-                self._dispatch_starts(snapshot)
-        return self._next(snapshot, now)
+            self._clean()
+            if self._admit(now):
+                self._refresh(now)
+                self._dispatch_starts()
+        self._check(now)
+        return self._next(now)
 
-    def _load(self) -> Snapshot:
-        with self._db.read() as session:
-            return load(session, self._specs, self._site.node)
+    def _refresh(self, now: float) -> None:
+        with self._refreshed:
+            news = self._picture.refresh(now)
+            self._refreshed.notify_all()
+        self._admitter.note(news)
+        self._unjudged |= news.changed
+        self._unpinned |= news.changed
+
+    def _check(self, now: float) -> None:
+        """Compare the picture with the records now and then; a difference is a defect, told and put right."""
+        if time.monotonic() < self._check_at or not (self._picture.waiting or self._picture.live):
+            return
+        wrong = self._picture.check(now)
+        self._check_at = time.monotonic() + CHECK_S
+        if wrong:
+            log.error("a defect: the control loop's picture was not that of the records: %s", ", ".join(wrong))
+            self.nudge()
 
     def _take_in(self, now: float) -> None:
         results = self.acts.take()
         if not results:
             return
         try:
-            self._launcher.record(results, self._seen, now)
+            self._launcher.record(results, self.eyes.seen, now)
         except BaseException:
             self.acts.put_back(results)  # a full disk, say: their keys would stay busy for ever
             raise
@@ -209,100 +190,52 @@ class Reconciler:
                 self.hint(name)
                 rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
             elif result.kind == "start" and result.value is not None and _unreached(result.value):
-                self._look_at = 0.0
+                self.eyes.look_again()
             self.acts.settle(result, rest)
 
-    def _observe(self, snapshot: Snapshot) -> bool:
-        """Look at the engine as far as that is due. False when it does not answer: then nothing is concluded."""
-        with self._hint_lock:
-            hints, self._hints = self._hints, set()
-        everything = [one for attempts in snapshot.attempts.values() for one in attempts]
-        uncleaned = {one.name for one in everything}
-        # what is being started is looked at when its start is recorded: until then its end could not be
-        early = {one.name for one in everything if one.state is AttemptState.PLANNED} & hints
-        hints -= early
-        answered = True
-        if self._look_at == 0.0 or (time.monotonic() >= self._look_at and uncleaned) or not self._seen.complete:
-            answered = self._seen.look(one.name for one in everything if one.state is AttemptState.RUNNING)
-            self._look_at = time.monotonic() + (SLOW_TICK_S if answered else _ENGINE_RETRY_S)
-            if answered:
-                self._check_gpus(snapshot)
-                self._sweep(uncleaned)
-        elif hints & uncleaned:
-            answered = self._seen.glance(hints & uncleaned)
-        with self._hint_lock:
-            self._hints |= early if answered else early | hints
-        self._tell_engine(answered)
-        for one in everything:
+    def _look(self) -> bool:
+        attempts = [one for unit in self._picture.live.values() for one in unit.attempts]
+        answered = self.eyes.look(attempts, self._picture.limits.gpu_marks)
+        for one in attempts:
             if one.state is AttemptState.RUNNING:
                 self.pumps.ensure(one.workload_id, one.name)
         return answered
 
-    def _check_gpus(self, snapshot: Snapshot) -> None:
-        """Fence GPUs that have become unhealthy; who runs on them is decided by the same tick."""
-        self._lost = dict(self._unhealthy())
-        fresh = {gpu: why for gpu, why in self._lost.items() if gpu not in snapshot.gpu_marks}
-        if not fresh:
-            return
-        now = self._clock.now()
+    def _judge(self, answered: bool, now: float) -> bool:
+        """Let each workload that may have changed be decided, write the outcome, start the slow acts.
 
-        def apply(session: Session) -> None:
-            for gpu, why in fresh.items():
-                records.fence(session, gpu, self._site.node, why, now=now)
-
-        self._db.write(apply)
-
-    def _tell_engine(self, answered: bool) -> None:
-        if answered == (not self._engine_down):
-            return
-        self._engine_down = not answered
-        reason, words = (
-            ("EngineAnswers", f"the {self._engine.name} engine answers again")
-            if answered
-            else ("EngineUnreachable", f"the {self._engine.name} engine does not answer: {self._seen.unreachable}")
-        )
-        log.warning(words)
-        now = self._clock.now()
-        self._db.write(lambda s: record_event(s, None, reason, words, now=now, warning=not answered))
-
-    def _sweep(self, known: set[str]) -> None:
-        """Remove containers with our label that no record speaks of: every record is written before its container."""
-        for name in self._seen.names() - known:
-            if self._recorded(name):
-                continue
-            log.warning("removing container %s: no record speaks of it", name)
-            self.acts.run("remove", (("orphan", name),), name, partial(self._engine.remove, name))
-
-    def _recorded(self, name: str) -> bool:
-        with self._db.read() as session:
-            query = select(Attempt.id).where(Attempt.name == name, col(Attempt.removed).is_(False))
-            return session.exec(query).first() is not None
-
-    def _judge(self, snapshot: Snapshot, rows: list[WorkloadRow], now: float) -> bool:
-        """Let each workload be decided, write the outcome, start the slow acts. True if anything was written."""
-        names = {one.name: one.workload_id for attempts in snapshot.attempts.values() for one in attempts}
+        Returns:
+            Whether anything was written.
+        """
+        picture = self._picture
+        units = [picture.waiting[one] for one in self._unjudged if one in picture.waiting]
+        if answered:
+            units += [unit for unit in picture.live.values() if unit.row.state not in TERMINAL | {State.QUEUED}]
+        names = {one.name: unit.row.id for unit in units for one in unit.attempts}
 
         def tail(name: str) -> bytes:
             return self._logs.tail(names[name], name, "stderr", _TAIL)
 
-        world = EngineWorld(self._seen, self.pumps, self.acts, tail, now)
-        judged: list[tuple[WorkloadRow, View, list[Decision]]] = []
-        for row in rows:
-            spec = self._specs.spec(row.id)
-            view = view_of(row, snapshot.current(row), spec, self._lost)
-            decisions = decide(view, world, now)
-            broken = broken_dependency(row, snapshot, spec) if row.state is State.QUEUED and not decisions else None
-            if broken is not None:
-                words = f"workload {broken}, which this one depends on, did not succeed"
-                decisions = [Move(State.FAILED, "Failed", words, True, {"cause": Cause.DEPENDENCY, "message": words})]
-            if decisions:
-                judged.append((row, view, decisions))
-        writes = [(row, step) for row, _, steps in judged for step in steps if isinstance(step, Move | EndAttempt)]
+        world = EngineWorld(self.eyes.seen, self.pumps, self.acts, tail, now)
+        judged = [(unit, steps) for unit in units if (steps := self._decisions(unit, world, now))]
+        writes = [(unit.row, step) for unit, steps in judged for step in steps if isinstance(step, Move | EndAttempt)]
         if writes:
             self._write(writes, now)
-        for row, _, steps in judged:
-            self._act(snapshot, row, steps)
+        self._unjudged.clear()
+        for unit, steps in judged:
+            self._act(unit, steps)
         return bool(writes)
+
+    def _decisions(self, unit: Unit, world: EngineWorld, now: float) -> list[Decision]:
+        spec = self._picture.specs.spec(unit.row.id)
+        decisions = decide(view_of(unit, spec, self.eyes.lost), world, now)
+        if decisions or unit.row.state is not State.QUEUED:
+            return decisions
+        broken = self._picture.broken_dependency(unit.row.id)
+        if broken is None:
+            return []
+        words = f"workload {broken}, which this one depends on, did not succeed"
+        return [Move(State.FAILED, "Failed", words, True, {"cause": Cause.DEPENDENCY, "message": words})]
 
     def _write(self, writes: list[tuple[WorkloadRow, Move | EndAttempt]], now: float) -> None:
         def apply(session: Session) -> None:
@@ -325,7 +258,7 @@ class Reconciler:
                 self.pumps.forget(step.attempt.name)
             self._changed(row.id)
 
-    def _act(self, snapshot: Snapshot, row: WorkloadRow, steps: list[Decision]) -> None:
+    def _act(self, unit: Unit, steps: list[Decision]) -> None:
         for step in steps:
             if isinstance(step, Stop):
                 name, grace = step.attempt.name, step.grace
@@ -334,27 +267,27 @@ class Reconciler:
             elif isinstance(step, Discard):
                 self._launcher.discard(self.acts, step.attempt)
             elif isinstance(step, Start):
-                self._launcher.start(self.acts, row, self._specs.spec(row.id), snapshot.current(row))
+                self._start(unit)
 
-    def _admit(self, snapshot: Snapshot, now: float) -> bool:
-        queued = snapshot.queued
-        if not queued:
+    def _start(self, unit: Unit) -> None:
+        self._launcher.start(self.acts, unit.row, self._picture.specs.spec(unit.row.id), unit.current)
+
+    def _admit(self, now: float) -> bool:
+        picture = self._picture
+        placements = self._admitter.placements(self.eyes.lost, now)
+        self._pin(placements)
+        if not placements:
             return False
-        answer = self._pass(snapshot, self._specs, now)
-        for number in answer.reasons:
-            self._launcher.pin(self.acts, snapshot.workloads[number], self._specs.spec(number))
-        if not answer.placements:
-            return False
-        taken = self._ports_in_use(snapshot)
+        taken = ports_in_use(picture.live.values())
         plans = []
-        for number, placement in answer.placements.items():
-            row, spec = snapshot.workloads[number], self._specs.spec(number)
+        for number, placement in placements.items():
+            unit, spec = picture.waiting[number], picture.specs.spec(number)
             ports = {
                 (grant.role, grant.index): choose_ports(spec.role(grant.role), self._site.isolated, taken)
                 for grant in placement.grants
                 if spec.role(grant.role).ports
             }
-            plans.append((row, placement, ports))
+            plans.append((unit.row, placement, ports))
 
         def apply(session: Session) -> None:
             for row, placement, ports in plans:
@@ -366,43 +299,33 @@ class Reconciler:
             self._changed(row.id)
         return True
 
-    def _pass(self, snapshot: Snapshot, specs: SpecCache, now: float) -> Admission:
-        return admit(
-            waiting_of(snapshot, specs, now),
-            node_of(snapshot, self._machine(), self._lost),
-            pools_of(snapshot),
-            holders_of(snapshot, specs),
-            now,
-        )
+    def _pin(self, placed: Mapping[int, Placement]) -> None:
+        """Remember what the images of those are that came to wait."""
+        for number in self._unpinned - placed.keys():
+            unit = self._picture.waiting.get(number)
+            if unit is not None:
+                self._launcher.pin(self.acts, unit.row, self._picture.specs.spec(number))
+            elif number not in self._picture.live:
+                self._launcher.forget(number)
+                self._log_full.discard(number)
+        self._unpinned.clear()
 
-    @staticmethod
-    def _ports_in_use(snapshot: Snapshot) -> set[int]:
-        return {
-            int(host)
-            for attempts in snapshot.attempts.values()
-            for one in attempts
-            for _, host in (one.ports or {}).values()
-        }
+    def _dispatch_starts(self) -> None:
+        for unit in self._picture.live.values():
+            if unit.row.state is State.PREPARING and any(one.state is AttemptState.PLANNED for one in unit.current):
+                self._start(unit)
 
-    def _dispatch_starts(self, snapshot: Snapshot) -> None:
-        for row in snapshot.active:
-            if row.state is not State.PREPARING:
-                continue
-            planned = [one for one in snapshot.current(row) if one.state is AttemptState.PLANNED]
-            if planned:
-                self._launcher.start(self.acts, row, self._specs.spec(row.id), snapshot.current(row))
-
-    def _clean(self, snapshot: Snapshot) -> None:
+    def _clean(self) -> None:
         """Remove what ended tries left in the engine, and tick off workloads of which nothing is left."""
         done: list[int] = []
-        for row in snapshot.workloads.values():
-            attempts = snapshot.attempts.get(row.id, [])
-            old = [one for one in attempts if one.state is AttemptState.ENDED]
+        for unit in self._picture.live.values():
+            row = unit.row
+            old = [one for one in unit.attempts if one.state is AttemptState.ENDED]
             if row.state not in TERMINAL:
                 old = [one for one in old if one.number < row.attempt]
             if old:
-                self._launcher.remove(self.acts, row, old, attempts)
-            elif row.state in TERMINAL and not attempts:
+                self._launcher.remove(self.acts, row, old, unit.attempts)
+            elif row.state in TERMINAL and not unit.attempts:
                 done.append(row.id)
         if done:
 
@@ -412,20 +335,23 @@ class Reconciler:
 
             self._db.write(apply)
 
-    def _next(self, snapshot: Snapshot, now: float) -> float | None:
+    def _next(self, now: float) -> float | None:
         """Seconds until the clock alone can bring work."""
+        picture = self._picture
         moments = []
-        for row in snapshot.active:
-            if row.not_before is not None and row.state is State.QUEUED:
-                moments.append(row.not_before - now)
-            limit = self._specs.spec(row.id).time_limit
-            if limit is not None and row.started_at is not None:
-                moments.append(row.started_at + limit - now)
-        if self._engine_down:
-            moments.append(_ENGINE_RETRY_S)
-        if snapshot.attempts:
+        due = picture.next_due()
+        if due is not None:
+            moments.append(due - now)
+        for unit in picture.live.values():
+            if unit.row.started_at is not None and unit.row.state not in TERMINAL:
+                limit = picture.specs.spec(unit.row.id).time_limit
+                if limit is not None:
+                    moments.append(unit.row.started_at + limit - now)
+        if self.eyes.down:
+            moments.append(ENGINE_RETRY_S)
+        if any(unit.attempts for unit in picture.live.values()):
             moments.append(SLOW_TICK_S)
-        elif snapshot.queued:
+        elif picture.waiting:
             moments.append(_QUEUE_TICK_S)
         resting = self.acts.next_free()
         if resting is not None:
@@ -435,17 +361,23 @@ class Reconciler:
     @property
     def engine_down(self) -> bool:
         """Whether the engine did not answer when it was last asked."""
-        return self._engine_down
+        return self.eyes.down
 
     # -- questions from outside ------------------------------------------------------------------
 
     def why(self, workload_id: int) -> Reason | None:
         """Why a queued workload does not run, from a fresh pass; None when it is not queued."""
         now = self._clock.now()
-        specs = SpecCache()  # this runs on the caller's thread; the loop's own cache is the loop's
-        with self._db.read() as session:
-            snapshot = load(session, specs, self._site.node)
-        return self._pass(snapshot, specs, now).reasons.get(workload_id)
+        with self._db.read_raw() as connection:
+            if load_states(connection, [workload_id]).get(workload_id) is not State.QUEUED:
+                return None
+        with self._refreshed:
+            # what was just submitted is taken in a moment later
+            self._refreshed.wait_for(lambda: workload_id in self._picture.waiting, _NEW_S)
+            unit = self._picture.waiting.get(workload_id)
+            if unit is not None:
+                return self._admitter.reason(unit, self.eyes.lost, now)
+        return Reason("new", "the control loop has not looked at it yet")
 
     def _log_trouble(self, workload_id: int, name: str, words: str) -> None:
         if workload_id in self._log_full:

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlmodel import Session
 
-from localml.control.jobs.admission import Placement
 from localml.control.jobs.decide import EndAttempt, Move
+from localml.control.jobs.demands import Placement
 from localml.control.jobs.plans import attempt_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.capacity.tables import GpuLease, GpuMark
@@ -35,7 +35,7 @@ def place(
 ) -> bool:
     """Write the intent: attempts, GPU leases and the new state, all or nothing. False if it is not queued any more."""
     gpus = [gpu for grant in placement.grants for gpu, _ in grant.gpus]
-    words = f"placed on {placement.node}" + (f" with {len(gpus)} GPU lease(s)" if gpus else "")
+    words = f"placed on {', '.join(placement.nodes)}" + (f" with {len(gpus)} GPU lease(s)" if gpus else "")
     if not advance(
         session,
         row.id,
@@ -58,7 +58,7 @@ def place(
                 "index": grant.index,
                 "number": row.attempt,
                 "name": attempt_name(install, row.id, grant.role, grant.index, row.attempt),
-                "node": placement.node,
+                "node": grant.node,
                 "state": AttemptState.PLANNED,
                 "ports": {label: list(pair) for label, pair in ports_here.items()},
                 "created_at": now,
@@ -67,7 +67,7 @@ def place(
             },
         )
         for gpu, fraction in grant.gpus:
-            lease = {"attempt_id": attempt_id, "workload_id": row.id, "node": placement.node, "gpu": gpu}
+            lease = {"attempt_id": attempt_id, "workload_id": row.id, "node": grant.node, "gpu": gpu}
             insert_row(session, GpuLease, {**lease, "fraction": fraction, "acquired_at": now})
     return True
 

@@ -8,19 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localml.control.jobs.admission import (
-    Admission,
-    Amount,
-    Demand,
-    GpuSlot,
-    Holder,
-    Node,
-    PoolState,
-    Shape,
-    Waiting,
-    admit,
-    place,
-)
+from localml.control.jobs.admission import Admission, Pass, admit
+from localml.control.jobs.demands import Amount, Demand, GpuSlot, Holder, Node, PoolState, Shape, Waiting
+from localml.control.jobs.placing import place
+from localml.control.jobs.queue import Queue
 
 GIB = 1 << 30
 
@@ -36,7 +27,7 @@ def wait(number: int, pool: str = "default", priority: int = 0, limit: float | N
 
 def run(*jobs: Waiting, on: Node | None = None, pools: list[PoolState] | None = None, **rest: object) -> Admission:
     tree = {pool.name: pool for pool in (pools or [PoolState("default")])}
-    return admit(jobs, on or node(), tree, rest.pop("holders", ()), rest.pop("now", 0.0))
+    return admit(jobs, [on or node()], tree, rest.pop("holders", ()), rest.pop("now", 0.0))
 
 
 def test_higher_priority_goes_first_then_order_of_arrival() -> None:
@@ -101,20 +92,55 @@ def test_a_drained_machine_says_so() -> None:
 
 def test_fractions_share_a_device_and_whole_ones_get_empty_ones() -> None:
     slots = (GpuSlot("A", "T", 1.0), GpuSlot("B", "T", 0.5))
-    half = place((Demand("main", gpu=0.5),), slots, Amount(gpu=2), "n")
+    here = [Node("n", Amount(gpu=1.5), slots)]
+    half = place(Shape.of(Demand("main", gpu=0.5)), here)
     assert half is not None
     assert half.grants[0].gpus == (("B", 0.5),)
-    whole = place((Demand("main", gpu=1),), slots, Amount(gpu=2), "n")
+    whole = place(Shape.of(Demand("main", gpu=1)), here)
     assert whole is not None
     assert whole.grants[0].gpus == (("A", 1.0),)
-    assert place((Demand("main", gpu=2),), slots, Amount(gpu=2), "n") is None
+    assert place(Shape.of(Demand("main", gpu=2)), [Node("n", Amount(gpu=2), slots)]) is None
 
 
 def test_a_type_is_asked_for_by_a_part_of_its_name() -> None:
     slots = (GpuSlot("A", "NVIDIA A100-SXM4"), GpuSlot("B", "NVIDIA H200"))
-    found = place((Demand("main", gpu=1, gpu_type="h200"),), slots, Amount(gpu=2), "n")
+    found = place(Shape.of(Demand("main", gpu=1, gpu_type="h200")), [Node("n", Amount(gpu=2), slots)])
     assert found is not None
     assert found.grants[0].gpus == (("B", 1.0),)
+
+
+def machines(*gpus: int, **rest: object) -> list[Node]:
+    return [dataclasses.replace(node(gpus=count, **rest), name=f"n{at}") for at, count in enumerate(gpus)]
+
+
+def test_a_workload_goes_to_the_machine_that_it_fills_best() -> None:
+    found = place(Shape.of(Demand("main", gpu=1)), machines(4, 1, 2))
+    assert found is not None
+    assert found.nodes == ("n1",)
+
+
+def test_a_gang_is_divided_only_where_its_members_find_each_other() -> None:
+    gang = Shape.of(Demand("worker", 3, gpu=2))
+    assert place(gang, machines(4, 2)) is None
+    found = place(gang, machines(4, 2), spread=True)
+    assert found is not None
+    assert [(grant.node, len(grant.gpus)) for grant in found.grants] == [("n0", 2), ("n0", 2), ("n1", 2)]
+    assert place(Shape.of(Demand("worker", 1, gpu=5)), machines(4, 2), spread=True) is None
+
+
+def test_a_drained_machine_leaves_the_work_to_the_others() -> None:
+    nodes = machines(4, 4)
+    nodes[0] = dataclasses.replace(nodes[0], closed="n0 is drained")
+    found = admit([wait(1, gpu=4), wait(2, gpu=1)], nodes, {"default": PoolState("default")}, (), 0.0)
+    assert found.placements[1].nodes == ("n1",)
+    assert found.reasons[2].code == "resources"
+
+
+def test_nothing_overtakes_a_head_that_fits_on_no_single_machine() -> None:
+    nodes = machines(2, 2)
+    found = admit([wait(1, gpu=3), wait(2, gpu=1), wait(3, cpu=1)], nodes, {"default": PoolState("default")}, (), 0.0)
+    assert set(found.placements) == {3}
+    assert found.reasons[2].message.startswith("waits behind 'j1'")
 
 
 jobs = st.builds(
@@ -172,6 +198,43 @@ def test_nothing_is_given_twice_and_everybody_gets_an_answer(
     if pool == "small":
         assert sum(need.cpu for need in needs) <= 2 + 1e-6
         assert sum(need.gpu for need in needs) <= 1 + 1e-6
+
+
+SHAPES = [
+    Shape.of(Demand("main", 1, cpu, memory, gpu))
+    for cpu, memory, gpu in ((0, 0, 0), (1, 0, 0), (0, 0, 1), (4, GIB, 1), (0, 8 * GIB, 2), (6, 0, 0.5), (0, 0, 4))
+] + [Shape.of(Demand("ps", 1, 1), Demand("worker", 3, 1, 0, 1))]
+standing = st.tuples(
+    st.integers(-1, 1),
+    st.sampled_from(SHAPES),
+    st.sampled_from(["default", "small"]),
+    st.sampled_from([None, 10.0, 99.0]),
+)
+
+
+@given(st.lists(standing, max_size=30), st.lists(st.integers(0, 4), min_size=1, max_size=3), st.booleans())
+def test_lines_give_what_one_by_one_gives(
+    wanted: list[tuple[int, Shape, str, float | None]], gpus: list[int], spread: bool
+) -> None:
+    waiting = [
+        Waiting(number, f"j{number}", pool, priority, shape, limit)
+        for number, (priority, shape, pool, limit) in enumerate(wanted)
+    ]
+    pools = {
+        one.name: one for one in (PoolState("default"), PoolState("small", "default", cpu=2, gpu=1, max_workloads=3))
+    }
+    holders = [Holder(90, "hog", "default", Amount(0, 0, 1), ends_by=50.0)]
+    expected = admit(waiting, machines(*gpus), pools, holders, 0.0, spread=spread)
+    queue = Queue()
+    for job in reversed(waiting):
+        queue.add(job)
+
+    def turn() -> Pass:
+        return Pass(machines(*gpus), pools, holders, 0.0, spread=spread)
+
+    assert turn().run(queue) == expected.placements
+    for job in waiting:
+        assert turn().reason(queue, job) == expected.reasons.get(job.id)
 
 
 @given(st.lists(st.integers(1, 4), min_size=2, max_size=6))

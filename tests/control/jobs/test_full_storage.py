@@ -42,7 +42,7 @@ def disk(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Disk:
 def _tick_on_full_disk(rig: Rig, disk: Disk) -> None:
     disk.full = True
     for _ in range(3):
-        rig.loop._look_at = 0.0
+        rig.loop.eyes.look_again()
         with pytest.raises(LocalmlError):
             rig.loop.tick()
     disk.full = False
@@ -63,7 +63,7 @@ def test_a_cleaning_up_whose_record_found_no_room_is_recorded_later(rig: Rig, di
     rig.settle()
     rig.clock.advance(2)
     while rig.engine.list():
-        rig.loop._look_at = 0.0
+        rig.loop.eyes.look_again()
         rig.loop.tick()
     _tick_on_full_disk(rig, disk)
     rig.settle()

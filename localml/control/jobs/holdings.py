@@ -1,0 +1,127 @@
+"""What the machines have, what is held of it, and what is left, as admission wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from localml.control.jobs.demands import Amount, GpuSlot, Holder, Node, PoolState
+from localml.control.jobs.snapshot import Limits, Unit
+from localml.control.jobs.specs import SpecCache
+from localml.core.work.states import HOLDING, AttemptState
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Size of a node: cores (after overcommitment), bytes, GPUs as (uuid, type), containers at a time."""
+
+    name: str
+    cpu: float
+    memory: int
+    gpus: tuple[tuple[str, str], ...] = ()
+    max_replicas: int = 1 << 30
+
+
+def holders_of(units: Iterable[Unit], specs: SpecCache) -> list[Holder]:
+    """What holds resources now."""
+    return [
+        Holder(unit.row.id, unit.row.name, unit.row.pool, _amount(unit), _ends_by(unit, specs))
+        for unit in units
+        if unit.row.state in HOLDING
+    ]
+
+
+def _amount(unit: Unit) -> Amount:
+    return Amount(unit.row.cpu, unit.row.memory, unit.row.gpu)
+
+
+def _ends_by(unit: Unit, specs: SpecCache) -> float | None:
+    limit = specs.spec(unit.row.id).time_limit
+    return None if limit is None or unit.row.started_at is None else unit.row.started_at + limit
+
+
+def nodes_of(
+    units: Collection[Unit], specs: SpecCache, machines: Iterable[Machine], limits: Limits, lost: Mapping[str, str]
+) -> list[Node]:
+    """The machines and what is free on each: its size less what is held, its GPUs less leases and marks."""
+    used: dict[str, Amount] = {}
+    live: dict[str, int] = {}
+    taken: dict[tuple[str, str], float] = {}
+    for unit in units:
+        if unit.row.state in HOLDING:
+            _add_use(used, unit, specs)
+        for one in unit.attempts:
+            if one.state is not AttemptState.ENDED:
+                live[one.node] = live.get(one.node, 0) + 1
+            for gpu, fraction in one.gpus:
+                taken[one.node, gpu] = taken.get((one.node, gpu), 0.0) + fraction
+    return [
+        _node(machine, used.get(machine.name, Amount()), live.get(machine.name, 0), taken, limits, lost)
+        for machine in machines
+    ]
+
+
+def _add_use(used: dict[str, Amount], unit: Unit, specs: SpecCache) -> None:
+    """All replicas of a workload count until it is over, those that have ended too."""
+    shape = specs.shape(unit.row.id)
+    demands = {demand.role: demand for demand in shape.demands}
+    for one in unit.current:
+        need = demands[one.role]
+        used[one.node] = used.get(one.node, Amount()).plus(Amount(need.cpu, need.memory, 0.0))
+
+
+def _node(
+    machine: Machine,
+    used: Amount,
+    live: int,
+    taken: Mapping[tuple[str, str], float],
+    limits: Limits,
+    lost: Mapping[str, str],
+) -> Node:
+    slots = tuple(
+        GpuSlot(uuid, kind, max(0.0, 1.0 - taken.get((machine.name, uuid), 0.0)))
+        for uuid, kind in machine.gpus
+        if (machine.name, uuid) not in limits.gpu_marks and uuid not in lost
+    )
+    reason = limits.drained.get(machine.name)
+    name = "this machine" if machine.name == LOCAL else machine.name
+    closed = f"{name} is drained: {reason}".rstrip(": ") if reason is not None else ""
+    free = Amount(machine.cpu - used.cpu, machine.memory - used.memory, sum(slot.free for slot in slots))
+    return Node(machine.name, free, slots, closed, live, machine.max_replicas)
+
+
+LOCAL = "local"
+"""The name of the machine that the server runs on."""
+
+
+def pools_of(units: Iterable[Unit], limits: Limits) -> dict[str, PoolState]:
+    """All pools with what their workloads, and those below them, hold now."""
+    used: dict[str, Amount] = {name: Amount() for name in limits.pools}
+    count: dict[str, int] = dict.fromkeys(limits.pools, 0)
+    parents = {name: limits.pool_names.get(pool.parent_id or 0) for name, pool in limits.pools.items()}
+    for unit in units:
+        if unit.row.state not in HOLDING:
+            continue
+        name: str | None = unit.row.pool
+        while name is not None and name in used:
+            used[name] = used[name].plus(_amount(unit))
+            count[name] += 1
+            name = parents[name]
+    return {
+        name: PoolState(
+            name,
+            parents[name],
+            pool.cpu,
+            pool.memory,
+            pool.gpu,
+            pool.max_workloads,
+            used[name],
+            count[name],
+        )
+        for name, pool in limits.pools.items()
+    }
+
+
+def ports_in_use(units: Iterable[Unit]) -> set[int]:
+    """Ports of the machines that replicas have."""
+    return {int(host) for unit in units for one in unit.attempts for _, host in (one.ports or {}).values()}

@@ -1,0 +1,136 @@
+"""Finding a place for all replicas of a workload: on one machine, or on several. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from localml.control.jobs.demands import EPSILON, Amount, Demand, GpuSlot, Grant, Node, Placement, Shape
+
+
+def place(shape: Shape, nodes: Iterable[Node], *, spread: bool = False) -> Placement | None:
+    """Places for every replica, or None.
+
+    One machine that has room for all is taken, the one whose GPUs are left the fullest. Only where there is none, and
+    where replicas on several machines find each other (``spread``), the workload is divided.
+
+    Whole devices go to the first free ones, so that fractions stay together; a fraction goes to the fullest device
+    that still has room.
+    """
+    rooms = [_Room(node) for node in nodes if not node.closed]
+    fitting = [(room, grants) for room in rooms if (grants := _together(shape, room)) is not None]
+    if fitting:
+        _, grants = min(fitting, key=lambda one: one[0].free_gpus)
+        return Placement(grants)
+    return _divided(shape.demands, rooms) if spread and shape.replicas > 1 else None
+
+
+class _Room:
+    """What is left of a machine while replicas are put there."""
+
+    def __init__(self, node: Node) -> None:
+        self.name = node.name
+        self.free = node.free
+        self.gpus = {slot.uuid: slot.free for slot in node.gpus}
+        self.types = {slot.uuid: slot.type for slot in node.gpus}
+        self.replicas = node.replicas
+        self.most = node.max_replicas
+
+    @property
+    def free_gpus(self) -> float:
+        return sum(self.gpus.values())
+
+    def crowded(self, more: int) -> bool:
+        return bool(self.replicas) and self.replicas + more > self.most
+
+    def put(self, demand: Demand, index: int) -> Grant | None:
+        """One replica; CPU and memory were found to suffice."""
+        chosen = _choose(demand, self.gpus, self.types)
+        if chosen is None:
+            return None
+        for uuid, fraction in chosen:
+            self.gpus[uuid] -= fraction
+        self.replicas += 1
+        return Grant(demand.role, index, self.name, chosen)
+
+
+def _largest_first(demands: Sequence[Demand]) -> list[Demand]:
+    # whole devices first: a fraction can go where they leave room, never the other way round
+    return sorted(demands, key=lambda one: -one.gpu)
+
+
+def _together(shape: Shape, room: _Room) -> tuple[Grant, ...] | None:
+    if not room.free.has(shape.need) or room.crowded(shape.replicas):
+        return None
+    trial = _copy(room)
+    grants: list[Grant] = []
+    for demand in _largest_first(shape.demands):
+        for index in range(demand.count):
+            grant = trial.put(demand, index)
+            if grant is None:
+                return None
+            grants.append(grant)
+    return tuple(grants)
+
+
+def _divided(demands: Sequence[Demand], rooms: list[_Room]) -> Placement | None:
+    grants: list[Grant] = []
+    for demand in _largest_first(demands):
+        need = Amount(demand.cpu, demand.memory, demand.gpu)
+        for index in range(demand.count):
+            grant = _anywhere(demand, need, index, rooms)
+            if grant is None:
+                return None
+            grants.append(grant)
+    return Placement(tuple(grants))
+
+
+def _anywhere(demand: Demand, need: Amount, index: int, rooms: list[_Room]) -> Grant | None:
+    for room in rooms:
+        if room.free.has(need) and not room.crowded(1):
+            grant = room.put(demand, index)
+            if grant is not None:
+                room.free = room.free.minus(need)
+                return grant
+    return None
+
+
+def _copy(room: _Room) -> _Room:
+    twin = _Room.__new__(_Room)
+    twin.name, twin.free, twin.types, twin.replicas, twin.most = (
+        room.name,
+        room.free,
+        room.types,
+        room.replicas,
+        room.most,
+    )
+    twin.gpus = dict(room.gpus)
+    return twin
+
+
+def _choose(
+    demand: Demand, left: Mapping[str, float], types: Mapping[str, str]
+) -> tuple[tuple[str, float], ...] | None:
+    if demand.gpu <= 0:
+        return ()
+    fitting = [uuid for uuid in left if demand.gpu_type is None or demand.gpu_type.lower() in types[uuid].lower()]
+    if demand.gpu < 1:
+        roomy = [uuid for uuid in fitting if left[uuid] + EPSILON >= demand.gpu]
+        if not roomy:
+            return None
+        return ((min(roomy, key=lambda uuid: left[uuid]), demand.gpu),)
+    whole = [uuid for uuid in fitting if left[uuid] >= 1 - EPSILON]
+    count = int(demand.gpu)
+    return tuple((uuid, 1.0) for uuid in whole[:count]) if len(whole) >= count else None
+
+
+def taken_from(node: Node, grants: Iterable[Grant], demands: Mapping[str, Demand]) -> Node:
+    """The machine when these replicas of a workload are on it as well."""
+    mine = [grant for grant in grants if grant.node == node.name]
+    free, gpus = node.free, {slot.uuid: slot for slot in node.gpus}
+    for grant in mine:
+        demand = demands[grant.role]
+        free = free.minus(Amount(demand.cpu, demand.memory, demand.gpu))
+        for uuid, fraction in grant.gpus:
+            slot = gpus[uuid]
+            gpus[uuid] = GpuSlot(uuid, slot.type, slot.free - fraction)
+    return Node(node.name, free, tuple(gpus.values()), node.closed, node.replicas + len(mine), node.max_replicas)

@@ -1,0 +1,88 @@
+"""Frozen specs of workloads that are not over, parsed once: equal ones are one object, equal needs one shape."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Hashable, Iterable
+from hashlib import blake2b
+from typing import Generic, TypeVar
+
+from localml.control.jobs.demands import Demand, Shape
+from localml.core.sql import IDS, id_list, read_rows
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.tables import WorkloadDetail
+
+T = TypeVar("T")
+
+
+class _Shared(Generic[T]):
+    """One object for all who ask for the same key, for as long as somebody has it."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, tuple[T, int]] = {}
+
+    def get(self, key: Hashable, make: Callable[[], T]) -> T:
+        known = self._found.get(key)
+        value, users = known if known is not None else (make(), 0)
+        self._found[key] = value, users + 1
+        return value
+
+    def give_back(self, key: Hashable) -> None:
+        value, users = self._found.pop(key)
+        if users > 1:
+            self._found[key] = value, users - 1
+
+
+class SpecCache:
+    """Parsed specs with their needs."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[bytes, WorkloadSpec, Shape]] = {}
+        self._specs: _Shared[WorkloadSpec] = _Shared()
+        self._shapes: _Shared[Shape] = _Shared()
+
+    def load(self, connection: sqlite3.Connection, ids: Iterable[int]) -> None:
+        """Parse those that are not known yet; a spec never changes."""
+        missing = [one for one in ids if one not in self._known]
+        if missing:
+            where, given = f"workload_id {IDS}", (id_list(missing),)
+            for number, text in read_rows(connection, WorkloadDetail, ("workload_id", "spec"), where, given):
+                self._add(number, text)
+
+    def _add(self, number: int, text: str) -> None:
+        key = blake2b(text.encode(), digest_size=16).digest()
+        spec = self._specs.get(key, lambda: WorkloadSpec.model_validate_json(text))
+        demands = demands_of(spec)
+        shape = self._shapes.get(demands, lambda: Shape.of(*demands))
+        self._known[number] = key, spec, shape
+
+    def spec(self, number: int) -> WorkloadSpec:
+        """The spec of a workload that was loaded."""
+        return self._known[number][1]
+
+    def shape(self, number: int) -> Shape:
+        """Its needs, as admission wants them."""
+        return self._known[number][2]
+
+    def forget(self, number: int) -> None:
+        """A workload that is over."""
+        known = self._known.pop(number, None)
+        if known is not None:
+            key, _, shape = known
+            self._specs.give_back(key)
+            self._shapes.give_back(shape.demands)
+
+
+def demands_of(spec: WorkloadSpec) -> tuple[Demand, ...]:
+    """A spec's needs by role."""
+    return tuple(
+        Demand(
+            role.name,
+            role.count,
+            role.resources.cpu or 0.0,
+            role.resources.memory or 0,
+            role.resources.gpu,
+            role.resources.gpu_type,
+        )
+        for role in spec.roles
+    )
