@@ -6,11 +6,14 @@ All times are seconds since the Unix epoch (UTC) as floats.
 
 from __future__ import annotations
 
+import secrets
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Column, Dialect, MetaData, String, TypeDecorator
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Session, SQLModel
+
+from localml.core.ports import Store
 
 SQLModel.metadata.naming_convention = MetaData(
     naming_convention={
@@ -50,3 +53,16 @@ class Meta(SQLModel, table=True):
 
     key: str = Field(primary_key=True)
     value: str
+
+
+def install_id(store: Store) -> str:
+    """The name of this installation, made at first start: eight hexadecimal digits, which its containers carry."""
+
+    def act(session: Session) -> str:
+        found = session.get(Meta, "install")
+        if found is None:
+            found = Meta(key="install", value=secrets.token_hex(4))
+            session.add(found)
+        return found.value
+
+    return store.write(act)

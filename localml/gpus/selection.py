@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,17 @@ def descends_from_us(pid: int) -> bool:
         return pid == os.getpid() or any(parent.pid == os.getpid() for parent in psutil.Process(pid).parents())
     except psutil.Error:
         return False
+
+
+def runs_in(pid: int, containers: Callable[[], Iterable[str]]) -> bool:
+    """Whether a process is ours, or runs in one of these containers. They are asked for only where that matters."""
+    if descends_from_us(pid):
+        return True
+    try:
+        cgroup = Path(f"/proc/{pid}/cgroup").read_text()
+    except OSError:
+        return False
+    return any(container in cgroup for container in containers())
 
 
 def open_inventory(spec: str, nvml: Any = None, *, is_ours: IsOurs = descends_from_us) -> Inventory:

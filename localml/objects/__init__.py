@@ -2,6 +2,7 @@
 
 from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, unpack, unpack_in_place
 from localml.objects.buckets import Buckets, ObjectInfo
+from localml.objects.fetching import fetch_unpacked, file_names, inspect_object
 from localml.objects.uris import ObjectUri, parse
 
 __all__ = [
@@ -10,7 +11,10 @@ __all__ = [
     "Limits",
     "ObjectInfo",
     "ObjectUri",
+    "fetch_unpacked",
+    "file_names",
     "inspect_archive",
+    "inspect_object",
     "parse",
     "unpack",
     "unpack_in_place",

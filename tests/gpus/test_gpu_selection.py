@@ -17,7 +17,7 @@ from helpers import gpu_machines
 from localml.core.errors import Code, LocalmlError
 from localml.gpus import GpuUsage, Inventory, NoInventory, SimulatedInventory, open_inventory
 from localml.gpus.recorded import RecordedNvml, load, main, record
-from localml.gpus.selection import descends_from_us
+from localml.gpus.selection import descends_from_us, runs_in
 
 
 def without_driver(error: int) -> SimpleNamespace:
@@ -232,3 +232,16 @@ def test_the_gpus_of_this_machine(real: Inventory, tmp_path: Path) -> None:
     assert main([str(file)]) == 0
     assert [gpu.uuid for gpu in open_inventory(f"recorded:{file}").devices()] == [gpu.uuid for gpu in real.devices()]
     real.close()
+
+
+def test_ours_are_children_of_this_process_and_what_runs_in_our_containers() -> None:
+    def never() -> list[str]:
+        raise AssertionError("a child of this process needs no look at the containers")
+
+    assert runs_in(os.getpid(), never)
+    parent = os.getppid()
+    group = Path(f"/proc/{parent}/cgroup").read_text().splitlines()[0]
+    assert not runs_in(parent, list)
+    assert not runs_in(parent, lambda: ["0123456789ab"])
+    assert runs_in(parent, lambda: ["0123456789ab", group])
+    assert not runs_in(2**22 + 1, lambda: [group])  # there is no such process

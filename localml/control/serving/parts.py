@@ -7,12 +7,14 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from sqlmodel import col, or_, select
 
+from localml.control.jobs.hostports import free_port, is_free
 from localml.control.serving.controller import ServingController, Surroundings
 from localml.control.serving.gateway_process import GatewaySupervisor
 from localml.control.serving.load import EndpointRecord, VariantRecord
@@ -107,6 +109,20 @@ class Serving:
         """A workload changed."""
         self.controller.workload_changed(workload_id)
         self.outputs.nudge()
+
+    def free_port(self) -> int:
+        """A port that nobody listens on, for an endpoint to have to itself."""
+        with ExitStack() as held:
+            return free_port(self.endpoints.gateway_ports(), held)
+
+    def need_free(self, port: int, field: str) -> None:
+        """Refuse a port that somebody listens on.
+
+        Raises:
+            LocalmlError: ``CONFLICT`` naming the field.
+        """
+        if not is_free(port):
+            raise LocalmlError(Code.CONFLICT, f"{field}: port {port} is in use on this machine", field=field)
 
     def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int) -> None:
         check_options(spec)

@@ -104,6 +104,13 @@ class Pools:
         self._store.write(act)
         return self.get(path)
 
+    def ensure(self, path: str, *, max_workloads: int | None = None) -> None:
+        """Make a pool with a limit if there is none of that name; an existing one keeps its own."""
+        with self._store.read() as session:
+            if session.exec(select(Pool.id).where(Pool.name == path)).first() is not None:
+                return
+        self.set_limits(path, max_workloads=max_workloads)
+
     def get(self, path: str) -> PoolInfo:
         """One pool; ``NOT_FOUND`` if there is none."""
         for pool in self.list():

@@ -42,7 +42,7 @@ JSON, SCRIPT = "application/json", "text/javascript"
 
 def create_app(platform: Platform) -> Flask:
     """The app that serves this dialect of a platform."""
-    platform.ensure_pool(POOL, max_workloads=1)  # one run at a time
+    platform.pools.ensure(POOL, max_workloads=1)  # one run at a time
     app = make_app(DIALECT, platform)
     app.after_request(_negotiate)
     return app

@@ -43,5 +43,5 @@ DIALECT = Dialect(
 
 def create_app(platform: Platform) -> Flask:
     """The app that serves this dialect of a platform. The virtual cluster ``default`` exists from then on."""
-    platform.ensure_pool(pool_of(DEFAULT))
+    platform.pools.ensure(pool_of(DEFAULT))
     return make_app(DIALECT, platform)

@@ -51,6 +51,25 @@ def open_images(engine: str, cache: Path) -> Images:
     return _DockerImages(cache) if engine == "docker" else _Environments(cache)
 
 
+def server_folder(cache: Path) -> Path:
+    """The folder of the server that kernels in images of their users run under."""
+    from localml.engines.runtimes.kernel_server import KernelServer
+
+    return KernelServer(cache, runtimes_dir()).usable()
+
+
+def unbuilt(engine: str, cache: Path, catalog: Catalog, image: str) -> str:
+    """Why an image of ours cannot be used yet, as far as that can be told without asking a daemon; empty otherwise."""
+    runtime = catalog.of_image(image)
+    if engine != "process" or runtime is None:
+        return ""
+    from localml.engines.runtimes.environments import Environments
+
+    if Environments(cache, runtimes_dir()).env_for(image) is not None:
+        return ""
+    return f"the runtime '{runtime.name}' is not built yet; build it with: localml images build {runtime.name}"
+
+
 def find_leftovers(cache: Path) -> list[Leftover]:
     """What older versions of localml left: in the cache, and in the Docker engine where one answers."""
     from localml.engines.docker import docker_available

@@ -134,7 +134,7 @@ def test_a_runtime_that_is_not_built_is_named_with_the_command_that_builds_it(
 
 
 def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Http, server: Localml, model: str) -> None:
-    port = server.platform.free_gateway_port()
+    port = server.platform.serving.free_port()
     body = {"model": model, "name": "own", "gateway_port": port, "public": True}
     made = admin("POST", "/endpoints", body)
     assert (made.status, made.json["spec"]["gateway_port"]) == (201, port), made.data

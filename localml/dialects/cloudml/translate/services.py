@@ -108,7 +108,7 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
         spec=EndpointSpec(
             scaling=Scaling(minimum=replicas, maximum=replicas),
             public=platform.config.host in LOOPBACK,
-            gateway_port=platform.free_gateway_port(),
+            gateway_port=platform.serving.free_port(),
         ),
         dialect=DIALECT,
         project=org,

@@ -14,6 +14,7 @@ from localml.core.work.tables import Workload
 from localml.dialects.cloudml.schemas.training import ClusterMember, TrainJob, TrainJobCreate, Volume
 from localml.dialects.cloudml.translate.amounts import cores, memory_bytes
 from localml.dialects.kit.times import plain_time
+from localml.objects import inspect_object
 from localml.platform import Platform
 
 DEFAULT_FRAMEWORK = "scikitlearn"
@@ -95,7 +96,7 @@ def _members(job: TrainJobCreate) -> dict[str, ClusterMember]:
 def _command(platform: Platform, job: TrainJobCreate, runtime: Runtime) -> tuple[str, ...]:
     """The launcher's command after checking what it will fetch, or the user's own."""
     if job.docker_command is None:
-        platform.inspect_archive(job.trainer_uri, field="trainer_uri")
+        inspect_object(platform.buckets, job.trainer_uri, field="trainer_uri")
         return runtime.command
     if not job.docker_image:
         raise invalid("docker_command", "needs docker_image")
