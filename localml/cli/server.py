@@ -72,9 +72,11 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     typer.echo(f"  GPUs         {_gpu_words(banner['gpus'], banner['gpu_source'])}")
     typer.echo(f"  data         {banner['data']}, process {banner['pid']}")
     from localml.client.transport import data_directory
+    from localml.dialects import served
 
+    others = ", ".join(sorted(served() - {"native"}))
     where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
-    typer.echo(f"  credentials  localml env native{where}   (or cloudml, modelarts, ...)")
+    typer.echo(f"  credentials  localml env native{where}   (or {others})")
     if banner.get("log"):
         typer.echo(f"  log          {banner['log']}")
         typer.echo(f"  stop it      localml down{where}")

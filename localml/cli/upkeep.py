@@ -10,6 +10,9 @@ import typer
 
 from localml.cli.common import FAILED, Data, Json, command, connect, print_json
 from localml.core.quantities import format_memory, parse_memory
+from localml.dialects import REGISTRY
+
+APIS = [one.name for one in REGISTRY]
 
 
 class Format(StrEnum):
@@ -70,7 +73,7 @@ def backup(data: Data = None, as_json: Json = False) -> None:
 
 @command
 def env(
-    dialect: Annotated[str, typer.Argument(help="native, cloudml, wmla, modelarts, mlbench or openpai")],
+    dialect: Annotated[str, typer.Argument(help=f"One of {', '.join(APIS)}.", autocompletion=lambda: APIS)],
     form: Annotated[Format, typer.Option("--format", help="How to answer.")] = Format.SHELL,
     data: Data = None,
     as_json: Json = False,

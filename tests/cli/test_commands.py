@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from localml.dialects import REGISTRY
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -110,7 +111,7 @@ def test_copy_a_folder_in_and_out(cli: Cli, tmp_path: Path) -> None:
     assert list(tmp_path.glob("**/*.part")) == []
 
 
-@pytest.mark.parametrize("dialect", ["native", "cloudml", "wmla", "modelarts", "mlbench", "openpai"])
+@pytest.mark.parametrize("dialect", [one.name for one in REGISTRY])
 def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: str) -> None:
     import subprocess
 

@@ -9,6 +9,7 @@ import pytest
 from helpers.native import Http, sh
 from helpers.rig import wait_until
 
+from localml.dialects import REGISTRY, Registered
 from localml.testing import Localml
 
 
@@ -72,26 +73,19 @@ def test_objects_go_in_and_come_out(admin: Http) -> None:
     assert admin("GET", "/objects/info?uri=fds://bucket/a").status == 404
 
 
-PATHS = {
-    "native": "/status",
-    "cloudml": "/train",
-    "wmla": "/execs",
-    "modelarts": "/v1/0123/models",
-    "mlbench": "/pods/",
-    "openpai": "/jobs",
-}
-
-
-@pytest.mark.parametrize("dialect", PATHS)
-def test_credentials_for_every_api(admin: Http, localml: Localml, dialect: str) -> None:
-    env = admin("GET", f"/env/{dialect}").json
+@pytest.mark.parametrize("api", REGISTRY, ids=lambda one: one.name)
+def test_credentials_for_every_api(admin: Http, localml: Localml, api: Registered) -> None:
+    env = admin("GET", f"/env/{api.name}").json
     made = localml.platform.credentials
     assert env["url"] == localml.url
     assert env["endpoint"].startswith(localml.url)
     for name in ("access_key", "secret_key", "user", "password", "project_id", "token"):
         assert env[name] == getattr(made, name)
     assert env["variables"]
-    assert env["served"] is (httpx.get(env["endpoint"] + PATHS[dialect], timeout=60).status_code != 404)
+    assert env["served"] is bool(api.prefixes)
+    for url in [localml.url + prefix for prefix in api.prefixes] or [env["endpoint"]]:
+        own = "the APIs are below" in httpx.get(url, timeout=60).text  # the server's own words where no API is
+        assert own is not env["served"]
 
 
 def test_a_backup_is_a_database_of_its_own(admin: Http) -> None:
