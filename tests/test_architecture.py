@@ -45,6 +45,15 @@ def test_dialects_are_folders_of_the_registry() -> None:
     assert folders - {"kit"} == {one.name for one in REGISTRY}
 
 
+@pytest.mark.parametrize("name", [one.name for one in REGISTRY if one.prefixes])
+def test_who_has_read_one_dialect_finds_their_way_in_all(name: str) -> None:
+    folder = ROOT / "localml" / "dialects" / name
+    found = {path.name.removesuffix(".py") for path in folder.iterdir() if path.name != "__pycache__"}
+    rooms = {"__init__", "auth", "errors", "schemas", "translate", "routes", "environment"}
+    assert rooms <= found
+    assert found - rooms <= {"document", "benchmark"}  # a job's own program lies beside those who speak
+
+
 def test_modules_stay_readable() -> None:
     long = {
         str(path.relative_to(ROOT)): lines

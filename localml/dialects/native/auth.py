@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError, not_found
@@ -9,6 +11,11 @@ from localml.core.people.identity import ADMIN, Caller
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full
 from localml.platform import Platform
+
+SECURITY_SCHEMES: dict[str, Any] = {
+    "token": {"type": "http", "scheme": "bearer"},
+    "password": {"type": "http", "scheme": "basic"},
+}
 
 
 def authenticate(platform: Platform, request: Request) -> Caller:

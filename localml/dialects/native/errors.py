@@ -35,3 +35,8 @@ def error_body(error: LocalmlError) -> dict[str, Any]:
             "details": error.details,
         }
     }
+
+
+def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of a failure."""
+    return STATUS[error.code], error_body(error)

@@ -1,0 +1,1 @@
+"""The operations: training, model services, tools."""

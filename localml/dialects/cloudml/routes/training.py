@@ -1,4 +1,4 @@
-"""The operations, in the order of the vendor's document."""
+"""Operations on training jobs and quota, in the order of the vendor's document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers. What clients send beyond these members is kept and answered."""
+"""Bodies about training jobs, model services and quota. What clients send beyond these members is kept and answered."""
 
 from __future__ import annotations
 

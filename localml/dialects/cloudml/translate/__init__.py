@@ -1,0 +1,1 @@
+"""From Cloud-ML's words to the core's, and back."""

@@ -1,0 +1,1 @@
+"""From MLBench's words to the core's, and back."""

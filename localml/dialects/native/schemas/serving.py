@@ -1,4 +1,4 @@
-"""What goes over the wire about models and endpoints; see ``schemas`` for the rest."""
+"""What goes over the wire about models and endpoints."""
 
 from __future__ import annotations
 

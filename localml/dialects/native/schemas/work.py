@@ -1,6 +1,7 @@
-"""What goes over the wire: requests are strict (unknown members are refused), answers are documented.
+"""What goes over the wire about workloads, the machine and people.
 
-Times are seconds since the Unix epoch, amounts of memory bytes, CPU cores, GPUs devices or a share of one.
+Requests are strict (unknown members are refused), answers are documented. Times are seconds since the Unix
+epoch, amounts of memory bytes, CPU cores, GPUs devices or a share of one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The core's records as JSON values, and its output as text."""

@@ -1,4 +1,4 @@
-"""Records as JSON values: plain dictionaries whose members are those of the answers in ``schemas``."""
+"""Records as JSON values: plain dictionaries whose members are those of the answers in ``schemas.work``."""
 
 from __future__ import annotations
 

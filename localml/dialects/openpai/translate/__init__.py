@@ -1,0 +1,1 @@
+"""From OpenPAI's words to the core's, and back."""

@@ -10,7 +10,7 @@ from localml.core.work.states import AttemptState, Desired, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.openpai.translate.clusters import POOL
-from localml.dialects.openpai.translate.environment import by_label
+from localml.dialects.openpai.translate.variables import by_label
 from localml.platform import Platform
 
 STATE_WORDS: dict[State, str] = {

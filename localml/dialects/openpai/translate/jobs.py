@@ -10,7 +10,7 @@ from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.dialects.openpai.schemas import JobConfig, TaskRole
 from localml.dialects.openpai.translate.clusters import DEFAULT
-from localml.dialects.openpai.translate.environment import DEFAULT_FS, job_env, ports_of, role_env
+from localml.dialects.openpai.translate.variables import DEFAULT_FS, job_env, ports_of, role_env
 from localml.objects.registry_auth import read_registry_auth
 from localml.platform import Platform
 
