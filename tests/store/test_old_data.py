@@ -1,0 +1,184 @@
+"""Data directories of older versions: nothing in them is lost, and work goes on in them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from helpers.models import serving_server
+from helpers.old_data import FOLDER, ask
+from helpers.rig import wait_until
+
+from localml.store.database import FILE_NAME
+from localml.store.schema import HEAD, alembic_config, current, prepare
+from localml.testing import Localml, start
+
+OLD = FOLDER / "schema-0003.tar.gz"
+ASSETS = ("endpoint", "variant", "endpoint_replica", "model", "model_version", "pool", "pool_grant", "user", "token")
+TABLES = (*ASSETS, "access_key", "workload", "workload_detail", "attempt", "gpu_lease", "event", "series", "sample")
+CHANGES = {"why", "used", "after"}
+"""Members that are of a run of the server, not of the data; as are ports."""
+PORT = re.compile(r"(?<=127\.0\.0\.1):\d+")
+
+
+def unpack(folder: Path) -> Path:
+    """The old directory; returns it."""
+    data = folder / "data"
+    with tarfile.open(OLD) as tar:
+        tar.extractall(data, filter="data")
+    data.joinpath("secret.key").chmod(0o600)
+    data.joinpath("credentials.json").chmod(0o600)
+    return data
+
+
+def rows(path: Path, *tables: str) -> dict[str, int]:
+    """table -> how many rows."""
+    with sqlite3.connect(path) as file:
+        return {name: file.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}
+
+
+def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
+    """Where what is said now is not what was said then; members that came since are none."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in old.keys() - CHANGES:
+            if name not in new:
+                yield f"{at}/{name} is missing"
+            else:
+                yield from differences(old[name], new[name], f"{at}/{name}")
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (one, other) in enumerate(zip(old, new, strict=True)):
+            yield from differences(one, other, f"{at}/{number}")
+    elif old != new:
+        yield f"{at}: {old!r} is now {new!r}"
+
+
+def test_an_old_directory_is_backed_up_and_keeps_every_row(tmp_path: Path) -> None:
+    data = unpack(tmp_path)
+    path = data / FILE_NAME
+    before = rows(path, *TABLES, "log_file", "gpu_mark", "node_mark", "meta")
+    assert min(before.values()) > 0
+    prepare(data)
+    assert current(path) == HEAD
+    assert rows(path, *before) == before
+    (backup,) = (data / "backups").iterdir()
+    assert current(backup) == "0003"
+    assert rows(backup, *before) == before
+
+
+def test_an_old_directory_can_be_migrated_back(tmp_path: Path) -> None:
+    data = unpack(tmp_path)
+    path = data / FILE_NAME
+    before = dump(path)
+    prepare(data)
+    command.downgrade(alembic_config(path), "0003")
+    assert dump(path) == before
+
+
+def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
+    """table -> its rows, with the columns in the order of their names."""
+    with sqlite3.connect(path) as file:
+        names = [row[0] for row in file.execute("SELECT name FROM sqlite_master WHERE type='table'")]
+        found = {}
+        for name in names:
+            columns = sorted(f'"{row[1]}"' for row in file.execute(f"PRAGMA table_info('{name}')"))
+            found[name] = sorted(file.execute(f'SELECT {", ".join(columns)} FROM "{name}"'), key=repr)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+    """A server of this version with the old directory."""
+    folder = tmp_path_factory.mktemp("old")
+    unpack(folder)
+    with serving_server(folder) as running:
+        yield running
+
+
+def test_every_api_says_what_it_said_before(server: Localml) -> None:
+    old, new = (
+        json.loads(PORT.sub(":0", text))
+        for text in ((server.platform.data / "answers.json").read_text(), json.dumps(ask(server)))
+    )
+    events, now = (answers["native"]["/events"]["events"] for answers in (old, new))
+    del now[len(events) :]  # what happened since
+    for answers in (old, new):
+        del answers["native"]["/endpoints/life/samples"]  # kept for 30 days
+    assert "\n".join(differences(old, new)) == ""
+
+
+def test_work_goes_on(server: Localml) -> None:
+    client = server.client
+    assert [(gpu.fenced, gpu.reason) for gpu in client.gpus()] == [(False, ""), (True, "GPU fell off the bus")]
+    assert client.get("waits").state == "queued"
+    client.undrain()
+    assert client.wait("waits", 60).state == "succeeded"
+    assert client.text("waits") == "late\n"
+    assert client.run(["echo", "new"], name="new", wait=True).id > client.get("waits").id
+    client.start_endpoint("life")
+    wait_until(lambda: client.endpoint("life").state == "ready", 60)
+
+
+def test_a_directory_of_the_first_schema_is_opened_and_works(tmp_path: Path) -> None:
+    first_schema(tmp_path / "data")
+    server = start(tmp_path / "data")
+    try:
+        client = server.client
+        assert [(one.id, one.name, one.state) for one in client.all()] == [
+            (8, "waits", "queued"),
+            (7, "old", "succeeded"),
+        ]
+        assert client.text("old") == "hello\n"
+        assert [one.reason for one in client.events("old")] == ["Submitted", "Succeeded"]
+        assert client.samples("old") == {("", "loss"): [(1.5e9, 0.25), (1.5e9 + 1, 0.125)]}
+        assert client.events()[0].message == "the machine takes no new work: moving house"
+        assert [(one.name, one.gpu) for one in client.pools()] == [("default", 1.0)]
+        client.undrain()
+        assert client.wait("waits", 60).state == "succeeded"
+        client.delete("old")
+        assert client.prune(deleted_days=0, logs_days=0)["workloads"] == [7]
+    finally:
+        server.close()
+    with sqlite3.connect(tmp_path / "data" / FILE_NAME) as file:
+        assert file.execute("PRAGMA foreign_key_check").fetchall() == []
+        assert file.execute("SELECT count(*) FROM sample").fetchone() == (0,)
+
+
+def first_schema(data: Path) -> None:
+    """A directory as the first version left it: a job that ended, one that waits, a drained machine."""
+    (data / "logs" / "7").mkdir(parents=True)
+    (data / "logs" / "7" / "lml-x-7-main-0-1.stdout").write_bytes(b"hello\n")
+    path = data / FILE_NAME
+    command.upgrade(alembic_config(path), "0001")
+    spec = json.dumps({"roles": [{"name": "main", "command": ["echo", "late"]}]})
+    common = "'job', 'native', 'p', 'admin'", "'', 'default', 0, 'run'", "'', 1, 0, 0, 0, 0, 1.5e9, 1.5e9, 1.5e9"
+    columns = "kind, dialect, project, owner, name, version, pool, priority, desired, state, message, attempt, retries"
+    columns += ", cpu, memory, gpu, created_at, updated_at, queued_at, id, ended_at, cleaned"
+    workload = f"INSERT INTO workload ({columns}) VALUES ({common[0]}, %s, {common[1]}, %s, {common[2]}, %s)"
+    with sqlite3.connect(path) as file:
+        file.execute("INSERT INTO meta VALUES ('install', 'x')")
+        file.execute("INSERT INTO node_mark VALUES ('local', 'moving house', 1.5e9)")
+        file.execute("INSERT INTO pool (id, name, gpu) VALUES (1, 'default', 1)")
+        file.execute(workload % ("'old'", "'succeeded'", "7, 1.5e9, 1"))
+        file.execute(workload % ("'waits'", "'queued'", "8, NULL, 0"))
+        file.executemany("INSERT INTO workload_detail VALUES (?, ?, NULL, NULL)", [(7, spec), (8, spec)])
+        file.execute(
+            "INSERT INTO attempt VALUES (3, 7, 'main', 0, 1, 'lml-x-7-main-0-1', 'local', 'ended', NULL, NULL, NULL,"
+            " 1.5e9, 1.5e9, 1.5e9, 0, NULL, NULL, '', 1)"
+        )
+        file.execute("INSERT INTO log_file VALUES (1, 7, 3, 'stdout', 'logs/7/lml-x-7-main-0-1.stdout', 6, 1, NULL)")
+        event = "INSERT INTO event VALUES (?, ?, 1.5e9, 'normal', ?, ?, 'localml', '')"
+        file.execute(event, (1, 7, "Submitted", "submitted"))
+        file.execute(event, (2, None, "Drained", "the machine takes no new work: moving house"))
+        file.execute(event, (3, 7, "Succeeded", "it ended"))
+        file.execute("INSERT INTO series VALUES (1, 7, '', 'loss', 0, 0, 0, 0, NULL)")
+        file.executemany(
+            "INSERT INTO sample VALUES (1, ?, ?, NULL, NULL)",
+            [(1_500_000_000 * 10**6, 0.25), (1_500_000_001 * 10**6, 0.125)],
+        )
