@@ -36,6 +36,7 @@ from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
+from localml.core.subjects import workload
 from localml.core.work.tools import Tools
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
@@ -124,9 +125,7 @@ class Platform:
         )
 
     def _open_work(self) -> None:
-        self.sampler = Sampler(
-            self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self.feed.changed
-        )
+        self.sampler = Sampler(self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self._tell)
         self.reconciler = Reconciler(
             self.db,
             self.engine,
@@ -139,7 +138,7 @@ class Platform:
         )
         self._possible = Possible(self.mounts, self.sealer, self.hardware)
         nudge = self.hardware.nudge = self.reconciler.nudge
-        self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self.feed.changed, nudge=nudge)
+        self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell, nudge=nudge)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
         self.ssh = Shells(self.data, self._vault, self.workloads, self.engine, self.buckets, self._site.bind_address)
@@ -196,8 +195,11 @@ class Platform:
         self.db.close()
         self.lock.release()
 
+    def _tell(self, workload_id: int) -> None:
+        self.feed.changed(workload(workload_id))
+
     def _changed(self, workload_id: int) -> None:
-        self.feed.changed(workload_id)
+        self._tell(workload_id)
         self.sampler.nudge()
         self.idle.nudge()
         self.serving.changed(workload_id)

@@ -22,7 +22,7 @@ from localml.control.serving.outputs import OutputWatcher
 from localml.control.serving.replicas import SERVER_START, ServingSite, check_options, replica_spec, served_model
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
-from localml.core.events.feed import Feed, endpoint_feed
+from localml.core.events.feed import Feed
 from localml.core.logs.files import LogStore
 from localml.core.people.identity import Caller, Identity
 from localml.core.people.tables import Token, User
@@ -32,6 +32,7 @@ from localml.core.registry.tables import ModelVersion
 from localml.core.serving.endpoints import Endpoints
 from localml.core.serving.specs import EndpointSpec, VariantSpec
 from localml.core.serving.tables import Endpoint
+from localml.core.subjects import endpoint
 from localml.core.work.lifecycle import record_event
 from localml.core.work.workloads import Submission, Workloads
 
@@ -85,7 +86,7 @@ class Serving:
             tokens=self._tokens,
             why=parts.why,
             owner=self._owner,
-            changed=lambda number: parts.feed.changed(endpoint_feed(number)),
+            changed=lambda number: parts.feed.changed(endpoint(number)),
             learn=self._learn,
         )
         self.controller = ServingController(

@@ -10,6 +10,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.subjects import workload
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Submission
@@ -57,7 +58,7 @@ def record_metric(body: schemas.MetricCreate) -> tuple[dict[str, Any], int]:
     platform().samples.add_points(
         source.run.id or 0, [(body.name, point)], replica=source.replica, cumulative=body.cumulative
     )
-    platform().feed.changed(source.run.id or 0)
+    platform().feed.changed(workload(source.run.id or 0))
     stored = {"name": body.name, "date": micro_time(point.at), "value": body.value}
     return {**told, **stored, "cumulative": body.cumulative, "metadata": body.metadata}, 201
 

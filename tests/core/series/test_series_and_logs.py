@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.events.feed import Feed
 from localml.core.logs.files import MARK, LogStore
 from localml.core.series.samples import Point, Samples
 
@@ -126,15 +125,3 @@ def test_merging_loses_no_byte_even_when_the_index_lost_its_tail(
     merged = store.merged(1, "a")
     assert sorted(b"".join(data for _, _, data in merged)) == sorted(whole)
     assert len(b"".join(data for _, _, data in merged)) == len(whole)
-
-
-def test_a_follower_wakes_for_a_change_and_for_the_end(tmp_path: Path) -> None:
-    feed = Feed()
-    seen = feed.version(1)
-    threading.Timer(0.01, lambda: feed.changed(1)).start()
-    assert feed.wait(1, seen, timeout=60)
-    assert not feed.wait(1, feed.version(1), timeout=0.01)
-    assert feed.wait(1, seen, timeout=60)
-    threading.Timer(0.01, feed.close).start()
-    assert not feed.wait(1, feed.version(1), timeout=60)
-    assert feed.closed

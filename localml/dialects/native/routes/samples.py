@@ -6,6 +6,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core.subjects import workload
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
@@ -22,7 +23,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         now = platform.clock.now()
         points = [(one.name, one.value, now if one.at is None else one.at) for one in body.points]
         platform.samples.add_many(number, points, replica=body.replica)
-        platform.feed.changed(number)
+        platform.feed.changed(workload(number))
         return {"accepted": len(points)}, 202
 
     @api.get("/workloads/<ref>/samples")

@@ -9,6 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
+from localml.core.subjects import workload
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
@@ -106,10 +107,10 @@ def _full(platform: Platform, found: Full) -> dict[str, Any]:
 def _wait(platform: Platform, number: int, timeout: float) -> Full:
     deadline = time.monotonic() + timeout
     while True:
-        seen = platform.feed.version(number)
+        seen = platform.feed.version(workload(number))
         if platform.workloads.row(number).state in TERMINAL:
             break
         left = deadline - time.monotonic()
-        if left <= 0 or not platform.feed.wait(number, seen, left):
+        if left <= 0 or not platform.feed.wait(workload(number), seen, left):
             break
     return platform.workloads.get(number)
