@@ -29,6 +29,7 @@ from localml.core.capacity.pools import Pools
 from localml.core.catalog import Catalog, load_catalog
 from localml.core.clock import Clock, SystemClock
 from localml.core.events.feed import Feed
+from localml.core.events.records import Events
 from localml.core.logs.files import LogStore
 from localml.core.people.credentials import administrator
 from localml.core.people.identity import Identity
@@ -36,7 +37,7 @@ from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.core.work.tools import Tools
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
@@ -98,6 +99,7 @@ class Platform:
         self.tools = Tools(self.sealer, self.config.host)
         self.credentials = administrator(self.data, self.identity, self.db, self.clock)
         self.feed = Feed()
+        self.events = Events(self.db)
         self.logs = LogStore(self.data)
         self.pools = Pools(self.db)
         self.samples = Samples(self.db)
@@ -196,7 +198,7 @@ class Platform:
         self.lock.release()
 
     def _tell(self, workload_id: int) -> None:
-        self.feed.changed(workload(workload_id))
+        self.feed.changed(Subject.workload(workload_id))
 
     def _changed(self, workload_id: int) -> None:
         self._tell(workload_id)

@@ -16,7 +16,7 @@ ENDED = frozenset({"succeeded", "failed", "stopped"})
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A fact about a workload, or about the platform (``workload_id`` None)."""
+    """A fact about a subject: a workload, an endpoint, a model, the platform (its id is 0) ..."""
 
     id: int
     workload_id: int | None
@@ -26,6 +26,8 @@ class Event:
     message: str
     source: str
     replica: str
+    subject_kind: str = ""
+    subject_id: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import EndpointReplica
+from localml.core.subjects import Noun
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
@@ -125,7 +126,7 @@ def _drop_logs(store: Store, data: Path, number: int, result: Pruned, now: float
         if not result.dry_run:
             path.unlink(missing_ok=True)
     if not result.dry_run:
-        mark = update(LogFile).where(col(LogFile.workload_id) == number, col(LogFile.pruned_at).is_(None))
+        mark = update(LogFile).where(*_about(LogFile, [number]), col(LogFile.pruned_at).is_(None))
         store.write(lambda session: session.execute(mark.values(pruned_at=now)) and None)
 
 
@@ -137,14 +138,20 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _drop_rows(session: Session, numbers: list[int]) -> None:
-    series = select(col(Series.id)).where(col(Series.workload_id).in_(numbers))
+    series = select(col(Series.id)).where(*_about(Series, numbers))
     session.execute(delete(Sample).where(col(Sample.series_id).in_(series)))
     made = update(ModelVersion).where(col(ModelVersion.workload_id).in_(numbers))
     session.execute(made.values(workload_id=None))  # a model stays when the job that wrote it is forgotten
-    owned: tuple[type[SQLModel], ...] = (Series, LogFile, GpuLease, Attempt, Event, EndpointReplica, WorkloadDetail)
+    for about in (Series, LogFile, Event):
+        session.execute(delete(about).where(*_about(about, numbers)))
+    owned: tuple[type[SQLModel], ...] = (GpuLease, Attempt, EndpointReplica, WorkloadDetail)
     for table in owned:
         session.execute(delete(table).where(table.workload_id.in_(numbers)))  # type: ignore[attr-defined]
     session.execute(delete(Workload).where(col(Workload.id).in_(numbers)))
+
+
+def _about(table: type[Event] | type[LogFile] | type[Series], numbers: list[int]) -> tuple[Any, Any]:
+    return col(table.subject_kind) == Noun.WORKLOAD, col(table.subject_id).in_(numbers)
 
 
 def _drop_empty(store: Store, folder: Path, *, dry_run: bool) -> int:

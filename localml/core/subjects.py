@@ -28,19 +28,19 @@ class Subject(NamedTuple):
     kind: Noun
     id: int
 
+    @classmethod
+    def workload(cls, number: int) -> Subject:
+        """A workload."""
+        return cls(Noun.WORKLOAD, number)
+
+    @classmethod
+    def endpoint(cls, number: int) -> Subject:
+        """An endpoint."""
+        return cls(Noun.ENDPOINT, number)
+
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
 
 
 PLATFORM = Subject(Noun.PLATFORM, 0)
 """The installation itself."""
-
-
-def workload(number: int) -> Subject:
-    """A workload as a subject."""
-    return Subject(Noun.WORKLOAD, number)
-
-
-def endpoint(number: int) -> Subject:
-    """An endpoint as a subject."""
-    return Subject(Noun.ENDPOINT, number)

@@ -482,12 +482,14 @@ def _cpu(pid: int) -> float:
 
 
 def samples(quick: bool) -> Iterator[Row]:
+    from localml.core.subjects import Subject
+
     count = 5_000 if quick else 50_000
     with folder() as path, platform(path / "data", "fake", start=False) as one:
-        number = one.workloads.submit(submission(one, "s"))
+        about = Subject.workload(one.workloads.submit(submission(one, "s")))
         begin = time.perf_counter()
         for n in range(count):
-            one.samples.add(number, f"series-{n % 10}", float(n), 1000.0 + n)
+            one.samples.add(about, f"series-{n % 10}", float(n), 1000.0 + n)
         one.samples.flush()
         rate = count / (time.perf_counter() - begin)
     yield Row("samples taken in, one by one", f"{rate:,.0f}/s", ">= 5,000/s", "", rate >= 5000)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlmodel import Session, col, func, select
 
 from localml.core.clock import ManualClock
+from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.logs.files import LogStore
 from localml.core.logs.tables import LogFile
 from localml.core.people.identity import Caller
 from localml.core.prune import DAY, Pruned, PruneRules, log_sizes, prune
 from localml.core.registry.tables import Model, ModelVersion
+from localml.core.series.samples import Samples
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
+from localml.core.subjects import Noun, Subject
 from localml.core.work.specs import single
 from localml.core.work.states import State
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
@@ -59,8 +63,9 @@ class House:
         session.add(attempt)
         session.flush()
         path = self.logs.relative(number, f"a{number}", "stdout")
-        session.add(LogFile(workload_id=number, attempt_id=attempt.id, stream="stdout", path=path, size=size))
-        series = Series(workload_id=number, name="loss")
+        about: dict[str, Any] = {"subject_kind": Noun.WORKLOAD, "subject_id": number}
+        session.add(LogFile(**about, attempt_id=attempt.id, stream="stdout", path=path, size=size))
+        series = Series(**about, name="loss")
         session.add(series)
         session.flush()
         session.add(Sample(series_id=series.id, at=1, value=1.0))
@@ -90,7 +95,7 @@ def test_old_output_goes_and_its_record_says_when(house: House) -> None:
     assert (house.kept(old), house.kept(young)) == (False, True)
     assert not (house.data / "logs" / str(old)).exists()
     with house.db.read() as session:
-        marks = dict(session.exec(select(LogFile.workload_id, LogFile.pruned_at)).all())
+        marks = dict(session.exec(select(LogFile.subject_id, LogFile.pruned_at)).all())
     assert marks == {old: house.clock.now(), young: None}
     assert log_sizes(house.db) == (1, 100)
 
@@ -128,7 +133,20 @@ def test_deleted_ones_lose_their_records_others_keep_them(house: House) -> None:
     for table in (Workload, WorkloadDetail, Attempt, LogFile, Series, Sample):
         assert house.count(table) == 1
     with house.db.read() as session:
-        assert set(session.exec(select(col(Event.workload_id)))) == {stays}
+        assert set(session.exec(select(col(Event.subject_id)))) == {stays}
+
+
+def test_what_is_of_something_else_with_the_same_number_stays(house: House) -> None:
+    gone = house.make("gone", ended_days_ago=1)
+    endpoint, samples = Subject.endpoint(gone), Samples(house.db)
+    house.db.write(lambda session: record_event(session, endpoint, "Ready", "it is ready", now=1.0))
+    samples.add(endpoint, "requests", 1.0, 1.0)
+    house.workloads.delete(gone, ME)
+    house.clock.advance(DAY)
+    assert house.prune(EVERYTHING).workloads == [gone]
+    assert [one.reason for one in Events(house.db).of(endpoint)] == ["Ready"]
+    assert [line.name for line in samples.lines(endpoint)] == ["requests"]
+    assert samples.lines(Subject.workload(gone)) == []
 
 
 def test_a_replica_and_a_job_that_wrote_a_model_can_be_forgotten(house: House) -> None:

@@ -25,14 +25,15 @@ _DOUBLES = """
 """
 _ENDS = f"""
     select w.name, w.state, count(e.id) from workload w left join event e
-        on e.workload_id = w.id and e.reason in {FINAL_EVENTS}
+        on e.subject_kind = 'workload' and e.subject_id = w.id and e.reason in {FINAL_EVENTS}
     group by w.id having count(e.id) != 1 or max(e.reason) != upper(substr(w.state, 1, 1)) || substr(w.state, 2)
 """
-_LOST = "select workload_id from event where reason = 'ContainerLost'"
+_LOST = "select subject_id from event where subject_kind = 'workload' and reason = 'ContainerLost'"
 _AFTER_END = f"""
-    select w.name, e.reason from event e join workload w on w.id = e.workload_id
+    select w.name, e.reason from event e join workload w on e.subject_kind = 'workload' and w.id = e.subject_id
     where e.reason != 'Deleted' and e.id > (
-        select min(f.id) from event f where f.workload_id = e.workload_id and f.reason in {FINAL_EVENTS})
+        select min(f.id) from event f where f.subject_kind = 'workload'
+        and f.subject_id = e.subject_id and f.reason in {FINAL_EVENTS})
 """
 _NO_DETAIL = "select id, name from workload where id not in (select workload_id from workload_detail)"
 
@@ -109,7 +110,7 @@ class Records:
         assert self.ask("select * from attempt where state != 'ended' or removed = 0") == [], "attempts left over"
         assert self.ask(_ENDS) == [], "workloads without exactly one end"
         assert self.ask(_AFTER_END) == [], "something happened after the end"
-        lost = self.ask(f"select * from event where workload_id in ({_LOST}) order by id")
+        lost = self.ask(f"select * from event where subject_kind = 'workload' and subject_id in ({_LOST})")
         assert lost == [], "containers were lost; all that happened to their workloads"
         for row in self.ask("select * from log_file"):
             size = (self._data / row["path"]).stat().st_size if row["size"] else row["size"]

@@ -13,8 +13,9 @@ from localml.control.jobs.holdings import LOCAL, Machine
 from localml.core.capacity.tables import GpuLease, GpuMark, NodeMark
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
+from localml.core.events.records import record_event
 from localml.core.quantities import format_memory
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import PLATFORM
 from localml.core.work.specs import WorkloadSpec
 from localml.engines.base import GpuGrant
 from localml.gpus import Gpu, Inventory
@@ -127,7 +128,7 @@ class Hardware:
         def act(session: Session) -> None:
             session.merge(GpuMark(gpu=uuid, node=LOCAL, reason=reason, fenced=fenced, at=now))
             what = "fenced" if fenced else "drained"
-            record_event(session, None, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
+            record_event(session, PLATFORM, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
 
         self._db.write(act)
         self.nudge()
@@ -139,7 +140,7 @@ class Hardware:
             mark = session.get(GpuMark, uuid)
             if mark is not None:
                 session.delete(mark)
-                record_event(session, None, "GpuUndrained", f"GPU {uuid} takes work again", now=self._clock.now())
+                record_event(session, PLATFORM, "GpuUndrained", f"GPU {uuid} takes work again", now=self._clock.now())
 
         self._db.write(act)
         self.nudge()
@@ -159,7 +160,7 @@ class Hardware:
 
         def act(session: Session) -> None:
             session.merge(NodeMark(node=LOCAL, reason=reason, at=now))
-            record_event(session, None, "Drained", f"the machine takes no new work: {reason}", now=now)
+            record_event(session, PLATFORM, "Drained", f"the machine takes no new work: {reason}", now=now)
 
         self._db.write(act)
 
@@ -170,7 +171,7 @@ class Hardware:
             mark = session.get(NodeMark, LOCAL)
             if mark is not None:
                 session.delete(mark)
-                record_event(session, None, "Undrained", "the machine takes work again", now=self._clock.now())
+                record_event(session, PLATFORM, "Undrained", "the machine takes work again", now=self._clock.now())
 
         self._db.write(act)
         self.nudge()

@@ -19,8 +19,9 @@ from localml.control.jobs.plans import Site, build, network_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
+from localml.core.events.records import record_event
+from localml.core.subjects import Subject
 from localml.core.work.causes import Cause
-from localml.core.work.lifecycle import record_event
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.states import AttemptState, Desired
 from localml.core.work.tables import Workload, WorkloadDetail
@@ -110,7 +111,7 @@ class Launcher:
             nonlocal pulled
             pulled = True
             now = self._clock.now()
-            self._db.write(lambda s: record_event(s, row.id, "Pulling", words, now=now))
+            self._db.write(lambda s: record_event(s, Subject.workload(row.id), "Pulling", words, now=now))
 
         for role in spec.roles:
             if role.name not in found:
@@ -285,4 +286,12 @@ class Launcher:
             at=now,
             now=now,
         )
-        record_event(session, row.id, "FailedToStart", words, now=now, warning=True, replica=f"{one.role}-{one.index}")
+        record_event(
+            session,
+            Subject.workload(row.id),
+            "FailedToStart",
+            words,
+            now=now,
+            warning=True,
+            replica=f"{one.role}-{one.index}",
+        )

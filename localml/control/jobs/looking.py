@@ -15,7 +15,8 @@ from localml.control.jobs.acts import Acts
 from localml.control.jobs.observe import Observations
 from localml.control.jobs.snapshot import AttemptRow
 from localml.core.clock import Clock
-from localml.core.work.lifecycle import record_event
+from localml.core.events.records import record_event
+from localml.core.subjects import PLATFORM
 from localml.core.work.states import AttemptState
 from localml.core.work.tables import Attempt
 from localml.engines.base import Engine
@@ -123,7 +124,7 @@ class Eyes:
         )
         log.warning(words)
         now = self._clock.now()
-        self._db.write(lambda s: record_event(s, None, reason, words, now=now, warning=not answered))
+        self._db.write(lambda s: record_event(s, PLATFORM, reason, words, now=now, warning=not answered))
 
     def _sweep(self, known: Iterable[str]) -> None:
         """Remove containers with our label that no record speaks of: every record is written before its container."""

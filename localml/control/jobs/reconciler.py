@@ -36,10 +36,11 @@ from localml.control.jobs.snapshot import Unit, WorkloadRow, load_states, view_o
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
+from localml.core.events.records import record_event
 from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import LogStore
+from localml.core.subjects import Subject
 from localml.core.work.causes import Cause
-from localml.core.work.lifecycle import record_event
 from localml.core.work.states import TERMINAL, AttemptState, State
 from localml.engines.base import STREAMS, Engine, EngineUnreachable
 from localml.store.database import Database
@@ -387,7 +388,9 @@ class Reconciler:
         log.error("workload %s: %s", workload_id, words)
         try:
             self._db.write(
-                lambda s: record_event(s, workload_id, "LogStalled", words, now=now, warning=True, replica=name)
+                lambda s: record_event(
+                    s, Subject.workload(workload_id), "LogStalled", words, now=now, warning=True, replica=name
+                )
             )
         except LocalmlError as error:
             self._log_full.discard(workload_id)  # told at the next failure that finds room for it

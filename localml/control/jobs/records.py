@@ -13,10 +13,12 @@ from localml.control.jobs.demands import Placement
 from localml.control.jobs.plans import attempt_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.capacity.tables import GpuLease, GpuMark
+from localml.core.events.records import record_event
 from localml.core.logs.tables import LogFile
 from localml.core.sql import driver, insert_row, update_rows
+from localml.core.subjects import PLATFORM, Noun, Subject
 from localml.core.work.causes import Cause
-from localml.core.work.lifecycle import advance, record_event
+from localml.core.work.lifecycle import advance
 from localml.core.work.states import AttemptState, Desired, State
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 from localml.engines.base import Stream
@@ -99,9 +101,8 @@ def attempt_running(
     changed = update_rows(session, Attempt, values, id=one.id, state=AttemptState.PLANNED) == 1
     if changed:
         replica = f"{one.role}-{one.index}"
-        record_event(
-            session, one.workload_id, "Started", f"started {replica} as {one.name}", now=started_at, replica=replica
-        )
+        about, words = Subject.workload(one.workload_id), f"started {replica} as {one.name}"
+        record_event(session, about, "Started", words, now=started_at, replica=replica)
     return changed
 
 
@@ -109,7 +110,7 @@ def fence(session: Session, gpu: str, node: str, reason: str, *, now: float) -> 
     """An unhealthy GPU gets no new work until somebody undrains it."""
     if session.get(GpuMark, gpu) is None:
         session.add(GpuMark(gpu=gpu, node=node, reason=reason, fenced=True, at=now))
-        record_event(session, None, "GpuFenced", f"GPU {gpu} is fenced: {reason}", now=now, warning=True)
+        record_event(session, PLATFORM, "GpuFenced", f"GPU {gpu} is fenced: {reason}", now=now, warning=True)
 
 
 def end_attempt(
@@ -157,11 +158,17 @@ def settle(
     ):
         return
     for stream, (path, size) in sizes.items():
-        file = {"workload_id": row.id, "attempt_id": one.id, "stream": stream, "path": path, "size": size}
-        insert_row(session, LogFile, {**file, "closed": True})
+        of = {"subject_kind": Noun.WORKLOAD, "subject_id": row.id, "attempt_id": one.id}
+        insert_row(session, LogFile, {**of, "stream": stream, "path": path, "size": size, "closed": True})
     if step.cause is Cause.ENGINE_LOST:
         record_event(
-            session, row.id, "ContainerLost", step.message, now=now, warning=True, replica=f"{one.role}-{one.index}"
+            session,
+            Subject.workload(row.id),
+            "ContainerLost",
+            step.message,
+            now=now,
+            warning=True,
+            replica=f"{one.role}-{one.index}",
         )
 
 

@@ -18,13 +18,14 @@ from sqlmodel import Session, col, select
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
+from localml.core.events.records import record_event
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.files import KERNEL_FILE, MODEL_FILE, WMLA_FILE
 from localml.core.registry.registry import NewVersion, Registry
 from localml.core.registry.tables import ModelVersion
 from localml.core.rows import Meta
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind, State
 from localml.core.work.tables import Workload, WorkloadDetail
@@ -123,7 +124,9 @@ class OutputWatcher:
         log.warning("workload %s: %s", row.id, words)
         now = self._clock.now()
         self._db.write(
-            lambda session: record_event(session, row.id, "ModelNotRegistered", words, now=now, warning=True)
+            lambda session: record_event(
+                session, Subject.workload(row.id or 0), "ModelNotRegistered", words, now=now, warning=True
+            )
         )
 
     def _candidates(self, spec: WorkloadSpec, row: Workload) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from localml.control.serving.replicas import SERVER_START, ServingSite, check_op
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
 from localml.core.events.feed import Feed
+from localml.core.events.records import record_event
 from localml.core.logs.files import LogStore
 from localml.core.people.identity import Caller, Identity
 from localml.core.people.tables import Token, User
@@ -32,8 +33,7 @@ from localml.core.registry.tables import ModelVersion
 from localml.core.serving.endpoints import Endpoints
 from localml.core.serving.specs import EndpointSpec, VariantSpec
 from localml.core.serving.tables import Endpoint
-from localml.core.subjects import endpoint
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import PLATFORM, Subject
 from localml.core.work.workloads import Submission, Workloads
 
 log = logging.getLogger("localml.control")
@@ -86,7 +86,7 @@ class Serving:
             tokens=self._tokens,
             why=parts.why,
             owner=self._owner,
-            changed=lambda number: parts.feed.changed(endpoint(number)),
+            changed=lambda number: parts.feed.changed(Subject.endpoint(number)),
             learn=self._learn,
         )
         self.controller = ServingController(
@@ -169,7 +169,7 @@ class Serving:
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()
         try:
-            self._parts.db.write(lambda s: record_event(s, None, reason, message, now=now, warning=warning))
+            self._parts.db.write(lambda s: record_event(s, PLATFORM, reason, message, now=now, warning=warning))
         except LocalmlError as error:
             log.error("%s (not recorded: %s)", message, error)
 

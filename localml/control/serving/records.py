@@ -20,11 +20,12 @@ from localml.control.serving.plan import (
     Step,
     backoff,
 )
+from localml.core.events.records import record_event
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, ReplicaState, VariantState
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
 from localml.core.sql import update_rows
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import Subject
 
 _WORDS = {
     VariantState.BAKING: ("VariantOnTrial", "takes {weight:g} % of the requests, on trial"),
@@ -164,4 +165,4 @@ def _find(record: EndpointRecord, replica_id: int) -> ReplicaRecord:
 
 
 def _tell(session: Session, record: EndpointRecord, reason: str, words: str, now: float, warning: bool = False) -> None:
-    record_event(session, None, reason, words, now=now, warning=warning, endpoint_id=record.id)
+    record_event(session, Subject.endpoint(record.id), reason, words, now=now, warning=warning)

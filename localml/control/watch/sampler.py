@@ -21,6 +21,7 @@ from localml.core.ports import Store
 from localml.core.series.samples import Samples, replica_name
 from localml.core.series.thinning import thin
 from localml.core.sql import table_of
+from localml.core.subjects import Subject
 from localml.core.work.states import AttemptState
 from localml.core.work.tables import Attempt
 from localml.engines.base import Engine, EngineError, EngineUnreachable, Usage
@@ -139,10 +140,10 @@ class Sampler:
             return None
 
     def _record(self, one: Running, found: Usage, usage: Mapping[str, GpuUsage]) -> None:
-        add, number, replica = self._samples.add_many, one.workload_id, one.replica
-        add(number, counters(found), replica=replica, measured=True, cumulative=True)
-        add(number, gauges(found, [usage[gpu] for gpu in one.gpus if gpu in usage]), replica=replica, measured=True)
-        self._changed(number)
+        add, about, replica = self._samples.add_many, Subject.workload(one.workload_id), one.replica
+        add(about, counters(found), replica=replica, measured=True, cumulative=True)
+        add(about, gauges(found, [usage[gpu] for gpu in one.gpus if gpu in usage]), replica=replica, measured=True)
+        self._changed(one.workload_id)
 
     def running(self) -> list[Running]:
         """The replicas that run according to the records."""

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from localml.core.clock import Clock
+from localml.core.events.records import record_event
 from localml.core.people.identity import ADMIN, Credentials, Identity
 from localml.core.people.secrets import write_private
 from localml.core.ports import Store
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import PLATFORM
 
 CREDENTIALS_NAME = "credentials.json"
 
@@ -31,7 +32,7 @@ def administrator(data: Path, identity: Identity, store: Store, clock: Clock) ->
     except (OSError, ValueError, TypeError) as error:
         found = _keep(path, _renewed(identity))
         why, now = f"{path.name} could not be read ({error})", clock.now()
-        store.write(lambda s: record_event(s, None, "CredentialsRenewed", why, now=now, warning=True))
+        store.write(lambda s: record_event(s, PLATFORM, "CredentialsRenewed", why, now=now, warning=True))
         return found
 
 

@@ -21,12 +21,13 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.events.records import record_event
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.files import Described, describe
 from localml.core.registry.tables import Model, ModelVersion
 from localml.core.serving.tables import Variant
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import Noun, Subject
 from localml.core.work.specs import NAME
 
 FOLDER = "models"
@@ -135,7 +136,8 @@ class Registry:
         session.add(version)
         session.flush()
         words = f"{model.name}:{number} was registered by {new.caller.name} from {new.source}"
-        record_event(session, new.workload_id, "ModelRegistered", words, now=now)
+        about = Subject(Noun.MODEL, model.id or 0) if new.workload_id is None else Subject.workload(new.workload_id)
+        record_event(session, about, "ModelRegistered", words, now=now)
         return Registered(model, version)
 
     @staticmethod
@@ -262,7 +264,8 @@ class Registry:
             if model is not None and session.exec(rest).first() is None:
                 model.deleted_at = now
                 session.add(model)
-            record_event(session, None, "ModelDeleted", f"{registered.label} was deleted by {caller.name}", now=now)
+            words = f"{registered.label} was deleted by {caller.name}"
+            record_event(session, Subject(Noun.MODEL, row.model_id), "ModelDeleted", words, now=now)
 
         self._store.write(act)
         shutil.rmtree(self.folder(registered.version), ignore_errors=True)

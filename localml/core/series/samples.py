@@ -18,6 +18,7 @@ from localml.core.ports import Store
 from localml.core.series.tables import Sample, Series
 from localml.core.series.thinning import CHECK_EVERY, MICRO, first_due
 from localml.core.sql import driver, table_of
+from localml.core.subjects import Subject
 
 log = logging.getLogger("localml.core")
 
@@ -32,6 +33,8 @@ _CHECK = "UPDATE series SET due = 0 WHERE id = ? AND NOT measured"
 _S = table_of(Sample)
 
 _Row = tuple[int, int, float | None, str | None, str | None]
+_Key = tuple[Subject, str, str]
+"""Subject, replica and name."""
 
 
 def replica_name(role: str, index: int) -> str:
@@ -58,7 +61,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A series and some of its points, in order of time. ``replica`` is empty for the workload itself."""
+    """A series and some of its points, in order of time. ``replica`` is empty for the subject itself."""
 
     replica: str
     name: str
@@ -73,17 +76,17 @@ class Samples:
         self._store = store
         self._lock = threading.Lock()
         self._buffer: list[_Row] = []
-        self._ids: dict[tuple[int, str, str], int] = {}
+        self._ids: dict[_Key, int] = {}
         self._unchecked: Counter[int] = Counter()
         self._timer: threading.Timer | None = None
 
-    def add(self, workload_id: int, name: str, value: float, at: float, *, replica: str = "") -> None:
+    def add(self, subject: Subject, name: str, value: float, at: float, *, replica: str = "") -> None:
         """Take in one point; a second one for the same microsecond replaces the first."""
-        self.add_many(workload_id, [(name, value, at)], replica=replica)
+        self.add_many(subject, [(name, value, at)], replica=replica)
 
     def add_many(
         self,
-        workload_id: int,
+        subject: Subject,
         points: Iterable[tuple[str, float, float]],
         *,
         replica: str = "",
@@ -97,11 +100,11 @@ class Samples:
             measured: localml took them itself, and may thin them out when they are old.
         """
         found = [(name, Point(at, value)) for name, value, at in points]
-        self.add_points(workload_id, found, replica=replica, cumulative=cumulative, measured=measured)
+        self.add_points(subject, found, replica=replica, cumulative=cumulative, measured=measured)
 
     def add_points(
         self,
-        workload_id: int,
+        subject: Subject,
         points: Iterable[tuple[str, Point]],
         *,
         replica: str = "",
@@ -112,7 +115,7 @@ class Samples:
         rows: list[_Row] = []
         for name, point in points:
             at = round(point.at * MICRO)
-            series = self._series((workload_id, replica, name), cumulative, measured, at)
+            series = self._series((subject, replica, name), cumulative, measured, at)
             value = point.value if math.isfinite(point.value) else None
             rows.append((series, at, value, point.text or None, point.note or None))
         with self._lock:
@@ -123,7 +126,7 @@ class Samples:
         if full:
             self.flush()
 
-    def _series(self, key: tuple[int, str, str], cumulative: bool, measured: bool, at: int) -> int:
+    def _series(self, key: _Key, cumulative: bool, measured: bool, at: int) -> int:
         found = self._ids.get(key)
         if found is None:
             if len(self._ids) >= _MOST_IDS:
@@ -178,7 +181,7 @@ class Samples:
         if gone:
             self._ids = {key: series for key, series in self._ids.items() if series not in gone}
 
-    def read(self, workload_id: int, *, since: float | None = None) -> dict[tuple[str, str], list[Point]]:
+    def read(self, subject: Subject, *, since: float | None = None) -> dict[tuple[str, str], list[Point]]:
         """(replica, name) -> points in order of time; those that are no numbers are left out.
 
         Args:
@@ -187,12 +190,12 @@ class Samples:
         after = None if since is None else since - 1 / MICRO
         return {
             (line.replica, line.name): [point for point in line.points if not math.isnan(point.value)]
-            for line in self.lines(workload_id, after=after)
+            for line in self.lines(subject, after=after)
         }
 
     def lines(
         self,
-        workload_id: int,
+        subject: Subject,
         *,
         replica: str | None = None,
         name: str | None = None,
@@ -200,7 +203,7 @@ class Samples:
         until: float | None = None,
         last: int | None = None,
     ) -> list[Line]:
-        """A workload's series by replica and name. Those of which no point is asked for come with none.
+        """A subject's series by replica and name. Those of which no point is asked for come with none.
 
         Args:
             replica, name: only this one's.
@@ -209,7 +212,7 @@ class Samples:
             last: only so many of these, the latest ones.
         """
         self.flush()
-        query = select(Series).where(Series.workload_id == workload_id).order_by(Series.replica, Series.name)
+        query = select(Series).where(*_of(subject)).order_by(Series.replica, Series.name)
         if replica is not None:
             query = query.where(Series.replica == replica)
         if name is not None:
@@ -219,6 +222,10 @@ class Samples:
                 Line(one.replica, one.name, one.cumulative, _points(session, one.id or 0, after, until, last))
                 for one in session.exec(query)
             ]
+
+
+def _of(subject: Subject) -> tuple[bool, bool]:
+    return Series.subject_kind == subject.kind, Series.subject_id == subject.id
 
 
 def _points(session: Session, series: int, after: float | None, until: float | None, last: int | None) -> list[Point]:
@@ -247,15 +254,21 @@ def _write(connection: sqlite3.Connection, rows: list[_Row], newest: dict[int, i
     return newest.keys() - known
 
 
-def _ensure(session: Session, key: tuple[int, str, str], cumulative: bool, measured: bool, due: int | None) -> int:
-    workload_id, replica, name = key
-    query = select(col(Series.id)).where(
-        Series.workload_id == workload_id, Series.replica == replica, Series.name == name
-    )
+def _ensure(session: Session, key: _Key, cumulative: bool, measured: bool, due: int | None) -> int:
+    subject, replica, name = key
+    query = select(col(Series.id)).where(*_of(subject), Series.replica == replica, Series.name == name)
     found = session.exec(query).first()
     if found is not None:
         return found
-    row = Series(workload_id=workload_id, replica=replica, name=name, cumulative=cumulative, measured=measured, due=due)
+    row = Series(
+        subject_kind=subject.kind,
+        subject_id=subject.id,
+        replica=replica,
+        name=name,
+        cumulative=cumulative,
+        measured=measured,
+        due=due,
+    )
     session.add(row)
     session.flush()
     return row.id or 0

@@ -5,9 +5,12 @@ from __future__ import annotations
 from sqlalchemy import Index, text
 from sqlmodel import Field, SQLModel
 
+from localml.core.rows import enum_column
+from localml.core.subjects import Noun
+
 
 class Series(SQLModel, table=True):
-    """A named numeric series of a workload's replica (of the workload itself where ``replica`` is empty).
+    """A named numeric series of a subject, or of one of its replicas where ``replica`` is not empty.
 
     ``measured`` ones are localml's own and are thinned out with age: they hold at most one point a minute before
     ``minutes_to``, and one an hour before ``hours_to``. ``due`` is when the next part of that work is to be done.
@@ -15,12 +18,13 @@ class Series(SQLModel, table=True):
     """
 
     __table_args__ = (
-        Index("uq_series", "workload_id", "replica", "name", unique=True),
+        Index("uq_series", "subject_kind", "subject_id", "replica", "name", unique=True),
         Index("ix_series_due", "due", sqlite_where=text("due IS NOT NULL")),
     )
 
     id: int | None = Field(default=None, primary_key=True)
-    workload_id: int = Field(foreign_key="workload.id")
+    subject_kind: Noun = enum_column(Noun, required=True)
+    subject_id: int
     replica: str = ""
     name: str
     cumulative: bool = False  # a counter: of several readings the last one stands for all

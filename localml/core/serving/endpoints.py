@@ -19,6 +19,7 @@ from sqlmodel import Session, col, select
 from localml.core.capacity import pools
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
@@ -27,7 +28,7 @@ from localml.core.serving.records import EndpointFull, full
 from localml.core.serving.shares import give_share
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
-from localml.core.work.lifecycle import record_event
+from localml.core.subjects import Subject
 from localml.core.work.specs import NAME
 from localml.core.work.states import Desired
 
@@ -345,7 +346,7 @@ class Endpoints:
         row.updated_at = self._clock.now()
         session.add(row)
         session.flush()
-        record_event(session, None, reason, words, now=row.updated_at, endpoint_id=row.id)
+        record_event(session, Subject.endpoint(row.id or 0), reason, words, now=row.updated_at)
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -377,9 +378,7 @@ class Endpoints:
 
     def events(self, endpoint_id: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events of an endpoint, oldest first."""
-        with self._store.read() as session:
-            query = select(Event).where(Event.endpoint_id == endpoint_id, col(Event.id) > after)
-            return list(session.exec(query.order_by(col(Event.id)).limit(limit)))
+        return Events(self._store).of(Subject.endpoint(endpoint_id), after=after, limit=limit)
 
     def samples(self, endpoint_id: int, *, since: float | None = None) -> Mapping[str, list[VariantSample]]:
         """Variant's name -> what it did, in order of time."""

@@ -1,4 +1,4 @@
-"""The one door through which states move, and the events that tell of it in the same transaction."""
+"""The one door through which states move, and the event that tells of it in the same transaction."""
 
 from __future__ import annotations
 
@@ -7,43 +7,15 @@ from typing import Any
 
 from sqlmodel import Session
 
-from localml.core.events.tables import Event
-from localml.core.sql import insert_row, update_rows
+from localml.core.events.records import record_event
+from localml.core.sql import update_rows
+from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL, State, may_move
 from localml.core.work.tables import Workload
 
 
 class IllegalMove(AssertionError):
     """A move that the transition table does not have: a defect, never a user's mistake."""
-
-
-def record_event(
-    session: Session,
-    workload_id: int | None,
-    reason: str,
-    message: str,
-    *,
-    now: float,
-    warning: bool = False,
-    source: str = "localml",
-    replica: str = "",
-    endpoint_id: int | None = None,
-) -> None:
-    """Append an event. It is visible when the caller's transaction commits."""
-    insert_row(
-        session,
-        Event,
-        {
-            "workload_id": workload_id,
-            "at": now,
-            "severity": "warning" if warning else "normal",
-            "reason": reason,
-            "message": message,
-            "source": source,
-            "replica": replica,
-            "endpoint_id": endpoint_id,
-        },
-    )
 
 
 def advance(
@@ -76,5 +48,5 @@ def advance(
         values.setdefault("ended_at", now)
     if update_rows(session, Workload, values, id=workload_id, state=old) != 1:
         return False
-    record_event(session, workload_id, reason, message, now=now, warning=warning)
+    record_event(session, Subject.workload(workload_id), reason, message, now=now, warning=warning)
     return True

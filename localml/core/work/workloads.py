@@ -14,12 +14,13 @@ from localml.core.capacity import pools
 from localml.core.capacity.tables import GpuLease
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import insert_row
+from localml.core.subjects import Subject
 from localml.core.work import listing
-from localml.core.work.lifecycle import record_event
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
 from localml.core.work.specs import NAME, WorkloadSpec
@@ -159,7 +160,7 @@ class Workloads:
             ) from None
         insert_row(session, WorkloadDetail, {"workload_id": number, **detail})
         words = f"submitted by {submission.caller.name} through the {submission.dialect} API"
-        record_event(session, number, "Submitted", words, now=values["created_at"])
+        record_event(session, Subject.workload(number), "Submitted", words, now=values["created_at"])
         return number
 
     @staticmethod
@@ -170,7 +171,7 @@ class Workloads:
         result: Any = session.execute(columns.values(deleted_at=now, updated_at=now))
         if result.rowcount != 1:
             raise LocalmlError(Code.WRONG_STATE, f"workload {number} is not over yet, or was replaced already")
-        record_event(session, number, "Deleted", "replaced by a new run of the same request", now=now)
+        record_event(session, Subject.workload(number), "Deleted", "replaced by a new run of the same request", now=now)
 
     def get(self, number: int) -> Full:
         """A workload by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
@@ -273,7 +274,7 @@ class Workloads:
                 row.deleted_at = row.updated_at = self._clock.now()
                 session.add(row)
                 words = f"deleted by {caller.name}"
-                record_event(session, number, "Deleted", words, now=row.deleted_at)
+                record_event(session, Subject.workload(number), "Deleted", words, now=row.deleted_at)
             session.flush()
             return row
 
@@ -293,19 +294,13 @@ class Workloads:
                 .where(col(Workload.id) == number)
                 .values(desired=Desired.STOP, message=words, updated_at=now)
             )
-            record_event(session, number, "StopRequested", words, now=now)
+            record_event(session, Subject.workload(number), "StopRequested", words, now=now)
             session.refresh(row)
         return row
 
-    def events(self, number: int | None, *, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events of a workload (of the platform when None), oldest first."""
-        with self._store.read() as session:
-            query = select(Event).where(col(Event.id) > after).order_by(col(Event.id)).limit(limit)
-            if number is None:
-                query = query.where(col(Event.workload_id).is_(None))
-            else:
-                query = query.where(col(Event.workload_id) == number)
-            return list(session.execute(query).scalars())
+    def events(self, number: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events of a workload, oldest first."""
+        return Events(self._store).of(Subject.workload(number), after=after, limit=limit)
 
     def counts(self) -> dict[tuple[str, str], int]:
         """(kind, state) -> how many that are not deleted."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from localml.core.logs.files import LogStore
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Full
@@ -49,7 +49,7 @@ def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | 
     follower = _Follower(platform.logs)
     first = True
     while True:
-        seen = platform.feed.version(workload(number))
+        seen = platform.feed.version(Subject.workload(number))
         full = platform.workloads.get(number)
         news = follower.news(full)
         yield from deque(news, maxlen=lines) if first and lines is not None else news
@@ -60,7 +60,7 @@ def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | 
         left = end - time.monotonic()
         if left <= 0 or platform.feed.closed:
             return
-        platform.feed.wait(workload(number), seen, min(left, _NUDGE_S))
+        platform.feed.wait(Subject.workload(number), seen, min(left, _NUDGE_S))
 
 
 def _all_lines(store: LogStore, full: Full, most: int) -> Iterator[bytes]:

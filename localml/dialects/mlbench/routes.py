@@ -10,7 +10,7 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Submission
@@ -55,10 +55,9 @@ def record_metric(body: schemas.MetricCreate) -> tuple[dict[str, Any], int]:
     """Store one metric value"""
     source, told = _source_of(body)
     point = point_of(body)
-    platform().samples.add_points(
-        source.run.id or 0, [(body.name, point)], replica=source.replica, cumulative=body.cumulative
-    )
-    platform().feed.changed(workload(source.run.id or 0))
+    about = Subject.workload(source.run.id or 0)
+    platform().samples.add_points(about, [(body.name, point)], replica=source.replica, cumulative=body.cumulative)
+    platform().feed.changed(about)
     stored = {"name": body.name, "date": micro_time(point.at), "value": body.value}
     return {**told, **stored, "cumulative": body.cumulative, "metadata": body.metadata}, 201
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.rig import ME, Rig, job
 
+from localml.core.events.records import Events
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Completion, Port, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.core.work.states import State
@@ -173,7 +174,7 @@ def test_an_engine_that_does_not_answer_changes_nothing(rig: Rig) -> None:
     rig.engine.unreachable = False
     rig.settle()
     assert rig.state(running) == "succeeded"
-    assert [event.reason for event in rig.workloads.events(None)] == ["EngineUnreachable", "EngineAnswers"]
+    assert [event.reason for event in Events(rig.db).others()] == ["EngineUnreachable", "EngineAnswers"]
 
 
 def test_a_time_limit_counts_from_the_real_start(rig: Rig) -> None:
@@ -246,7 +247,7 @@ def test_a_sick_gpu_is_fenced_and_its_job_goes_elsewhere(rig: Rig) -> None:
     assert full.row.state is State.RUNNING
     assert full.leases[0].gpu != first
     assert any(event.reason == "Retrying" and "fallen off" in event.message for event in rig.workloads.events(number))
-    assert any(event.reason == "GpuFenced" for event in rig.workloads.events(None))
+    assert any(event.reason == "GpuFenced" for event in Events(rig.db).others())
 
 
 def gang(*, ps: int = 1, workers: int = 2, seconds: float = 5, **worker: object) -> WorkloadSpec:

@@ -11,10 +11,12 @@ from helpers.rig import Rig, job, wait_until
 from localml.control.watch import sampler as module
 from localml.control.watch.sampler import Sampler, counters, gauges
 from localml.core.series.samples import Samples
+from localml.core.subjects import Subject
 from localml.core.work.specs import Resources, Role, WorkloadSpec
 from localml.engines.base import EngineError, EngineUnreachable, Usage
 from localml.gpus import GpuUsage
 
+of = Subject.workload
 CPU, MEMORY = "container_cpu_usage_seconds_total", "container_memory_usage_bytes"
 
 
@@ -43,13 +45,16 @@ def test_every_running_replica_of_every_workload_is_measured(rig: Rig) -> None:
     assert one.measure()
     rig.clock.advance(5)
     assert one.measure()
-    found = samples.read(first)
+    found = samples.read(of(first))
     assert set(found) == {(f"worker-{index}", name) for index in (0, 1) for name in (CPU, MEMORY)}
     assert [point.value for point in found[("worker-1", CPU)]] == [10.0, 15.0]
     assert [point.at for point in found[("worker-1", CPU)]] == [rig.clock.now() - 5, rig.clock.now()]
     assert [point.value for point in found[("worker-0", MEMORY)]] == [float(1 << 22)] * 2
-    assert set(samples.read(second)) == {("main-0", CPU), ("main-0", MEMORY)}
-    assert {line.name: line.cumulative for line in samples.lines(second)} == {CPU: True, MEMORY: False}
+    assert set(samples.read(of(second))) == {("main-0", CPU), ("main-0", MEMORY)}
+    assert {line.name: line.cumulative for line in samples.lines(of(second))} == {
+        CPU: True,
+        MEMORY: False,
+    }
 
 
 def test_with_nothing_running_there_is_nothing_to_come_back_for(rig: Rig) -> None:
@@ -61,7 +66,7 @@ def test_with_nothing_running_there_is_nothing_to_come_back_for(rig: Rig) -> Non
     rig.settle()
     assert rig.over(number)
     assert not one.measure()
-    assert samples.read(number) == {}
+    assert samples.read(of(number)) == {}
 
 
 def test_gpus_are_measured_for_those_who_hold_them(rig: Rig) -> None:
@@ -81,10 +86,10 @@ def test_gpus_are_measured_for_those_who_hold_them(rig: Rig) -> None:
     one.measure()
     assert asked == [1]
     held = sorted(int(lease.gpu[-1]) for lease in rig.get(number).leases)
-    found = samples.read(number)
+    found = samples.read(of(number))
     assert found[("main-0", "container_accelerator_memory_used_bytes")][0].value == 200
     assert found[("main-0", "container_accelerator_duty_cycle")][0].value == sum(10 * one for one in held) / 2
-    assert ("main-0", "container_accelerator_duty_cycle") not in samples.read(plain)
+    assert ("main-0", "container_accelerator_duty_cycle") not in samples.read(of(plain))
 
 
 def test_an_engine_that_does_not_answer_is_asked_again(rig: Rig) -> None:
@@ -95,9 +100,9 @@ def test_an_engine_that_does_not_answer_is_asked_again(rig: Rig) -> None:
     assert one.measure()
     rig.engine.fail_next("stats", EngineError("no such thing"))
     assert one.measure()
-    assert samples.read(number) == {}
+    assert samples.read(of(number)) == {}
     assert one.measure()
-    assert samples.read(number)
+    assert samples.read(of(number))
 
 
 def test_all_figures_of_an_engine_have_their_names() -> None:
@@ -138,7 +143,7 @@ def test_the_thread_wakes_for_work_measures_and_sleeps_again(rig: Rig, monkeypat
         rig.clock.advance(60)
         rig.settle()
         wait_until(lambda: rounds[-1] is False)
-        assert len(samples.read(number)) == 2
+        assert len(samples.read(of(number))) == 2
     finally:
         one.close()
     assert not one._worker.alive
@@ -154,7 +159,7 @@ def test_changes_between_two_rounds_bring_no_further_one(rig: Rig, monkeypatch: 
     left = one.tick()
     assert left is not None
     assert 0 < left <= first
-    assert len(samples.read(number)[("main-0", MEMORY)]) == 1
+    assert len(samples.read(of(number))[("main-0", MEMORY)]) == 1
 
 
 def test_a_defect_ends_a_round_and_not_the_thread(
@@ -170,7 +175,7 @@ def test_a_defect_ends_a_round_and_not_the_thread(
     try:
         wait_until(lambda: "measuring failed" in caplog.text)
         one.nudge()
-        wait_until(lambda: bool(samples.read(number)))
+        wait_until(lambda: bool(samples.read(of(number))))
     finally:
         one.close()
 
@@ -178,10 +183,10 @@ def test_a_defect_ends_a_round_and_not_the_thread(
 def test_old_points_are_looked_after_every_ten_minutes(rig: Rig) -> None:
     one, samples = make(rig)
     number = rig.submit("a")
-    samples.add_many(number, [("x", 1.0, rig.clock.now() + second) for second in range(7200)], measured=True)
+    samples.add_many(of(number), [("x", 1.0, rig.clock.now() + second) for second in range(7200)], measured=True)
     samples.flush()
     assert one.thin_out()
     assert not one.thin_out()
     rig.clock.advance(86400)
     assert one.thin_out()
-    assert len(samples.read(number)[("", "x")]) <= 121
+    assert len(samples.read(of(number))[("", "x")]) <= 121

@@ -8,9 +8,9 @@ import pytest
 
 from localml.core.events import feed as feeds
 from localml.core.events.feed import Feed
-from localml.core.subjects import endpoint, workload
+from localml.core.subjects import Subject
 
-JOB = workload(1)
+JOB = Subject.workload(1)
 
 
 def test_a_follower_wakes_for_a_change_and_for_the_end() -> None:
@@ -28,16 +28,16 @@ def test_a_follower_wakes_for_a_change_and_for_the_end() -> None:
 def test_an_endpoint_and_a_workload_of_one_number_are_two() -> None:
     feed = Feed()
     seen = feed.version(JOB)
-    feed.changed(endpoint(1))
+    feed.changed(Subject.endpoint(1))
     assert not feed.wait(JOB, seen, timeout=0.01)
 
 
 def test_no_change_is_missed_when_the_oldest_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "_MOST", 10)
     feed = Feed()
-    before = [(subject := workload(number), feed.version(subject)) for number in range(50)]
+    before = [(subject := Subject.workload(number), feed.version(subject)) for number in range(50)]
     for subject, _ in before:
         feed.changed(subject)
     assert all(feed.wait(subject, seen, timeout=0) for subject, seen in before)
     assert len(feed._versions) <= 10
-    assert not feed.wait(workload(49), feed.version(workload(49)), timeout=0.01)
+    assert not feed.wait(Subject.workload(49), feed.version(Subject.workload(49)), timeout=0.01)

@@ -16,6 +16,9 @@ from localml.core.series.samples import Point, Samples
 from localml.core.series.tables import Sample, Series
 from localml.core.series.thinning import HOURS, KEPT, MICRO, MINUTES, merged, thin
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
+from localml.core.subjects import Subject
+
+job = Subject.workload
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -31,22 +34,22 @@ def measure(rig: Rig, samples: Samples, number: int, seconds: float, step: float
     """Readings of a gauge (the time of day) and of a counter (seconds so far), while the clock goes on."""
     count = int(seconds / step)
     times = [rig.clock.now() + step * index for index in range(count)]
-    samples.add_many(number, [("gauge", at % DAY, at) for at in times], replica="w-0", measured=True)
-    samples.add_many(number, [("counter", at, at) for at in times], replica="w-0", measured=True, cumulative=True)
+    samples.add_many(job(number), [("gauge", at % DAY, at) for at in times], replica="w-0", measured=True)
+    samples.add_many(job(number), [("counter", at, at) for at in times], replica="w-0", measured=True, cumulative=True)
     samples.flush()
     rig.clock.advance(count * step)
 
 
 def points(samples: Samples, number: int, name: str) -> list[Point]:
-    return samples.read(number)[("w-0", name)]
+    return samples.read(job(number))[("w-0", name)]
 
 
 def test_fresh_readings_stay_as_they_are(rig: Rig) -> None:
     number, samples = rig.submit("a"), Samples(rig.db)
     measure(rig, samples, number, 2 * HOUR)
-    before = samples.read(number)
+    before = samples.read(job(number))
     assert thin(rig.db, rig.clock.now()) == 0
-    assert samples.read(number) == before
+    assert samples.read(job(number)) == before
 
 
 def test_after_hours_there_is_one_point_a_minute(rig: Rig) -> None:
@@ -77,7 +80,7 @@ def test_after_months_there_is_one_an_hour_and_after_a_year_none(rig: Rig) -> No
         assert len(points(samples, number, name)) == 48
     rig.clock.advance(KEPT / MICRO)
     thin(rig.db, rig.clock.now())
-    assert samples.read(number) == {}
+    assert samples.read(job(number)) == {}
     with rig.db.read() as session:
         assert session.exec(select(func.count()).select_from(Series)).one() == 0
     measure(rig, samples, number, HOUR)  # the names are known to this process, but gone from the disk
@@ -103,7 +106,7 @@ def test_few_points_are_kept_of_readings_every_five_seconds(rig: Rig) -> None:
         for hour in range(12):
             times = [rig.clock.now() + hour * HOUR + 5.0 * index for index in range(720)]
             for name in range(2):
-                samples.add_many(number, [(f"s{name}", at, at) for at in times], replica="w-0", measured=True)
+                samples.add_many(job(number), [(f"s{name}", at, at) for at in times], replica="w-0", measured=True)
             samples.flush()
         rig.clock.advance(DAY / 2)
         thin(rig.db, rig.clock.now())
@@ -116,11 +119,11 @@ def test_few_points_are_kept_of_readings_every_five_seconds(rig: Rig) -> None:
 def test_what_users_post_stays_as_it_was_given_however_old(rig: Rig) -> None:
     number, samples = rig.submit("a"), Samples(rig.db)
     given_points = [("loss", Point(1e9 + index, 1 / (index + 1), "", f"epoch {index}")) for index in range(500)]
-    samples.add_points(number, given_points)
+    samples.add_points(job(number), given_points)
     samples.flush()
     rig.clock.advance(10 * 365 * DAY)
     thin(rig.db, rig.clock.now())
-    (line,) = samples.lines(number)
+    (line,) = samples.lines(job(number))
     assert line.points == [point for _, point in given_points]
 
 
@@ -129,14 +132,15 @@ def test_a_posted_series_that_grows_without_end_is_thinned_out(rig: Rig, monkeyp
     monkeypatch.setattr("localml.core.series.samples.CHECK_EVERY", 1000)
     number, samples = rig.submit("a"), Samples(rig.db)
     for block in range(10):
-        samples.add_many(number, [("loss", 1.0, 1000.0 * block + index) for index in range(1000)])
+        samples.add_many(job(number), [("loss", 1.0, 1000.0 * block + index) for index in range(1000)])
         samples.add_points(
-            number, [("words", Point(1000.0 * block + index, float("nan"), "x")) for index in range(1000)]
+            job(number),
+            [("words", Point(1000.0 * block + index, float("nan"), "x")) for index in range(1000)],
         )
         samples.flush()
         thin(rig.db, rig.clock.now())
         assert thin(rig.db, rig.clock.now()) == 0
-    loss, words = samples.lines(number)
+    loss, words = samples.lines(job(number))
     assert len(loss.points) <= 4000
     assert [point.at for point in loss.points][-1000:] == [9000.0 + index for index in range(1000)]
     assert {point.value for point in loss.points} == {1.0}

@@ -105,6 +105,31 @@ def test_events_go_on_after_an_id(admin: Http) -> None:
     assert rest["events"][-1]["reason"] == "Succeeded"
 
 
+def test_events_are_asked_for_by_what_they_are_about(admin: Http) -> None:
+    number = admin("POST", "/workloads", {"name": "about", "spec": sh("true")}).json["id"]
+    assert admin("GET", f"/workloads/{number}/wait?timeout=60").json["state"] == "succeeded"
+    own = admin("GET", f"/workloads/{number}/events").json
+    assert admin("GET", f"/events?subject_kind=workload&subject_id={number}").json == own
+    assert {(one["subject_kind"], one["subject_id"], one["workload_id"]) for one in own["events"]} == {
+        ("workload", number, number)
+    }
+    assert admin("GET", f"/events?subject_kind=study&subject_id={number}").json["events"] == []
+    drained = {"gpu": admin("GET", "/gpus").json["gpus"][0]["uuid"]}
+    admin("POST", "/drain", drained)
+    admin("POST", "/undrain", drained)
+    for query in ("", "?subject_kind=platform"):
+        found = admin("GET", f"/events{query}").json["events"]
+        assert {"GpuDrained", "GpuUndrained"} <= {one["reason"] for one in found}
+        assert not any(one["workload_id"] for one in found)
+    for query, field in (
+        ("subject_id=1", "subject_kind"),
+        ("subject_kind=model", "subject_id"),
+        ("subject_kind=x", "subject_kind"),
+    ):
+        answer = admin("GET", f"/events?{query}")
+        assert (answer.status, answer.json["error"]["field"]) == (400, field)
+
+
 def test_points_come_back_as_series(admin: Http) -> None:
     number = admin("POST", "/workloads", {"spec": sh("true")}).json["id"]
     points = [{"name": "loss", "value": value, "at": at} for at, value in ((10.0, 0.5), (11.5, 0.25))]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from localml.core.series.samples import Line, Point
+from localml.core.subjects import Subject
 from localml.dialects.mlbench.schemas import MetricCreate, MetricQuery
 from localml.dialects.mlbench.translate.pods import WORKER, Source, pod_name, runs
 from localml.dialects.mlbench.translate.times import micro_time, parse_time
@@ -60,7 +61,7 @@ def summarized(points: list[Point], most: int) -> list[Point]:
 def lines_of(platform: Platform, source: Source, query: MetricQuery) -> list[Line]:
     """The metrics of a pod or run that a query asks for; those without points are left out."""
     found = platform.samples.lines(
-        source.run.id or 0,
+        Subject.workload(source.run.id or 0),
         replica=source.replica,
         name=query.metric_filter or None,
         after=None if query.since is None else parse_time(query.since),
@@ -88,7 +89,7 @@ def all_pods(platform: Platform) -> Iterator[str]:
     separator = "{"
     for run in runs(platform):
         pods: dict[str, dict[str, Any]] = {}
-        for line in platform.samples.lines(run.id or 0):
+        for line in platform.samples.lines(Subject.workload(run.id or 0)):
             role, _, index = line.replica.rpartition("-")
             if role == WORKER and index.isdigit() and line.points:
                 pods.setdefault(pod_name(run, int(index)), {}).update(by_name([line]))

@@ -12,7 +12,7 @@ from localml.core.people.identity import Caller
 from localml.core.serving.endpoints import NewEndpoint, NewVariant
 from localml.core.serving.records import EndpointFull, VariantFull
 from localml.core.serving.specs import EndpointSpec, VariantSpec
-from localml.core.subjects import endpoint
+from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.native.routes.models import project_of
@@ -163,10 +163,10 @@ def _newest(found: EndpointFull) -> VariantFull | None:
 def _wait(platform: Platform, number: int, timeout: float) -> EndpointFull:
     deadline = time.monotonic() + timeout
     while True:
-        seen = platform.feed.version(endpoint(number))
+        seen = platform.feed.version(Subject.endpoint(number))
         found = platform.endpoints.get(number)
         left = deadline - time.monotonic()
         if found.row.state not in serving_translate.UNSETTLED or left <= 0:
             return found
-        if not platform.feed.wait(endpoint(number), seen, left):
+        if not platform.feed.wait(Subject.endpoint(number), seen, left):
             return platform.endpoints.get(number)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
@@ -22,8 +22,8 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         number = find(platform, caller(), path.ref).row.id or 0
         now = platform.clock.now()
         points = [(one.name, one.value, now if one.at is None else one.at) for one in body.points]
-        platform.samples.add_many(number, points, replica=body.replica)
-        platform.feed.changed(workload(number))
+        platform.samples.add_many(Subject.workload(number), points, replica=body.replica)
+        platform.feed.changed(Subject.workload(number))
         return {"accepted": len(points)}, 202
 
     @api.get("/workloads/<ref>/samples")
@@ -32,7 +32,9 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         number = find(platform, caller(), path.ref).row.id or 0
         series = [
             {"replica": replica, "name": name, "points": [[point.at, point.value] for point in points]}
-            for (replica, name), points in sorted(platform.samples.read(number, since=query.since).items())
+            for (replica, name), points in sorted(
+                platform.samples.read(Subject.workload(number), since=query.since).items()
+            )
             if query.name in (None, name) and query.replica in (None, replica)
         ]
         return {"series": series}

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
@@ -100,17 +100,17 @@ def _query(who: Caller, query: schemas.ListQuery) -> Query:
 
 
 def _full(platform: Platform, found: Full) -> dict[str, Any]:
-    events = platform.workloads.events(found.row.id, limit=10_000)[-_TAIL:]
+    events = platform.workloads.events(found.row.id or 0, limit=10_000)[-_TAIL:]
     return translate.full(platform, found, events)
 
 
 def _wait(platform: Platform, number: int, timeout: float) -> Full:
     deadline = time.monotonic() + timeout
     while True:
-        seen = platform.feed.version(workload(number))
+        seen = platform.feed.version(Subject.workload(number))
         if platform.workloads.row(number).state in TERMINAL:
             break
         left = deadline - time.monotonic()
-        if left <= 0 or not platform.feed.wait(workload(number), seen, left):
+        if left <= 0 or not platform.feed.wait(Subject.workload(number), seen, left):
             break
     return platform.workloads.get(number)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from localml.core.quantities import parse_memory
+from localml.core.subjects import Noun
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind, State
 
@@ -100,6 +101,13 @@ class EventQuery(Strict):
 
     after: int = Field(default=0, ge=0, le=_LARGEST)
     limit: int = Field(default=1000, ge=1, le=10000)
+
+
+class SubjectQuery(EventQuery):
+    """The same, of one subject."""
+
+    subject_kind: Noun | None = None
+    subject_id: int | None = Field(default=None, ge=0, le=_LARGEST)
 
 
 class LogQuery(Strict):
@@ -278,9 +286,11 @@ class ReasonOut(BaseModel):
 
 
 class EventOut(BaseModel):
-    """A fact about a workload, or about the platform."""
+    """A fact about a subject; ``workload_id`` is given where that is a workload."""
 
     id: int
+    subject_kind: Noun
+    subject_id: int
     workload_id: int | None
     at: float
     severity: str

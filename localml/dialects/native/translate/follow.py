@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.subjects import workload
+from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL, State
 from localml.core.work.workloads import Full
 from localml.dialects.native.translate.output import Lines, Piece, Position, Selection, pieces
@@ -38,7 +38,7 @@ def follow(platform: Platform, found: Full, selection: Selection, position: Posi
     told: State | None = None
     attempts, moved = found.attempts, found.row.updated_at
     while True:
-        seen = platform.feed.version(workload(number))
+        seen = platform.feed.version(Subject.workload(number))
         row = platform.workloads.row(number)  # before the output: what is over has all of it on disk
         if row.state is not told and row.state not in TERMINAL:
             yield Progress(state=row.state)
@@ -55,7 +55,7 @@ def follow(platform: Platform, found: Full, selection: Selection, position: Posi
         if row.state in TERMINAL:
             yield Progress(state=row.state)
             return
-        if not platform.feed.wait(workload(number), seen, HEARTBEAT_S):
+        if not platform.feed.wait(Subject.workload(number), seen, HEARTBEAT_S):
             if platform.feed.closed:
                 return
             yield Progress()

@@ -128,7 +128,18 @@ def why(reason: Any) -> dict[str, Any] | None:
 
 def event(one: Event) -> dict[str, Any]:
     """An event."""
-    names = ("id", "workload_id", "at", "severity", "reason", "message", "source", "replica")
+    names = (
+        "id",
+        "subject_kind",
+        "subject_id",
+        "workload_id",
+        "at",
+        "severity",
+        "reason",
+        "message",
+        "source",
+        "replica",
+    )
     return {name: getattr(one, name) for name in names}
 
 
