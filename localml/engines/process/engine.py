@@ -12,12 +12,9 @@ import contextlib
 import logging
 import os
 import platform
-import py_compile
 import socket
-import sys
 import threading
 import time
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -47,6 +44,7 @@ from localml.engines.process.exec import open_beside
 from localml.engines.process.exits import ExitWatcher, Watched
 from localml.engines.process.folder import UNFINISHED, EndRecord, PlanRecord, ReplicaDir, RunningRecord
 from localml.engines.process.plan import Environments, LaunchMaker
+from localml.engines.process.spawn import Spawner
 
 _log = logging.getLogger(__name__)
 
@@ -254,6 +252,7 @@ class ProcessEngine:
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`Engine.watch`: the name of each replica that ends, at once; sleeps in between."""
         names = self._hints.subscribe(stop)
+        self._spawner.warm_up()
         self.list()  # puts the replicas of an earlier server under watch
         return names
 
@@ -261,16 +260,13 @@ class ProcessEngine:
         """End the watching. Replicas and their supervisors go on."""
         self._closed.set()
         self._exits.close()
+        self._spawner.close()
         self._hints.close()
 
     def _prepare_root(self) -> None:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Compiled once here, because a script given to the interpreter is compiled at each start.
-            # The name tells versions apart: an engine of another one may use the same root.
-            version = zlib.crc32(Path(supervisor.__file__).read_bytes())
-            self._supervisor = self._root / f".supervisor-{sys.implementation.cache_tag}-{version:08x}.pyc"
-            py_compile.compile(supervisor.__file__, str(self._supervisor), doraise=True)
+            self._spawner = Spawner(self._root)
             for left in self._root.glob(f"{UNFINISHED}*"):
                 old = left.stat().st_mtime < time.time() - _UNFINISHED_AGE  # its maker's number may be another's now
                 if old or ReplicaDir(left).abandoned():
@@ -285,25 +281,8 @@ class ProcessEngine:
 
     def _spawn(self, name: str) -> None:
         """Start a supervisor; under the name's lock. One that is not needed finds the lock taken and ends."""
-        path = str(self._folder(name).path)
-        argv = [sys.executable, "-I", "-S", "-E", str(self._supervisor), path]
-        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        try:
-            pid = os.posix_spawn(
-                sys.executable,
-                argv,
-                {"LC_ALL": "C.UTF-8"},
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 2, f"{path}/notes", log, 0o600),
-                ],
-                setsid=True,
-                setsigmask=[supervisor.SIGTERM],  # held back until the supervisor can handle it
-            )
-        except OSError as error:
-            raise EngineError(f"cannot start {name}: {error.strerror}") from error
-        if watched := self._exits.add(name, pid):
+        spawned = self._spawner.spawn(self._folder(name).path)
+        if watched := self._exits.add(name, spawned.pid, spawned.descriptor):
             self._alive[name] = watched
 
     def _observe(self, name: str) -> Observed:

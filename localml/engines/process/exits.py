@@ -61,10 +61,15 @@ class ExitWatcher:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake, select.EPOLLIN)
 
-    def add(self, name: str, pid: int) -> Watched | None:
-        """Watch a process; None if there is no such process any more."""
+    def add(self, name: str, pid: int, descriptor: int | None = None) -> Watched | None:
+        """Watch a process; None if there is no such process any more.
+
+        Args:
+            descriptor: a pidfd of it, which is this watcher's from here on; without it the number is looked up.
+        """
         try:
-            descriptor = os.pidfd_open(pid)
+            if descriptor is None:
+                descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             return None
         watched = Watched(name, pid, descriptor)

@@ -1,9 +1,10 @@
 """The process engine's supervisor: runs one replica's command and writes down how it ended.
 
-Started by :class:`localml.engines.process.engine.ProcessEngine` as ``python -I -S -E supervisor.pyc DIR`` in a session
-of its own, so that it outlives the server. It imports nothing of localml and as little as possible of the standard
-library: a start must cost milliseconds (``signal`` and ``json`` would double it, hence ``_signal`` and text
-written by hand). What it reads and writes in DIR is described in :mod:`localml.engines.process.folder`.
+Forked by the zygote (:mod:`localml.engines.process.zygote`) or, where that cannot be used, started as
+``python -I -S -E supervisor.pyc DIR``; in a session of its own, so that it outlives both zygote and server. It imports
+nothing of localml and as little as possible of the standard library: a start must cost milliseconds (``signal`` and
+``json`` would double it, hence ``_signal`` and text written by hand). What it reads and writes in DIR is described in
+:mod:`localml.engines.process.folder`.
 """
 
 from __future__ import annotations
