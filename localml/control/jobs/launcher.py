@@ -16,6 +16,7 @@ from localml.control.jobs.decide import AttemptView
 from localml.control.jobs.hostports import other_host_ports, taken_port
 from localml.control.jobs.observe import Observations
 from localml.control.jobs.plans import Site, build, network_name
+from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
@@ -62,9 +63,10 @@ class Launch:
 class Launcher:
     """Turns planned attempts into containers."""
 
-    def __init__(self, db: Database, engine: Engine, site: Site, clock: Clock) -> None:
+    def __init__(self, db: Database, engine: Engine, site: Site, clock: Clock, pumps: LogPumps) -> None:
         self._db = db
         self._engine = engine
+        self._pumps = pumps
         self._site = site
         self._clock = clock
         self._gang_threads = ThreadPoolExecutor(16, "localml-gang")
@@ -90,7 +92,9 @@ class Launcher:
         def begin(one: AttemptRow) -> Started:
             try:
                 self._check_ports(spec.role(one.role), one)
-                return Started(one, self._engine.start(build(self._site, row, spec, one, gang, images[one.role])))
+                observed = self._engine.start(build(self._site, row, spec, one, gang, images[one.role]))
+                self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
+                return Started(one, observed)
             except Exception as error:  # whatever it is, the workload must hear of it
                 return Started(one, error=error)
 

@@ -21,16 +21,19 @@ _RETRY_S = 0.5
 
 
 class _Writer:
-    """Appends to one stream's file, and notes when."""
+    """Appends to one stream's file, and notes when. Files are made with the first byte: many a stream has none."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o640)
-        self._index = os.open(path.with_suffix(path.suffix + ".idx"), flags, 0o640)
-        self.size = os.fstat(self._fd).st_size
+        self._path = path
+        self._fd = self._index = -1
+        try:
+            self.size = os.stat(path).st_size
+        except FileNotFoundError:
+            self.size = 0
 
     def append(self, data: bytes, at: float) -> None:
+        if self._index < 0:
+            self._open()
         os.write(self._index, MARK.pack(self.size, at))
         view = memoryview(data)
         while view:
@@ -38,9 +41,17 @@ class _Writer:
             self.size += written
             view = view[written:]
 
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        if self._fd < 0:
+            self._fd = os.open(self._path, flags, 0o640)
+        self._index = os.open(self._path.with_suffix(self._path.suffix + ".idx"), flags, 0o640)
+
     def close(self) -> None:
-        os.close(self._fd)
-        os.close(self._index)
+        for file in (self._fd, self._index):
+            if file >= 0:
+                os.close(file)
 
 
 class LogPumps:
@@ -75,7 +86,7 @@ class LogPumps:
 
     def ensure(self, workload_id: int, name: str) -> None:
         """Make sure that this container's output is being carried over; cheap to repeat."""
-        if name in self._finished or name in self._active:
+        if name in self._active or name in self._finished:  # in the order in which it gets there
             return
         thread = threading.Thread(target=self._pump, args=(workload_id, name), name=f"log-{name}", daemon=True)
         with self._lock:

@@ -92,7 +92,7 @@ class Reconciler:
         self.acts = acts or Acts(self.nudge)
         self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, trouble=self._log_trouble)
         self.eyes = Eyes(db, engine, clock, self.acts, node=site.node, unhealthy=unhealthy)
-        self._launcher = Launcher(db, engine, site, clock)
+        self._launcher = Launcher(db, engine, site, clock, self.pumps)
         self._picture = Picture(db, told=self.nudge)
         self._admitter = Admitter(self._picture, machines)
         self._refreshed = threading.Condition()  # held while the picture changes, or others than the loop look at it

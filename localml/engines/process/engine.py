@@ -407,7 +407,7 @@ class ProcessEngine:
     def _folder(self, name: str) -> ReplicaDir:
         if not name or name.startswith(".") or "/" in name or "\0" in name:
             raise EngineError(f"{name!r} is no name of a replica")
-        return ReplicaDir(self._root / name)
+        return ReplicaDir(f"{self._root}/{name}")
 
     def _name_lock(self, name: str) -> threading.RLock:
         """Many names share a lock: a lock for each would have to be thrown away again, safely."""

@@ -31,7 +31,7 @@ import struct
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +83,17 @@ class EndRecord:
 class ReplicaDir:
     """Access to one replica's folder. Methods that write are called under the engine's lock for that name."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self._at = os.fspath(path)
+
+    @property
+    def path(self) -> Path:
+        """Where it is. Inside, plain text is used: a replica's files are named dozens of times in its short life."""
+        return Path(self._at)
 
     def exists(self) -> bool:
         """Whether there is a replica: a folder whose plan was written to its end."""
-        return os.path.lexists(self.path / "plan.json")
+        return os.path.lexists(f"{self._at}/plan.json")
 
     def create(self, plan: ReplicaPlan, labels: Mapping[str, str], launch: Launch) -> PlanRecord:
         """Write everything that the supervisor needs, or find that another engine just did.
@@ -106,7 +111,7 @@ class ReplicaDir:
         except OSError as error:
             with contextlib.suppress(EngineError):
                 new.delete()
-            raise EngineError(f"cannot make {self.path}: {error.strerror}") from error
+            raise EngineError(f"cannot make {self._at}: {error.strerror}") from error
 
     def beside(self) -> ReplicaDir:
         """A folder next to this one to be filled and moved here; its name tells which process makes it."""
@@ -118,31 +123,30 @@ class ReplicaDir:
         return self.path.name.startswith(UNFINISHED) and not (maker.isdigit() and _lives(int(maker)))
 
     def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
-        os.mkdir(self.path, 0o700)
-        os.mkdir(self.path / "work", 0o700)
+        os.mkdir(self._at, 0o700)
+        os.mkdir(f"{self._at}/work", 0o700)
         for name in (*STREAMS, "lock"):
-            _write_private(self.path / name, b"")
-        file = os.open(self.path / "exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
+            _write_private(f"{self._at}/{name}", b"")
+        file = os.open(f"{self._at}/exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.posix_fallocate(file, 0, EXIT_ROOM)
         finally:
             os.close(file)
-        _write_private(self.path / "launch", launch.encode())
-        kept = replace(plan, env=dict(plan.env), labels=dict(plan.labels))
-        text = json.dumps({"plan": asdict(kept), **asdict(record)})
-        _write_private(self.path / "plan.json", text.encode())
+        _write_private(f"{self._at}/launch", launch.encode())
+        text = json.dumps({"plan": _members(plan), **_members(record)}, default=_plain)
+        _write_private(f"{self._at}/plan.json", text.encode())
 
     def _move_in(self, new: ReplicaDir) -> PlanRecord | None:
         """Move a filled folder to this place; the plan of the replica that is already there, if one is."""
         try:
-            os.rename(new.path, self.path)
+            os.rename(new._at, self._at)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
             there = self.plan()
             if there is None:  # what a power cut left of one
                 self.delete()
-                os.rename(new.path, self.path)
+                os.rename(new._at, self._at)
             else:
                 new.delete()
             return there
@@ -168,7 +172,8 @@ class ReplicaDir:
     def notes(self) -> str:
         """What the supervisor could not do, one line each."""
         try:
-            return (self.path / "notes").read_text(errors="replace")
+            with open(f"{self._at}/notes", errors="replace") as file:
+                return file.read()
         except OSError:
             return ""
 
@@ -179,12 +184,12 @@ class ReplicaDir:
             EngineError: it cannot be written.
         """
         try:
-            _write_private(self.path / "stop.part", f"{grace!r}\n".encode())
-            os.rename(self.path / "stop.part", self.path / "stop")
+            _write_private(f"{self._at}/stop.part", f"{grace!r}\n".encode())
+            os.rename(f"{self._at}/stop.part", f"{self._at}/stop")
         except FileNotFoundError:
             pass  # removed meanwhile
         except OSError as error:
-            raise EngineError(f"cannot write {self.path / 'stop'}: {error.strerror}") from error
+            raise EngineError(f"cannot write {self._at}/stop: {error.strerror}") from error
 
     def holder(self) -> int | None:
         """Process number of the living supervisor; None if there is none.
@@ -192,7 +197,7 @@ class ReplicaDir:
         Asks for the lock without taking it, so that it can't get in the way of a supervisor that begins.
         """
         try:
-            file = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            file = os.open(f"{self._at}/lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         try:
@@ -207,7 +212,7 @@ class ReplicaDir:
     def owned(self) -> Iterator[bool]:
         """Hold the lock, if it is free: no supervisor can begin meanwhile. Gives whether it is held."""
         try:
-            file = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+            file = os.open(f"{self._at}/lock", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             yield False
             return
@@ -228,18 +233,18 @@ class ReplicaDir:
     def write_end(self, end: EndRecord) -> None:
         """Record an end in the supervisor's place; only while :meth:`owned`."""
         text = json.dumps(asdict(end))
-        file = os.open(self.path / "exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
+        file = os.open(f"{self._at}/exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.write(file, text.encode().ljust(EXIT_ROOM - 1) + b"\n")
             os.fsync(file)
         finally:
             os.close(file)
-        os.rename(self.path / "exit.part", self.path / "exit.json")
+        os.rename(f"{self._at}/exit.part", f"{self._at}/exit.json")
 
     def forget(self) -> None:
         """Make it no replica any more: from here on nothing starts or is found in this folder."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path / "plan.json")
+            os.unlink(f"{self._at}/plan.json")
 
     def delete(self) -> None:
         """Delete the folder, whatever modes the job gave to what it left.
@@ -248,17 +253,18 @@ class ReplicaDir:
             EngineError: something cannot be deleted.
         """
         try:
-            shutil.rmtree(self.path, onerror=_delete_anyway)
+            shutil.rmtree(self._at, onerror=_delete_anyway)
         except FileNotFoundError:
             pass
         except NotADirectoryError:
-            os.unlink(self.path)
+            os.unlink(self._at)
         except OSError as error:
             raise EngineError(f"cannot delete {error.filename}: {error.strerror}") from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            data = json.loads((self.path / name).read_bytes())
+            with open(f"{self._at}/{name}", "rb") as file:
+                data = json.loads(file.read())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
         return data if isinstance(data, dict) else None
@@ -298,7 +304,16 @@ def _lives(pid: int) -> bool:
     return True
 
 
-def _write_private(path: Path, data: bytes) -> None:
+def _members(record: Any) -> dict[str, Any]:
+    """A record's members as they are; ``asdict`` would copy all that is in them first."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else _members(value)
+
+
+def _write_private(path: str, data: bytes) -> None:
     """Write a file that only its owner may read: plans hold secrets."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(file, "wb") as stream:

@@ -45,25 +45,22 @@ def _become_supervisor(control: _socket.socket, folder: bytes, supervise: Callab
     code = 1
     try:
         os.setsid()
-        _open_notes(folder)
+        os.dup2(1, 2)  # /dev/null
         _answer(control)
         os.dup2(1, 0)  # the socket's place: from here on only the zygote holds it
         control.detach()
         code = supervise(os.fsdecode(folder))
     except BaseException:
+        _open_notes(folder)
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 
 
 def _open_notes(folder: bytes) -> None:
-    """Errors of the interpreter itself go where the engine looks for them."""
-    try:
-        notes = os.open(folder + b"/notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    except OSError:
-        notes = os.open(os.devnull, os.O_WRONLY)
+    """What went wrong in the interpreter is written where the engine looks for it."""
+    notes = os.open(folder + b"/notes", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(notes, 2)
-    os.close(notes)
 
 
 def _answer(control: _socket.socket) -> None:
