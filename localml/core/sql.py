@@ -7,7 +7,7 @@ control loop, that costs several times what SQLite itself takes. Tables and type
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -110,15 +110,16 @@ def read_rows(
     model: type[SQLModel],
     columns: tuple[str, ...],
     where: str = "",
-    parameters: tuple[Any, ...] = (),
+    given: Sequence[Any] = (),
 ) -> Iterator[list[Any]]:
     """Columns of the rows of a table.
 
     Args:
-        where: a condition in SQL, part of the code: nothing that anybody sent. Its question marks are ``parameters``.
+        where: a condition in SQL, part of the code: nothing that anybody sent.
+        given: what stands for the question marks in it.
     """
     text, readers = _select(model, columns, where)
-    for found in connection.execute(text, parameters):
+    for found in connection.execute(text, given):
         values = list(found)
         for at, reader in readers:
             values[at] = reader(values[at])

@@ -45,7 +45,8 @@ def test_a_condition_and_types(tmp_path: Path) -> None:
         rig.submit(name, job(None))
     with rig.db.read() as session:
         found = list(read_rows(reader_of(session), Workload, ("name", "state", "cleaned"), "name = 'two'"))
-    assert found == [["two", State.QUEUED, False]]
+        same = list(read_rows(reader_of(session), Workload, ("name", "state", "cleaned"), "name = ?", ["two"]))
+    assert found == same == [["two", State.QUEUED, False]]
     assert isinstance(found[0][1], State)
     assert found[0][2] is False
     rig.close()

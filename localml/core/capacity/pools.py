@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy
 from sqlalchemy import func
@@ -14,6 +15,7 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
+from localml.core.sql import read_rows, reader_of
 from localml.core.work.states import ACTIVE, HOLDING, Desired, State
 from localml.core.work.tables import Workload
 
@@ -156,9 +158,9 @@ class Pools:
         Raises:
             LocalmlError: ``QUOTA`` with the numbers when it is over a limit of the pool or of one above it.
         """
-        for pool in self.list():
-            if path != pool.name and not path.startswith(pool.name + "/"):
-                continue
+        with self._store.read() as session:
+            chain = _limits(session, path)
+        for pool in chain:
             for what, limit, asked in (("cpu", pool.cpu, cpu), ("memory", pool.memory, memory), ("gpu", pool.gpu, gpu)):
                 if limit is not None and asked > limit + _EPSILON:
                     words = f"{what}: {asked:g} were asked for, pool '{pool.name}' has {limit:g} in all"
@@ -200,6 +202,26 @@ def _below(uses: dict[str, Usage], path: str) -> Usage:
         sum(one.gpu for one in found),
         sum(one.workloads for one in found),
     )
+
+
+class _Limits(NamedTuple):
+    """What is set on one pool."""
+
+    name: str
+    cpu: float | None
+    memory: int | None
+    gpu: float | None
+    max_workloads: int | None
+
+
+def _limits(session: Session, path: str) -> list[_Limits]:
+    """The pool of this path and those above it, the nearest first, as far as they have a limit."""
+    parts = path.split("/")
+    paths = ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
+    where = f"name IN ({', '.join('?' * len(paths))})"
+    found = [_Limits(*row) for row in read_rows(reader_of(session), Pool, _Limits._fields, where, paths)]
+    found.sort(key=lambda pool: -len(pool.name))
+    return [pool for pool in found if any(limit is not None for limit in pool[1:])]
 
 
 def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[str, Usage]:
@@ -253,16 +275,16 @@ def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: fl
     Raises:
         LocalmlError: ``QUOTA`` with the numbers, for dialects that refuse at submission.
     """
-    pools = {pool.id or 0: pool for pool in session.exec(select(Pool))}
-    by_name = {pool.name: pool for pool in pools.values()}
+    chain = _limits(session, path)
+    if not chain:
+        return
     own = demand_by_pool(session)
-    pool = by_name.get(path)
-    while pool is not None:
-        below = [used for name, used in own.items() if name == pool.name or name.startswith(pool.name + "/")]
+    for pool in chain:
+        below = _below(own, pool.name)
         for what, limit, used, asked in (
-            ("cpu", pool.cpu, sum(one.cpu for one in below), cpu),
-            ("memory", pool.memory, sum(one.memory for one in below), memory),
-            ("gpu", pool.gpu, sum(one.gpu for one in below), gpu),
+            ("cpu", pool.cpu, below.cpu, cpu),
+            ("memory", pool.memory, below.memory, memory),
+            ("gpu", pool.gpu, below.gpu, gpu),
         ):
             if limit is not None and asked > 0 and used + asked > limit + _EPSILON:
                 raise LocalmlError(
@@ -271,8 +293,7 @@ def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: fl
                     field=what,
                     details={"pool": pool.name, "limit": limit, "used": used, "asked": asked},
                 )
-        if pool.max_workloads is not None and sum(one.workloads for one in below) + count > pool.max_workloads:
+        if pool.max_workloads is not None and below.workloads + count > pool.max_workloads:
             raise LocalmlError(
                 Code.QUOTA, f"pool '{pool.name}' takes at most {pool.max_workloads} workloads at a time", field="pool"
             )
-        pool = pools.get(pool.parent_id) if pool.parent_id else None
