@@ -240,8 +240,7 @@ class Identity:
 
     def user(self, name: str) -> Caller:
         """The user of this name; ``NOT_FOUND`` if there is none."""
-        with self._store.read() as session:
-            return caller_of(_user_row(session, name))
+        return self.stamp(name)[0]
 
     def users(self) -> list[Caller]:
         """All users, oldest first."""

@@ -92,6 +92,16 @@ class Workloads:
             LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
                 machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (a dependency).
         """
+        return self._queue(submission, also)[0]
+
+    def queued(self, submission: Submission) -> Full:
+        """Like :meth:`submit`; returns what was stored, without reading it back."""
+        number, values = self._queue(submission)
+        return Full(Workload(id=number, **values), submission.spec, submission.request)
+
+    def _queue(
+        self, submission: Submission, also: Callable[[Session, int], None] = lambda *_: None
+    ) -> tuple[int, dict[str, Any]]:
         if not NAME.fullmatch(submission.name):
             raise invalid(
                 "name",
@@ -108,7 +118,7 @@ class Workloads:
         number = self._store.write(act)
         self._known_pools.add(submission.pool)
         self._nudge()
-        return number
+        return number, values
 
     def _values(self, submission: Submission) -> tuple[dict[str, Any], dict[str, Any]]:
         spec, now = submission.spec, self._clock.now()

@@ -13,7 +13,7 @@ from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.subjects import Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
-from localml.core.work.workloads import Submission
+from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.mlbench import schemas
@@ -115,12 +115,12 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
     )
     try:
         with renamed(**RUN_MEMBERS):
-            number = platform().workloads.submit(submission)
+            full = platform().workloads.queued(submission)
     except LocalmlError as error:
         if error.code is Code.QUOTA and error.field == "pool":
             raise LocalmlError(Code.CONFLICT, _who_is_active()) from error
         raise
-    return _answer(number)
+    return _answer(full)
 
 
 @api.get(
@@ -133,7 +133,7 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
 def get_run(path: schemas.RunPath) -> dict[str, Any]:
     """Show one run"""
     full = find_run(platform(), path.run_id)
-    return {**_answer(path.run_id), "job_metadata": job_metadata(platform(), full)}
+    return {**_answer(full), "job_metadata": job_metadata(platform(), full)}
 
 
 @api.delete(
@@ -150,8 +150,7 @@ def delete_run(path: schemas.RunPath) -> tuple[str, int]:
     return "", 204
 
 
-def _answer(number: int) -> dict[str, Any]:
-    full = find_run(platform(), number)
+def _answer(full: Full) -> dict[str, Any]:
     return run_answer(platform(), full.row, full.spec, full.request).model_dump()
 
 

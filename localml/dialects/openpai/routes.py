@@ -118,9 +118,12 @@ def list_jobs(query: schemas.ListQuery) -> list[dict[str, Any]]:
 )
 def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
     """Submit a job"""
-    if _find(body.jobName) is not None:
-        raise LocalmlError(Code.CONFLICT, f"job '{body.jobName}' exists")
-    _submit(body, schemas.as_config(request.get_json()), caller())
+    try:
+        _submit(body, schemas.as_config(request.get_json()), caller())
+    except LocalmlError as error:
+        if error.code is Code.CONFLICT and error.field == MEMBERS["name"]:
+            raise LocalmlError(Code.CONFLICT, f"job '{body.jobName}' exists") from error
+        raise
     return {"message": f"update job {body.jobName} successfully"}, 201
 
 

@@ -44,6 +44,14 @@ def test_a_name_is_taken_once_for_each_kind_dialect_and_version(rig: Rig) -> Non
         rig.workloads.named("a")
 
 
+def test_what_a_submission_answers_is_what_is_stored(rig: Rig) -> None:
+    given = Submission("a", job(gpu=1, priority=3), ME, dialect="openpai", request={"jobName": "a", "taskRoles": [1]})
+    made = rig.workloads.queued(given)
+    found = rig.workloads.get(made.row.id or 0)
+    assert made.row.model_dump() == found.row.model_dump()
+    assert (made.spec, made.request, made.images, made.attempts) == (found.spec, given.request, {}, [])
+
+
 def test_a_dependency_must_exist_and_nothing_is_half_stored(rig: Rig) -> None:
     with pytest.raises(LocalmlError, match="depends_on"):
         rig.submit("a", job(depends_on=(99,)))

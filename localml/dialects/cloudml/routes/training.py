@@ -70,8 +70,7 @@ def submit_train_job(body: schemas.TrainJobCreate) -> dict[str, Any]:
     """Submit a training job"""
     org = org_of(platform(), caller(), None)
     with renamed(**TRAIN_MEMBERS):
-        number = platform().workloads.submit(_submission(caller(), org, body))
-    return _answer(platform().workloads.get(number))
+        return _answer(platform().workloads.queued(_submission(caller(), org, body)))
 
 
 @api.get(

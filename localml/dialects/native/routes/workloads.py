@@ -11,6 +11,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
+from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import find
@@ -29,8 +30,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/workloads", responses={"201": schemas.WorkloadOut})
     def submit(body: schemas.Submit) -> Any:
         """Queue a workload; it is on disk when this answers."""
-        number = _submit(platform, caller(), body)
-        return translate.workload(platform.workloads.row(number)), 201
+        return translate.workload(_submit(platform, caller(), body)), 201
 
     @api.get("/workloads", responses={"200": schemas.WorkloadsOut})
     def list_workloads(query: schemas.ListQuery) -> Any:
@@ -68,13 +68,12 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return _full(platform, _wait(platform, number, query.timeout))
 
 
-def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> int:
+def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     for _ in range(_NAME_TRIES):
         name = body.name if body.name is not None else friendly()
         try:
-            return platform.workloads.submit(
-                Submission(name=name, spec=body.spec, caller=who, kind=body.kind, pool=body.pool)
-            )
+            submission = Submission(name=name, spec=body.spec, caller=who, kind=body.kind, pool=body.pool)
+            return platform.workloads.queued(submission).row
         except LocalmlError as error:
             if error.code is not Code.CONFLICT or body.name is not None:
                 raise

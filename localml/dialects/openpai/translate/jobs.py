@@ -161,13 +161,13 @@ def output_folder(platform: Platform, job: JobConfig, *, user: str) -> Iterator[
     A new one is removed again when the block, which submits the job, fails.
     """
     uri = folders_of(job, user=user, cluster=job.virtualCluster or DEFAULT)["outputDir"]
-    if platform.buckets.exists(uri, field="outputDir"):
-        if not platform.buckets.stat(uri, field="outputDir").is_folder:
+    path = platform.buckets.path(uri, field="outputDir")
+    if path.exists():
+        if not path.is_dir():
             raise invalid("outputDir", f"{uri} is a file")
         yield
         return
     platform.buckets.make_folder(uri, field="outputDir")
-    path = platform.buckets.path(uri, field="outputDir")
     path.chmod(0o777)
     try:
         yield
