@@ -195,7 +195,7 @@ def fill(data: Path, *, ended: int = 0, waiting: int = 0) -> None:
     """Rows as years of use leave them: nearly all over, many owners and projects; and jobs that wait for a GPU each."""
     with platform(data, "fake", start=False) as one:
         for pool in POOLS:
-            one.ensure_pool(pool)
+            one.pools.ensure(pool)
         one.db.write(lambda session: _insert(session, ended, waiting))
 
 
