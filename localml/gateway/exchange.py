@@ -12,12 +12,13 @@ import asyncio
 
 from localml.gateway import headers as heads
 from localml.gateway.admission import NothingReady, Refused
-from localml.gateway.downstream import Client, Request
 from localml.gateway.routing import Endpoint, Place, Replica, Variant
 from localml.gateway.tunnel import join
 from localml.gateway.upload import CLIENT_TIMEOUT, Upload
 from localml.gateway.upstream import Answer, Broken, Connection, Unreachable
-from localml.gateway.wire import Incoming
+from localml.httpd.connection import Client, Request
+from localml.httpd.headers import CONTINUE, LAST_CHUNK, chunk, length_line
+from localml.httpd.wire import Incoming
 
 ATTEMPTS = 3
 WHOLE = 64 * 1024
@@ -71,8 +72,8 @@ class Exchange:
         """
         if not self._prepared:
             self._prepared = True
-            if self._request.first.get(b"expect", b"").lower() == b"100-continue" and not self._request.http10:
-                self._client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if self._request.expects_continue:
+                self._client.write(CONTINUE)
             await self._upload.prepare()
         last: Lost | None = None
         for number in range(ATTEMPTS):
@@ -204,7 +205,7 @@ class Exchange:
         if request.websocket:
             extra += b"connection: upgrade\r\nupgrade: websocket\r\n"
         elif request.length is None or request.length or b"content-length" in first:
-            extra += heads.length_line(request.length)
+            extra += length_line(request.length)
         lines = heads.request_lines(
             request.headers,
             request.connection,
@@ -283,9 +284,9 @@ class Exchange:
                 await client.drain(CLIENT_TIMEOUT)
                 piece = body.take() or await self._next(body)
                 if piece:
-                    client.write(heads.chunk(piece) if chunked else piece)
+                    client.write(chunk(piece) if chunked else piece)
             if chunked:
-                client.write(heads.LAST_CHUNK)
+                client.write(LAST_CHUNK)
         except Broken:
             replica.failed(self._loop.time())
             self._give_up("cut")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
-from localml.gateway.downstream import Client
+from localml.httpd.connection import Client
 
 log = logging.getLogger("localml.gateway")
 

@@ -19,7 +19,6 @@ from localml.core.serving.gateway_stats import GatewayAddress, write_address
 from localml.core.serving.routes_table import RouteTable, wake_folder
 from localml.gateway import headers as heads
 from localml.gateway.admission import NothingReady, Refused
-from localml.gateway.downstream import BadRequest, Client, Request
 from localml.gateway.exchange import Exchange
 from localml.gateway.follow import Follower
 from localml.gateway.health import Prober
@@ -27,6 +26,7 @@ from localml.gateway.listeners import Listeners
 from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
 from localml.gateway.tfserving.door import Door, Unavailable
+from localml.httpd.connection import BadRequest, Client, Request
 
 log = logging.getLogger("localml.gateway")
 
@@ -198,6 +198,10 @@ class Gateway:
             self.report.changed()
             if self.closing:
                 asyncio.get_running_loop().call_soon(self._check_done)
+
+    def failure(self, status: int, code: str, message: str) -> bytes:
+        """The body of an answer to what is no request."""
+        return heads.failure_body(status, code, message)
 
     async def lead_in(self, client: Client) -> None:
         """Serve a client that speaks HTTP/2."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from localml.gateway.wire import Wire
+from localml.httpd.wire import Wire
 
 STALLED = 60.0
 """Seconds that a side may refuse to read before the connection is given up."""

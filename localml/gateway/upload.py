@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from localml.core.serving.routes_table import Limits
-from localml.gateway import headers as heads
 from localml.gateway.admission import Refused
-from localml.gateway.downstream import Request
 from localml.gateway.upstream import Connection
+from localml.httpd.connection import Request
+from localml.httpd.headers import LAST_CHUNK, chunk
 
 KEPT = 1 << 20
 """Bytes of a body that are kept for another attempt; a body that turns out larger is streamed and sent once."""
@@ -61,10 +61,10 @@ class Upload:
             self._write(connection, piece)
             await connection.drain(self._limits.timeout_s)
         if self._request.length is None:
-            connection.write(heads.LAST_CHUNK)
+            connection.write(LAST_CHUNK)
 
     def _write(self, connection: Connection, piece: bytes) -> None:
-        connection.write(piece if self._request.length is not None else heads.chunk(piece))
+        connection.write(piece if self._request.length is not None else chunk(piece))
 
     async def _piece(self) -> bytes:
         try:

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from localml.gateway.headers import Header
-from localml.gateway.wire import Incoming, Wire
+from localml.httpd.headers import Header
+from localml.httpd.wire import Incoming, Wire
 
 CONNECT_TIMEOUT = 2.0
 KEEP = 4.0

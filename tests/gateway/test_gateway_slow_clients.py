@@ -13,17 +13,18 @@ from aiohttp import web
 from helpers.gateway import DEADLINE, endpoint, replica, says, until
 
 from localml.core.serving.routes_table import RouteTable, write_routes
-from localml.gateway import downstream, exchange, server, upload
+from localml.gateway import exchange, server, upload
 from localml.gateway.server import Gateway, Settings
+from localml.httpd import connection
 
 HEAD = b"POST /endpoints/d/x HTTP/1.1\r\nHost: localhost\r\n"
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downstream, "HEAD_TIMEOUT", 0.2)
-    monkeypatch.setattr(downstream, "IDLE_TIMEOUT", 0.4)
-    monkeypatch.setattr(downstream, "LINGER", 0.1)
+    monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "IDLE_TIMEOUT", 0.4)
+    monkeypatch.setattr(connection, "LINGER", 0.1)
     monkeypatch.setattr(upload, "CLIENT_TIMEOUT", 0.2)
     monkeypatch.setattr(exchange, "CLIENT_TIMEOUT", 0.2)
     monkeypatch.setattr(server, "SWEEP", 0.05)

@@ -9,7 +9,7 @@ from typing import Any
 
 from localml.gateway.routing import Router
 from localml.gateway.tunnel import join
-from localml.gateway.wire import Incoming, Wire
+from localml.httpd.wire import Incoming, Wire
 
 log = logging.getLogger("localml.gateway")
 

@@ -1,4 +1,4 @@
-"""What both sides of the gateway share: a connection that can be held back, and bytes that arrive on it."""
+"""What all connections share, clients' and replicas': one can be held back, and bytes arrive on it."""
 
 from __future__ import annotations
 
@@ -164,6 +164,23 @@ class Incoming:
             finally:
                 self._waiter = None
         return self.take()
+
+    async def fill(self, size: int, pause: float) -> None:
+        """Wait until ``size`` bytes (at most HIGH_WATER) are here, or all there are.
+
+        Raises:
+            TimeoutError: nothing came for ``pause`` seconds.
+            Exception: the one given to :meth:`fail`.
+        """
+        while self._size < size and not self.ended:
+            if self._error is not None:
+                raise self._error
+            self._waiter = self._wire.loop.create_future()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._waiter
+            finally:
+                self._waiter = None
 
     async def whole(self) -> bytes:
         """All bytes; for bodies whose length is known to be small."""

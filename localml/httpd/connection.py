@@ -1,7 +1,7 @@
-"""The clients' side: HTTP/1.0 and 1.1 requests of one connection, one after the other; gRPC's HTTP/2 is led elsewhere.
+"""One client's connection: its HTTP/1.0 and 1.1 requests, one after the other; HTTP/2 is left to the owner.
 
 A client that closes its side before the answer is complete has given up: the request's task is cancelled, and with it
-the work at the replica.
+all that was only done for it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Protocol
 
 import httptools
 
-from localml.gateway import headers as heads
-from localml.gateway.headers import Header
-from localml.gateway.wire import Incoming, Wire
+from localml.httpd import headers as heads
+from localml.httpd.headers import Header
+from localml.httpd.wire import Incoming, Wire
 
-log = logging.getLogger("localml.gateway")
+log = logging.getLogger("localml.httpd")
 
 MAX_HEAD = 64 * 1024
 """Bytes of request line and headers; more are answered with 431."""
@@ -62,12 +62,17 @@ class Request:
     def connection(self) -> bytes | None:
         return self.first.get(b"connection")
 
+    @property
+    def expects_continue(self) -> bool:
+        """The client keeps its body back until it is told to go on, or refused (RFC 9110, 10.1.1)."""
+        return not self.http10 and self.first.get(b"expect", b"").lower() == b"100-continue"
+
 
 class Owner(Protocol):
     """What clients belong to."""
 
     closing: bool
-    """The gateway is going down: answers ask the client to leave."""
+    """It is going down: answers ask the client to leave."""
 
     def arrived(self, client: Client) -> None:
         """A client has connected."""
@@ -78,6 +83,9 @@ class Owner(Protocol):
     async def handle(self, request: Request, client: Client) -> None:
         """Answer a request; called for one at a time of each client."""
 
+    def failure(self, status: int, code: str, message: str) -> bytes:
+        """The JSON body of an answer to what is no request (``bad_request``), or to a defect (``internal``)."""
+
     async def lead_in(self, client: Client) -> None:
         """Serve a client that speaks HTTP/2; what it sends is in its tunnel."""
 
@@ -86,7 +94,7 @@ class Client(Wire):
     """One client's connection.
 
     Args:
-        only: the endpoint whose own port it has come to; empty for the gateway's.
+        only: what the port is for that it has come to; empty for a port that serves everything.
     """
 
     def __init__(self, owner: Owner, only: str = "") -> None:
@@ -134,7 +142,7 @@ class Client(Wire):
 
     @property
     def busy(self) -> bool:
-        """A request is being answered, or it speaks gRPC."""
+        """A request is being answered, or it speaks HTTP/2."""
         return self._task is not None
 
     def data_received(self, data: bytes) -> None:
@@ -178,7 +186,7 @@ class Client(Wire):
         try:
             await self._owner.lead_in(self)
         except Exception:
-            log.exception("a gRPC client could not be served")
+            log.exception("a client that speaks HTTP/2 could not be served")
             self.cut()
         finally:
             self._task = None
@@ -194,7 +202,7 @@ class Client(Wire):
 
     def _answer_broken(self, error: BadRequest) -> None:
         self._keep_alive = False
-        self.send(error.status, heads.failure_body(error.status, "bad_request", str(error)))
+        self.send(error.status, self._owner.failure(error.status, "bad_request", str(error)))
         self._close()
 
     # -- the parser's callbacks --------------------------------------------------------------------
@@ -311,7 +319,7 @@ class Client(Wire):
         try:
             await self._owner.handle(request, self)
         except asyncio.CancelledError:
-            if not self.lost:  # not by the client: the gateway ends
+            if not self.lost:  # not by the client: the server ends
                 self.cut()
             return
         except Exception:
@@ -320,7 +328,9 @@ class Client(Wire):
                 self.cut()
             else:
                 self._keep_alive = False
-                self.send(500, heads.failure_body(500, "internal", "the gateway failed; its log says why"))
+                self.send(
+                    500, self._owner.failure(500, "internal", "an internal error, which the server's log describes")
+                )
         self._after(request)
 
     def _after(self, request: Request) -> None:
@@ -353,12 +363,15 @@ class Client(Wire):
 
     # -- answers -----------------------------------------------------------------------------------
 
-    def start(self, request: Request, status: int, lines: bytes, length: int | None, first: bytes = b"") -> bool:
+    def start(
+        self, request: Request, status: int, lines: bytes, length: int | None, first: bytes = b"", phrase: bytes = b""
+    ) -> bool:
         """Send the head of an answer and the ``first`` bytes of its body in one write.
 
         Args:
             lines: the headers, without those that frame the body.
             length: of the body; None if it is not known. -1 if the status or the method has none.
+            phrase: of the status, where it is not the usual one.
 
         Returns:
             Whether the body is sent in chunks.
@@ -366,7 +379,7 @@ class Client(Wire):
         chunked = length is None and not request.http10
         if (length is None and not chunked) or not request.body.ended or self._owner.closing:
             self._keep_alive = False
-        head = bytearray(b"HTTP/1.1 %d %b\r\n" % (status, heads.reason(status)))
+        head = bytearray(b"HTTP/1.1 %d %b\r\n" % (status, phrase or heads.reason(status)))
         head += lines
         if chunked or (length is not None and length >= 0):
             head += heads.length_line(length)
@@ -382,7 +395,7 @@ class Client(Wire):
         return chunked
 
     def send(self, status: int, body: bytes, lines: bytes = b"", kind: bytes = b"application/json") -> None:
-        """A whole answer of the gateway's own."""
+        """A whole answer of the owner's own."""
         request = self._current
         if self._owner.closing or request is None or not request.body.ended:
             self._keep_alive = False
@@ -398,6 +411,10 @@ class Client(Wire):
             head += body
         self.head_sent = True
         self.write(bytes(head))
+
+    def leave(self) -> None:
+        """The answer to the request at hand is this connection's last."""
+        self._keep_alive = False
 
     def switch(self, lines: bytes) -> None:
         """Tell the client that the tunnel is open; this connection carries no further request."""

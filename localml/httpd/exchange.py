@@ -1,0 +1,146 @@
+"""The loop's side of a request: its app is called on a worker, its answer goes out as fast as the client reads."""
+
+from __future__ import annotations
+
+import time
+from contextlib import aclosing
+from email.utils import formatdate
+from typing import TYPE_CHECKING, BinaryIO
+
+from localml.httpd.call import Call
+from localml.httpd.connection import Client, Request
+from localml.httpd.environ import set_input
+from localml.httpd.headers import LAST_CHUNK, chunk
+from localml.httpd.held import PARKED, FileAnswer, Held, Parked
+from localml.httpd.workers import Workers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
+
+STALLED = 120.0
+"""Seconds that a client may take nothing of its answer."""
+_BODILESS = frozenset({204, 304})
+
+
+class Stalled(Exception):
+    """The client has gone or reads nothing, in the middle of its answer."""
+
+
+class Exchange:
+    """One request and its answer.
+
+    Args:
+        workers: call the app.
+        waiters: do for held answers and files what may block.
+    """
+
+    def __init__(self, request: Request, client: Client, workers: Workers, waiters: Workers) -> None:
+        self._request, self._client = request, client
+        self._workers, self._waiters = workers, waiters
+        self._bodiless = False
+        self._chunked = False
+        self._left: int | None = None  # bytes that were promised and are to come
+
+    async def run(self, app: WSGIApplication, environ: WSGIEnvironment, body: bytes | BinaryIO) -> None:
+        """Answer the request with an app; ask it again for as long as it wants to be.
+
+        Raises:
+            Stalled: see there.
+            Exception: the app's own.
+        """
+        while True:
+            call = self._call(app, environ, body)
+            try:
+                await self._workers.run(call.begin)
+                if not isinstance(call.result, Parked):
+                    await self._answer(call)
+                    return
+                parked = call.result
+            finally:
+                if call.give_up():
+                    self._workers.submit(call.close)
+            await parked.wait(self._waiters.run)
+            environ = {**environ, PARKED: parked}
+
+    def _call(self, app: WSGIApplication, environ: WSGIEnvironment, body: bytes | BinaryIO) -> Call:
+        own = dict(environ)  # apps write into it
+        set_input(own, body, self._request.length)
+
+        def post(piece: bytes) -> None:
+            self._client.loop.call_soon_threadsafe(self._arrived, call, piece)
+
+        call = Call(app, own, post, lambda: self._client.lost)
+        return call
+
+    # -- the answer --------------------------------------------------------------------------------
+
+    async def _answer(self, call: Call) -> None:
+        self._start(call)
+        if self._bodiless:
+            return
+        if isinstance(call.result, Held):
+            async with aclosing(call.result.pieces(self._waiters.run)) as pieces:
+                async for piece in pieces:
+                    self._send(piece)
+                    await self._drain()
+        elif isinstance(call.result, FileAnswer):
+            while piece := await self._waiters.run(call.result.read):
+                self._send(piece)
+                await self._drain()
+        elif not call.complete:
+            while not await self._workers.run(call.more):
+                await self._drain()
+        self._end()
+
+    def _start(self, call: Call) -> None:
+        if not call.status:
+            raise AssertionError("the app never called start_response")
+        head, length = self._request.method == b"HEAD", call.length
+        if call.complete and length is None:
+            length = len(call.first)
+        self._bodiless = head or call.status in _BODILESS
+        first = b""
+        if not self._bodiless:
+            first = call.first[:length]
+            self._left = None if length is None else length - len(first)
+        elif call.status in _BODILESS or length is None:
+            length = -1
+        if call.closes:
+            self._client.leave()
+        lines = b"%bdate: %b\r\nserver: localml\r\n" % (call.lines, _date())
+        self._chunked = self._client.start(self._request, call.status, lines, length, first, call.phrase)
+
+    def _arrived(self, call: Call, piece: bytes) -> None:
+        call.written += len(piece)
+        self._send(piece)
+
+    def _send(self, piece: bytes) -> None:
+        if self._left is not None:
+            piece = piece[: self._left]
+            self._left -= len(piece)
+        if piece:
+            self._client.write(chunk(piece) if self._chunked else piece)
+
+    async def _drain(self) -> None:
+        try:
+            await self._client.drain(STALLED)
+        except (TimeoutError, ConnectionResetError) as error:
+            raise Stalled from error
+
+    def _end(self) -> None:
+        if self._chunked:
+            self._client.write(LAST_CHUNK)
+        elif self._left:
+            raise Stalled(f"the app gave {self._left} bytes less than it promised")
+
+
+_dated = (0, b"")
+
+
+def _date() -> bytes:
+    """Now, as the Date header has it; made once a second."""
+    global _dated
+    now = int(time.time())
+    if _dated[0] != now:
+        _dated = (now, formatdate(now, usegmt=True).encode())
+    return _dated[1]

@@ -1,0 +1,266 @@
+"""A WSGI server: heads, small bodies and slow clients on one event loop, the app on a few threads.
+
+What it does that others don't: a request can be refused by its head, before its body or a ``100 Continue``; an answer
+that waits for something, and a client that reads slowly, hold no thread; a client that leaves is noticed at once, also
+while nothing is sent. Several servers may run in one process, each on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import uvloop
+
+from localml.httpd.body import receive
+from localml.httpd.connection import BadRequest, Client, Request
+from localml.httpd.environ import make_environ
+from localml.httpd.exchange import Exchange, Stalled
+from localml.httpd.workers import Workers
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("localml.httpd")
+
+MOST_CLIENTS = 1100
+SWEEP = 5.0
+"""Seconds between two looks at the connections' deadlines."""
+MAX_BODY = 64 << 30
+"""Largest request body; bodies are streamed, so this bounds the disk, not the memory."""
+WAITERS = 4
+"""Threads that look for those who wait for something."""
+_BACKLOG = 1024
+_ATTEMPTS = 20
+
+
+def too_large(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers a request whose declared body is longer than is taken."""
+    body = json.dumps({"message": "the body is larger than this request may have"}).encode()
+    start_response("413 Content Too Large", [("Content-Type", "application/json")])
+    return [body]
+
+
+class HttpServer:
+    """Listens from the beginning, and answers once it is started.
+
+    Args:
+        app: the WSGI app. It may return what ``localml.httpd.held`` has.
+        host, port: where to listen: at each address that the host's name has; port 0 takes a free one.
+        threads: that the app may use, and as many more for requests whose large body comes while they are answered.
+        limit: how many bytes of body this request may have, told from its environment; called on the event loop,
+            so it must not block.
+        refuse: the app that answers a request whose declared body is longer; it finds the body empty.
+        most_clients: connections at a time; more are answered with 503.
+
+    Raises:
+        OSError: the port cannot be used.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        *,
+        threads: int = 8,
+        limit: Callable[[WSGIEnvironment], int] = lambda _: MAX_BODY,
+        refuse: WSGIApplication = too_large,
+        most_clients: int = MOST_CLIENTS,
+    ) -> None:
+        self._app, self._limit, self._refuse, self._most_clients = app, limit, refuse, most_clients
+        self._sockets = listen(host, port)
+        self.port = int(self._sockets[0].getsockname()[1])
+        self._address = (host, self.port)
+        self._workers = Workers(threads, "localml-worker")
+        self._takers = Workers(threads, "localml-taker")
+        self._waiters = Workers(WAITERS, "localml-waiter")
+        self._clients: set[Client] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._started = threading.Event()
+        self.closing = False
+        self._grace = 0.0
+        self._ending = asyncio.Event()
+        self._all_left = asyncio.Event()
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Answer requests, on a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="localml-http", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def close(self, grace: float = 3.0) -> None:
+        """Stop listening, give the requests at hand ``grace`` seconds, and end. May be called without a start."""
+        deadline = time.monotonic() + grace
+        if self._thread is not None and self._loop is not None and self._thread.is_alive():
+            self._grace = grace
+            self._loop.call_soon_threadsafe(self._ending.set)
+            self._thread.join(grace + 5.0)
+        for one in self._sockets:
+            one.close()
+        for workers in (self._workers, self._takers, self._waiters):
+            workers.close(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(lambda: Client(self), sock=one, backlog=_BACKLOG) for one in self._sockets]
+        self._started.set()
+        await self._ending.wait()
+        for server in servers:
+            server.close()
+        await self._finish()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    async def _finish(self) -> None:
+        """Let what is under way come to its end, and cut what does not in time."""
+        self.closing = True
+        self._check_left()
+        try:
+            async with asyncio.timeout(self._grace):
+                await self._all_left.wait()
+        except TimeoutError:
+            log.warning("%d requests are cut: they took too long to finish", sum(one.busy for one in self._clients))
+        for client in list(self._clients):
+            client.cut()
+        if self._clients:
+            self._all_left.clear()
+            await self._all_left.wait()
+
+    def _check_left(self) -> None:
+        if not self.closing:
+            return
+        for client in self._clients:
+            client.close_idle()
+        if not self._clients:
+            self._all_left.set()
+
+    # -- what clients ask of their owner ------------------------------------------------------------
+
+    def arrived(self, client: Client) -> None:
+        """A client has connected."""
+        self._clients.add(client)
+        if len(self._clients) > self._most_clients:
+            client.turn_away("the server has no room for more connections")
+        if self._sweeper is None:
+            self._sweeper = client.loop.call_later(SWEEP, self._sweep)
+
+    def left(self, client: Client) -> None:
+        """Its connection has ended."""
+        self._clients.discard(client)
+        self._check_left()
+
+    def failure(self, status: int, code: str, message: str) -> bytes:
+        """The body of an answer to what is no request."""
+        return json.dumps({"message": message, "code": code}).encode()
+
+    async def lead_in(self, client: Client) -> None:
+        """HTTP/2 is not spoken here."""
+        client.send(505, self.failure(505, "bad_request", "only HTTP/1.0 and HTTP/1.1 are served here"))
+        client.transport.close()
+
+    async def handle(self, request: Request, client: Client) -> None:
+        """Answer one request."""
+        environ = make_environ(request, client, self._address)
+        limit = self._limit(environ)
+        app: WSGIApplication = self._app
+        body: bytes | BinaryIO = b""
+        try:
+            if request.method == b"CONNECT":
+                raise BadRequest("CONNECT is not served here", 405)
+            if request.length is not None and request.length > limit:
+                app = self._refuse
+            else:
+                body = await receive(request, client, limit)
+            # who sends much slowly holds a thread, but none of those that answer everybody else
+            workers = self._workers if isinstance(body, bytes) else self._takers
+            await Exchange(request, client, workers, self._waiters).run(app, environ, body)
+        except BadRequest as error:
+            client.send(error.status, self.failure(error.status, "bad_request", str(error)))
+        except Stalled as error:
+            log.info("an answer is cut: %s", error)
+            client.cut()
+        finally:
+            if self.closing:
+                client.loop.call_soon(self._check_left)
+
+    def _sweep(self) -> None:
+        """End connections whose deadline is over. Without connections nobody wakes up."""
+        assert self._loop is not None
+        self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._clients else None
+        now = self._loop.time()
+        for client in [one for one in self._clients if one.deadline < now]:
+            client.expire()
+
+
+_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+"""A name may have an address of a kind that this machine (or container) does not use."""
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets at each address of a host, all on one port.
+
+    Args:
+        port: 0 for one that is free at all of them.
+
+    Raises:
+        OSError: the name has no address here, or the port is in use at one of them.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses: list[_Address] = list(dict.fromkeys((one[0], one[4]) for one in found))
+    for _ in range(_ATTEMPTS):
+        try:
+            return _listen_at(addresses, port)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE:
+                raise
+    raise OSError(errno.EADDRINUSE, f"no port is free at all addresses of {host}")
+
+
+def _listen_at(addresses: list[_Address], port: int) -> list[socket.socket]:
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            try:
+                one = _bound(family, (address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno not in _NOT_HERE or (not sockets and address == addresses[-1][1]):
+                    raise
+                continue
+            sockets.append(one)
+            one.listen(_BACKLOG)
+            port = int(one.getsockname()[1])
+    except BaseException:
+        for one in sockets:
+            one.close()
+        raise
+    return sockets
+
+
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
+    one = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(address)
+    except BaseException:
+        one.close()
+        raise
+    return one
