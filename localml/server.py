@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
+import os
 import signal
 import socket
 import threading
@@ -15,13 +16,11 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from waitress import wasyncore
-from waitress.server import BaseWSGIServer, create_server
-
 from localml import __version__
 from localml.config import Config
 from localml.core.errors import Code, LocalmlError
 from localml.dialects import DIALECTS
+from localml.httpd.server import HttpServer
 from localml.platform import Platform
 
 if TYPE_CHECKING:
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("localml.server")
 
-MAX_BODY = 64 << 30
-"""Largest request body; uploads of objects are streamed, so this bounds the disk, not the memory."""
+_GRACE_S = 3.0
+"""Seconds that requests get to finish in when the server is stopped."""
 
 
 class Dispatcher:
@@ -122,38 +121,20 @@ class Server:
         config = platform.config
         self.platform = platform
         self.app = Dispatcher(platform)
-        self._sockets: dict[int, Any] = {}
-        self._stopping = threading.Event()
         try:
-            self._http: Any = create_server(
-                self.app,
-                map=self._sockets,
-                host=config.host,
-                port=config.port,
-                threads=config.threads,
-                ident="localml",
-                max_request_body_size=MAX_BODY,
-                channel_timeout=120,
-                connection_limit=1100,
-                # several sockets wait at once when localhost has two addresses; poll has no limit of 1024 files
-                asyncore_use_poll=True,
-                # reads on while an answer is made, so that who follows a silent log and leaves is noticed
-                channel_request_lookahead=1,
-                clear_untrusted_proxy_headers=True,
-            )
+            # a body that is too large is refused by the app that it is for, in its own words
+            self._http = HttpServer(self.app, config.host, config.port, threads=config.threads, refuse=self.app)
         except OSError as error:
             raise LocalmlError(
                 Code.CONFLICT,
                 f"port: {config.port} on {config.host} cannot be used: {error.strerror or error}",
                 field="port",
             ) from error
-        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
         """The port that is listened on, also when the setting was 0."""
-        port = getattr(self._http, "effective_port", None)
-        return int(port if port is not None else self._http.effective_listen[0][1])
+        return self._http.port
 
     @property
     def url(self) -> str:
@@ -178,8 +159,7 @@ class Server:
         """Serve on a thread; for tests and for embedding."""
         self.platform.start()
         self._publish()
-        self._thread = threading.Thread(target=self._serve, name="localml-http", daemon=True)
-        self._thread.start()
+        self._http.start()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGTERM or SIGINT; then close orderly. ``ready`` is called once requests are answered."""
@@ -191,29 +171,26 @@ class Server:
         signal.signal(signal.SIGINT, stop)
         self.platform.start()
         self._publish()
-        ready()
         try:
-            self._serve()
+            self._http.start()
+            ready()
+            _wait_for_a_signal()
         except SystemExit:
             log.info("shutting down; workloads go on")
         finally:
             self.close()
 
-    def _serve(self) -> None:
-        """Move bytes until told to stop. Waitress's own loop swallows the signal's exception and then waits for who
-        follows a log; and on a thread it goes on until the last client has closed its connection."""
-        while not self._stopping.is_set():
-            wasyncore.loop(timeout=1.0, use_poll=True, map=self._sockets, count=1)
-
     def close(self) -> None:
         """Stop listening, let the requests at hand finish, and close the platform."""
         self.platform.feed.close()  # who follows something leaves
-        self._http.task_dispatcher.shutdown(cancel_pending=True, timeout=3)
-        self._stopping.set()
-        if self._thread is not None:
-            for one in list(self._sockets.values()):
-                if isinstance(one, BaseWSGIServer):
-                    one.pull_trigger()
-            self._thread.join(timeout=5)
-        wasyncore.close_all(self._sockets, ignore_all=True)
+        self._http.close(_GRACE_S)
         self.platform.close()
+
+
+def _wait_for_a_signal() -> None:
+    """Until the handler of a signal raises. Waiting for an event could miss one that comes just before."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write)
+    while True:
+        os.read(read, 1)

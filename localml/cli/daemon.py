@@ -101,7 +101,6 @@ def _log_to_stderr() -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue of requests is no news
     logging.captureWarnings(True)
 
 

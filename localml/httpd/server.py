@@ -37,6 +37,8 @@ MAX_BODY = 64 << 30
 """Largest request body; bodies are streamed, so this bounds the disk, not the memory."""
 WAITERS = 4
 """Threads that look for those who wait for something."""
+TOO_LARGE = "localml.too_large"
+"""Key of the WSGI environment: the limit that the declared body is over, which is why it is refused."""
 _BACKLOG = 1024
 _ATTEMPTS = 20
 
@@ -57,7 +59,8 @@ class HttpServer:
         threads: that the app may use, and as many more for requests whose large body comes while they are answered.
         limit: how many bytes of body this request may have, told from its environment; called on the event loop,
             so it must not block.
-        refuse: the app that answers a request whose declared body is longer; it finds the body empty.
+        refuse: the app that answers a request whose declared body is longer; it finds the limit under
+            :data:`TOO_LARGE` and the body empty.
         most_clients: connections at a time; more are answered with 503.
 
     Raises:
@@ -185,6 +188,7 @@ class HttpServer:
                 raise BadRequest("CONNECT is not served here", 405)
             if request.length is not None and request.length > limit:
                 app = self._refuse
+                environ[TOO_LARGE] = limit
             else:
                 body = await receive(request, client, limit)
             # who sends much slowly holds a thread, but none of those that answer everybody else

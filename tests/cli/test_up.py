@@ -127,5 +127,5 @@ def test_short_commands_import_little(tmp_path: Path, arguments: list[str]) -> N
     )
     loaded = set(ran.stderr.split())
     assert "localml.cli.app" in loaded
-    heavy = {"flask", "sqlalchemy", "sqlmodel", "pydantic", "docker", "httpx", "rich.console", "psutil", "waitress"}
+    heavy = {"flask", "sqlalchemy", "sqlmodel", "pydantic", "docker", "httpx", "rich.console", "psutil", "uvloop"}
     assert not heavy & loaded

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from localml.core.subjects import Subject
 
+Wake = Callable[[], None]
 _MOST: Final = 20_000
 
 
@@ -23,7 +25,7 @@ class Feed:
         self._versions: dict[Subject, int] = {}  # the one that changed last is at the end
         self._latest = 0
         self._forgotten = 0
-        self._waiters: dict[Subject, list[threading.Event]] = {}
+        self._watchers: dict[Subject, dict[object, Wake]] = {}
         self._closed = False
 
     def changed(self, subject: Subject) -> None:
@@ -34,8 +36,10 @@ class Feed:
             self._versions[subject] = self._latest
             if len(self._versions) > _MOST:
                 self._forget()
-            for waiter in self._waiters.pop(subject, ()):
-                waiter.set()
+            watchers = self._watchers.pop(subject, None)
+        if watchers is not None:
+            for wake in watchers.values():
+                wake()
 
     def _forget(self) -> None:
         for subject in list(islice(self._versions, _MOST // 2)):
@@ -49,23 +53,33 @@ class Feed:
     def _version(self, subject: Subject) -> int:
         return self._versions.get(subject, self._forgotten)
 
+    def watch(self, subject: Subject, seen: int, wake: Wake) -> Callable[[], None]:
+        """Call ``wake`` once, on whatever thread, when there is a change after ``seen`` or the feed is closed.
+
+        It must not block. Returns what takes the wish back; then it may still be called for a moment.
+        """
+        token = object()
+        with self._lock:
+            if not self._closed and self._version(subject) == seen:
+                self._watchers.setdefault(subject, {})[token] = wake
+                return lambda: self._unwatch(subject, token)
+        wake()
+        return lambda: None
+
+    def _unwatch(self, subject: Subject, token: object) -> None:
+        with self._lock:
+            watchers = self._watchers.get(subject)
+            if watchers is not None and watchers.pop(token, None) is not None and not watchers:
+                del self._watchers[subject]
+
     def wait(self, subject: Subject, seen: int, timeout: float) -> bool:
         """Wait until there is a change after ``seen``. False when the time is over or the feed is closed."""
-        with self._lock:
-            if self._closed:
-                return False
-            if self._version(subject) != seen:
-                return True
-            waiter = threading.Event()
-            self._waiters.setdefault(subject, []).append(waiter)
-        woken = waiter.wait(timeout)
-        with self._lock:
-            waiters = self._waiters.get(subject)
-            if waiters and waiter in waiters:
-                waiters.remove(waiter)
-                if not waiters:
-                    del self._waiters[subject]
-        return woken and not self._closed
+        woken = threading.Event()
+        forget = self.watch(subject, seen, woken.set)
+        try:
+            return woken.wait(timeout) and not self._closed
+        finally:
+            forget()
 
     @property
     def closed(self) -> bool:
@@ -76,7 +90,7 @@ class Feed:
         """Wake everybody for good."""
         with self._lock:
             self._closed = True
-            for waiters in self._waiters.values():
-                for waiter in waiters:
-                    waiter.set()
-            self._waiters.clear()
+            watchers = [wake for each in self._watchers.values() for wake in each.values()]
+            self._watchers.clear()
+        for wake in watchers:
+            wake()

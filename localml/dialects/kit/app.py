@@ -15,14 +15,16 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from localml.core.errors import Code, LocalmlError
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
+from localml.httpd.body import BodyBroken, BodyTooLarge
+from localml.httpd.server import TOO_LARGE
 from localml.platform import Platform
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     public = dialect.public | {"document"}
 
     def identify() -> None:
+        if TOO_LARGE in request.environ:
+            raise RequestEntityTooLarge
         if request.endpoint is not None and request.endpoint not in public:
             g.caller = dialect.authenticate(platform, request)
 
@@ -171,6 +175,8 @@ def _add_error_handlers(app: Flask, dialect: Dialect) -> None:
 
     app.register_error_handler(LocalmlError, render)
     app.register_error_handler(ValidationError, lambda error: render(from_pydantic(error)))
+    app.register_error_handler(BodyBroken, lambda error: render(invalid("body", str(error))))
+    app.register_error_handler(BodyTooLarge, lambda error: render(LocalmlError(Code.TOO_LARGE, str(error))))
     app.register_error_handler(HTTPException, lambda error: render(from_http(error, request.path)))
     app.register_error_handler(Exception, unexpected)
 

@@ -12,6 +12,7 @@ from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Full
+from localml.dialects.kit.held import Pause
 from localml.platform import Platform
 
 MAX_TEXT = 64 << 20
@@ -37,7 +38,7 @@ def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: in
     return b"".join(found).decode("utf-8", "replace")
 
 
-def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | None = None) -> Iterator[bytes]:
+def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | None = None) -> Iterator[bytes | Pause]:
     """Lines of a workload's output as they come, from the first one on, until it is over or ``limit`` seconds passed.
 
     The order of lines of different replicas is that of their arrival.
@@ -60,7 +61,7 @@ def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | 
         left = end - time.monotonic()
         if left <= 0 or platform.feed.closed:
             return
-        platform.feed.wait(Subject.workload(number), seen, min(left, _NUDGE_S))
+        yield Pause(Subject.workload(number), seen, min(left, _NUDGE_S))
 
 
 def _all_lines(store: LogStore, full: Full, most: int) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -15,7 +14,6 @@ from flask_openapi.blueprint import APIBlueprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from waitress.server import create_server
 
 from localml.config import Config
 from localml.core.errors import Code, LocalmlError
@@ -24,6 +22,7 @@ from localml.dialects.kit import Dialect, caller, make_app, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.wire import parse_json
 from localml.engines.fake.engine import FakeEngine
+from localml.httpd.server import HttpServer
 from localml.platform import Platform
 
 
@@ -224,10 +223,9 @@ def test_the_path_is_known_as_it_was_sent(app: Flask, sent: str, rest: str, raw:
 def test_the_path_is_known_as_it_was_sent_behind_the_real_server(app: Flask) -> None:
     import http.client
 
-    server = create_server(app, host="127.0.0.1", port=0, threads=2)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    connection = http.client.HTTPConnection("127.0.0.1", server.effective_port, timeout=60)
+    server = HttpServer(app, threads=2)
+    server.start()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         absolute = ("http://elsewhere/acme/things/a", "a", "/acme/things/a")
         for sent, rest, raw in [*PATHS, absolute]:
@@ -236,7 +234,6 @@ def test_the_path_is_known_as_it_was_sent_behind_the_real_server(app: Flask) -> 
     finally:
         connection.close()
         server.close()
-        thread.join(60)
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "[1e999]", '{"a": "\\u0000"}', '["\\udfff"]', "[" * 100_000])

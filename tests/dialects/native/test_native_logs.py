@@ -6,13 +6,17 @@ import http.client
 import json
 import os
 import threading
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from helpers.native import Http, sh
 
+from localml.dialects.kit import held
 from localml.dialects.native.translate import follow
+from localml.httpd.held import Run
 from localml.testing import Localml
 
 OUT_AND_ERR = "printf 'one\\ntwo\\n'; echo oops >&2; printf three"
@@ -128,20 +132,19 @@ def test_server_sent_events_resume_by_their_id(admin: Http) -> None:
 
 
 def test_a_follower_who_leaves_is_noticed(admin: Http, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(follow, "HEARTBEAT_S", 0.02)
+    """At once, while nothing is written and no heartbeat is due."""
     left = threading.Event()
-    take = follow.Seats.take
+    pieces = held._Stream.pieces
 
-    def watched(self: follow.Seats) -> object:
-        release = take(self)
-
-        def give_back() -> None:
-            release()
+    async def watched(self: held._Stream, run: Run) -> AsyncGenerator[bytes, None]:
+        try:
+            async with aclosing(pieces(self, run)) as found:
+                async for piece in found:
+                    yield piece
+        finally:
             left.set()
 
-        return give_back
-
-    monkeypatch.setattr(follow.Seats, "take", watched)
+    monkeypatch.setattr(held._Stream, "pieces", watched)
     number = submit(admin, "sleep 600")
     connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=60)
     connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true", headers=admin.headers)
@@ -149,15 +152,5 @@ def test_a_follower_who_leaves_is_noticed(admin: Http, localml: Localml, monkeyp
     assert not left.is_set()
     answer.close()
     connection.close()
-    assert left.wait(60)
+    assert left.wait(5.0)
     admin("DELETE", f"/workloads/{number}")
-
-
-def test_followers_leave_threads_for_everybody_else() -> None:
-    seats = follow.Seats(threads=10)
-    first, second = seats.take(), seats.take()
-    with pytest.raises(follow.LocalmlError, match="too many follow"):
-        seats.take()
-    first()
-    seats.take()
-    second()

@@ -21,6 +21,7 @@ from localml.dialects.cloudml.translate.quota import pool_of, quota_records
 from localml.dialects.cloudml.translate.training import stored_request, train_answer, train_spec
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.held import Following
 from localml.dialects.kit.logs import follow_lines, log_text
 
 FOLLOW_S = 300.0
@@ -107,7 +108,8 @@ def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> dict[s
     """Read a training job's log"""
     job = _job(path, query, NO_TRAIN_JOB)
     if query.follow:
-        return Response(follow_lines(platform(), _number(job), FOLLOW_S, lines=query.lines), mimetype="text/plain")
+        steps = follow_lines(platform(), _number(job), FOLLOW_S, lines=query.lines)
+        return Following(platform().feed, steps, mimetype="text/plain")
     return {"logs": log_text(platform().logs, job, lines=query.lines)}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
@@ -15,6 +14,7 @@ from localml.core.serving.specs import EndpointSpec, VariantSpec
 from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
+from localml.dialects.kit.held import hold_until, waited_for
 from localml.dialects.native.routes.models import project_of
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -103,8 +103,13 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints/<ref>/wait", responses={"200": _Out})
     def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
         """Answer when nothing is under way any more, or at the time-out with what it is then."""
-        number = _find(platform, caller(), path.ref).row.id or 0
-        return _shown(platform, _wait(platform, number, query.timeout), history=True)
+        number = waited_for() or _find(platform, caller(), path.ref).row.id or 0
+
+        def settled() -> bool:
+            return platform.endpoints.get(number).row.state not in serving_translate.UNSETTLED
+
+        held = hold_until(platform.feed, Subject.endpoint(number), settled, query.timeout)
+        return held or _shown(platform, platform.endpoints.get(number), history=True)
 
     @api.get("/endpoints/<ref>/events", responses={"200": schemas.EventsOut})
     def events(path: schemas.Reference, query: schemas.EventQuery) -> Any:
@@ -158,15 +163,3 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
 def _newest(found: EndpointFull) -> VariantFull | None:
     """The newest version, one that serves if there is one."""
     return next(iter(found.live() or found.variants), None)
-
-
-def _wait(platform: Platform, number: int, timeout: float) -> EndpointFull:
-    deadline = time.monotonic() + timeout
-    while True:
-        seen = platform.feed.version(Subject.endpoint(number))
-        found = platform.endpoints.get(number)
-        left = deadline - time.monotonic()
-        if found.row.state not in serving_translate.UNSETTLED or left <= 0:
-            return found
-        if not platform.feed.wait(Subject.endpoint(number), seen, left):
-            return platform.endpoints.get(number)

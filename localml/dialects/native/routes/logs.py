@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
@@ -12,14 +11,12 @@ from localml.core.errors import invalid
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full
 from localml.dialects.kit import caller
+from localml.dialects.kit.held import Following
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
-from localml.dialects.native.translate.follow import Seats, as_bytes, as_events, follow
+from localml.dialects.native.translate.follow import as_bytes, as_events, follow
 from localml.dialects.native.translate.output import Lines, Position, Selection, pieces, tail_position
 from localml.platform import Platform
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 OFFSET = "Localml-Offset"
 """Header: where the next request goes on."""
@@ -29,7 +26,6 @@ COMPLETE = "Localml-Complete"
 
 def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
-    seats = Seats(platform.config.threads)
 
     @api.get("/workloads/<ref>/logs")
     def logs(path: schemas.Reference, query: schemas.LogQuery) -> Any:
@@ -44,26 +40,13 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         events = request.accept_mimetypes.best == "text/event-stream"
         if not events and not query.follow:
             return _now(platform, found, selection, position, query)
-        release = seats.take()
         steps = follow(platform, found, selection, position)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if events:
-            body: Iterator[Any] = as_events(steps, position)
-            kind = "text/event-stream"
-        else:
-            lines = _lines(found, selection, query, position)
-            body, kind = as_bytes(steps, lines, _gone()), "text/plain; charset=utf-8"
-        response = _AtOnce(body, mimetype=kind, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        response.call_on_close(release)
-        return response
-
-
-class _AtOnce(Response):
-    """Sends its headers before there is anything to follow them, so that the client knows that it is heard."""
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        body, status, headers = self.get_wsgi_response(environ)
-        start_response(status, headers)(b"")
-        return body
+            body = as_events(steps, position)
+            return Following(platform.feed, body, mimetype="text/event-stream", headers=headers)
+        body = as_bytes(steps, _lines(found, selection, query, position))
+        return Following(platform.feed, body, mimetype="text/plain", headers=headers)
 
 
 def _position(platform: Platform, found: Full, selection: Selection, query: schemas.LogQuery) -> Position:
@@ -111,8 +94,3 @@ def _now(
     given = lines.position if lines is not None else position
     headers = {OFFSET: str(given), COMPLETE: "true" if complete else "false", "Cache-Control": "no-store"}
     return Response(b"".join(parts), mimetype="text/plain", headers=headers)
-
-
-def _gone() -> Any:
-    """Asks the server whether the client has left, where the server can tell."""
-    return request.environ.get("waitress.client_disconnected") or (lambda: False)

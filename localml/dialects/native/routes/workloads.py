@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
@@ -14,6 +13,7 @@ from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
+from localml.dialects.kit.held import hold_until, waited_for
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
@@ -64,8 +64,13 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/workloads/<ref>/wait", responses={"200": schemas.WorkloadFull})
     def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
         """Answer when the workload has ended, or at the time-out with what it is then."""
-        number = find(platform, caller(), path.ref).row.id or 0
-        return _full(platform, _wait(platform, number, query.timeout))
+        number = waited_for() or find(platform, caller(), path.ref).row.id or 0
+
+        def over() -> bool:
+            return platform.workloads.row(number).state in TERMINAL
+
+        held = hold_until(platform.feed, Subject.workload(number), over, query.timeout)
+        return held or _full(platform, platform.workloads.get(number))
 
 
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
@@ -101,15 +106,3 @@ def _query(who: Caller, query: schemas.ListQuery) -> Query:
 def _full(platform: Platform, found: Full) -> dict[str, Any]:
     events = platform.workloads.events(found.row.id or 0, limit=10_000)[-_TAIL:]
     return translate.full(platform, found, events)
-
-
-def _wait(platform: Platform, number: int, timeout: float) -> Full:
-    deadline = time.monotonic() + timeout
-    while True:
-        seen = platform.feed.version(Subject.workload(number))
-        if platform.workloads.row(number).state in TERMINAL:
-            break
-        left = deadline - time.monotonic()
-        if left <= 0 or not platform.feed.wait(Subject.workload(number), seen, left):
-            break
-    return platform.workloads.get(number)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import codecs
 import json
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from localml.core.errors import Code, LocalmlError
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL, State
 from localml.core.work.workloads import Full
+from localml.dialects.kit.held import Pause
 from localml.dialects.native.translate.output import Lines, Piece, Position, Selection, pieces
 from localml.platform import Platform
 
 HEARTBEAT_S = 10.0
 _ROUND = 1 << 20
 """Bytes given before the list of replicas is looked at again."""
-_SPARE_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Progress:
     state: State | None = None
 
 
-def follow(platform: Platform, found: Full, selection: Selection, position: Position) -> Iterator[Progress]:
+def follow(platform: Platform, found: Full, selection: Selection, position: Position) -> Iterator[Progress | Pause]:
     """What was written behind ``position``, then everything as it is written; ends after the workload has.
 
     ``position`` moves with what is yielded. Ends early, without a final state, when the server shuts down.
@@ -55,26 +53,28 @@ def follow(platform: Platform, found: Full, selection: Selection, position: Posi
         if row.state in TERMINAL:
             yield Progress(state=row.state)
             return
-        if not platform.feed.wait(Subject.workload(number), seen, HEARTBEAT_S):
-            if platform.feed.closed:
-                return
+        pause = Pause(Subject.workload(number), seen, HEARTBEAT_S)
+        yield pause
+        if platform.feed.closed:
+            return
+        if not pause.woken:
             yield Progress()
 
 
-def as_bytes(steps: Iterator[Progress], lines: Lines | None, gone: Callable[[], bool]) -> Iterator[bytes]:
-    """The output alone. A heartbeat has no bytes to send, so the connection is asked whether anybody is there."""
+def as_bytes(steps: Iterator[Progress | Pause], lines: Lines | None) -> Iterator[bytes | Pause]:
+    """The output alone."""
     for step in steps:
-        if step.piece is not None:
+        if isinstance(step, Pause):
+            yield step
+        elif step.piece is not None:
             data = lines.feed(step.piece) if lines is not None else step.piece.data
             if data:
                 yield data
-        elif step.state is None and gone():
-            return
     if lines is not None and (rest := lines.rest()):
         yield rest
 
 
-def as_events(steps: Iterator[Progress], position: Position) -> Iterator[str]:
+def as_events(steps: Iterator[Progress | Pause], position: Position) -> Iterator[bytes | Pause]:
     """Server-sent events.
 
     ``log``: JSON with ``text``, ``stream``, ``replica`` and ``attempt``; its id is where to go on (Last-Event-ID).
@@ -82,15 +82,17 @@ def as_events(steps: Iterator[Progress], position: Position) -> Iterator[str]:
     """
     decoders: dict[int, codecs.IncrementalDecoder] = {}
     given = Position(list(position.offsets))
-    yield "retry: 1000\n\n"
+    yield b"retry: 1000\n\n"
     for step in steps:
-        if step.piece is not None:
-            yield _log_event(step.piece, decoders, given)
+        if isinstance(step, Pause):
+            yield step
+        elif step.piece is not None:
+            yield _log_event(step.piece, decoders, given).encode()
         elif step.state is not None:
             name = "end" if step.state in TERMINAL else "state"
-            yield f"event: {name}\nid: {given}\ndata: {json.dumps({'state': step.state})}\n\n"
+            yield f"event: {name}\nid: {given}\ndata: {json.dumps({'state': step.state})}\n\n".encode()
         else:
-            yield ": still there\n\n"
+            yield b": still there\n\n"
 
 
 def _log_event(piece: Piece, decoders: dict[int, codecs.IncrementalDecoder], given: Position) -> str:
@@ -105,26 +107,3 @@ def _log_event(piece: Piece, decoders: dict[int, codecs.IncrementalDecoder], giv
         "attempt": piece.source.attempt,
     }
     return f"event: log\nid: {given}\ndata: {json.dumps(body)}\n\n"
-
-
-class Seats:
-    """Bounds how many may follow at a time, because each holds one of the server's threads.
-
-    Args:
-        threads: the server's threads; some are always left for everybody else.
-    """
-
-    def __init__(self, threads: int) -> None:
-        self._free = threading.BoundedSemaphore(max(1, threads - _SPARE_THREADS))
-
-    def take(self) -> Callable[[], None]:
-        """Take a seat; returns what gives it back.
-
-        Raises:
-            LocalmlError: ``UNAVAILABLE`` when all are taken.
-        """
-        if not self._free.acquire(blocking=False):
-            raise LocalmlError(
-                Code.UNAVAILABLE, "too many follow something already; try again later, or raise LOCALML_THREADS"
-            )
-        return self._free.release
