@@ -109,8 +109,6 @@ class Call:
             return
         if isinstance(result, (list, tuple)):
             self.first += b"".join(result)
-            if self.length is None:
-                self.length = len(self.first)
             self._finish()
             return
         self._pieces = iter(result)

@@ -96,7 +96,7 @@ class Exchange:
         if not call.status:
             raise AssertionError("the app never called start_response")
         head, length = self._request.method == b"HEAD", call.length
-        if call.complete and length is None:
+        if call.complete and length is None and (call.first or not head):
             length = len(call.first)
         self._bodiless = head or call.status in _BODILESS
         first = b""
