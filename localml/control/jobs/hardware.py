@@ -107,7 +107,7 @@ class Hardware:
         """All GPUs with their leases and marks."""
         health, busy = self._gpus.health(), self._gpus.busy()
         with self._db.read() as session:
-            marks = {mark.gpu: mark for mark in session.exec(select(GpuMark))}
+            marks = {mark.gpu: mark for mark in session.exec(select(GpuMark).where(GpuMark.node == LOCAL))}
             leases: dict[str, list[GpuLease]] = {}
             for lease in session.exec(select(GpuLease).where(col(GpuLease.released_at).is_(None))):
                 leases.setdefault(lease.gpu, []).append(lease)
@@ -137,7 +137,7 @@ class Hardware:
         """Give this GPU work again."""
 
         def act(session: Session) -> None:
-            mark = session.get(GpuMark, uuid)
+            mark = session.get(GpuMark, (uuid, LOCAL))
             if mark is not None:
                 session.delete(mark)
                 record_event(session, PLATFORM, "GpuUndrained", f"GPU {uuid} takes work again", now=self._clock.now())

@@ -108,7 +108,7 @@ def attempt_running(
 
 def fence(session: Session, gpu: str, node: str, reason: str, *, now: float) -> None:
     """An unhealthy GPU gets no new work until somebody undrains it."""
-    if session.get(GpuMark, gpu) is None:
+    if session.get(GpuMark, (gpu, node)) is None:
         session.add(GpuMark(gpu=gpu, node=node, reason=reason, fenced=True, at=now))
         record_event(session, PLATFORM, "GpuFenced", f"GPU {gpu} is fenced: {reason}", now=now, warning=True)
 

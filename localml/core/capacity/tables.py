@@ -58,7 +58,7 @@ class GpuMark(SQLModel, table=True):
     __tablename__ = "gpu_mark"
 
     gpu: str = Field(primary_key=True)
-    node: str = "local"
+    node: str = Field(default="local", primary_key=True)
     reason: str
     fenced: bool = False
     at: float

@@ -112,7 +112,7 @@ class History(RuleBasedStateMachine):
         def act(session: Session) -> None:
             if on:
                 session.merge(row)
-            elif (found := session.get(type(row), "local" if machine else row.gpu)) is not None:
+            elif (found := session.get(type(row), "local" if machine else (row.gpu, "local"))) is not None:
                 session.delete(found)
 
         self.rig.db.write(act)

@@ -94,7 +94,36 @@ def _need_workload(batch: BatchOperations, table: str) -> None:
     batch.alter_column("workload_id", existing_type=sa.Integer(), nullable=table == "event")
 
 
-_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ((_subjects, _no_subjects),)
+def _nodes() -> None:
+    """GPUs of two machines may have one name."""
+    _remake_marks("gpu", "node")
+
+
+def _no_nodes() -> None:
+    op.execute("DELETE FROM gpu_mark WHERE node != 'local'")
+    _remake_marks("gpu")
+
+
+def _remake_marks(*keys: str) -> None:
+    """The table of marked GPUs with another primary key, which SQLite cannot change in place."""
+    op.rename_table("gpu_mark", "gpu_mark_before")
+    op.create_table(
+        "gpu_mark",
+        sa.Column("gpu", sa.String(), nullable=False),
+        sa.Column("node", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+        sa.Column("fenced", sa.Boolean(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint(*keys, name="pk_gpu_mark"),
+    )
+    op.execute("INSERT INTO gpu_mark SELECT gpu, node, reason, fenced, at FROM gpu_mark_before")
+    op.drop_table("gpu_mark_before")
+
+
+_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
+    (_subjects, _no_subjects),
+    (_nodes, _no_nodes),
+)
 """(do, undo) of each topic."""
 
 
