@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,10 +19,10 @@ _Job = tuple[Callable[[], Any], "asyncio.Future[Any] | None"]
 
 
 class Workers:
-    """At most ``most`` threads, each started when it is first needed.
+    """At most ``most`` threads, each started when it is first needed. Used from one event loop.
 
-    Less than ``concurrent.futures`` on purpose: a request's way to a thread and back is the price of every request,
-    and its futures with their conditions cost twice as much as this.
+    Not ``concurrent.futures``, because its threads keep a process alive that was told to end. There are no locks:
+    every count has one writer.
 
     Args:
         name: what the threads are called, with a number.
@@ -31,8 +32,8 @@ class Workers:
         self._most, self._name = most, name
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()
-        self._open = 0  # jobs that were handed in and are not done
+        self._given = 0
+        self._done: list[int] = []  # jobs that each thread has done
         self._closed = False
 
     async def run(self, act: Callable[[], T]) -> T:
@@ -46,49 +47,43 @@ class Workers:
         self._put((act, None))
 
     def _put(self, job: _Job) -> None:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError("the workers have been dismissed")
-            self._open += 1
-            self._jobs.put(job)
-            if self._open > len(self._threads) < self._most:
-                name = f"{self._name}-{len(self._threads)}"
-                thread = threading.Thread(target=self._work, name=name, daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        if self._closed:
+            raise RuntimeError("the workers have been dismissed")
+        self._given += 1
+        self._jobs.put(job)
+        if len(self._threads) < self._most and self._given - sum(self._done) > len(self._threads):
+            number = len(self._threads)
+            self._done.append(0)
+            thread = threading.Thread(target=self._work, args=(number,), name=f"{self._name}-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (job := self._jobs.get()) is not None:
-            _do(*job)
+            self._do(number, *job)
             del job  # an idle thread keeps nothing alive
-            with self._lock:
-                self._open -= 1
+
+    def _do(self, number: int, act: Callable[[], Any], future: asyncio.Future[Any] | None) -> None:
+        result, error = None, None
+        try:
+            result = act()
+        except BaseException as raised:
+            error = raised
+        self._done[number] += 1
+        if future is not None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits
+                future.get_loop().call_soon_threadsafe(_tell, future, result, error)
+        elif error is not None:
+            log.error("a worker's job failed", exc_info=error)
 
     def close(self, timeout: float) -> None:
         """Take no more jobs, let those at hand finish, and wait for that at most ``timeout`` seconds in all."""
-        with self._lock:
-            self._closed = True
-            for _ in self._threads:
-                self._jobs.put(None)
+        self._closed = True
+        for _ in self._threads:
+            self._jobs.put(None)
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-def _do(act: Callable[[], Any], future: asyncio.Future[Any] | None) -> None:
-    result, error = None, None
-    try:
-        result = act()
-    except BaseException as raised:
-        error = raised
-    if future is None:
-        if error is not None:
-            log.error("a worker's job failed", exc_info=error)
-        return
-    try:
-        future.get_loop().call_soon_threadsafe(_tell, future, result, error)
-    except RuntimeError:
-        pass  # the loop has ended, and nobody waits
 
 
 def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -1,7 +1,6 @@
 """WSGI servers side by side: same app, same client, same run.
 
-    python scripts/lib/bench_servers.py [--quick] [--json] [--only NAME ...]    what docs/http-server.md has
-    python scripts/lib/bench_servers.py floor --port N                          the floor of scripts/bench
+    python scripts/lib/bench_servers.py [--quick] [--json] [--only NAME ...]
 
 The app is bare Flask: ``POST /submit`` stores its body with one durable commit (WAL, ``synchronous=FULL``; those that
 wait at the same time share one), ``GET /healthz`` does nothing. The three checks are what a server has to be able to
@@ -35,8 +34,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from bench.client import request as message
+from bench.crowd import HOST, drive
+from bench.server import free_port
 from flask import Flask, Response, abort, request
-from light_client import HOST, drive, message
 
 from localml.httpd.held import HOLDS, Held
 
@@ -209,7 +210,7 @@ CANDIDATES: dict[str, tuple[str, Callable[[int], list[str]]]] = {
 @contextmanager
 def running(name: str) -> Iterator[tuple[int, psutil.Process, float]]:
     """A candidate in a process of its own: its port, its process, and the seconds until its first answer."""
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="localml-bench-") as data:
         root = Path(__file__).parents[2]
         paths = [str(root), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
@@ -230,12 +231,6 @@ def running(name: str) -> Iterator[tuple[int, psutil.Process, float]]:
                 server.wait()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and server.poll() is None:
@@ -248,7 +243,7 @@ def _wait_for(server: subprocess.Popen[bytes], port: int) -> None:
 
 
 _GET = message("GET", "/healthz")
-_POST = message("POST", "/submit", SUBMISSION)
+_POST = message("POST", "/submit", SUBMISSION, Content_Type="application/json")
 
 # -- the checks ----------------------------------------------------------------------------------
 
@@ -426,16 +421,10 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     serve = commands.add_parser("serve", help="one candidate, in this process")
     serve.add_argument("name", choices=["own", "waitress", "cheroot"])
-    floor = commands.add_parser("floor", help="the app on the server that was chosen: POST /submit, GET /healthz")
-    for one in (serve, floor):
-        one.add_argument("--port", type=int, required=True)
+    serve.add_argument("--port", type=int, required=True)
     given = parser.parse_args()
     if given.command == "serve":
         {"own": serve_own, "waitress": _serve_waitress, "cheroot": _serve_cheroot}[given.name](given.port)
-    elif given.command == "floor":
-        with tempfile.TemporaryDirectory(prefix="localml-floor-") as data:
-            os.environ.setdefault(DATA, data)
-            serve_own(given.port)
     else:
         results = compare(given.only, 1 if given.quick else 5, 500 if given.quick else 2000)
         if given.json:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pydantic import ValidationError
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed
 
-from localml.core.errors import Code, LocalmlError
+from localml.core.errors import Code, LocalmlError, invalid
 
 CODES = {
     401: Code.UNAUTHENTICATED,
@@ -42,6 +42,8 @@ def from_http(error: HTTPException, path: str) -> LocalmlError:
     if isinstance(error, MethodNotAllowed):
         allowed = sorted(set(error.valid_methods or ()) - {"HEAD", "OPTIONS"})
         return LocalmlError(code, f"only {', '.join(allowed)} can be done here", details={"allowed": allowed})
+    if isinstance(error, ClientDisconnected):
+        return invalid("body", str(error.__context__ or "broke off before its end"))
     if code is Code.NO_ROUTE:
         return LocalmlError(code, f"nothing is served at {path[:200]}")
     if code is Code.TOO_LARGE:

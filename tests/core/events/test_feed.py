@@ -41,3 +41,19 @@ def test_no_change_is_missed_when_the_oldest_are_forgotten(monkeypatch: pytest.M
     assert all(feed.wait(subject, seen, timeout=0) for subject, seen in before)
     assert len(feed._versions) <= 10
     assert not feed.wait(Subject.workload(49), feed.version(Subject.workload(49)), timeout=0.01)
+
+
+def test_a_watcher_is_told_once_of_a_change_that_came_or_comes_and_of_the_end() -> None:
+    feed, told = Feed(), []
+    seen = feed.version(JOB)
+    feed.watch(JOB, seen, lambda: told.append("first"))
+    take_back = feed.watch(JOB, seen, lambda: told.append("taken back"))
+    take_back()
+    feed.changed(JOB)
+    feed.changed(JOB)
+    feed.watch(JOB, seen, lambda: told.append("at once"))
+    feed.watch(JOB, feed.version(JOB), lambda: told.append("end"))
+    assert told == ["first", "at once"]
+    feed.close()
+    feed.watch(JOB, feed.version(JOB), lambda: told.append("after the end"))
+    assert told == ["first", "at once", "end", "after the end"]

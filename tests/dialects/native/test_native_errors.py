@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from helpers.http_socket import Talk
 from helpers.native import Http, sh
 
 from localml.core.errors import Code
@@ -107,3 +110,38 @@ def test_a_password_does_as_well_as_a_token(localml: Localml) -> None:
     made = localml.platform.credentials
     pair = base64.b64encode(f"{made.user}:{made.password}".encode()).decode()
     assert Http(localml.url, {"Authorization": f"Basic {pair}"})("GET", "/status").json["user"] == "admin"
+
+
+@pytest.mark.parametrize(
+    ("target", "length", "status", "code"),
+    [
+        ("POST /localml/v1/workloads", 20 << 20, 413, "too_large"),  # over what an operation takes
+        ("PUT /localml/v1/objects/content?uri=fds://b/k", 1 << 40, 413, "too_large"),  # over what the server takes
+        ("PUT /localml/v1/nowhere", 5 << 20, 404, "no_route"),
+    ],
+)
+@pytest.mark.parametrize("expect", [(), ("Expect: 100-continue",)])
+def test_a_large_body_is_refused_before_it_is_sent(
+    localml: Localml, admin: Http, target: str, length: int, status: int, code: str, expect: tuple[str, ...]
+) -> None:
+    headers = [f"{name}: {value}" for name, value in admin.headers.items()]
+    with Talk(int(localml.url.rpartition(":")[2])) as talk:
+        talk.ask(target, f"Content-Length: {length}", *headers, *expect)
+        answer = talk.answer()
+    assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code)
+
+
+def test_who_is_not_known_is_told_before_the_body(localml: Localml) -> None:
+    with Talk(int(localml.url.rpartition(":")[2])) as talk:
+        talk.ask("PUT /localml/v1/objects/content?uri=fds://b/k", f"Content-Length: {1 << 30}", "Expect: 100-continue")
+        assert talk.answer().status == 401
+
+
+def test_an_upload_that_breaks_off_is_refused_and_leaves_nothing(localml: Localml, admin: Http) -> None:
+    headers = [f"{name}: {value}" for name, value in admin.headers.items()]
+    with Talk(int(localml.url.rpartition(":")[2])) as talk:
+        talk.ask("PUT /localml/v1/objects/content?uri=fds://broken/key", "Transfer-Encoding: chunked", *headers)
+        talk.send(b"11170\r\n" + bytes(70_000) + b"\r\nnonsense\r\n")
+        answer = talk.answer()
+    assert (answer.status, json.loads(answer.body)["error"]["field"]) == (400, "body"), answer.body
+    assert admin("GET", "/objects/content?uri=fds://broken/key").status == 404

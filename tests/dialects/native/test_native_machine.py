@@ -108,3 +108,10 @@ def test_the_document_describes_the_routes(admin: Http, localml: Localml) -> Non
 def test_runtimes_are_listed(admin: Http) -> None:
     listed = {one["name"]: one for one in admin("GET", "/images").json["images"]}
     assert listed["base"]["default"] is True
+
+
+def test_an_object_larger_than_other_bodies_goes_up_and_comes_back(admin: Http) -> None:
+    data = bytes(range(256)) * (40 << 12)
+    stored = admin("PUT", "/objects/content?uri=fds://large/object", data)
+    assert (stored.status, stored.json["size"]) == (201, 40 << 20)
+    assert admin("GET", "/objects/content?uri=fds://large/object").data == data

@@ -11,6 +11,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.dialects.native.schemas import work as schemas
+from localml.httpd.server import MAX_BODY
 from localml.platform import Platform
 
 _BLOCK = 1 << 20
@@ -42,7 +43,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         if query.uri.endswith("/"):
             buckets.make_folder(query.uri)
             return {"uri": query.uri, "size": 0}, 201
-        request.max_content_length = None
+        request.max_content_length = MAX_BODY  # None would mean what other operations take
         with buckets.open(query.uri, "wb") as file:
             size = _take_in(file)
         return {"uri": query.uri, "size": size}, 201
