@@ -13,7 +13,7 @@ import pytest
 from localml.dialects import REGISTRY
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 500
+LIMIT = 450
 
 
 @pytest.mark.timeout(600)

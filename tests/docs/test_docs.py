@@ -22,7 +22,7 @@ PLACES = {
 CODE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
 NAMED = re.compile(r"([\w./-]+\.py)(?::([\w.]+))?")
-FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)*/")
+FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|(?:scripts|tests|localml|runtimes)/[\w./-]+")
 OTHERS = {"setup.py", "kernel.py", "auth.py", "errors.py", "schemas.py", "translate.py", "tables.py", "model/"}
 """Files that users have, or that there are several of."""
 
@@ -51,12 +51,16 @@ def defined(body: list[ast.stmt], name: str) -> bool:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name == first:
             return not rest or defined(node.body, rest)
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        if not rest and any(isinstance(one, ast.Name) and one.id == first for one in targets):
+        if not rest and any(isinstance(one, ast.Name) and one.id == first for one in targets(node)):
             return True
     return False
+
+
+def targets(node: ast.stmt) -> list[ast.expr]:
+    """What a statement gives a value to."""
+    if isinstance(node, ast.Assign):
+        return node.targets
+    return [node.target] if isinstance(node, ast.AnnAssign) else []
 
 
 @pytest.mark.parametrize("document", PLACES)

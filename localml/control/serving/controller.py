@@ -30,8 +30,9 @@ from localml.control.serving.plan import (
     scaled,
 )
 from localml.control.serving.probes import Answer, Prober
+from localml.control.serving.published import Published
 from localml.control.serving.replicas import ServingSite, replica_spec, served_model
-from localml.control.serving.routes import Tokens, route, table
+from localml.control.serving.routes import Tokens
 from localml.control.serving.stats import Statistics
 from localml.control.worker import Worker
 from localml.core.clock import Clock
@@ -40,7 +41,6 @@ from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import LogStore
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
-from localml.core.serving.routes_table import BadTable, RouteTable, read_routes, write_routes
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointState, ReplicaState, VariantState
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant, VariantSample
 from localml.core.work.states import Kind
@@ -112,9 +112,7 @@ class ServingController:
         self._prober = prober or Prober(self.nudge)
         self._stats = Statistics(around.data, self._recorded)
         self._worker = Worker("serving", self.tick, what="serving", news=self._news, every=POLL_S)
-        self._written: RouteTable | None = None
-        self._drains: dict[tuple[int, int], tuple[int, float]] = {}  # replica -> table's generation, when written
-        self._generations: dict[str, int] = {}  # route -> of the table that last changed it
+        self._published = Published(around.data, around.tokens)
         self._enough: dict[int, float] = {}  # endpoint -> since when fewer replicas would do
         self._reasons: dict[int, tuple[float, str]] = {}
         self._watched: frozenset[int] = frozenset()
@@ -152,13 +150,13 @@ class ServingController:
         self._stats.refresh()
         now = self._clock.now()
         records = self._load()
-        if not records and self._written is None and read_or_none(self._around.data) is None:
+        if not records and self._published.empty:
             return None
         if records and self._gateway is not None:
             self._gateway.ensure()
         self._scale(records, now)
         pairs = self._converge(now)
-        self._write_table(pairs)
+        self._published.write(pairs)
         self._sample(pairs, now)
         return self._next(pairs, now)
 
@@ -294,7 +292,7 @@ class ServingController:
 
     def _told(self, record: EndpointRecord, one: ReplicaRecord) -> bool:
         """The gateway uses a table in which it drains, and has no request there; or there is no gateway to wait for."""
-        written = self._drains.get((one.row.id or 0, one.row.attempt_id or 0))
+        written = self._published.drain_of(one)
         if written is None:
             return False
         generation, at = written
@@ -310,10 +308,9 @@ class ServingController:
         """Whether the gateway does not know of an endpoint as it is now; asked while something is under way."""
         if self._gateway is None or record.row.state not in (EndpointState.STARTING, EndpointState.UPDATING):
             return False
-        written = self._written.endpoints if self._written is not None else ()
-        if route(record, view, self._around.tokens) not in written or not self._gateway.running:
+        if not self._published.has(record, view) or not self._gateway.running:
             return True
-        return self._stats.generation < self._generations.get(record.row.route, 0)
+        return self._stats.generation < self._published.generation_of(record.row.route)
 
     def _gateway_lives(self) -> bool:
         return self._gateway is not None and self._gateway.running
@@ -340,7 +337,7 @@ class ServingController:
         found = self._stats.counted(record.row.route, variant.name)
         return (found.requests, found.errors) if found is not None else (0, 0)
 
-    # -- scale, table, samples -------------------------------------------------------------------
+    # -- scale, samples -------------------------------------------------------------------
 
     def _scale(self, records: list[EndpointRecord], now: float) -> None:
         waking = self._stats.waking()
@@ -362,36 +359,6 @@ class ServingController:
                 serving_records.rescale(self._db, record, wanted, found, now)
             if row.route in waking and wanted > 0:
                 self._stats.woken(row.route)
-
-    def _write_table(self, pairs: list[tuple[EndpointRecord, EndpointView]]) -> None:
-        before = self._written if self._written is not None else read_or_none(self._around.data)
-        generation = before.generation if before is not None else 0
-        made = table(pairs, self._around.tokens, generation)
-        if before is None or made != before:
-            made = made.model_copy(update={"generation": generation + 1})
-            write_routes(self._around.data, made)
-            FAILPOINTS.hit("after-table")
-        elif self._written is None:
-            write_routes(self._around.data, made)  # the file of an earlier server may not be on disk
-        self._note_changes(before, made)
-        self._written = made
-        self._note_drains(pairs, made.generation)
-
-    def _note_changes(self, before: RouteTable | None, made: RouteTable) -> None:
-        old = {one.name: one for one in before.endpoints} if before is not None else {}
-        for one in made.endpoints:
-            if one.name not in self._generations or old.get(one.name) != one:
-                self._generations[one.name] = made.generation
-
-    def _note_drains(self, pairs: list[tuple[EndpointRecord, EndpointView]], generation: int) -> None:
-        draining = {
-            (one.row.id or 0, one.row.attempt_id or 0)
-            for record, _ in pairs
-            for _, one in record.replicas()
-            if one.row.state is ReplicaState.DRAINING
-        }
-        now = time.monotonic()
-        self._drains = {key: self._drains.get(key, (generation, now)) for key in draining}
 
     def _sample(self, pairs: list[tuple[EndpointRecord, EndpointView]], now: float) -> None:
         found = [
@@ -420,7 +387,7 @@ class ServingController:
         if not pairs:
             return None
         moments = [SLOW_TICK_S]
-        if self._drains or not all(view.published for _, view in pairs):
+        if self._published.draining or not all(view.published for _, view in pairs):
             moments.append(_DRAIN_POLL_S)
         for record, view in pairs:
             for one in view.variants:
@@ -431,12 +398,3 @@ class ServingController:
             if record.spec.scaling.minimum == 0 and record.row.scale > 0:
                 moments.append(min(SLOW_TICK_S, max(record.spec.scaling.idle / 2, 0.05)))
         return max(0.02, min(moments))
-
-
-def read_or_none(data: Path) -> RouteTable | None:
-    """The table on disk; None when there is none that can be read."""
-    try:
-        return read_routes(data)
-    except BadTable as error:
-        log.error("the route table is written anew: %s", error)
-        return None

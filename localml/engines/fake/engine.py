@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from localml.core.clock import Clock, SystemClock
@@ -47,6 +46,7 @@ from localml.engines.base import (
     Usage,
 )
 from localml.engines.fake.exec import FakeExec
+from localml.engines.fake.world import Replica, World
 from localml.engines.hints import Hints
 
 Verb = Literal[
@@ -60,34 +60,6 @@ _SIGKILL, _SIGTERM = 9, 15
 
 class ServerDied(BaseException):
     """Raised by a verb after its act took effect, in place of the death of the process that called it."""
-
-
-@dataclass
-class _Replica:
-    plan: ReplicaPlan
-    labels: Mapping[str, str]
-    started_at: float
-    output: dict[Stream, list[tuple[float, bytes]]] = field(default_factory=lambda: {name: [] for name in STREAMS})
-    ends_at: float | None = None
-    end: tuple[int | None, int | None] = (0, None)  # exit code and signal, once ends_at has come
-    oom_killed: bool = False
-    error: str = ""
-    over: bool = False
-
-
-class _World:
-    """What outlives an engine object, as containers outlive the server."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition(threading.RLock())
-        self.replicas: dict[str, _Replica] = {}
-        self.networks: set[str] = set()
-        self.watchers: list[Hints] = []
-
-    def hint(self, name: str) -> None:
-        for watcher in self.watchers:
-            watcher.tell(name)
-        self.changed.notify_all()
 
 
 class FakeEngine:
@@ -119,7 +91,7 @@ class FakeEngine:
         self._memory = memory
         self._install = install
         self._hints = Hints()
-        self._world = _World()
+        self._world = World()
         self._world.watchers.append(self._hints)
         self._on_start: list[Callable[[ReplicaPlan], None]] = []
         self._failures: list[tuple[Verb, Exception]] = []
@@ -154,7 +126,7 @@ class FakeEngine:
             replica = self._world.replicas[name]
             if not replica.over:
                 replica.oom_killed = oom_killed
-                self._end(replica, self._clock.now(), None if signal else exit_code, signal)
+                replica.end(self._clock.now(), None if signal else exit_code, signal)
                 self.tick()
 
     def write(self, name: str, stream: Stream, data: bytes) -> None:
@@ -242,9 +214,9 @@ class FakeEngine:
                 return
             now = self._clock.now()
             if "FAKE_IGNORE_TERM" not in replica.plan.env:
-                self._end(replica, now, None, _SIGTERM)
+                replica.end(now, None, _SIGTERM)
             elif replica.ends_at is None or replica.ends_at > now + grace:
-                self._end(replica, now + grace, None, _SIGKILL)
+                replica.end(now + grace, None, _SIGKILL)
             self.tick()
 
     def remove(self, name: str) -> None:
@@ -332,13 +304,7 @@ class FakeEngine:
                 raise ServerDied(f"after {verb}")
 
     def _begin(self, plan: ReplicaPlan) -> None:
-        now = self._clock.now()
-        replica = _Replica(plan, {**plan.labels, LABEL_INSTALL: self._install}, now)
-        if "FAKE_SECONDS" in plan.env:
-            replica.ends_at = now + float(plan.env["FAKE_SECONDS"])
-            replica.end = (int(plan.env.get("FAKE_EXIT", "0")), None)
-        if "FAKE_OUTPUT" in plan.env:
-            replica.output["stdout"].append((now, plan.env["FAKE_OUTPUT"].encode()))
+        replica = Replica.begun(plan, {**plan.labels, LABEL_INSTALL: self._install}, self._clock.now())
         if plan.network:
             self._world.networks.add(plan.network)
         self._world.replicas[plan.name] = replica
@@ -346,28 +312,9 @@ class FakeEngine:
             callback(plan)
         self.tick()
 
-    @staticmethod
-    def _end(replica: _Replica, at: float, exit_code: int | None, signal: int | None) -> None:
-        replica.ends_at = at
-        replica.end = (exit_code, signal)
-
     def _observe(self, name: str) -> Observed:
         replica = self._world.replicas.get(name)
-        if replica is None:
-            return Observed(name, Phase.GONE)
-        exit_code, signal = replica.end if replica.over else (None, None)
-        return Observed(
-            name=name,
-            phase=Phase.EXITED if replica.over else Phase.RUNNING,
-            exit_code=exit_code,
-            signal=signal,
-            oom_killed=replica.oom_killed,
-            started_at=replica.started_at,
-            finished_at=replica.ends_at if replica.over else None,
-            address="127.0.0.1",
-            labels=replica.labels,
-            handle={"fake": name},
-        )
+        return replica.observed() if replica is not None else Observed(name, Phase.GONE)
 
     def _need_image(self, image: str) -> None:
         if image in self.missing_images:
@@ -388,7 +335,7 @@ class FakeEngine:
                 if replica is None:
                     return
                 ended = replica.over or self._closed or not follow
-                chunks = [chunk for stream in STREAMS for chunk in _after(replica, stream, given.get(stream, 0))]
+                chunks = [chunk for stream in STREAMS for chunk in replica.written(stream, given.get(stream, 0))]
                 if not chunks and not ended:
                     self._world.changed.wait()
                     continue
@@ -397,15 +344,6 @@ class FakeEngine:
                 yield chunk
             if ended:
                 return
-
-
-def _after(replica: _Replica, stream: Stream, since: int) -> Iterator[LogChunk]:
-    position = 0
-    for at, data in replica.output[stream]:
-        rest = data[max(0, since - position) :]
-        position += len(data)
-        if rest:
-            yield LogChunk(stream, rest, at)
 
 
 def _known(verb: Verb) -> Verb:
