@@ -12,13 +12,13 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
+from localml.control.worker import Worker
 from localml.core.serving.gateway_stats import address_path, read_address
 from localml.core.serving.routes_table import FOLDER, write_whole
 
@@ -54,16 +54,14 @@ class GatewaySupervisor:
         self._port = port
         self._tell = tell
         self._names = tuple(names)
-        self._thread: threading.Thread | None = None
+        self._worker = Worker("gateway-watch", self.watch, what="watching the gateway")
         self._stop_read, self._stop_write = os.pipe()
-        self._stopping = False
+        self._short_lives = 0
         self._child: subprocess.Popen[bytes] | None = None
 
     def ensure(self) -> None:
         """From now on, there is a gateway."""
-        if self._thread is None and not self._stopping:
-            self._thread = threading.Thread(target=self._run, name="localml-gateway-watch", daemon=True)
-            self._thread.start()
+        self._worker.start()
 
     @property
     def url(self) -> str | None:
@@ -81,33 +79,27 @@ class GatewaySupervisor:
 
     def close(self) -> None:
         """Watch no more; it goes on."""
-        self._stopping = True
         os.write(self._stop_write, b"x")
-        if self._thread is not None:
-            self._thread.join(timeout=5)
+        self._worker.close()
         if self._child is not None:
             self._child.returncode = 0  # that it is not waited for is intended
         for end in (self._stop_read, self._stop_write):
             os.close(end)
 
-    def _run(self) -> None:
-        short_lives = 0
-        while not self._stopping:
-            began = time.monotonic()
-            try:
-                pid = self._adopt() or self._spawn()
-                ended = self._wait_end(pid)
-            except OSError as error:
-                log.error("the gateway could not be started: %s", error)
-                ended = True
-            if not ended:
-                return
-            short_lives = 0 if time.monotonic() - began > _WELL_S else short_lives + 1
-            wait = min(_FIRST_WAIT_S * 2**short_lives, _LAST_WAIT_S)
-            if self._port == 0 and short_lives >= _SHORT_LIVES:
-                address_path(self._data).unlink(missing_ok=True)  # its former port may be somebody else's by now
-            if self._pause(wait):
-                return
+    def watch(self) -> float | None:
+        """Have a gateway, and wait until it ends. Returns the seconds until the next one; None when this is closed."""
+        began = time.monotonic()
+        try:
+            ended = self._wait_end(self._adopt() or self._spawn())
+        except OSError as error:
+            log.error("the gateway could not be started: %s", error)
+            ended = True
+        if not ended:
+            return None
+        self._short_lives = 0 if time.monotonic() - began > _WELL_S else self._short_lives + 1
+        if self._port == 0 and self._short_lives >= _SHORT_LIVES:
+            address_path(self._data).unlink(missing_ok=True)  # its former port may be somebody else's by now
+        return min(_FIRST_WAIT_S * 2.0**self._short_lives, _LAST_WAIT_S)
 
     def _adopt(self) -> int | None:
         """The gateway that an earlier server left, if it listens where this one wants it."""
@@ -165,9 +157,6 @@ class GatewaySupervisor:
         words = f"with exit status {status}" if status is not None else "by itself"
         self._tell("GatewayEnded", f"the gateway (process {pid}) ended {words}; it is started again", True)
         return True
-
-    def _pause(self, seconds: float) -> bool:
-        return bool(select.select([self._stop_read], [], [], seconds)[0])
 
 
 def _arguments(data: Path, host: str, port: int, names: Sequence[str]) -> list[str]:
