@@ -35,9 +35,10 @@ class _Rows(Collector):
         self._platform = platform
 
     def collect(self) -> Iterable[Metric]:
+        counts = self._platform.workloads.counts()
         yield self._build()
-        yield self._workloads()
-        yield from self._queue()
+        yield self._workloads(counts)
+        yield from self._queue(counts)
         yield from self._gpus()
         yield from _pools(self._platform.pools.list())
         yield self._engine()
@@ -49,20 +50,18 @@ class _Rows(Collector):
         labels = {"version": __version__, "engine": str(info["engine"]), "install": str(info["install"])}
         return InfoMetricFamily("localml_build", "What runs here.", value=labels)
 
-    def _workloads(self) -> Metric:
+    def _workloads(self, counts: dict[tuple[str, str], int]) -> Metric:
         family = GaugeMetricFamily(
             "localml_workloads", "Workloads that are not pruned, by kind and state.", labels=["kind", "state"]
         )
-        counts = self._platform.workloads.counts()
         for kind in Kind:
             for state in State:
                 family.add_metric([kind, state], counts.get((kind, state), 0))
         return family
 
-    def _queue(self) -> Iterator[Metric]:
+    def _queue(self, counts: dict[tuple[str, str], int]) -> Iterator[Metric]:
         query = Query(states=(State.QUEUED,), sort="id", descending=False, limit=1, deleted=True)
         oldest = self._platform.workloads.page(query).items
-        counts = self._platform.workloads.counts()
         length = sum(number for (_, state), number in counts.items() if state == State.QUEUED)
         yield GaugeMetricFamily("localml_queue_length", "Workloads that wait for resources.", value=length)
         waited = max(0.0, self._platform.clock.now() - oldest[0].queued_at) if oldest else 0.0

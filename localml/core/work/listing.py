@@ -2,28 +2,34 @@
 
 SQLite knows an index's average only, not that 'queued' is rare and 'succeeded' is not; so the plan is chosen here.
 A short probe counts how many rows the filters leave. Few: they are fetched through the filter's index and sorted.
-Many: the sort's index is walked and the filters are checked on the way, because fifty are found soon. A unary plus
-keeps SQLite from using a column's index.
+Many: the sort's index is walked and the filters are checked on the way, because fifty are found soon. Where they are
+not (who waits has not started: all of the queue stands at the end of that index), the walk is given up after so many
+steps, and those that the filters leave are sorted after all. A unary plus keeps SQLite from using a column's index.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, func, literal_column, select, tuple_
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col
 
 from localml.core.errors import invalid
+from localml.core.sql import reader_of
 from localml.core.work.states import Kind, State
 from localml.core.work.tables import Workload
 
 SORTS = ("id", "name", "state", "owner", "priority", "created_at", "updated_at", "started_at", "ended_at")
 MAX_PAGE: Final = 1000
-_FEW: Final = 2000
+_FEW: Final = 1000  # of 100,000: to sort so many takes as long as to walk until fifty are found
+_STEPS: Final = 60_000  # instructions of SQLite's machine: some milliseconds, thousands of rows
+_PROBE_STEPS: Final = 20_000
 _EQUAL: Final = ("dialect", "project", "owner", "pool", "name")
 
 
@@ -67,18 +73,49 @@ def fetch(session: Session, query: Query) -> Page:
         raise invalid("sort", f"must be one of {', '.join(SORTS)}, not {query.sort!r}")
     if not 1 <= query.limit <= MAX_PAGE:
         raise invalid("limit", f"must be between 1 and {MAX_PAGE}, not {query.limit}")
-    segments = _segments(query)
     few = _leaves_few(session, query)
-    order = _order(query, indexed=not few)
-    rows: list[Workload] = []
-    for segment in segments:
-        wanted = query.limit + 1 - len(rows)
-        statement = select(Workload).where(*_filters(query, indexed=few), *segment).order_by(*order).limit(wanted)
-        rows.extend(session.execute(statement).scalars())
-        if len(rows) > query.limit:
-            break
+    rows = _rows(session, query, few=few)
+    if rows is None:
+        rows = _rows(session, query, few=True) or []
     cursor = _cursor(query, rows[query.limit - 1]) if len(rows) > query.limit else None
     return Page(rows[: query.limit], cursor)
+
+
+def _rows(session: Session, query: Query, *, few: bool) -> list[Workload] | None:
+    """One row more than is asked for, if there are so many. None: the walk was given up."""
+    order, filters = _order(query, indexed=not few), _filters(query, indexed=few)
+    rows: list[Workload] = []
+    with _at_most(session, None if few or not filters else _STEPS) as given_up:
+        for segment in _segments(query):
+            wanted = query.limit + 1 - len(rows)
+            statement = select(Workload).where(*filters, *segment).order_by(*order).limit(wanted)
+            rows.extend(session.execute(statement).scalars())
+            if len(rows) > query.limit:
+                break
+    return None if given_up else rows
+
+
+@contextmanager
+def _at_most(session: Session, steps: int | None) -> Iterator[list[bool]]:
+    """Give up what the session asks SQLite in the block after so many steps; the list is not empty then."""
+    given_up: list[bool] = []
+    if steps is None:
+        yield given_up
+        return
+
+    def give_up() -> int:
+        given_up.append(True)
+        return 1
+
+    connection = reader_of(session)
+    connection.set_progress_handler(give_up, steps)
+    try:
+        yield given_up
+    except OperationalError:
+        if not given_up:
+            raise
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def _column(name: str, *, indexed: bool) -> ColumnElement[Any]:
@@ -87,15 +124,16 @@ def _column(name: str, *, indexed: bool) -> ColumnElement[Any]:
 
 
 def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnElement[bool]]:
+    """Conditions; not ``indexed`` ones are checked on a walk along the sort's index, where they may only shorten it."""
     found: list[ColumnElement[bool]] = []
     if query.kinds:
         found.append(_column("kind", indexed=indexed).in_(query.kinds))
     if query.states:
-        found.append(_column("state", indexed=indexed).in_(query.states))
+        found.append(_column("state", indexed=indexed or _key(query) == "state").in_(query.states))
     for name in _EQUAL:
         value = getattr(query, name)
         if value is not None:
-            found.append(_column(name, indexed=indexed) == value)
+            found.append(_column(name, indexed=indexed or _key(query) == name) == value)
     if query.contains:
         found.append(func.instr(col(Workload.name), query.contains) > 0)
     if live and not query.deleted:
@@ -109,7 +147,10 @@ def _leaves_few(session: Session, query: Query) -> bool:
     if not filters:
         return False
     probe = select(col(Workload.id)).where(*filters).limit(_FEW + 1).subquery()
-    return (session.execute(select(func.count()).select_from(probe)).scalar() or 0) <= _FEW
+    found = None
+    with _at_most(session, _PROBE_STEPS):
+        found = session.execute(select(func.count()).select_from(probe)).scalar()
+    return found is not None and found <= _FEW
 
 
 def _key(query: Query) -> str:

@@ -39,6 +39,8 @@ def answers(quick: bool) -> Iterator[Row]:
             server.await_leases()
             one = [server.native("GET", f"/workloads/{n * total // 50 + 1}") for n in range(50)]
             yield _row(f"get one of {total:,}: p50", *_beside_health(client, one, max(1, rounds // 15)))
+            waits = server.native("GET", f"/workloads/{total - 1}")
+            yield _row("get one that waits, and why: p50", *_beside_health(client, [waits], rounds))
             yield from _lists(server, client, total, rounds)
             for what, raw in _capacity(server).items():
                 yield _row(f"{what}: p50", *_beside_health(client, [raw], rounds))

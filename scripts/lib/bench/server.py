@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -219,17 +220,18 @@ def _row(n: int, *, waits: bool) -> dict[str, Any]:
 
     over = (State.SUCCEEDED,) * 6 + (State.FAILED,) * 2 + (State.STOPPED,)
     at = time.time() - 1e6 + n
+    chance = random.Random(n)
     return {
-        "kind": Kind.JOB if n % 50 else Kind.NOTEBOOK,
+        "kind": Kind.JOB if chance.random() > 0.02 else Kind.NOTEBOOK,
         "dialect": "native",
-        "project": f"project-{n % 20}",
-        "owner": f"user-{n % 10}",
+        "project": f"project-{chance.randrange(20)}",
+        "owner": f"user-{chance.randrange(10)}",
         "name": f"job-{n}",
         "version": "",
-        "pool": POOLS[n % 3],
-        "priority": n % 5,
+        "pool": chance.choice(POOLS),
+        "priority": chance.randrange(5),
         "desired": Desired.RUN,
-        "state": State.QUEUED if waits else over[n % 9],
+        "state": State.QUEUED if waits else chance.choice(over),
         "message": "" if waits else "exit code 0",
         "attempt": 1,
         "retries": 0,

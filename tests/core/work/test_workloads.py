@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.work import listing
 from localml.core.work.listing import SORTS, Query
 from localml.core.work.states import Kind, State
 from localml.core.work.tables import Workload
@@ -114,6 +115,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     states=st.sets(st.sampled_from(State), max_size=3),
     project=st.sampled_from([None, "p0"]),
     contains=st.sampled_from([None, "job3", "%", "_"]),
+    plan=st.sampled_from([(1000, 60_000), (0, 60_000), (0, 20)]),
 )
 def test_pages_put_together_are_the_whole_list_in_order(
     filled: Rig,
@@ -123,13 +125,18 @@ def test_pages_put_together_are_the_whole_list_in_order(
     states: set[State],
     project: str | None,
     contains: str | None,
+    plan: tuple[int, int],
 ) -> None:
+    """However the rows are found: sorted, by a walk along an index, or by one that is given up."""
     query = {"sort": sort, "descending": descending, "states": tuple(states), "project": project, "contains": contains}
     whole = filled.workloads.page(Query(**query, limit=1000)).items
     pages: list[Workload] = []
     after = None
     while True:
-        page = filled.workloads.page(Query(**query, limit=limit, after=after))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(listing, "_FEW", plan[0])
+            patch.setattr(listing, "_STEPS", plan[1])
+            page = filled.workloads.page(Query(**query, limit=limit, after=after))
         assert len(page.items) <= limit
         pages += page.items
         after = page.cursor
