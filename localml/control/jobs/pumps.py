@@ -8,50 +8,15 @@ tail costs nothing but precision.
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from contextlib import closing, suppress
 
-from localml.core.logs.files import MARK, LogStore
-from localml.engines.base import STREAMS, Engine, EngineUnreachable, Stream
+from localml.core.logs.files import LogStore
+from localml.core.logs.writer import LogWriter
+from localml.engines.base import STREAMS, Engine, EngineUnreachable
 
 _RETRY_S = 0.5
-
-
-class _Writer:
-    """Appends to one stream's file, and notes when. Files are made with the first byte: many a stream has none."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd = self._index = -1
-        try:
-            self.size = os.stat(path).st_size
-        except FileNotFoundError:
-            self.size = 0
-
-    def append(self, data: bytes, at: float) -> None:
-        if self._index < 0:
-            self._open()
-        os.write(self._index, MARK.pack(self.size, at))
-        view = memoryview(data)
-        while view:
-            written = os.write(self._fd, view)
-            self.size += written
-            view = view[written:]
-
-    def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        if self._fd < 0:
-            self._fd = os.open(self._path, flags, 0o640)
-        self._index = os.open(self._path.with_suffix(self._path.suffix + ".idx"), flags, 0o640)
-
-    def close(self) -> None:
-        for file in (self._fd, self._index):
-            if file >= 0:
-                os.close(file)
 
 
 class LogPumps:
@@ -126,24 +91,18 @@ class LogPumps:
             self._done()
 
     def _carry(self, workload_id: int, name: str) -> None:
-        writers: dict[Stream, _Writer] = {}
-        try:
-            for stream in STREAMS:
-                writers[stream] = _Writer(self._store.path(workload_id, name, stream))
-            since = {stream: writer.size for stream, writer in writers.items()}
+        with closing(LogWriter(self._store, workload_id, name)) as writer:
+            since = {stream: writer.size(stream) for stream in STREAMS}
             chunks = self._engine.logs(name, since, follow=True)
             try:
                 for chunk in chunks:
-                    writers[chunk.stream].append(chunk.data, chunk.at)
+                    writer.append(chunk.stream, chunk.data, chunk.at)
                     self._changed(workload_id)
                     if self._stop.is_set():
                         return
             finally:
                 with suppress(Exception):
                     chunks.close()  # type: ignore[attr-defined]
-        finally:
-            for writer in writers.values():
-                writer.close()
 
     @staticmethod
     def _words(error: OSError) -> str:

@@ -1,12 +1,82 @@
-"""Where output lies on disk, and how it is read back."""
+"""Where output lies on disk, and how it is read back: bytes at offsets, and when they were written."""
 
 from __future__ import annotations
 
+import os
 import struct
+from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 
 MARK = struct.Struct("<Qd")
 """Record of the side file: offset in bytes, seconds since the epoch."""
+Mark = tuple[int, float]
+"""What lies at that offset, and behind it up to the next mark, was written at that time."""
+_PAGE = 256
+"""Marks read at a time."""
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes from ``offset``, and no byte more from the disk; empty at the end or without a file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+
+
+def size_of(path: Path) -> int:
+    """Bytes in a file; 0 when there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Marks:
+    """A stream's side file. It is searched by bisection and read page by page, for it may hold millions of marks."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._count = size_of(path) // MARK.size  # a record that is torn at the end counts for nothing
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def latest(self) -> float:
+        """The time of the last mark; 0 when there is none."""
+        return next((at for _, at in self._page(max(0, self._count - 1), self._count)), 0.0)
+
+    def upto(self, offset: int) -> int:
+        """How many marks lie at an offset or before it."""
+        low, high = 0, self._count
+        while high - low > _PAGE:
+            middle = (low + high) // 2
+            page = self._page(middle, middle + 1)
+            if page and page[0][0] <= offset:
+                low = middle
+            else:
+                high = middle
+        return low + bisect_right(self._page(low, high), offset, key=lambda mark: mark[0])
+
+    def forwards(self, offset: int) -> Iterator[Mark]:
+        """The mark that says when an offset was written, and those behind it; the first when none says it."""
+        for low in range(max(0, self.upto(offset) - 1), self._count, _PAGE):
+            yield from self._page(low, min(low + _PAGE, self._count))
+
+    def backwards(self, offset: int) -> Iterator[Mark]:
+        """The mark that says when an offset was written, and those before it, the nearest first."""
+        for high in range(max(1, self.upto(offset)), 0, -_PAGE):
+            yield from reversed(self._page(max(0, high - _PAGE), high))
+
+    def _page(self, low: int, high: int) -> list[Mark]:
+        """Empty when the file was removed meanwhile."""
+        raw = read_at(self._path, low * MARK.size, (high - low) * MARK.size)
+        return list(MARK.iter_unpack(raw[: len(raw) // MARK.size * MARK.size]))
 
 
 class LogStore:
@@ -25,47 +95,22 @@ class LogStore:
 
     def size(self, workload_id: int, attempt_name: str, stream: str) -> int:
         """Bytes kept so far."""
-        try:
-            return self.path(workload_id, attempt_name, stream).stat().st_size
-        except FileNotFoundError:
-            return 0
+        return size_of(self.path(workload_id, attempt_name, stream))
 
     def read(self, workload_id: int, attempt_name: str, stream: str, offset: int, limit: int) -> bytes:
         """At most ``limit`` bytes from ``offset``; empty at the end or when there is no file."""
-        try:
-            with self.path(workload_id, attempt_name, stream).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
-        except FileNotFoundError:
-            return b""
+        return read_at(self.path(workload_id, attempt_name, stream), offset, limit)
 
     def tail(self, workload_id: int, attempt_name: str, stream: str, limit: int) -> bytes:
         """The last ``limit`` bytes."""
         size = self.size(workload_id, attempt_name, stream)
         return self.read(workload_id, attempt_name, stream, max(0, size - limit), limit)
 
-    def marks(self, workload_id: int, attempt_name: str, stream: str) -> list[tuple[int, float]]:
-        """(offset, time) of the chunks as they were written: what lies at ``offset`` was written at ``time``."""
-        path = self.path(workload_id, attempt_name, stream).with_suffix(f".{stream}.idx")
-        try:
-            raw = path.read_bytes()
-        except FileNotFoundError:
-            return []
-        whole = len(raw) // MARK.size * MARK.size
-        return [(offset, at) for offset, at in MARK.iter_unpack(raw[:whole])]
+    def marks(self, workload_id: int, attempt_name: str, stream: str) -> Marks:
+        """When what lies where was written."""
+        return Marks(side_file(self.path(workload_id, attempt_name, stream)))
 
-    def merged(self, workload_id: int, attempt_name: str) -> list[tuple[float, str, bytes]]:
-        """(time, stream, bytes) of both streams in the order of their writing."""
-        pieces: list[tuple[float, int, str, bytes]] = []
-        for order, stream in enumerate(("stdout", "stderr")):
-            size = self.size(workload_id, attempt_name, stream)
-            data = self.read(workload_id, attempt_name, stream, 0, size)
-            marks = [mark for mark in self.marks(workload_id, attempt_name, stream) if mark[0] < len(data)]
-            if not marks or marks[0][0] != 0:
-                marks.insert(0, (0, marks[0][1] if marks else 0.0))
-            bounds = [offset for offset, _ in marks] + [len(data)]
-            for (start, at), end in zip(marks, bounds[1:], strict=True):
-                if end > start:
-                    pieces.append((at, order, stream, data[start:end]))
-        pieces.sort(key=lambda piece: (piece[0], piece[1]))
-        return [(at, stream, data) for at, _, stream, data in pieces]
+
+def side_file(path: Path) -> Path:
+    """Where the marks of a stream's file lie."""
+    return path.with_name(f"{path.name}.idx")

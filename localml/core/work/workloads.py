@@ -199,6 +199,25 @@ class Workloads:
             raise not_found("workload", number)
         return row
 
+    def glance(self, number: int) -> tuple[State, int]:
+        """A workload's state, and how many attempts there are: all that a follower asks at every line."""
+        counted = select(func.count()).where(col(Attempt.workload_id) == number).scalar_subquery()
+        with self._store.read() as session:
+            found = session.execute(select(col(Workload.state), counted).where(col(Workload.id) == number)).first()
+        if found is None:
+            raise not_found("workload", number)
+        return found[0], int(found[1])
+
+    def attempts(self, number: int) -> list[Attempt]:
+        """All attempts of a workload, oldest first."""
+        with self._store.read() as session:
+            return self._attempts(session, number)
+
+    @staticmethod
+    def _attempts(session: Session, number: int) -> list[Attempt]:
+        query = select(Attempt).where(col(Attempt.workload_id) == number).order_by(col(Attempt.id))
+        return list(session.execute(query).scalars())
+
     def find(
         self, *, dialect: str, kind: Kind, name: str, project: str | None = None, version: str | None = None
     ) -> Full | None:
@@ -236,19 +255,18 @@ class Workloads:
                 raise LocalmlError(Code.CONFLICT, f"several workloads are named '{name}'; say which by id: {words}")
             return self._full(session, rows[0])
 
-    @staticmethod
-    def _full(session: Session, row: Workload) -> Full:
+    @classmethod
+    def _full(cls, session: Session, row: Workload) -> Full:
         detail = session.get(WorkloadDetail, row.id)
-        attempts = session.execute(
-            select(Attempt).where(col(Attempt.workload_id) == row.id).order_by(col(Attempt.id))
-        ).scalars()
         leases = session.execute(
             select(GpuLease).where(col(GpuLease.workload_id) == row.id, col(GpuLease.released_at).is_(None))
         ).scalars()
         if detail is None:
             raise LocalmlError(Code.INTERNAL, f"workload {row.id} has no detail row")
         spec = WorkloadSpec.model_validate_json(detail.spec)
-        return Full(row, spec, detail.request, dict(detail.images or {}), list(attempts), list(leases))
+        return Full(
+            row, spec, detail.request, dict(detail.images or {}), cls._attempts(session, row.id or 0), list(leases)
+        )
 
     def page(self, query: Query) -> Page:
         """One page of workloads; see :mod:`localml.core.work.listing`."""

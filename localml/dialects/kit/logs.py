@@ -1,41 +1,86 @@
-"""A workload's output as one text, or as lines while they are written."""
+"""A workload's output as one text, or as lines while they are written; and bodies of answers that grow."""
 
 from __future__ import annotations
 
+import codecs
+import json
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
+from localml.core.events.feed import Feed
 from localml.core.logs.files import LogStore
+from localml.core.logs.follower import Follower
+from localml.core.logs.reader import BLOCK, Lines, Piece, last_bytes, marked, pieces, tail
+from localml.core.logs.sources import ALL, Position
 from localml.core.subjects import Subject
-from localml.core.work.states import TERMINAL
-from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Full
 from localml.dialects.kit.held import Pause
 from localml.platform import Platform
 
 MAX_TEXT = 64 << 20
 """Bytes of output that one answer holds at most; of more, the last ones are given."""
-STREAMS = ("stdout", "stderr")
-_BLOCK = 1 << 20
 _NUDGE_S = 15.0  # a follower looks again after so long, should a change ever go unannounced
 
 
-def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None) -> str:
+class Body(Protocol):
+    """An answer that grows. A step never waits; :func:`followed` says when there may be something new."""
+
+    def news(self) -> Iterator[bytes]:
+        """What came since the last step, at the end with all that was held back."""
+        ...
+
+    def beat(self) -> bytes:
+        """What tells the client that the answer goes on although nothing came; may be empty."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step was the last."""
+        ...
+
+
+def followed(
+    feed: Feed, subject: Subject, body: Body, *, beat_s: float = _NUDGE_S, limit_s: float = float("inf")
+) -> Iterator[bytes | Pause]:
+    """A body until it is over, ``limit_s`` seconds passed or the server shuts down.
+
+    Args:
+        subject: whose changes may be news.
+        beat_s: seconds after which, when nothing came, a beat is sent.
+    """
+    end = time.monotonic() + limit_s
+    while True:
+        seen = feed.version(subject)
+        yield from body.news()
+        left = end - time.monotonic()
+        if body.over or left <= 0:
+            return
+        pause = Pause(subject, seen, min(left, beat_s))
+        yield pause
+        if feed.closed:
+            return
+        if not pause.woken and (beat := body.beat()):
+            yield beat
+
+
+def log_blocks(store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None) -> Iterator[bytes]:
     """All output of a workload, both streams merged line by line in the order of their writing.
 
     With several replicas each line starts with its replica (``[worker-0] ``); a retry starts with a line that says so.
-    Bytes that are no UTF-8 become U+FFFD. The last line keeps its missing newline.
+    The last line keeps its missing newline.
 
     Args:
         lines: only so many last lines.
         limit: bytes of output at most, :data:`MAX_TEXT` when None; of more, the last ones are given.
     """
-    found: Iterator[bytes] | deque[bytes] = _all_lines(store, full, MAX_TEXT if limit is None else limit)
-    if lines is not None:
-        found = deque(found, maxlen=lines)
-    return b"".join(found).decode("utf-8", "replace")
+    found = _blocks(store, full, lines, limit)
+    return joined(found if lines is None else _last(found, lines))
+
+
+def log_text(store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None) -> str:
+    """What :func:`log_blocks` gives as text. Bytes that are no UTF-8 become U+FFFD."""
+    return b"".join(log_blocks(store, full, lines=lines, limit=limit)).decode("utf-8", "replace")
 
 
 def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | None = None) -> Iterator[bytes | Pause]:
@@ -46,102 +91,106 @@ def follow_lines(platform: Platform, number: int, limit: float, *, lines: int | 
     Args:
         lines: of those that are there already, only so many last ones.
     """
-    end = time.monotonic() + limit
-    follower = _Follower(platform.logs)
-    first = True
-    while True:
-        seen = platform.feed.version(Subject.workload(number))
-        full = platform.workloads.get(number)
-        news = follower.news(full)
-        yield from deque(news, maxlen=lines) if first and lines is not None else news
-        first = False
-        if full.row.state in TERMINAL:  # then its output is complete
-            yield from follower.rest(full)
-            return
-        left = end - time.monotonic()
-        if left <= 0 or platform.feed.closed:
-            return
-        yield Pause(Subject.workload(number), seen, min(left, _NUDGE_S))
+    body = LineBody(platform, platform.workloads.get(number), lines)
+    return followed(platform.feed, Subject.workload(number), body, limit_s=limit)
 
 
-def _all_lines(store: LogStore, full: Full, most: int) -> Iterator[bytes]:
-    """Lines with their newline; only the very last may lack it."""
-    number = full.row.id or 0
-    size = sum(store.size(number, one.name, stream) for one in full.attempts for stream in STREAMS)
-    limit = None if size <= most else most // (len(full.attempts) * len(STREAMS))
-    if limit is not None:
-        yield f"[localml] {size} bytes of output; only the last ones of each replica are shown\n".encode()
-    held: bytes | None = None
-    for tries in sorted({one.number for one in full.attempts}):
-        for line in _lines_of_try(store, full, tries, limit):
-            if held is not None:
-                yield held if held.endswith(b"\n") else held + b"\n"
-            held = line
-    if held is not None:
-        yield held
+def joined(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in blocks of a size that is worth a write each."""
+    parts, size = list[bytes](), 0
+    for block in blocks:
+        parts.append(block)
+        size += len(block)
+        if size >= BLOCK:
+            yield b"".join(parts)
+            parts, size = [], 0
+    if size:
+        yield b"".join(parts)
 
 
-def _lines_of_try(store: LogStore, full: Full, tries: int, limit: int | None) -> Iterator[bytes]:
-    if tries > 1:
-        yield _retry_line(tries)
-    attempts = [one for one in full.attempts if one.number == tries]
-    pieces: list[tuple[float, int, str, bytes]] = []
-    for index, one in enumerate(attempts):
-        for at, stream, data in _pieces(store, full.row.id or 0, one.name, limit):
-            pieces.append((at, index, stream, data))
-    pieces.sort(key=lambda piece: piece[0])
-    parts: dict[tuple[int, str], bytes] = {}
-    for _, index, stream, data in pieces:
-        lines = (parts.pop((index, stream), b"") + data).split(b"\n")
-        if lines[-1]:
-            parts[index, stream] = lines[-1]
-        for line in lines[:-1]:
-            yield _prefix(full, attempts[index]) + line + b"\n"
-    for (index, _), line in parts.items():
-        yield _prefix(full, attempts[index]) + line
+class LineBody:
+    """Lines as :func:`log_blocks` shows them, as they come; every one ends with a newline."""
+
+    def __init__(self, platform: Platform, full: Full, lines: int | None = None) -> None:
+        sources = ALL.sources(full.attempts)
+        start = Position() if lines is None else tail(platform.logs, sources, lines, over=False)
+        self._follower = Follower(platform.logs, platform.workloads, full.row.id or 0, ALL, start)
+        self._lines, self._shown, self._first = Lines(), _Shown(full), lines
+
+    def news(self) -> Iterator[bytes]:
+        """See :meth:`Body.news`."""
+        first, self._first = self._first, None
+        yield from self._whole() if first is None else _last(self._whole(), first)
+        if self.over:
+            yield from map(self._shown.lines, self._lines.rest())
+
+    def beat(self) -> bytes:
+        """Nothing: lines are all that may stand here."""
+        return b""
+
+    @property
+    def over(self) -> bool:
+        """See :meth:`Body.over`."""
+        return self._follower.over
+
+    def _whole(self) -> Iterator[bytes]:
+        for piece in self._follower.news():
+            yield from map(self._shown.lines, self._lines.feed(piece))
+        newest = self._follower.newest
+        yield from map(self._shown.lines, self._lines.turn(newest))
+        yield self._shown.turn(newest)
 
 
-def _pieces(store: LogStore, number: int, name: str, limit: int | None) -> list[tuple[float, str, bytes]]:
-    if limit is None:
-        return store.merged(number, name)
-    return [(0.0, stream, store.tail(number, name, stream, limit)) for stream in STREAMS]
+class _Shown:
+    """How lines look: marked with their replica where there are several, tries parted by lines that say so."""
+
+    def __init__(self, full: Full) -> None:
+        self._several = full.spec.replicas > 1
+        self.tries = 1
+
+    def lines(self, piece: Piece) -> bytes:
+        return self.turn(piece.source.attempt) + (marked(piece) if self._several else piece.data)
+
+    def turn(self, tries: int) -> bytes:
+        """What stands between the tries up to this one that were not announced yet."""
+        new = range(self.tries + 1, tries + 1)
+        self.tries = max(self.tries, tries)
+        return b"".join(b"[localml] the job is tried again (try %d)\n" % one for one in new)
 
 
-def _prefix(full: Full, one: Attempt) -> bytes:
-    return f"[{one.role}-{one.index}] ".encode() if full.spec.replicas > 1 else b""
+def _blocks(store: LogStore, full: Full, lines: int | None, limit: int | None) -> Iterator[bytes]:
+    sources, shown = ALL.sources(full.attempts), _Shown(full)
+    end = Position.end(store, sources)
+    size, most = sum(end.offsets), MAX_TEXT if limit is None else limit
+    start = Position() if size <= most else last_bytes(store, sources, most)
+    if start.offsets:
+        yield b"[localml] %d bytes of output; only the last ones of each replica are shown\n" % size
+    if lines is not None:
+        start.fit(len(sources))
+        start = tail(store, sources, lines, end=end, floor=start)
+    keeper = Lines()
+    for piece in pieces(store, sources, start, until=end):
+        yield from map(shown.lines, keeper.feed(piece))
+    rest = b"".join(map(shown.lines, keeper.rest()))
+    announced = shown.turn(max((source.attempt for source in sources), default=1))
+    yield rest + announced if announced else rest[:-1]
 
 
-def _retry_line(tries: int) -> bytes:
-    return f"[localml] the job is tried again (try {tries})\n".encode()
+def _last(blocks: Iterable[bytes], lines: int) -> Iterator[bytes]:
+    """The last lines of a short text."""
+    data = b"".join(blocks)
+    at = len(data.removesuffix(b"\n")) if lines else len(data) - 1
+    for _ in range(lines):
+        at = data.rfind(b"\n", 0, at)
+        if at < 0:
+            break
+    yield data[at + 1 :]
 
 
-@dataclass
-class _Follower:
-    """Remembers how far each file was read, and the beginnings of lines that are not complete."""
-
-    store: LogStore
-    offsets: dict[tuple[str, str], int] = field(default_factory=dict)
-    parts: dict[tuple[str, str], bytes] = field(default_factory=dict)
-    tries: int = 1
-
-    def news(self, full: Full) -> Iterator[bytes]:
-        """Lines that were completed since the last call."""
-        number = full.row.id or 0
-        for one in full.attempts:
-            if one.number > self.tries:
-                self.tries = one.number
-                yield _retry_line(one.number)
-            for stream in STREAMS:
-                key = (one.name, stream)
-                while data := self.store.read(number, one.name, stream, self.offsets.get(key, 0), _BLOCK):
-                    self.offsets[key] = self.offsets.get(key, 0) + len(data)
-                    *lines, self.parts[key] = (self.parts.get(key, b"") + data).split(b"\n")
-                    for line in lines:
-                        yield _prefix(full, one) + line + b"\n"
-
-    def rest(self, full: Full) -> Iterator[bytes]:
-        """Last lines that have no newline."""
-        for one in full.attempts:
-            for stream in STREAMS:
-                if part := self.parts.pop((one.name, stream), b""):
-                    yield _prefix(full, one) + part + b"\n"
+def json_blocks(member: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """An object with one text as JSON, block by block, so that no answer is ever held as a whole."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    yield f'{{{json.dumps(member)}: "'.encode()
+    for block in blocks:
+        yield json.dumps(decoder.decode(block))[1:-1].encode()
+    yield json.dumps(decoder.decode(b"", final=True))[1:-1].encode() + b'"}\n'

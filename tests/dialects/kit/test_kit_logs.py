@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from helpers.outputs import counted
 
+from localml.core.events.feed import Feed
 from localml.core.logs.files import MARK, LogStore
+from localml.core.subjects import Subject
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.states import State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.kit import logs
-from localml.dialects.kit.logs import log_text
+from localml.dialects.kit.held import Pause
+from localml.dialects.kit.logs import LineBody, followed, json_blocks, log_blocks, log_text
+from localml.platform import Platform
 
 
 class Output:
@@ -22,6 +32,7 @@ class Output:
         self.store = LogStore(data)
         self.replicas = replicas
         self.attempts: list[Attempt] = []
+        self.state = State.SUCCEEDED
 
     def attempt(self, index: int = 0, number: int = 1) -> str:
         name = f"r-{index}-{number}"
@@ -40,8 +51,16 @@ class Output:
 
     @property
     def full(self) -> Full:
-        row = Workload(id=1, state=State.SUCCEEDED)
+        row = Workload(id=1, state=self.state)
         return Full(row, WorkloadSpec(roles=(Role(name="worker", count=self.replicas),)), None, attempts=self.attempts)
+
+    def body(self, lines: int | None = None) -> LineBody:
+        """Follows what is written here, as if it were a running job's."""
+        self.state = State.RUNNING
+        workloads = SimpleNamespace(
+            glance=lambda _: (self.state, len(self.attempts)), attempts=lambda _: list(self.attempts)
+        )
+        return LineBody(cast("Platform", SimpleNamespace(logs=self.store, workloads=workloads)), self.full, lines)
 
     def text(self, lines: int | None = None) -> str:
         return log_text(self.store, self.full, lines=lines)
@@ -108,3 +127,148 @@ def test_an_endless_log_is_cut_at_its_beginning_and_says_so(tmp_path: Path, monk
     assert first == "[localml] 400 bytes of output; only the last ones of each replica are shown"
     assert last == "099"
     assert len(output.text()) < 200
+
+
+def test_the_line_that_parts_retries_is_one_of_the_last_lines(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    output.write(output.attempt(number=1), 1, b"first\ntorn")
+    output.write(output.attempt(number=2), 2, b"second")
+    retry = "[localml] the job is tried again (try 2)\n"
+    assert output.text(lines=1) == "second"
+    assert output.text(lines=2) == retry + "second"
+    assert output.text(lines=3) == f"torn\n{retry}second"
+    output.attempt(number=3)
+    assert output.text(lines=2) == "second\n[localml] the job is tried again (try 3)\n"
+
+
+def test_the_last_lines_of_an_endless_log_read_its_end_alone(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    output.write(output.attempt(), 1, b"0123456789abcde\n" * (8 << 16))
+    with counted() as reads:
+        assert output.text(lines=10) == "0123456789abcde\n" * 10
+    assert reads.bytes < 20_000
+
+
+def test_a_text_is_read_as_it_is_given(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    output.write(output.attempt(), 1, b"0123456789abcde\n" * (8 << 16))
+    with counted() as reads:
+        blocks = log_blocks(output.store, output.full)
+        next(blocks)
+        assert reads.bytes <= 2 << 16
+        assert max(map(len, blocks)) < 2 << 16
+    assert reads.bytes == 8 << 20
+
+
+def test_a_text_of_any_length_takes_little_memory(tmp_path: Path) -> None:
+    output = Output(tmp_path, replicas=2)
+    for index in range(2):
+        output.write(output.attempt(index), 1, b"0123456789abcde\n" * (1 << 20))
+    tracemalloc.start()
+    try:
+        blocks = json_blocks("logs", log_blocks(output.store, output.full))
+        assert sum(map(len, blocks)) > 2 * (16 << 20)
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_text_as_json_is_the_same_in_any_blocks() -> None:
+    text = 'caf\u00e9 "\\ \U0001f600\x00\n'
+    for size in range(1, 8):
+        data = text.encode() + b"\xff\xf0"
+        found = b"".join(json_blocks("logs", [data[at : at + size] for at in range(0, len(data), size)]))
+        assert json.loads(found) == {"logs": data.decode("utf-8", "replace")}
+
+
+def test_followed_lines_come_whole_and_once(tmp_path: Path) -> None:
+    output = Output(tmp_path, replicas=2)
+    first = output.attempt(0)
+    output.write(first, 1, b"old\nhalf ")
+    body = output.body()
+    assert b"".join(body.news()) == b"[worker-0] old\n"
+    output.write(output.attempt(1), 2, b"other\n")
+    assert b"".join(body.news()) == b"[worker-1] other\n"
+    output.write(first, 3, b"line\nrest")
+    assert (b"".join(body.news()), body.over) == (b"[worker-0] half line\n", False)
+    output.state = State.SUCCEEDED
+    assert (b"".join(body.news()), body.over) == (b"[worker-0] rest\n", True)
+
+
+def test_a_follower_is_told_of_a_new_try_behind_the_end_of_the_old_one(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    output.write(output.attempt(number=1), 1, b"torn")
+    body = output.body()
+    assert b"".join(body.news()) == b""
+    second = output.attempt(number=2)
+    assert b"".join(body.news()) == b"torn\n[localml] the job is tried again (try 2)\n"
+    output.write(second, 2, b"sec")
+    assert b"".join(body.news()) == b""
+    output.write(second, 3, b"ond\n")
+    assert b"".join(body.news()) == b"second\n"
+
+
+def test_the_last_lines_before_following_are_whole_ones_and_what_is_begun_follows(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    name = output.attempt()
+    output.write(name, 1, b"one\ntwo\nthr")
+    body = output.body(lines=1)
+    assert b"".join(body.news()) == b"two\n"
+    output.write(name, 2, b"ee\nfour")
+    output.state = State.SUCCEEDED
+    assert b"".join(body.news()) == b"three\nfour\n"
+
+
+def test_following_from_the_last_lines_on_does_not_read_the_first(tmp_path: Path) -> None:
+    output = Output(tmp_path)
+    name = output.attempt()
+    output.write(name, 1, b"0123456789abcde\n" * (8 << 16) + b"half")
+    with counted() as reads:
+        body = output.body(lines=2)
+        assert b"".join(body.news()) == b"0123456789abcde\n" * 2
+        output.write(name, 2, b" line\n")
+        assert b"".join(body.news()) == b"half line\n"
+    assert reads.bytes < 20_000
+
+
+class Steps:
+    """A body of three steps."""
+
+    def __init__(self) -> None:
+        self.left = [b"a", b"", b"ccc"]
+
+    def news(self) -> Iterator[bytes]:
+        for letter in self.left.pop(0):
+            yield bytes([letter])
+
+    def beat(self) -> bytes:
+        return b"."
+
+    @property
+    def over(self) -> bool:
+        return not self.left
+
+
+def test_a_followed_body_steps_at_each_change_and_beats_in_between() -> None:
+    feed, subject = Feed(), Subject.workload(1)
+    steps = followed(feed, subject, Steps(), beat_s=7)
+    assert next(steps) == b"a"
+    pause = next(steps)
+    assert isinstance(pause, Pause)
+    assert (pause.subject, pause.seen, pause.timeout) == (subject, 0, 7)
+    assert isinstance(step := next(steps), bytes)
+    assert step == b"."
+    pause = next(steps)
+    assert isinstance(pause, Pause)
+    feed.changed(subject)
+    pause.woken = True
+    assert list(steps) == [b"c", b"c", b"c"]
+
+
+def test_a_followed_body_ends_in_time_and_with_the_server() -> None:
+    feed, subject = Feed(), Subject.workload(1)
+    assert list(followed(feed, subject, Steps(), limit_s=0)) == [b"a"]
+    steps = followed(feed, subject, Steps())
+    assert [type(step) for step in (next(steps), next(steps))] == [bytes, Pause]
+    feed.close()
+    assert list(steps) == []

@@ -13,7 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 from helpers.native import Http, sh
+from helpers.outputs import append, big, counted
+from helpers.rig import wait_until
 
+from localml.core.logs.sources import ALL
+from localml.core.subjects import Subject
 from localml.dialects.kit import held
 from localml.dialects.native.translate import follow
 from localml.httpd.held import Run
@@ -49,7 +53,8 @@ def test_both_streams_are_merged_and_go_on_where_they_were(admin: Http) -> None:
     number = ended(admin, OUT_AND_ERR)
     merged = admin("GET", f"/workloads/{number}/logs")
     assert sorted(merged.data) == sorted(b"one\ntwo\nthreeoops\n")
-    assert merged.headers["Localml-Offset"] == "13,5"
+    assert merged.headers["Localml-Offset"] == merged.headers["Localml-End"] == "13,5"
+    assert admin("GET", f"/workloads/{number}/logs?limit=3").headers["Localml-End"] == "13,5"
     rest = admin("GET", f"/workloads/{number}/logs?offset=8,5")
     assert rest.data == b"three"
 
@@ -72,6 +77,20 @@ def test_the_last_lines(admin: Http, lines: int, wanted: bytes | None) -> None:
     number = ended(admin, "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo $i; done | head -c -1")
     found = admin("GET", f"/workloads/{number}/logs?tail={lines}").data
     assert found == (wanted if wanted is not None else "\n".join(map(str, range(1, 301))).encode())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_lines_of_a_long_log_read_its_end_alone(admin: Http, localml: Localml, count: int) -> None:
+    number = ended(admin, "true", count=count)
+    for source in ALL.sources(localml.platform.workloads.get(number).attempts):
+        big(localml.platform.logs, source, b"0123456789" * 20 + b"\n", 1 << 30, marks=200_000)
+    with counted() as reads:
+        found = admin("GET", f"/workloads/{number}/logs?tail=10").data
+    assert found.count(b"0123456789" * 20 + b"\n") == 10 == found.count(b"\n")
+    assert reads.bytes < 1 << 20
+    with counted() as reads:
+        assert admin("GET", f"/workloads/{number}/logs?tail=10&follow=true").data == found
+    assert reads.bytes < 1 << 20
 
 
 def test_each_try_has_its_output(admin: Http, tmp_path: Path) -> None:
@@ -107,6 +126,28 @@ def test_following_starts_before_the_job_writes_and_ends_with_it(
         assert answer.read() == b"and two"
     connection.close()
     assert admin("GET", f"/workloads/{number}").json["state"] == "succeeded"
+
+
+def test_one_more_line_of_a_long_log_reads_that_line_alone(
+    admin: Http, localml: Localml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "HEARTBEAT_S", 3600.0)
+    number = submit(admin, "sleep 600")
+    wait_until(lambda: admin("GET", f"/workloads/{number}").json["state"] == "running")
+    source = ALL.sources(localml.platform.workloads.get(number).attempts)[0]
+    big(localml.platform.logs, source, b"a line\n", 1 << 28, marks=1_000_000)
+    connection = http.client.HTTPConnection(urlsplit(localml.url).netloc, timeout=60)
+    connection.request("GET", f"/localml/v1/workloads/{number}/logs?follow=true&tail=1", headers=admin.headers)
+    answer = connection.getresponse()
+    assert answer.readline() == b"a line\n"
+    with counted() as reads:
+        append(localml.platform.logs, source, 1e9, b"one more\n")
+        localml.platform.feed.changed(Subject.workload(number))
+        assert answer.readline() == b"one more\n"
+    assert reads.bytes == len(b"one more\n")
+    answer.close()
+    connection.close()
+    admin("DELETE", f"/workloads/{number}")
 
 
 def events_of(data: bytes) -> list[dict[str, str]]:

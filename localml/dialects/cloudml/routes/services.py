@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import request
+from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 from flask_openapi.types import ResponseDict
@@ -19,6 +19,7 @@ from localml.dialects.cloudml.translate.events import endpoint_event_list
 from localml.dialects.cloudml.translate.orgs import org_of
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.logs import json_blocks
 
 _TRIED = (Code.STORAGE, Code.UNAVAILABLE)
 _MEMBERS = {
@@ -77,9 +78,10 @@ def delete_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> di
 
 
 @api.get(ONE + "/logs", operation_id="getModelServiceLogs", tags=TAGS, responses={200: schemas.Logs, **FOUND})
-def get_model_service_logs(path: schemas.ModelPath, query: schemas.ReplicaQuery) -> dict[str, Any]:
+def get_model_service_logs(path: schemas.ModelPath, query: schemas.ReplicaQuery) -> Response:
     """Read a model service's log"""
-    return {"logs": models.logs(platform(), _service(path, query), query.replica)}
+    found = models.logs(platform(), _service(path, query), query.replica)
+    return Response(json_blocks("logs", found), mimetype="application/json")
 
 
 @api.get(ONE + "/events", operation_id="listModelServiceEvents", tags=TAGS, responses={200: schemas.EventList, **FOUND})

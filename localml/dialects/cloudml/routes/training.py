@@ -22,7 +22,7 @@ from localml.dialects.cloudml.translate.training import stored_request, train_an
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.held import Following
-from localml.dialects.kit.logs import follow_lines, log_text
+from localml.dialects.kit.logs import follow_lines, json_blocks, log_blocks
 
 FOLLOW_S = 300.0
 """Seconds after which a followed log ends; clients are told of five minutes and ask again."""
@@ -104,13 +104,14 @@ def delete_train_job(path: schemas.JobPath, query: schemas.DeleteQuery) -> dict[
     tags=[{"name": "train"}],
     responses={200: schemas.Logs, **SIGNED, 404: schemas.Error},
 )
-def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> dict[str, Any] | Response:
+def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> Response:
     """Read a training job's log"""
     job = _job(path, query, NO_TRAIN_JOB)
     if query.follow:
         steps = follow_lines(platform(), _number(job), FOLLOW_S, lines=query.lines)
         return Following(platform().feed, steps, mimetype="text/plain")
-    return {"logs": log_text(platform().logs, job, lines=query.lines)}
+    found = log_blocks(platform().logs, job, lines=query.lines)
+    return Response(json_blocks("logs", found), mimetype="application/json")
 
 
 @api.get(

@@ -10,6 +10,7 @@ token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HT
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from sqlmodel import col, select
@@ -22,13 +23,14 @@ from localml.core.serving.endpoints import NewEndpoint, NewVariant
 from localml.core.serving.records import EndpointFull
 from localml.core.serving.specs import EndpointSpec, EndpointState, Scaling, VariantSpec
 from localml.core.serving.tables import EndpointReplica
+from localml.core.work.workloads import Full
 from localml.dialects.cloudml.errors import missing, need_org
 from localml.dialects.cloudml.schemas.training import ModelService, ModelServiceCreate
 from localml.dialects.cloudml.translate.orgs import ALL, DIALECT
 from localml.dialects.cloudml.translate.quota import pool_of
 from localml.dialects.cloudml.translate.training import replica_resources
 from localml.dialects.kit.addresses import gateway_url, reachable
-from localml.dialects.kit.logs import MAX_TEXT, log_text
+from localml.dialects.kit.logs import MAX_TEXT, log_blocks
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
 
@@ -216,7 +218,7 @@ def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
     return {**dict.fromkeys(ModelService.model_fields), **request, **computed}
 
 
-def logs(platform: Platform, full: EndpointFull, replica: int | None) -> str:
+def logs(platform: Platform, full: EndpointFull, replica: int | None) -> Iterator[bytes]:
     """What the replicas of a service wrote, one after another; each starts with a line that names it.
 
     Those that have ended are shown where none lives: of a service that failed the last ones tell why.
@@ -237,7 +239,11 @@ def logs(platform: Platform, full: EndpointFull, replica: int | None) -> str:
         if not numbers:
             raise missing(f"Replica {replica} of {NO_MODEL}")
     found = [platform.workloads.get(number) for number in numbers]
-    texts = [log_text(platform.logs, one, limit=MAX_TEXT // len(found)) for one in found]
-    if len(found) < 2:
-        return "".join(texts)
-    return "\n".join(f"[localml] {one.row.name}\n{text}" for one, text in zip(found, texts, strict=True))
+    return _texts(platform, found)
+
+
+def _texts(platform: Platform, found: list[Full]) -> Iterator[bytes]:
+    for place, one in enumerate(found):
+        if len(found) > 1:
+            yield (b"\n" if place else b"") + f"[localml] {one.row.name}\n".encode()
+        yield from log_blocks(platform.logs, one, limit=MAX_TEXT // len(found))

@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from localml.core.logs.reader import last_bytes
+from localml.core.logs.sources import Selection
 from localml.core.work.placeholders import literal
 from localml.core.work.specs import Completion, Port, Resources, Role, WorkloadSpec
 from localml.core.work.tables import Workload
@@ -130,12 +132,13 @@ def run_answer(platform: Platform, row: Workload, spec: WorkloadSpec, request: M
 
 def job_metadata(platform: Platform, full: Full) -> dict[str, Any]:
     """What the vendor's background job notes of a run: the last lines of output of all workers, and its pods."""
-    row, number = full.row, full.row.id or 0
+    row = full.row
     found: dict[str, Any] = {"stdout": [], "stderr": []}
     for stream, lines in found.items():
-        for one in full.attempts:
-            tail = platform.logs.tail(number, one.name, stream, _TAIL // len(full.attempts))
-            lines += tail.decode("utf-8", "replace").splitlines()
+        sources = Selection(attempt="all", stream=stream).sources(full.attempts)
+        start = last_bytes(platform.logs, sources, _TAIL)
+        for source, offset in zip(sources, start.offsets, strict=True):
+            lines += source.read(platform.logs, offset, _TAIL).decode("utf-8", "replace").splitlines()
     if row.message:
         found["stderr"].append(row.message)
     current = [one for one in full.attempts if one.number == row.attempt]

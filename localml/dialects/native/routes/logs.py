@@ -8,18 +8,24 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid
+from localml.core.logs.follower import Follower
+from localml.core.logs.reader import Lines, marked, pieces, tail
+from localml.core.logs.sources import Position, Selection
+from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full
 from localml.dialects.kit import caller
 from localml.dialects.kit.held import Following
+from localml.dialects.kit.logs import followed
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
-from localml.dialects.native.translate.follow import as_bytes, as_events, follow
-from localml.dialects.native.translate.output import Lines, Position, Selection, pieces, tail_position
+from localml.dialects.native.translate import follow
 from localml.platform import Platform
 
 OFFSET = "Localml-Offset"
 """Header: where the next request goes on."""
+END = "Localml-End"
+"""Header: the offset behind all that there was."""
 COMPLETE = "Localml-Complete"
 """Header: ``true`` when nothing more will come behind this answer."""
 
@@ -40,13 +46,13 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         events = request.accept_mimetypes.best == "text/event-stream"
         if not events and not query.follow:
             return _now(platform, found, selection, position, query)
-        steps = follow(platform, found, selection, position)
+        number = found.row.id or 0
+        follower = Follower(platform.logs, platform.workloads, number, selection, position)
+        body = follow.Events(follower) if events else follow.Plain(follower, lines=_by_line(found, selection, query))
+        steps = followed(platform.feed, Subject.workload(number), body, beat_s=follow.HEARTBEAT_S)
+        kind = "text/event-stream" if events else "text/plain"
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        if events:
-            body = as_events(steps, position)
-            return Following(platform.feed, body, mimetype="text/event-stream", headers=headers)
-        body = as_bytes(steps, _lines(found, selection, query, position))
-        return Following(platform.feed, body, mimetype="text/plain", headers=headers)
+        return Following(platform.feed, steps, mimetype=kind, headers=headers)
 
 
 def _position(platform: Platform, found: Full, selection: Selection, query: schemas.LogQuery) -> Position:
@@ -59,17 +65,16 @@ def _position(platform: Platform, found: Full, selection: Selection, query: sche
         if len(position.offsets) > max(1, len(sources)):
             raise invalid("offset", f"has {len(position.offsets)} parts for {len(sources)} streams")
     elif query.tail is not None:
-        position = tail_position(platform.logs, sources, query.tail)
+        position = tail(platform.logs, sources, query.tail)
     else:
         position = Position()
     position.fit(len(sources))
     return position
 
 
-def _lines(found: Full, selection: Selection, query: schemas.LogQuery, position: Position) -> Lines | None:
-    if not query.prefix or not selection.several(found):
-        return None
-    return Lines(Position(list(position.offsets)))
+def _by_line(found: Full, selection: Selection, query: schemas.LogQuery) -> bool:
+    """Whether lines are to be marked with their replicas."""
+    return query.prefix and selection.several(found)
 
 
 def _now(
@@ -78,19 +83,19 @@ def _now(
     """What there is by now, up to the limit."""
     over = found.row.state in TERMINAL
     sources = selection.sources(found.attempts)
-    lines = _lines(found, selection, query, position)
-    parts: list[bytes] = []
+    lines = Lines() if _by_line(found, selection, query) else None
+    given, parts = position.copy(), list[bytes]()
     for piece in pieces(platform.logs, sources, position, query.limit):
         position.offsets[piece.number] = piece.end
-        if lines is not None:
-            lines.position.fit(len(position.offsets))
-            parts.append(lines.feed(piece))
-        else:
-            parts.append(piece.data)
-    sizes = [platform.logs.size(one.workload_id, one.name, one.stream) for one in sources]
-    complete = over and all(have >= size for have, size in zip(position.offsets, sizes, strict=True))
-    if lines is not None and (complete or not any(parts)):
-        parts.append(lines.rest())
-    given = lines.position if lines is not None else position
-    headers = {OFFSET: str(given), COMPLETE: "true" if complete else "false", "Cache-Control": "no-store"}
+        for whole in lines.feed(piece) if lines is not None else (piece,):
+            given.offsets[whole.number] = whole.end
+            parts.append(marked(whole) if lines is not None else whole.data)
+    end = Position.end(platform.logs, sources)
+    complete = over and all(have >= size for have, size in zip(position.offsets, end.offsets, strict=True))
+    if lines is not None and (complete or not parts):
+        for whole in lines.rest():
+            given.offsets[whole.number] = whole.end
+            parts.append(marked(whole))
+    told = {OFFSET: str(given), END: str(end), COMPLETE: "true" if complete else "false"}
+    headers = {**told, "Cache-Control": "no-store"}
     return Response(b"".join(parts), mimetype="text/plain", headers=headers)

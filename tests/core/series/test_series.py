@@ -1,4 +1,4 @@
-"""Numeric series, log files and the feed."""
+"""Numeric series."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers.rig import Rig
-from hypothesis import given
-from hypothesis import strategies as st
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.logs.files import MARK, LogStore
 from localml.core.series.samples import Point, Samples
 from localml.core.subjects import Subject
 
@@ -91,44 +88,3 @@ def test_texts_notes_and_kinds_of_series_come_back(rig: Rig) -> None:
         [Point(2.0, 3.0)]
     ]
     assert [line.points for line in samples.lines(job(number), name="loss", until=1.000001)] == [given_points[:1]]
-
-
-def write(store: LogStore, stream: str, pieces: list[tuple[bytes, float]]) -> None:
-    path = store.path(1, "a", stream)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    offset = 0
-    with path.open("wb") as file, path.with_suffix(f".{stream}.idx").open("wb") as index:
-        for data, at in pieces:
-            index.write(MARK.pack(offset, at))
-            file.write(data)
-            offset += len(data)
-
-
-def test_two_streams_are_merged_in_the_order_of_their_writing(tmp_path: Path) -> None:
-    store = LogStore(tmp_path)
-    write(store, "stdout", [(b"one\n", 1.0), (b"three\n", 3.0)])
-    write(store, "stderr", [(b"two\n", 2.0)])
-    assert [(stream, data) for _, stream, data in store.merged(1, "a")] == [
-        ("stdout", b"one\n"),
-        ("stderr", b"two\n"),
-        ("stdout", b"three\n"),
-    ]
-    assert store.tail(1, "a", "stdout", 6) == b"three\n"
-    assert store.read(1, "a", "stdout", 4, 3) == b"thr"
-    assert store.read(1, "b", "stdout", 0, 3) == b""
-
-
-@given(
-    st.lists(st.tuples(st.binary(max_size=20), st.floats(0, 100)), max_size=8), st.integers(0, 8), st.integers(0, 15)
-)
-def test_merging_loses_no_byte_even_when_the_index_lost_its_tail(
-    tmp_path_factory: pytest.TempPathFactory, pieces: list[tuple[bytes, float]], kept: int, torn: int
-) -> None:
-    store = LogStore(tmp_path_factory.mktemp("logs"))
-    write(store, "stdout", pieces)
-    index = store.path(1, "a", "stdout").with_suffix(".stdout.idx")
-    index.write_bytes(index.read_bytes()[: kept * MARK.size + torn])
-    whole = b"".join(data for data, _ in pieces)
-    merged = store.merged(1, "a")
-    assert sorted(b"".join(data for _, _, data in merged)) == sorted(whole)
-    assert len(b"".join(data for _, _, data in merged)) == len(whole)

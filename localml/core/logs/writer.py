@@ -1,0 +1,86 @@
+"""Writing a replica's output: its two streams' files, and side files that say when."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from localml.core.logs.files import MARK, LogStore, Marks, side_file, size_of
+from localml.core.logs.sources import STREAMS
+
+_GAP_S = 0.01
+"""What was written so soon after a mark needs none of its own, so that short lines do not each cost one."""
+_BLOCK = 1 << 16
+_TICK_S = 1e-6
+
+
+class _File:
+    """One stream's file and its side file, open at their ends."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.index = os.open(side_file(path), flags, 0o640)
+        try:
+            self.fd = os.open(path, flags, 0o640)
+        except OSError:
+            os.close(self.index)
+            raise
+        self.size = os.fstat(self.fd).st_size
+        self.marked, self.at = 0, 0.0
+        # a crash took bytes that marks are about, or left half a mark
+        os.ftruncate(self.index, Marks(side_file(path)).upto(self.size - 1) * MARK.size)
+
+    def mark(self, at: float) -> None:
+        os.write(self.index, MARK.pack(self.size, at))
+        self.marked, self.at = self.size, at
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.write(self.fd, view)
+            self.size += written
+            view = view[written:]
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self.index)
+
+
+class LogWriter:
+    """Appends to the files of one replica, and notes when. Files are made with the first byte: many a stream has none.
+
+    A stream gets a mark when the other one wrote in between, 10 ms after its last mark, or 64 KiB behind it: so the
+    order of the two streams is kept exactly, that of replicas to 10 ms, and side files stay small. Marks only ever
+    grow, even if the clock steps back.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
+
+    def __init__(self, store: LogStore, workload_id: int, name: str) -> None:
+        self._paths = {stream: store.path(workload_id, name, stream) for stream in STREAMS}
+        self._files: dict[str, _File] = {}
+        self._last: str | None = None
+        self._latest = max(Marks(side_file(path)).latest for path in self._paths.values())
+
+    def size(self, stream: str) -> int:
+        """Bytes in a stream's file."""
+        file = self._files.get(stream)
+        return size_of(self._paths[stream]) if file is None else file.size
+
+    def append(self, stream: str, data: bytes, at: float) -> None:
+        """Add bytes that were written at ``at``."""
+        file = self._files.get(stream)
+        if file is None:
+            file = self._files[stream] = _File(self._paths[stream])
+        if stream != self._last or at - file.at >= _GAP_S or file.size - file.marked >= _BLOCK:
+            self._latest = max(at, self._latest + _TICK_S)
+            file.mark(self._latest)
+            self._last = stream
+        file.write(data)
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
