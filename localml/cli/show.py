@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from localml.core.quantities import format_duration
@@ -84,3 +85,18 @@ def gpu_name(name: str, simulated: bool) -> str:
 def took(started: float | None, ended: float | None) -> str:
     """How long something ran, or has run by now."""
     return "-" if started is None else format_duration((ended or time.time()) - started)
+
+
+@contextmanager
+def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar for bytes that come or go, when somebody looks; it is told how many more there are."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=total)
+        yield lambda size: bars.update(task, advance=size)

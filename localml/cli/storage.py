@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
+from localml.cli import show
 from localml.cli.common import Data, Json, command, connect, print_json
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
@@ -51,7 +50,7 @@ def upload(client: Client, source: str, target: str, quiet: bool) -> tuple[int, 
     """Files and bytes that were copied in."""
     found = list(_to_send(Path(source).expanduser(), target))
     total = sum(path.stat().st_size for path, _ in found if path is not None)
-    with _bar(total, quiet=quiet) as progress:
+    with show.bytes_bar(total, quiet=quiet) as progress:
         for path, uri in found:
             _send(client, path, uri, progress)
     return sum(path is not None for path, _ in found), total
@@ -61,7 +60,7 @@ def _get(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
     """Files and bytes that were copied out."""
     found = list(_to_fetch(client, source, target))
     total = sum(size for _, _, size in found)
-    with _bar(total, quiet=quiet) as progress:
+    with show.bytes_bar(total, quiet=quiet) as progress:
         for uri, place, _ in found:
             _fetch(client, uri, place, progress)
     return len(found), total
@@ -167,19 +166,3 @@ def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> None:
         part.replace(place)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _bar(total: int, *, quiet: bool) -> Iterator[Progress]:
-    """A progress bar when somebody looks."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=total)
-        yield lambda size: bars.update(task, advance=size)

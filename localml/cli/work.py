@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -202,7 +205,7 @@ def logs(
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
     stream: Annotated[str | None, typer.Option(help="stdout or stderr; both by default.")] = None,
-    tail: Annotated[int | None, typer.Option("--tail", "-n", help="The last lines only.")] = None,
+    tail: Annotated[int | None, typer.Option("--tail", "--lines", "-n", help="So many last lines only.")] = None,
     role: Annotated[str | None, typer.Option(help="Only this role.")] = None,
     index: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
     attempt: Annotated[str | None, typer.Option(help="A try by number, or 'all'; the newest by default.")] = None,
@@ -221,10 +224,22 @@ def logs(
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
         else:
-            out = sys.stdout.buffer
-            for block in client.blocks(name, **query):
-                out.write(block)
-            out.flush()
+            _print_output(client, name, query)
+
+
+def _print_output(client: Client, name: str, query: dict[str, Any]) -> None:
+    """Bytes as they are; a long log that goes into a file has a bar."""
+    parts = client.parts(name, **query)
+    first = next(parts, None)
+    if first is None:
+        return
+    left, out = first.left(first.end), sys.stdout.buffer
+    into_file = stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    with show.bytes_bar(left + len(first.data), quiet=not (left and into_file)) as progress:
+        for part in chain([first], parts):
+            out.write(part.data)
+            progress(len(part.data))
+    out.flush()
 
 
 def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool) -> None:

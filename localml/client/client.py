@@ -210,17 +210,25 @@ class Client(Serving):
         with self._http.stream("GET", f"/workloads/{_part(ref)}/logs", **query) as answer:
             data = answer.read()
             complete = answer.headers.get("Localml-Complete") == "true"
-            return Output(data, answer.headers.get("Localml-Offset", "0"), complete)
+            offset, end = answer.headers.get("Localml-Offset", "0"), answer.headers.get("Localml-End", "0")
+            return Output(data, offset, complete, end)
 
-    def blocks(self, ref: Reference, **query: Any) -> Iterator[bytes]:
-        """What there is by now of the output, block by block (see :meth:`output`)."""
+    def parts(self, ref: Reference, **query: Any) -> Iterator[Output]:
+        """What there is by now of the output (see :meth:`output`), part by part; not what is added meanwhile."""
+        end: str | None = None
         while True:
             found = self.output(ref, **query)
+            end = end or found.end
             if found.data:
-                yield found.data
-            if found.complete or not found.data or "tail" in query:
+                yield found
+            if found.complete or not found.data or not found.left(end):
                 return
+            query.pop("tail", None)  # only says where to begin
             query["offset"] = found.offset
+
+    def blocks(self, ref: Reference, **query: Any) -> Iterator[bytes]:
+        """The bytes of :meth:`parts`."""
+        return (part.data for part in self.parts(ref, **query))
 
     def text(self, ref: Reference, **query: Any) -> str:
         """All output by now as text; what is no UTF-8 becomes U+FFFD."""

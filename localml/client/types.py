@@ -157,11 +157,22 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A part of what a workload wrote. ``offset`` asks for what comes behind it; ``complete``: nothing will."""
+    """A part of what a workload wrote. ``offset`` asks for what comes behind it; ``complete``: nothing will.
+
+    ``end`` is the offset behind all that there was when it was asked for.
+    """
 
     data: bytes
     offset: str
     complete: bool
+    end: str
+
+    def left(self, end: str) -> int:
+        """Bytes between this part and an offset: all streams' that are not there yet."""
+        have = [int(one) for one in self.offset.split(",")]
+        want = [int(one) for one in end.split(",")]
+        have += [0] * (len(want) - len(have))
+        return sum(max(0, stop - at) for at, stop in zip(have, want, strict=False))
 
 
 @dataclass(frozen=True, slots=True)

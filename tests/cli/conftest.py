@@ -47,7 +47,7 @@ def command(capfdbinary: pytest.CaptureFixture[bytes]) -> Cli:
         code = run(list(arguments))
         sys.stdout.flush()
         out, err = capfdbinary.readouterr()
-        return Result(code, out.decode(), err.decode())
+        return Result(code, out.decode(errors="surrogateescape"), err.decode())
 
     return call
 

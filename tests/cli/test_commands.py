@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,11 +48,27 @@ def test_logs(cli: Cli) -> None:
     cli("run", "-f", "--name", "talker", "--", "sh", "-c", "echo 1; echo 2; echo x >&2")
     assert cli("logs", "--stream", "stdout", "talker").out == "1\n2\n"
     assert cli("logs", "--stream", "stdout", "-n", "1", "talker").out == "2\n"
+    assert cli("logs", "--stream", "stdout", "--lines", "1", "talker").out == "2\n"
     assert cli("logs", "--stream", "stderr", "talker", "--json").json == {"name": "talker", "text": "x\n"}
     lines = cli("logs", "-f", "talker", "--stream", "stdout", "--json").out.splitlines()
     assert "".join(json.loads(line)["text"] for line in lines) == "1\n2\n"
     wrong = cli("logs", "--role", "boss", "talker")
     assert (wrong.code, "boss" in wrong.err) == (1, True)
+
+
+def test_a_long_log_goes_into_a_file_as_it_is_with_a_bar_at_the_terminal(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bar is the terminal's alone: two megabytes arrive byte for byte."""
+    cli("run", "-f", "--name", "long", "--", "sh", "-c", "head -c 2000000 /dev/zero; printf '\\377\\n'")
+    assert cli("logs", "long").err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    found = cli("logs", "long")
+    assert "2.0 MB" in found.err
+    assert found.out.encode(errors="surrogateescape") == bytes(2_000_000) + b"\xff\n"
+    cli("run", "-f", "--name", "short", "--", "echo", "hello")
+    found = cli("logs", "short")
+    assert (found.out, found.err) == ("hello\n", "")
 
 
 def test_show_and_why_explain_a_failure(cli: Cli) -> None:
@@ -113,7 +131,6 @@ def test_copy_a_folder_in_and_out(cli: Cli, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dialect", [one.name for one in REGISTRY])
 def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: str) -> None:
-    import subprocess
 
     found = cli("env", dialect, "--format", "json").json
     script = cli("env", dialect).out + "env"

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.outputs import append
+from helpers.rig import wait_until
 
 from localml.client import Client, ClientError
 from localml.client.transport import find_server
+from localml.core.logs.sources import ALL
 from localml.testing import Localml, start
 
 
@@ -22,6 +25,29 @@ def test_run_and_wait(localml: Localml) -> None:
     assert (done.state, done.exit_code, done.ended) == ("succeeded", 0, True)
     [replica] = done.replicas
     assert localml.client.text(done.id) == f"hello\n{replica.gpus[0]['uuid']}\n"
+
+
+def test_many_last_lines_come_as_a_whole(localml: Localml) -> None:
+    """More of them than fit into one answer."""
+    made = localml.client.run(["seq", "1000000", "1300000"], wait=True, timeout=60)
+    text = localml.client.text(made.id, tail=200_000)
+    assert text.splitlines() == [str(number) for number in range(1_100_001, 1_300_001)]
+    assert localml.client.text(made.id, tail=2, limit=3) == "1299999\n1300000\n"
+
+
+def test_output_that_grows_faster_than_it_is_read_ends(localml: Localml) -> None:
+    """What there is by now is what there was when it was asked for."""
+    made = localml.client.run(["sleep", "600"])
+    wait_until(lambda: localml.client.get(made.id).state == "running")
+    source = ALL.sources(localml.platform.workloads.get(made.id).attempts)[0]
+    append(localml.platform.logs, source, 1, b"1234567\n" * 4)
+    found = b""
+    for part in localml.client.parts(made.id, limit=8):
+        found += part.data
+        assert part.left("40,0") == 40 - len(found)
+        append(localml.platform.logs, source, 2, b"7654321\n" * 4)
+    assert found == b"1234567\n" * 4
+    localml.client.delete(made.id)
 
 
 def test_follow_gives_text_as_it_comes_and_tells_the_states(localml: Localml) -> None:
