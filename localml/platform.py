@@ -158,7 +158,7 @@ class Platform:
                 identity=self.identity,
                 feed=self.feed,
                 data=self.data,
-                site=ServingSite(site.isolated, host, gpus, self.data.joinpath, partial(server_folder, cache)),
+                site=ServingSite(site.capabilities, host, gpus, self.data.joinpath, partial(server_folder, cache)),
                 host=config.host,
                 port=config.gateway_port,
                 names=config.hosts,

@@ -48,6 +48,40 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine does for its replicas; what it does not, they have in common with the machine that they run on.
+
+    Attributes:
+        images: it runs container images: a name stands for a digest that can be pinned, and an unknown one is missing.
+            Otherwise an image is no more than a choice among what is installed.
+        mounts: binds appear at their targets. Otherwise replicas see files at the paths of this machine.
+        own_network: a replica has a loopback of its own. Otherwise it has that of its machine, so that it should
+            listen on no more than the address that the server gives it.
+        ports_mapped: a replica may listen on any port and is reached on another one of its machine. Otherwise its
+            ports are those of the machine: two replicas never have the same one, and the engine does not tell which
+            are taken.
+        names_resolve: the members of a gang find each other by ``hostname``. Otherwise by their machine's address.
+        gangs_spread: members on different nodes find each other, too.
+    """
+
+    images: bool = False
+    mounts: bool = False
+    own_network: bool = False
+    ports_mapped: bool = False
+    names_resolve: bool = False
+    gangs_spread: bool = False
+
+    @property
+    def addresses_known(self) -> bool:
+        """Whether where a gang's members listen can be told before they are placed: names and ports of their own."""
+        return self.names_resolve and self.ports_mapped
+
+
+CONTAINERS = Capabilities(images=True, mounts=True, own_network=True, ports_mapped=True, names_resolve=True)
+"""What an engine of containers on one machine does."""
+
+
+@dataclass(frozen=True, slots=True)
 class GpuGrant:
     """One leased GPU. ``uuid`` as NVML gives it (``GPU-...`` or ``MIG-...``)."""
 
@@ -83,7 +117,8 @@ class ReplicaPlan:
     ``command`` replaces both entry point and arguments of the image; when empty, the image's own are used.
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
-    None for the image's own. ``env`` is complete: engines add nothing but the GPU variables.
+    None for the image's own. ``env`` is complete: engines add nothing but the GPU variables. ``node`` is
+    the name of the machine that it is placed on; an engine of one machine runs everything there.
     """
 
     name: str
@@ -103,6 +138,7 @@ class ReplicaPlan:
     hostname: str = ""
     network: str | None = None
     user: str | None = None
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +196,7 @@ class ExecResult:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """The machine behind the engine. ``cpu`` in cores, ``memory`` in bytes."""
+    """A machine behind the engine. ``cpu`` in cores, ``memory`` in bytes."""
 
     name: str
     cpu: float
@@ -216,12 +252,11 @@ class Engine(Protocol):
     """
 
     name: str
-    isolated: bool
-    """Whether replicas have files, ports and names of their own: binds appear at their targets, container ports are
-    mapped, gang members resolve each other. Otherwise they share the machine's."""
+    capabilities: Capabilities
+    """What it does for its replicas, the same for all of them."""
 
-    def node(self) -> NodeInfo:
-        """Size and version of the machine."""
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The machines on which replicas run, at least one; size and version of each."""
         ...
 
     def resolve_image(

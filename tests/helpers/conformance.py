@@ -437,7 +437,7 @@ class EngineConformance:
         assert engine_kit.engine.inspect(plan.name).phase is Phase.RUNNING
 
     def test_the_machine_has_a_size(self, engine_kit: EngineKit) -> None:
-        node = engine_kit.engine.node()
+        node, *_ = engine_kit.engine.nodes()
         assert node.cpu >= 1
         assert node.memory > 1 << 20
         assert node.engine == engine_kit.engine.name

@@ -20,7 +20,7 @@ from localml.core.people.identity import Caller
 from localml.core.work.specs import Resources, WorkloadSpec, single
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Submission, Workloads
-from localml.engines.base import STREAMS, EngineUnreachable, GpuGrant, Phase
+from localml.engines.base import CONTAINERS, STREAMS, EngineUnreachable, GpuGrant, Phase
 from localml.engines.fake.engine import FakeEngine
 from localml.store.database import Database
 from localml.store.schema import prepare
@@ -84,7 +84,7 @@ class Rig:
         site = Site(
             install=INSTALL,
             node="local",
-            isolated=True,
+            capabilities=CONTAINERS,
             bind_address="127.0.0.1",
             buckets=self.data / "buckets",
             mount_source=lambda mount, row: self.data / "mounts",

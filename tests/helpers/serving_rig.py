@@ -18,6 +18,7 @@ from localml.core.serving.gateway_stats import EndpointStats, GatewayStats, Repl
 from localml.core.serving.records import EndpointFull
 from localml.core.serving.routes_table import RouteTable, read_routes
 from localml.core.serving.specs import EndpointSpec
+from localml.engines.base import CONTAINERS
 from localml.objects import Buckets
 
 PROMPT = EndpointSpec(public=True, bake=0.0, drain=0.0)
@@ -74,7 +75,9 @@ class ServingRig(Rig):
     def _controller(self) -> ServingController:
         around = Surroundings(
             data=self.data,
-            site=ServingSite(True, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"),
+            site=ServingSite(
+                CONTAINERS, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"
+            ),
             tokens=lambda row: ("a" * 64,),
             why=lambda number: "there is no room",
             owner=lambda row: ME,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable
+from functools import partial
 
 from localml.control.jobs.snapshot import AttemptRow
 from localml.core.work.placeholders import Reference, expand
@@ -36,29 +37,30 @@ def host_of(spec: WorkloadSpec, role: str, index: int) -> str:
     return "-".join(part for part in (f"r{zlib.crc32(role.encode()):08x}", stem, str(index)) if part)
 
 
-def address_of(spec: WorkloadSpec, role: str, index: int, *, isolated: bool) -> str:
+def address_of(spec: WorkloadSpec, role: str, index: int, *, names_resolve: bool) -> str:
     """Where the others of its workload, and itself, find a replica."""
-    return host_of(spec, role, index) if isolated and is_gang(spec) else LOOPBACK
+    return host_of(spec, role, index) if names_resolve and is_gang(spec) else LOOPBACK
 
 
-def expanded(spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], *, isolated: bool) -> dict[str, str]:
+def expanded(spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], *, names_resolve: bool) -> dict[str, str]:
     """The environment of a replica's role with its placeholders replaced; see :mod:`localml.core.work.placeholders`.
 
     Args:
         gang: all attempts of the same try, with their ports.
-        isolated: whether the engine gives replicas names of their own.
+        names_resolve: whether the engine gives replicas names of their own.
     """
     members = sorted(gang, key=lambda attempt: attempt.index)
+    where = partial(address_of, spec, names_resolve=names_resolve)
 
     def lookup(found: Reference) -> str:
         role = found.role or one.role
         if found.kind == "index":
             return str(one.index)
         if found.kind == "host":
-            return address_of(spec, role, one.index if found.index is None else found.index, isolated=isolated)
+            return where(role, one.index if found.index is None else found.index)
         if found.kind == "port":
             return _port(one, found)
-        hosts = [(address_of(spec, role, each.index, isolated=isolated), each) for each in members if each.role == role]
+        hosts = [(where(role, each.index), each) for each in members if each.role == role]
         if found.kind == "hosts":
             return ",".join(host for host, _ in hosts)
         return ",".join(f"{host}:{_port(each, found)}" for host, each in hosts)

@@ -17,18 +17,22 @@ _TRIES = 200
 _random = random.SystemRandom()
 
 
-def choose_ports(role: Role, isolated: bool, taken: set[int]) -> dict[str, tuple[int, int]]:
+def choose_ports(role: Role, mapped: bool, taken: set[int]) -> dict[str, tuple[int, int]]:
     """label -> (container port, host port) for one replica; host 0 where nothing is published.
 
     Free host ports are found by binding; a port that somebody takes before the container starts is reported by the
     engine and chosen anew.
+
+    Args:
+        mapped: whether the engine maps ports; else a replica listens on the machine's own.
+        taken: ports of the machine that others have; what is chosen is added.
     """
     chosen: dict[str, tuple[int, int]] = {}
     with ExitStack() as held:
         for port in role.ports:
-            needs_host = port.publish or not isolated
+            needs_host = port.publish or not mapped
             host = _host_port(port, taken, held) if needs_host else 0
-            container = host if not isolated else (port.container or host or free_port(taken, held))
+            container = host if not mapped else (port.container or host or free_port(taken, held))
             chosen[port.label] = (container, host)
     return chosen
 
@@ -73,13 +77,13 @@ def _candidates() -> Iterator[int]:
     yield from repeat(0)
 
 
-def other_host_ports(role: Role, ports: Mapping[str, tuple[int, int]], *, isolated: bool) -> dict[str, tuple[int, int]]:
+def other_host_ports(role: Role, ports: Mapping[str, tuple[int, int]], *, mapped: bool) -> dict[str, tuple[int, int]]:
     """Other host ports in place of those that were chosen first.
 
-    What an isolated replica listens on stays as it is: the others of its gang may have been told already.
+    What a replica with mapped ports listens on stays as it is: the others of its gang may have been told already.
     """
-    fresh = choose_ports(role, isolated, {host for _, host in ports.values()})
-    if not isolated:
+    fresh = choose_ports(role, mapped, {host for _, host in ports.values()})
+    if not mapped:
         return fresh
     return {label: (ports.get(label, pair)[0], pair[1]) for label, pair in fresh.items()}
 

@@ -137,15 +137,15 @@ class Launcher:
         return self._engine.resolve_image(image, tell, auth=auth)
 
     def _check_ports(self, role: Role, one: AttemptRow) -> None:
-        """An engine without isolation binds nothing itself, so that nobody else would notice a port that is taken."""
-        if self._site.isolated or not any(port.host for port in role.ports):
+        """An engine that maps no ports binds none itself, so that nobody else would notice one that is taken."""
+        if self._site.capabilities.ports_mapped or not any(port.host for port in role.ports):
             return
         if self._engine.inspect(one.name).phase is Phase.GONE and (port := taken_port(role)) is not None:
             raise PortTaken(f"port {port.label}: {port.host} is in use on this machine")
 
     def pin(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec) -> None:
         """Remember the digests of a waiting workload's images, so that it runs what its image was when submitted."""
-        if not self._site.isolated or row.id in self._pinned:
+        if not self._site.capabilities.images or row.id in self._pinned:
             return
         self._pinned.add(row.id)
 
@@ -271,7 +271,7 @@ class Launcher:
         role = WorkloadSpec.model_validate_json(detail.spec).role(one.role)
         if any(port.host for port in role.ports):
             return None
-        return other_host_ports(role, one.ports or {}, isolated=self._site.isolated)
+        return other_host_ports(role, one.ports or {}, mapped=self._site.capabilities.ports_mapped)
 
     @staticmethod
     def _failed_start(session: Session, row: WorkloadRow, one: AttemptRow, error: Exception | None, now: float) -> None:

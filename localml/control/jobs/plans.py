@@ -17,6 +17,7 @@ from localml.engines.base import (
     LABEL_INSTALL,
     LABEL_WORKLOAD,
     Bind,
+    Capabilities,
     EngineError,
     GpuGrant,
     PublishedPort,
@@ -47,7 +48,7 @@ class Site:
 
     install: str
     node: str
-    isolated: bool
+    capabilities: Capabilities
     bind_address: str
     buckets: Path
     mount_source: Callable[[Mount, WorkloadRow], Path]
@@ -79,9 +80,9 @@ def build(
     ports = dict(one.ports or {})
     binds, mounts = _binds(site, row, spec)
     resources = role.resources
-    buckets = BUCKETS_IN_CONTAINER if site.isolated else str(site.buckets)
+    buckets = BUCKETS_IN_CONTAINER if site.capabilities.mounts else str(site.buckets)
     env = {
-        **expanded(spec, one, gang, isolated=site.isolated),
+        **expanded(spec, one, gang, names_resolve=site.capabilities.names_resolve),
         **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
         "LOCALML_WORKLOAD": str(row.id),
         "LOCALML_NAME": row.name,
@@ -89,7 +90,7 @@ def build(
         "LOCALML_INDEX": str(one.index),
         "LOCALML_ATTEMPT": str(one.number),
         "LOCALML_BUCKETS": buckets,
-        "LOCALML_LISTEN": "0.0.0.0" if site.isolated else site.bind_address,
+        "LOCALML_LISTEN": "0.0.0.0" if site.capabilities.own_network else site.bind_address,
         "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
     }
     if mounts:
@@ -113,6 +114,7 @@ def build(
         bind_address=site.bind_address,
         hostname=host_of(spec, role.name, one.index),
         network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
+        node=one.node,
         user=site.user if site.our_image(role.image or site.default_image) else None,
     )
 
@@ -122,7 +124,7 @@ def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
 
 
 def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind, ...], dict[str, str]]:
-    """Bind mounts, and target -> real path for engines whose replicas share the machine's files."""
+    """Bind mounts, and target -> real path for engines that mount nothing."""
     found = [Bind(str(site.buckets), BUCKETS_IN_CONTAINER)]
     for mount in spec.mounts:
         source = site.mount_source(mount, row)
@@ -130,7 +132,7 @@ def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind
             source.mkdir(parents=True, exist_ok=True)
             _give_away(source, site.user)
         found.append(Bind(str(source), mount.target, mount.read_only))
-    if site.isolated:
+    if site.capabilities.mounts:
         return tuple(found), {}
     return (), {bind.target: bind.source for bind in found[1:]}
 
@@ -148,7 +150,7 @@ def cluster(site: Site, spec: WorkloadSpec, gang: Iterable[AttemptRow], role: st
     """
     roles: dict[str, list[str]] = {}
     for one in sorted(gang, key=lambda attempt: (attempt.role, attempt.index)):
-        host = address_of(spec, one.role, one.index, isolated=site.isolated)
+        host = address_of(spec, one.role, one.index, names_resolve=site.capabilities.names_resolve)
         ports = one.ports or {}
         first = next((label.label for label in spec.role(one.role).ports), None)
         address = f"{host}:{ports[first][0]}" if first is not None and first in ports else host

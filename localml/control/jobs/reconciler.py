@@ -94,7 +94,7 @@ class Reconciler:
         self.eyes = Eyes(db, engine, clock, self.acts, node=site.node, unhealthy=unhealthy)
         self._launcher = Launcher(db, engine, site, clock, self.pumps)
         self._picture = Picture(db, told=self.nudge)
-        self._admitter = Admitter(self._picture, machines)
+        self._admitter = Admitter(self._picture, machines, spread=site.capabilities.gangs_spread)
         self._refreshed = threading.Condition()  # held while the picture changes, or others than the loop look at it
         self._unjudged: set[int] = set()
         self._unpinned: set[int] = set()
@@ -284,7 +284,9 @@ class Reconciler:
         for number, placement in placements.items():
             unit, spec = picture.waiting[number], picture.specs.spec(number)
             ports = {
-                (grant.role, grant.index): choose_ports(spec.role(grant.role), self._site.isolated, taken)
+                (grant.role, grant.index): choose_ports(
+                    spec.role(grant.role), self._site.capabilities.ports_mapped, taken
+                )
                 for grant in placement.grants
                 if spec.role(grant.role).ports
             }

@@ -45,7 +45,7 @@ def open_site(
     return Site(
         install=install,
         node=LOCAL,
-        isolated=engine.isolated,
+        capabilities=engine.capabilities,
         bind_address=config.host if config.host not in ("localhost", "::1") else LOOPBACK[0],
         buckets=buckets.root,
         mount_source=mounts.source,

@@ -14,6 +14,7 @@ from localml.core.registry.tables import ModelVersion
 from localml.core.serving.specs import ENDPOINT_PORT, EndpointSpec, VariantSpec
 from localml.core.work.placeholders import literal
 from localml.core.work.specs import Mount, Port, RetryPolicy, Role, WorkloadSpec
+from localml.engines.base import Capabilities
 
 MODEL_IN_CONTAINER = "/model"
 SERVER_IN_CONTAINER = "/localml-server"
@@ -46,14 +47,14 @@ class ServingSite:
     """What all replicas of an installation share.
 
     Attributes:
-        isolated: replicas have files and ports of their own (see ``Engine.isolated``).
+        capabilities: what the engine does for replicas.
         host: under which published ports are reached from this machine.
         real_gpus: whether leased GPUs exist; simulated ones are served on the CPU.
         folder: of a model version, by its ``path`` column.
         server: the folder of the server that kernels in images of their users run under; it has ``start.py``.
     """
 
-    isolated: bool
+    capabilities: Capabilities
     host: str
     real_gpus: bool
     folder: Callable[[str], Path]
@@ -105,7 +106,7 @@ def replica_spec(
     if variant.has_own_server(model.format if model is not None else ""):
         command, image = variant.command, variant.image
         if folder is not None:
-            env.setdefault("LOCALML_MODEL_DIR", MODEL_IN_CONTAINER if site.isolated else str(folder))
+            env.setdefault("LOCALML_MODEL_DIR", MODEL_IN_CONTAINER if site.capabilities.mounts else str(folder))
     else:
         assert model is not None, "checked when the variant was made"
         assert folder is not None
@@ -113,7 +114,7 @@ def replica_spec(
         if variant.image:
             image = variant.image
             server = str(site.server())
-            place = SERVER_IN_CONTAINER if site.isolated else server
+            place = SERVER_IN_CONTAINER if site.capabilities.mounts else server
             command = ("python3", f"{place}/{SERVER_START}", *words)
             mounts.append(Mount(source=server, target=SERVER_IN_CONTAINER, read_only=True))
         else:
@@ -144,9 +145,9 @@ def _image(site: ServingSite, variant: VariantSpec, runtime: str) -> str:
 
 def _arguments(site: ServingSite, endpoint: EndpointSpec, variant: VariantSpec, route: str, folder: Path) -> list[str]:
     """What the server is told, but for the port."""
-    where = MODEL_IN_CONTAINER if site.isolated else str(folder)
+    where = MODEL_IN_CONTAINER if site.capabilities.mounts else str(folder)
     words = ["--model-dir", where, "--frozen", "--name", route]  # the registry's files never change
-    words += ["--host", "0.0.0.0" if site.isolated else site.host]
+    words += ["--host", "0.0.0.0" if site.capabilities.own_network else site.host]
     options: dict[str, str | int | float | bool] = dict(variant.options)
     # nobody waits for an answer any longer
     options.setdefault("run_timeout_ms", math.ceil(endpoint.request_timeout * 1000))

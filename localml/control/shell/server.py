@@ -218,8 +218,8 @@ class Guest(asyncssh.SSHServer):
             container = await self._find()
         except (LocalmlError, EngineError) as error:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(error)) from error
-        isolated = self._server.engine.isolated
-        return await reach(self._connection, self.open, container.address, host, port, isolated=isolated)
+        own = self._server.engine.capabilities.own_network
+        return await reach(self._connection, self.open, container.address, host, port, own_network=own)
 
     async def open(
         self, command: tuple[str, ...], tty: tuple[int, int] | None = None, env: Mapping[str, str] | None = None

@@ -38,7 +38,7 @@ exit 127
 Open = Callable[[tuple[str, ...]], Awaitable[AsyncExec]]
 
 
-async def reach(connection: Any, start: Open, address: str | None, host: str, port: int, *, isolated: bool) -> Any:
+async def reach(connection: Any, start: Open, address: str | None, host: str, port: int, *, own_network: bool) -> Any:
     """A session that carries a forwarded connection.
 
     What the container has at its address is reached from here. What listens on its loopback alone, or is another
@@ -48,12 +48,12 @@ async def reach(connection: Any, start: Open, address: str | None, host: str, po
         connection: of the client.
         start: runs a command in the container.
         address: the container's own; None if it has none.
-        isolated: whether the container has a network of its own; else this machine's is also the replica's.
+        own_network: whether the container has one; else this machine's is also the replica's.
 
     Raises:
         ChannelOpenError: nothing answers there.
     """
-    if not isolated:
+    if not own_network:
         return await connection.forward_connection(host, port)
     if host.lower() in _LOCAL:
         host = "127.0.0.1"

@@ -16,6 +16,7 @@ from docker.errors import APIError, NotFound
 from localml.core.failpoints import FAILPOINTS
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import (
+    CONTAINERS,
     LABEL_INSTALL,
     EngineError,
     EngineUnreachable,
@@ -65,7 +66,7 @@ class DockerEngine:
     """
 
     name = "docker"
-    isolated = True
+    capabilities = CONTAINERS
 
     def __init__(self, install: str, *, bind_address: str = "127.0.0.1", client: APIClient | None = None) -> None:
         self._install = install
@@ -75,12 +76,12 @@ class DockerEngine:
         self._seen: dict[str, Observed] = {}
         self._streams: WeakSet[LogStream] = WeakSet()
 
-    def node(self) -> NodeInfo:
-        """See :meth:`localml.engines.base.Engine.node`."""
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """See :meth:`localml.engines.base.Engine.nodes`."""
         with engine_errors():
             info = self._daemon.info(fresh=True)
             self._networks.look_again()
-        return NodeInfo(
+        node = NodeInfo(
             name=info["Name"],
             cpu=float(info["NCPU"]),
             memory=int(info["MemTotal"]),
@@ -88,6 +89,7 @@ class DockerEngine:
             version=info["ServerVersion"],
             isolation=_ISOLATION,
         )
+        return (node,)
 
     def resolve_image(
         self,

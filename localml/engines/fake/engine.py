@@ -28,8 +28,10 @@ from localml.core.clock import Clock, SystemClock
 from localml.core.failpoints import FAILPOINTS
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import (
+    CONTAINERS,
     LABEL_INSTALL,
     STREAMS,
+    Capabilities,
     EngineError,
     EngineUnreachable,
     ExecResult,
@@ -50,7 +52,7 @@ from localml.engines.fake.world import Replica, World
 from localml.engines.hints import Hints
 
 Verb = Literal[
-    "node", "resolve_image", "start", "inspect", "list", "stop", "remove", "remove_network", "networks", "logs",
+    "nodes", "resolve_image", "start", "inspect", "list", "stop", "remove", "remove_network", "networks", "logs",
     "stats", "exec", "open", "watch",
 ]  # fmt: skip
 VERBS: tuple[Verb, ...] = get_args(Verb)
@@ -67,9 +69,11 @@ class FakeEngine:
 
     Args:
         clock: the time; :class:`localml.core.clock.ManualClock` puts the test in charge of it.
-        cpu: cores of the machine that it plays.
-        memory: bytes of that machine.
+        cpu: cores of each machine that it plays.
+        memory: bytes of each machine.
         install: id of this installation.
+        nodes: names of the machines; where there are several, a plan must name one of them.
+        capabilities: what it claims to do.
 
     Attributes:
         unreachable: while True, every verb raises :class:`EngineUnreachable` and nothing changes.
@@ -78,11 +82,18 @@ class FakeEngine:
     """
 
     name = "fake"
-    isolated = True
 
     def __init__(
-        self, clock: Clock | None = None, *, cpu: float = 16.0, memory: int = 64 << 30, install: str = "fake"
+        self,
+        clock: Clock | None = None,
+        *,
+        cpu: float = 16.0,
+        memory: int = 64 << 30,
+        install: str = "fake",
+        nodes: tuple[str, ...] = ("fake",),
+        capabilities: Capabilities = CONTAINERS,
     ) -> None:
+        self.capabilities = capabilities
         self.unreachable = False
         self.missing_images: set[str] = set()
         self.exec_result = ExecResult(0, b"", b"")
@@ -90,6 +101,7 @@ class FakeEngine:
         self._cpu = cpu
         self._memory = memory
         self._install = install
+        self._nodes = nodes
         self._hints = Hints()
         self._world = World()
         self._world.watchers.append(self._hints)
@@ -102,7 +114,14 @@ class FakeEngine:
 
     def restarted(self) -> FakeEngine:
         """A new engine over the same replicas, as a restarted server has it; injected failures are not kept."""
-        engine = FakeEngine(self._clock, cpu=self._cpu, memory=self._memory, install=self._install)
+        engine = FakeEngine(
+            self._clock,
+            cpu=self._cpu,
+            memory=self._memory,
+            install=self._install,
+            nodes=self._nodes,
+            capabilities=self.capabilities,
+        )
         engine._world = self._world
         self._world.watchers.append(engine._hints)
         return engine
@@ -166,11 +185,11 @@ class FakeEngine:
 
     # The verbs of Engine
 
-    def node(self) -> NodeInfo:
-        """The machine that the constructor was told to play."""
-        with self._verb("node"):
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """The machines that the constructor was told to play."""
+        with self._verb("nodes"):
             isolation = "complete: nothing runs"
-            return NodeInfo("fake", self._cpu, self._memory, self.name, "1", isolation)
+            return tuple(NodeInfo(name, self._cpu, self._memory, self.name, "1", isolation) for name in self._nodes)
 
     def resolve_image(
         self,
@@ -190,6 +209,7 @@ class FakeEngine:
         with self._verb("start"):
             if plan.name not in self._world.replicas:
                 self._need_image(plan.image)
+                self._need_node(plan)
                 self._need_ports(plan)
                 self._begin(plan)
                 FAILPOINTS.hit("after-create")
@@ -320,9 +340,15 @@ class FakeEngine:
         if image in self.missing_images:
             raise ImageMissing(f"image {image} is not here")
 
+    def _need_node(self, plan: ReplicaPlan) -> None:
+        if len(self._nodes) > 1 and plan.node not in self._nodes:
+            raise EngineError(f"there is no node '{plan.node}'; there are {', '.join(self._nodes)}")
+
     def _need_ports(self, plan: ReplicaPlan) -> None:
         wanted = {port.host for port in plan.ports}
         for name, replica in self._world.replicas.items():
+            if replica.plan.node != plan.node and len(self._nodes) > 1:
+                continue
             taken = wanted & {port.host for port in replica.plan.ports}
             if taken and not replica.over:
                 raise PortTaken(f"port {min(taken)} is used by {name}")

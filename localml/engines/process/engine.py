@@ -1,9 +1,9 @@
 """The process engine: replicas as child processes, each in a folder of its own, each under a small supervisor.
 
 Made for machines without a container engine and for tests: a job starts in milliseconds. Nothing is isolated, and
-:meth:`ProcessEngine.node` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives the server; what
-it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know, so a new server
-finds everything.
+:meth:`ProcessEngine.nodes` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives the server;
+what it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know, so a new
+server finds everything.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from localml.core.failpoints import FAILPOINTS
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import (
     LABEL_INSTALL,
+    Capabilities,
     EngineError,
     EngineUnreachable,
     ExecResult,
@@ -76,7 +77,7 @@ class ProcessEngine:
     """
 
     name = "process"
-    isolated = False
+    capabilities = Capabilities()
 
     def __init__(
         self,
@@ -100,9 +101,9 @@ class ProcessEngine:
         self._exits = ExitWatcher(self._on_exit)
         self._prepare_root()
 
-    def node(self) -> NodeInfo:
-        """Size of this machine, as far as this process may use it."""
-        return NodeInfo(
+    def nodes(self) -> tuple[NodeInfo, ...]:
+        """This machine, as far as this process may use it."""
+        node = NodeInfo(
             name=socket.gethostname(),
             cpu=float(len(self._launches.cores)),
             memory=psutil.virtual_memory().total,
@@ -113,6 +114,7 @@ class ProcessEngine:
                 "installed programs; GPUs are kept apart by environment variables only"
             ),
         )
+        return (node,)
 
     def resolve_image(
         self,

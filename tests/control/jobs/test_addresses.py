@@ -26,6 +26,7 @@ def attempt(role: str, index: int, **ports: tuple[int, int]) -> AttemptRow:
         "workload_id": 1,
         "number": 1,
         "name": "x",
+        "node": "local",
         "state": AttemptState.PLANNED,
         "message": "",
         "gpus": (),
@@ -53,7 +54,7 @@ ASKED = {
 
 
 def test_a_replica_of_a_gang_is_told_names_that_resolve_and_ports_inside() -> None:
-    assert expanded(spec(**ASKED), GANG[1], GANG, isolated=True) == {
+    assert expanded(spec(**ASKED), GANG[1], GANG, names_resolve=True) == {
         "ME": "1/ps-1/4",
         "PEER": "worker-0",
         "HOSTS": "ps-0,ps-1",
@@ -63,14 +64,14 @@ def test_a_replica_of_a_gang_is_told_names_that_resolve_and_ports_inside() -> No
 
 
 def test_without_isolation_everybody_is_on_this_machine() -> None:
-    found = expanded(spec(**ASKED), GANG[2], GANG, isolated=False)
+    found = expanded(spec(**ASKED), GANG[2], GANG, names_resolve=False)
     assert found["ME"] == "0/127.0.0.1/2"
     assert found["ALL"] == "a=127.0.0.1:1,127.0.0.1:3;b=127.0.0.1:6"
 
 
 def test_a_single_replica_finds_itself_at_the_loopback_address() -> None:
     alone = WorkloadSpec(roles=(Role(name="ps"),))
-    assert address_of(alone, "ps", 0, isolated=True) == "127.0.0.1"
+    assert address_of(alone, "ps", 0, names_resolve=True) == "127.0.0.1"
 
 
 @given(st.lists(NAMES, min_size=1, max_size=6, unique=True))
@@ -87,10 +88,10 @@ def test_host_names_differ_and_fit_dns(names: list[str]) -> None:
 def test_other_ports_on_this_machine_leave_what_a_container_listens_on() -> None:
     role = Role(ports=(Port(label="a"), Port(label="b", container=80)))
     first = choose_ports(role, True, set())
-    second = other_host_ports(role, first, isolated=True)
+    second = other_host_ports(role, first, mapped=True)
     assert {label: pair[0] for label, pair in second.items()} == {label: pair[0] for label, pair in first.items()}
     assert not {pair[1] for pair in second.values()} & {pair[1] for pair in first.values()}
-    alone = other_host_ports(role, first, isolated=False)
+    alone = other_host_ports(role, first, mapped=False)
     assert all(inside == outside for inside, outside in alone.values())
 
 
@@ -129,8 +130,8 @@ def test_a_free_port_is_none_that_an_outgoing_connection_may_get_if_there_are_ot
     assert max(taken) <= highest
 
 
-@pytest.mark.parametrize("isolated", [True, False])
-def test_ports_of_many_replicas_differ(isolated: bool) -> None:
+@pytest.mark.parametrize("mapped", [True, False])
+def test_ports_of_many_replicas_differ(mapped: bool) -> None:
     role, taken = Role(ports=(Port(label="a"), Port(label="b"))), set[int]()
-    pairs = [pair for _ in range(50) for pair in choose_ports(role, isolated, taken).values()]
+    pairs = [pair for _ in range(50) for pair in choose_ports(role, mapped, taken).values()]
     assert len({outside for _, outside in pairs}) == 100

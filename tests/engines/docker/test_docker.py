@@ -138,7 +138,7 @@ def test_limits_are_set_in_the_kernel(engine: DockerEngine, image: str) -> None:
 def test_more_cores_than_there_are_means_all_of_them(engine: DockerEngine, api: docker.APIClient, image: str) -> None:
     engine.start(ReplicaPlan("greedy", image, ("true",), cpu=4096))
     config = api.inspect_container("greedy")["HostConfig"]
-    assert config["NanoCpus"] == int(engine.node().cpu) * 10**9
+    assert config["NanoCpus"] == int(engine.nodes()[0].cpu) * 10**9
 
 
 @pytest.mark.docker

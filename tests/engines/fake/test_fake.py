@@ -162,13 +162,13 @@ def test_images_ports_and_networks_have_their_rules(engine: FakeEngine) -> None:
 
 
 def test_its_machine_is_as_told(engine: FakeEngine) -> None:
-    node = engine.node()
+    (node,) = engine.nodes()
     assert (node.cpu, node.memory) == (8, 1 << 30)
 
 
 def _call(engine: FakeEngine, verb: str) -> object:
     arguments: dict[str, tuple[object, ...]] = {
-        "node": (),
+        "nodes": (),
         "list": (),
         "networks": (),
         "start": (ReplicaPlan("new", "i"),),

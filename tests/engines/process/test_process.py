@@ -36,7 +36,8 @@ def test_engines_are_found_by_name() -> None:
 
 
 def test_it_says_that_nothing_is_isolated(process_kit: ProcessKit) -> None:
-    assert process_kit.engine.node().isolation.startswith("none:")
+    (node,) = process_kit.engine.nodes()
+    assert node.isolation.startswith("none:")
 
 
 def test_the_servers_own_environment_does_not_leak(process_kit: ProcessKit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,9 +213,9 @@ def _software(platform: Platform, request: Mapping[str, Any]) -> tuple[str | Non
 
 
 def _cluster(platform: Platform, spec: WorkloadSpec) -> dict[str, list[str]] | None:
-    """Addresses of a distributed job's members. As child processes they share the machine's ports, which are chosen
-    when they start; then there is nothing to tell beforehand."""
-    if spec.replicas == 1 or not platform.engine.isolated:
+    """Addresses of a distributed job's members. Where the engine maps no ports, they share the machine's,
+    which are chosen when they start; then there is nothing to tell beforehand."""
+    if spec.replicas == 1 or not platform.engine.capabilities.addresses_known:
         return None
     return {
         role.name: [f"{role.name.lower()}-{index}:{CLUSTER_PORT}" for index in range(role.count)] for role in spec.roles

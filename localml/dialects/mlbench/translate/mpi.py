@@ -26,7 +26,7 @@ def with_mpi(platform: Platform, role: Role, owner: str) -> Role:
     Raises:
         LocalmlError: ``INVALID``: the engine has no containers, whose names and ports MPI needs.
     """
-    if not platform.engine.isolated:
+    if not platform.engine.capabilities.addresses_known:
         reason = f"MPI needs containers, and this server's engine is '{platform.engine.name}'; use GLOO or NCCL"
         raise invalid("backend", reason)
     return role.model_copy(

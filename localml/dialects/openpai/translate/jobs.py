@@ -81,7 +81,7 @@ def job_spec(platform: Platform, job: JobConfig, *, user: str) -> WorkloadSpec:
     code = _checked_folders(platform, folders)
     env = job_env(job, folders, user=user, cluster=cluster)
     auth = folders["authFile"] or None
-    ports = ports_of(job.taskRoles or (), isolated=platform.engine.isolated)
+    ports = ports_of(job.taskRoles or (), mapped=platform.engine.capabilities.ports_mapped)
     if sum(len(ports[role.name]) * role.taskNumber for role in job.taskRoles or ()) > _MOST_PORTS:
         raise invalid("portList", f"a job may have at most {_MOST_PORTS} ports in all")
     roles = [

@@ -29,11 +29,11 @@ def _labels(port: PortRequest) -> list[str]:
     return [port.label if number == 0 else f"{port.label}{_JOIN}{number}" for number in range(port.portNumber)]
 
 
-def ports_of(roles: Iterable[TaskRole], *, isolated: bool) -> dict[str, tuple[Port, ...]]:
+def ports_of(roles: Iterable[TaskRole], *, mapped: bool) -> dict[str, tuple[Port, ...]]:
     """Role -> its ports.
 
     A number that the user chose is the task's own and the machine's, if one task asks for it. If several do, each has
-    it in its own container only, and another one on the machine; without isolation that cannot be.
+    it in its own container only, and another one on the machine; where the engine maps no ports that cannot be.
 
     Raises:
         LocalmlError: ``INVALID`` when two tasks, or two labels of one task, want the same port.
@@ -47,7 +47,7 @@ def ports_of(roles: Iterable[TaskRole], *, isolated: bool) -> dict[str, tuple[Po
             raise invalid("portList", f"port {twice[0]} of role '{role.name}' belongs to two labels")
         wanted.update(dict.fromkeys(numbers, role.taskNumber))
     shared = sorted(number for number, count in wanted.items() if count > 1)
-    if shared and not isolated:
+    if shared and not mapped:
         words = (
             f"{wanted[shared[0]]} tasks want port {shared[0]} of the one machine that they share; beginAt 0 lets each"
         )
