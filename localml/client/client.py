@@ -148,8 +148,8 @@ class Client(Serving):
         return workload(self._http.json("GET", f"/workloads/{_part(ref)}"))
 
     def workloads(self, **filters: Any) -> Page:
-        """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``project``, ``owner``, ``pool``, ``name``,
-        ``contains``, ``deleted``, ``sort``, ``order`` (asc, desc), ``limit``, ``after``."""
+        """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``workspace``, ``owner``, ``pool``,
+        ``name``, ``contains``, ``deleted``, ``sort``, ``order`` (asc, desc), ``limit``, ``after``."""
         found = self._http.json("GET", "/workloads", **filters)
         return Page([workload(one) for one in found["workloads"]], found["next"])
 

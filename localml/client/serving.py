@@ -43,7 +43,7 @@ class Model:
     """A model with its versions, the newest first."""
 
     name: str
-    project: str
+    workspace: str
     owner: str
     description: str
     created_at: float
@@ -66,7 +66,7 @@ class Endpoint:
     settled: bool
     message: str
     dialect: str
-    project: str
+    workspace: str
     owner: str
     pool: str
     scale: int

@@ -76,7 +76,7 @@ class Workload:
     message: str
     exit_code: int | None
     dialect: str
-    project: str
+    workspace: str
     owner: str
     version: str
     pool: str

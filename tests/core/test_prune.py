@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.people import add_workspaces
 from sqlmodel import Session, col, func, select
 
 from localml.core.clock import ManualClock
@@ -39,6 +40,7 @@ class House:
         self.data = data
         self.db = Database(prepare(data))
         self.clock = ManualClock()
+        add_workspaces(self.db, "p")
         self.workloads = Workloads(self.db, self.clock)
         self.logs = LogStore(data)
 
@@ -153,10 +155,10 @@ def test_a_replica_and_a_job_that_wrote_a_model_can_be_forgotten(house: House) -
     replica, trained = house.make("d-v1-1", ended_days_ago=1), house.make("train", ended_days_ago=1)
 
     def serve(session: Session) -> None:
-        model = Model(project="p", owner="me", name="d", created_at=1, updated_at=1)
+        model = Model(workspace="p", owner="me", name="d", created_at=1, updated_at=1)
         endpoint = Endpoint(
             dialect="native",
-            project="p",
+            workspace="p",
             owner="me",
             name="d",
             route="d",

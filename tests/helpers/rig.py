@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from helpers.people import add_workspaces
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.holdings import Machine
 from localml.control.jobs.plans import Site
@@ -77,6 +78,7 @@ class Rig:
         self.db = Database(prepare(data))
         self.logs = LogStore(data)
         self.pools = Pools(self.db)
+        add_workspaces(self.db, ME.workspace, "p0", "p1")
         self.workloads = Workloads(self.db, self.clock)
         self.loop = self._loop()
 

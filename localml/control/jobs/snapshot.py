@@ -23,7 +23,7 @@ class WorkloadRow:
     name: str
     dialect: str
     kind: str
-    project: str
+    workspace: str
     owner: str
     pool: str
     priority: int

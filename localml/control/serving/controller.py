@@ -251,7 +251,7 @@ class ServingController:
             caller=self._around.owner(record.row),
             dialect=DIALECT,
             kind=Kind.ENDPOINT,
-            project=record.row.project,
+            workspace=record.row.workspace,
             pool=record.row.pool,
         )
         variant_id = row.row.id or 0

@@ -45,7 +45,7 @@ class OutputWatcher:
     """Registers what jobs leave.
 
     Args:
-        caller: a user by name and project.
+        caller: a user by name and workspace.
         names: of the files in a folder of objects; none where there is no such folder.
     """
 
@@ -103,8 +103,8 @@ class OutputWatcher:
             new = NewVersion(
                 name=name,
                 source=source,
-                caller=self._caller(row.owner, row.project),
-                project=row.project,
+                caller=self._caller(row.owner, row.workspace),
+                workspace=row.workspace,
                 workload_id=row.id,
             )
             try:

@@ -139,27 +139,27 @@ class Serving:
         if trouble:
             raise LocalmlError(Code.UNAVAILABLE, trouble)
 
-    def _caller(self, name: str, project: str) -> Caller:
+    def _caller(self, name: str, workspace: str) -> Caller:
         """The user of that name, or what is left of one that was removed."""
         try:
             found = self._parts.identity.user(name)
         except LocalmlError:
-            found = Caller(0, name, False, project, "default")
-        return replace(found, project=project)
+            found = Caller(0, name, False, workspace, "default")
+        return replace(found, workspace=workspace)
 
     def _owner(self, row: Endpoint) -> Caller:
         """Replicas mount folders below the data directory, which is for administrators only otherwise."""
-        return replace(self._caller(row.owner, row.project), admin=True)
+        return replace(self._caller(row.owner, row.workspace), admin=True)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
-        """Of the administrators and of all users of the endpoint's project."""
+        """Of the administrators and of all users of the endpoint's workspace."""
         if not self._parts.auth:
             return None
         now = self._parts.clock.now()
         query = (
             select(Token.hash)
             .where(Token.user_id == User.id)
-            .where(or_(User.project == row.project, col(User.admin)))
+            .where(or_(User.workspace == row.workspace, col(User.admin)))
             .where(or_(col(Token.expires_at).is_(None), col(Token.expires_at) > now))
             .order_by(Token.hash)
         )

@@ -41,7 +41,7 @@ def _renewed(identity: Identity) -> Credentials:
     password = secrets.token_urlsafe(12)
     identity.set_password(caller.name, password)
     access, secret = identity.create_key(caller)
-    return Credentials(caller.name, password, access, secret, caller.project, identity.create_token(caller))
+    return Credentials(caller.name, password, access, secret, caller.workspace, identity.create_token(caller))
 
 
 def _keep(path: Path, made: Credentials) -> Credentials:

@@ -1,4 +1,4 @@
-"""Who calls: users, their key pairs and tokens."""
+"""Who calls: users, their key pairs and tokens, and what they are in which workspace."""
 
 from __future__ import annotations
 
@@ -6,31 +6,52 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
+from sqlalchemy import update
 from sqlmodel import Session, col, delete, select
 
 from localml.core.capacity.tables import PoolGrant
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.people import memberships
+from localml.core.people.rights import MemberRole
+from localml.core.people.scopes import EVERYTHING, Scope
 from localml.core.people.secrets import Vault, hash_password, hash_token, new_access_key, new_token, password_matches
-from localml.core.people.tables import AccessKey, Token, User
+from localml.core.people.tables import AccessKey, Membership, Token, User
 from localml.core.ports import Store
+
+T = TypeVar("T")
 
 ADMIN = "admin"
 """The administrator that every installation has: made at first start, never removed or demoted."""
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._~-]{0,127}")
+_USED_S = 3600.0
+"""Seconds between two notes of a token's use; a note is a commit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A known user, as handed to the other parts of the core."""
+    """A known user, as handed to the other parts of the core.
+
+    Attributes:
+        workspace: id of the user's own workspace.
+        org: id of the workspace that is the user's organisation; empty for none.
+        roles: workspace's id -> what the user is there.
+        scope: what the credentials leave in of all that.
+    """
 
     id: int
     name: str
     admin: bool
-    project: str
+    workspace: str
     org: str
+    roles: Mapping[str, MemberRole] = field(default_factory=dict, hash=False)
+    scope: Scope = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +66,47 @@ class Credentials:
     token: str
 
 
-def caller_of(user: User) -> Caller:
-    """The value that stands for a user row."""
-    return Caller(user.id or 0, user.name, user.admin, user.project, user.org)
+@dataclass(slots=True)
+class _KnownToken:
+    caller: Caller
+    expires_at: float | None
+    used_at: float
+
+
+def _callers(session: Session, users: Iterable[User]) -> list[Caller]:
+    """The values that stand for user rows."""
+    found = list(users)
+    roles = memberships.roles(session, [user.id or 0 for user in found])
+    return [Caller(one.id or 0, one.name, one.admin, one.workspace, one.org, roles[one.id or 0]) for one in found]
+
+
+def _caller(session: Session, user: User) -> Caller:
+    return _callers(session, [user])[0]
 
 
 class Identity:
-    """Finds out who calls. Key pairs are cached until one changes, because every signed request asks."""
+    """Finds out who calls. Answers are cached until something changes, because every request asks."""
 
     def __init__(self, store: Store, vault: Vault, clock: Clock) -> None:
         self._store = store
         self._vault = vault
         self._clock = clock
+        self._users: dict[str, Caller] = {}
         self._keys: dict[str, tuple[Caller, str]] = {}
-        self._tokens: dict[str, tuple[Caller, float | None]] = {}
+        self._tokens: dict[str, _KnownToken] = {}
         self._stamps: dict[str, tuple[Caller, str]] = {}
         self._changes = 0  # so that what was read before a change is not cached after it
+        self._lock = threading.Lock()  # between that comparison and the caching
 
     def create_user(self, name: str, password: str, *, admin: bool = False, org: str = "default") -> Caller:
-        """Add a user.
+        """Add a user with a workspace of its own.
+
+        Args:
+            org: id of the workspace that is its organisation, made if there is none; empty for none.
 
         Raises:
-            LocalmlError: ``INVALID`` (name or password), ``CONFLICT`` when the name is taken.
+            LocalmlError: ``INVALID`` (name, password, or an organisation that is somebody's own workspace),
+                ``CONFLICT`` when the name is taken.
         """
         if not USER_NAME.fullmatch(name):
             raise invalid(
@@ -77,22 +117,17 @@ class Identity:
             raise invalid("password", "must not be empty")
         hashed = hash_password(password)
 
-        def act(session: Session) -> User:
+        def act(session: Session) -> Caller:
             if session.exec(select(User).where(User.name == name)).first():
                 raise LocalmlError(Code.CONFLICT, f"user '{name}' exists", field="name")
-            user = User(
-                name=name,
-                password_hash=hashed,
-                admin=admin,
-                project=secrets.token_hex(16),
-                org=org,
-                created_at=self._clock.now(),
-            )
+            now, own = self._clock.now(), memberships.new_id()
+            user = User(name=name, password_hash=hashed, admin=admin, workspace=own, org=org, created_at=now)
             session.add(user)
             session.flush()
-            return user
+            memberships.settle(session, user, now=now)
+            return _caller(session, user)
 
-        return caller_of(self._store.write(act))
+        return self._store.write(act)
 
     def set_password(self, name: str, password: str, *, admin: bool | None = None) -> None:
         """Change a user's password, and with ``admin`` also whether it is an administrator.
@@ -116,7 +151,7 @@ class Identity:
         self.forget()
 
     def remove_user(self, name: str) -> None:
-        """Remove a user with its keys and tokens. Its workloads go on, and keep its name.
+        """Remove a user with its keys and tokens. Its workloads go on, and keep its name and its workspace.
 
         Raises:
             LocalmlError: ``NOT_FOUND`` if there is none of that name, ``WRONG_STATE`` for :data:`ADMIN`.
@@ -129,6 +164,7 @@ class Identity:
             session.execute(delete(AccessKey).where(col(AccessKey.user_id) == user.id))
             session.execute(delete(Token).where(col(Token.user_id) == user.id))
             session.execute(delete(PoolGrant).where(col(PoolGrant.user_id) == user.id))
+            session.execute(delete(Membership).where(col(Membership.user_id) == user.id))
             session.delete(user)
 
         self._store.write(act)
@@ -145,10 +181,9 @@ class Identity:
             changes = self._changes
             with self._store.read() as session:
                 user = _user_row(session, name)
-            text = hmac.digest(self.signing_key("stamp"), f"{user.project}:{user.password_hash}".encode(), "sha256")
-            found = (caller_of(user), text.hex()[:32])
-            if changes == self._changes:
-                self._stamps[name] = found
+                caller = _caller(session, user)
+            text = hmac.digest(self.signing_key("stamp"), f"{user.workspace}:{user.password_hash}".encode(), "sha256")
+            found = self._remember(self._stamps, name, (caller, text.hex()[:32]), changes)
         return found
 
     def signing_key(self, purpose: str) -> bytes:
@@ -163,14 +198,30 @@ class Identity:
         self._store.write(lambda s: s.add(AccessKey(id=access, user_id=caller.id, secret=sealed, created_at=now)))
         return access, secret
 
-    def create_token(self, caller: Caller, *, purpose: str = "api", lifetime: float | None = None) -> str:
-        """Give a user a new bearer token; ``lifetime`` in seconds, None for ever."""
+    def create_token(
+        self,
+        caller: Caller,
+        *,
+        purpose: str = "api",
+        lifetime: float | None = None,
+        name: str = "",
+        scope: Scope = EVERYTHING,
+    ) -> str:
+        """Give a user a new bearer token, which is shown this once.
+
+        Args:
+            lifetime: seconds; None for ever.
+            name: what its owner calls it.
+            scope: what it is good for.
+        """
         token = new_token()
         now = self._clock.now()
         row = Token(
             hash=hash_token(token),
             user_id=caller.id,
             purpose=purpose,
+            name=name,
+            scope=scope.as_json(),
             created_at=now,
             expires_at=None if lifetime is None else now + lifetime,
         )
@@ -185,7 +236,7 @@ class Identity:
         password = secrets.token_urlsafe(12)
         caller = self.create_user(ADMIN, password, admin=True)
         access, secret = self.create_key(caller)
-        return Credentials(caller.name, password, access, secret, caller.project, self.create_token(caller))
+        return Credentials(caller.name, password, access, secret, caller.workspace, self.create_token(caller))
 
     def by_key(self, access_key: str) -> tuple[Caller, str]:
         """The user of an access key, and its secret for checking a signature.
@@ -196,34 +247,49 @@ class Identity:
         cached = self._keys.get(access_key)
         if cached is not None:
             return cached
+        changes = self._changes
         with self._store.read() as session:
             key = session.get(AccessKey, access_key)
             user = session.get(User, key.user_id) if key is not None and key.disabled_at is None else None
-        if key is None or user is None:
+            caller = _caller(session, user) if user is not None else None
+        if key is None or caller is None:
             raise LocalmlError(Code.UNAUTHENTICATED, "the access key is not known")
-        found = (caller_of(user), self._vault.unseal(key.secret))
-        self._keys[access_key] = found
-        return found
+        return self._remember(self._keys, access_key, (caller, self._vault.unseal(key.secret)), changes)
 
     def by_token(self, token: str) -> Caller:
-        """The user of a bearer token.
+        """The user of a bearer token, with the token's scope.
 
         Raises:
             LocalmlError: ``UNAUTHENTICATED`` when it is unknown or has expired.
         """
-        hashed = hash_token(token)
+        hashed, now = hash_token(token), self._clock.now()
         found = self._tokens.get(hashed)
         if found is None:
-            with self._store.read() as session:
-                row = session.get(Token, hashed)
-                user = session.get(User, row.user_id) if row is not None else None
-            if row is None or user is None:
-                raise LocalmlError(Code.UNAUTHENTICATED, "the token is not known")
-            found = self._tokens[hashed] = (caller_of(user), row.expires_at)
-        caller, expires_at = found
-        if expires_at is not None and expires_at <= self._clock.now():
+            found = self._token(hashed)
+        if found.expires_at is not None and found.expires_at <= now:
             raise LocalmlError(Code.UNAUTHENTICATED, "the token has expired")
-        return caller
+        if found.used_at + _USED_S <= now:
+            found.used_at = now
+            self._note_use(hashed, now)
+        return found.caller
+
+    def _token(self, hashed: str) -> _KnownToken:
+        changes = self._changes
+        with self._store.read() as session:
+            row = session.get(Token, hashed)
+            user = session.get(User, row.user_id) if row is not None else None
+            caller = _caller(session, user) if user is not None else None
+        if row is None or caller is None:
+            raise LocalmlError(Code.UNAUTHENTICATED, "the token is not known")
+        caller = replace(caller, scope=Scope.stored(row.scope))
+        return self._remember(self._tokens, hashed, _KnownToken(caller, row.expires_at, row.used_at or 0.0), changes)
+
+    def _note_use(self, hashed: str, now: float) -> None:
+        """Best effort: who may come in does so on a full disk, too."""
+        with suppress(LocalmlError):
+            self._store.write(
+                lambda session: session.execute(update(Token).where(col(Token.hash) == hashed).values(used_at=now))
+            )
 
     def by_password(self, name: str, password: str) -> Caller:
         """The user with this name and password.
@@ -233,26 +299,40 @@ class Identity:
         """
         with self._store.read() as session:
             user = session.exec(select(User).where(User.name == name)).first()
+            caller = _caller(session, user) if user is not None else None
         stored = user.password_hash if user is not None else _NOBODY
-        if not password_matches(stored, password) or user is None:
+        if not password_matches(stored, password) or caller is None:
             raise LocalmlError(Code.UNAUTHENTICATED, "user name or password is wrong")
-        return caller_of(user)
+        return caller
 
     def user(self, name: str) -> Caller:
         """The user of this name; ``NOT_FOUND`` if there is none."""
-        return self.stamp(name)[0]
+        found = self._users.get(name)
+        if found is None:
+            changes = self._changes
+            with self._store.read() as session:
+                caller = _caller(session, _user_row(session, name))
+            found = self._remember(self._users, name, caller, changes)
+        return found
 
     def users(self) -> list[Caller]:
         """All users, oldest first."""
         with self._store.read() as session:
-            return [caller_of(user) for user in session.exec(select(User).order_by(col(User.id)))]
+            return _callers(session, session.exec(select(User).order_by(col(User.id))))
 
     def forget(self) -> None:
-        """Drop what is cached, after a user, key or token was changed."""
-        self._changes += 1
-        self._keys.clear()
-        self._tokens.clear()
-        self._stamps.clear()
+        """Drop what is cached, after a user, key, token or membership was changed."""
+        with self._lock:
+            self._changes += 1
+            for cache in (self._users, self._keys, self._tokens, self._stamps):
+                cache.clear()
+
+    def _remember(self, cache: dict[str, T], key: str, value: T, changes: int) -> T:
+        """Cache what was read when there had been so many changes, unless there were more since."""
+        with self._lock:
+            if changes == self._changes:
+                cache[key] = value
+        return value
 
 
 def _user_row(session: Session, name: str) -> User:

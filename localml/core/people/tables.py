@@ -1,19 +1,60 @@
-"""Users, their key pairs and their tokens."""
+"""Users with their key pairs and tokens, and the workspaces that they share."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
+
+from localml.core.people.rights import MemberRole
+from localml.core.rows import enum_column
 
 
 class User(SQLModel, table=True):
-    """Who calls. ``project`` and ``org`` are the tenancy ids that vendors show."""
+    """Who calls. ``workspace`` is the user's own, and the project that vendors show; ``org`` is the shared one that
+    stands for an organisation where a vendor knows one per user (empty: none)."""
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
     password_hash: str
     admin: bool = False
-    project: str = Field(index=True)
+    workspace: str = Field(index=True)
     org: str = "default"
+    created_at: float
+
+
+class Workspace(SQLModel, table=True):
+    """What belongs together: whatever runs, is served or is registered is in one. A vendor shows it as workspace,
+    organisation, project, or the users of a virtual cluster."""
+
+    __table_args__ = (
+        Index(
+            "uq_workspace_live_name",
+            "name",
+            unique=True,
+            sqlite_where=text("deleted_at IS NULL AND personal = 0"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    name: str
+    description: str = ""
+    owner: str  # the user who made it
+    personal: bool = False  # a user's own, which comes with the user
+    everyone: MemberRole | None = enum_column(MemberRole)  # what all users are in it, members or not
+    origin: str = "native"  # the dialect that it was made through
+    created_at: float
+    updated_at: float
+    deleted_at: float | None = None
+
+
+class Membership(SQLModel, table=True):
+    """What a user is in a workspace."""
+
+    workspace: str = Field(primary_key=True, foreign_key="workspace.id")
+    user_id: int = Field(primary_key=True, foreign_key="user.id", index=True)
+    role: MemberRole = enum_column(MemberRole, required=True)
     created_at: float
 
 
@@ -30,10 +71,13 @@ class AccessKey(SQLModel, table=True):
 
 
 class Token(SQLModel, table=True):
-    """A bearer token; only its SHA-256 is kept."""
+    """A bearer token; only its SHA-256 is kept, whose beginning names it."""
 
     hash: str = Field(primary_key=True)
     user_id: int = Field(foreign_key="user.id", index=True)
     purpose: str = "api"
+    name: str = Field(default="", sa_column_kwargs={"server_default": ""})  # what its owner calls it
+    scope: Any = Field(default=None, sa_column=Column(JSON))  # Scope.stored(); NULL: all that its owner may
     created_at: float
-    expires_at: float | None = None
+    expires_at: float | None = None  # NULL: never
+    used_at: float | None = None  # the last time that was written down, to the hour

@@ -22,6 +22,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import record_event
+from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.files import Described, describe
@@ -54,7 +55,7 @@ class NewVersion:
     caller: Caller
     format: str = ""
     description: str = ""
-    project: str | None = None
+    workspace: str | None = None
     workload_id: int | None = None
     reuse: bool = False
 
@@ -145,7 +146,7 @@ class Registry:
         query = (
             select(Model, ModelVersion)
             .where(ModelVersion.model_id == Model.id)
-            .where(Model.project == (new.project or new.caller.project), Model.name == new.name)
+            .where(Model.workspace == (new.workspace or new.caller.workspace), Model.name == new.name)
             .where(ModelVersion.checksum == checksum, ModelVersion.format == described.format)
             .where(col(ModelVersion.deleted_at).is_(None))
             .order_by(col(ModelVersion.number).desc())
@@ -154,10 +155,11 @@ class Registry:
         return Registered(*found, made=False) if found is not None else None
 
     def _model_row(self, session: Session, new: NewVersion, now: float) -> Model:
-        project = new.project or new.caller.project
-        model = session.exec(_live(project).where(Model.name == new.name)).first()
+        workspace = new.workspace or new.caller.workspace
+        memberships.need_live(session, workspace)
+        model = session.exec(_live(workspace).where(Model.name == new.name)).first()
         if model is None:
-            model = Model(project=project, owner=new.caller.name, name=new.name, created_at=now, updated_at=now)
+            model = Model(workspace=workspace, owner=new.caller.name, name=new.name, created_at=now, updated_at=now)
         model.description = new.description or model.description
         model.updated_at = now
         session.add(model)
@@ -173,10 +175,10 @@ class Registry:
         for one in (folder, folder.parent):
             _sync_folder(one)
 
-    def models(self, project: str | None = None) -> list[tuple[Model, list[ModelVersion]]]:
-        """All models (of a project) by name, each with its versions, the newest first."""
+    def models(self, workspace: str | None = None) -> list[tuple[Model, list[ModelVersion]]]:
+        """All models (of a workspace) by name, each with its versions, the newest first."""
         with self._store.read() as session:
-            models = list(session.exec(_live(project).order_by(col(Model.name), col(Model.id))))
+            models = list(session.exec(_live(workspace).order_by(col(Model.name), col(Model.id))))
             rows = session.exec(
                 select(ModelVersion)
                 .where(col(ModelVersion.model_id).in_([one.id for one in models]))
@@ -188,22 +190,22 @@ class Registry:
                 found.setdefault(row.model_id, []).append(row)
         return [(model, found.get(model.id or 0, [])) for model in models]
 
-    def find(self, reference: str, project: str | None = None) -> Registered:
+    def find(self, reference: str, workspace: str | None = None) -> Registered:
         """A version by ``name`` (the newest), ``name:number``, or ``name:latest``.
 
         Args:
-            project: None looks in all projects.
+            workspace: None looks in all workspaces.
 
         Raises:
-            LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when models of several projects have the name.
+            LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when models of several workspaces have the name.
         """
         name, colon, wanted = reference.partition(":")
-        models = [one for one in self.models(project) if one[0].name == name]
+        models = [one for one in self.models(workspace) if one[0].name == name]
         if not models:
             raise not_found("model", name)
         if len(models) > 1:
-            words = ", ".join(model.project for model, _ in models)
-            raise LocalmlError(Code.CONFLICT, f"model '{name}' is in several projects: {words}")
+            words = ", ".join(model.workspace for model, _ in models)
+            raise LocalmlError(Code.CONFLICT, f"model '{name}' is in several workspaces: {words}")
         model, versions = models[0]
         for version in versions:
             if not colon or wanted == "latest" or wanted == str(version.number):
@@ -279,9 +281,9 @@ class Registry:
                     shutil.rmtree(one, ignore_errors=True)
 
 
-def _live(project: str | None) -> SelectOfScalar[Model]:
+def _live(workspace: str | None) -> SelectOfScalar[Model]:
     query = select(Model).where(col(Model.deleted_at).is_(None))
-    return query if project is None else query.where(Model.project == project)
+    return query if workspace is None else query.where(Model.workspace == workspace)
 
 
 def digest(folder: Path) -> tuple[str, int]:

@@ -12,11 +12,11 @@ class Model(SQLModel, table=True):
     """A name under which versions of weights are registered."""
 
     __table_args__ = (
-        Index("uq_model_live_name", "project", "name", unique=True, sqlite_where=text("deleted_at IS NULL")),
+        Index("uq_model_live_name", "workspace", "name", unique=True, sqlite_where=text("deleted_at IS NULL")),
     )
 
     id: int | None = Field(default=None, primary_key=True)
-    project: str
+    workspace: str
     owner: str
     name: str
     description: str = ""

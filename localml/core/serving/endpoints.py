@@ -21,6 +21,7 @@ from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
+from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
@@ -55,7 +56,7 @@ class NewEndpoint:
     """An endpoint to serve.
 
     Attributes:
-        route: its name at the gateway, unique over all projects; ``name`` when empty.
+        route: its name at the gateway, unique over all workspaces; ``name`` when empty.
         refuse_over_quota: refuse at once instead of waiting when a pool's limit is short.
     """
 
@@ -64,7 +65,7 @@ class NewEndpoint:
     caller: Caller
     spec: EndpointSpec = field(default_factory=EndpointSpec)
     dialect: str = "native"
-    project: str | None = None
+    workspace: str | None = None
     pool: str = pools.ROOT
     route: str = ""
     request: Any = None
@@ -116,6 +117,7 @@ class Endpoints:
         versions = [self._checked(one, math.ceil(count * one.weight / 100)) for one in new.variants]
 
         def act(session: Session) -> int:
+            memberships.need_live(session, new.workspace or new.caller.workspace)
             pools.ensure(session, new.pool)
             if new.refuse_over_quota:
                 _check_quota(session, new)
@@ -135,7 +137,7 @@ class Endpoints:
         now, scaling = self._clock.now(), new.spec.scaling
         row = Endpoint(
             dialect=new.dialect,
-            project=new.project or new.caller.project,
+            workspace=new.workspace or new.caller.workspace,
             owner=new.caller.name,
             name=new.name,
             route=route,
@@ -358,13 +360,13 @@ class Endpoints:
                 raise not_found("endpoint", endpoint_id)
             return full(session, [row])[0]
 
-    def find(self, reference: str, project: str | None = None, dialect: str | None = None) -> EndpointFull:
+    def find(self, reference: str, workspace: str | None = None, dialect: str | None = None) -> EndpointFull:
         """A live endpoint by name, route or id.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
         """
-        found = self.list(project, dialect)
+        found = self.list(workspace, dialect)
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
         if not same and reference.isascii() and reference.isdigit():
@@ -372,7 +374,7 @@ class Endpoints:
         if not same:
             raise not_found("endpoint", reference)
         if len(same) > 1:
-            words = ", ".join(f"{one.row.id} ({one.row.dialect}, project {one.row.project})" for one in same)
+            words = ", ".join(f"{one.row.id} ({one.row.dialect}, workspace {one.row.workspace})" for one in same)
             raise LocalmlError(Code.CONFLICT, f"several endpoints are named '{reference}'; say which by id: {words}")
         return same[0]
 
@@ -394,11 +396,11 @@ class Endpoints:
                 found[names[row.variant_id]].append(row)
         return found
 
-    def list(self, project: str | None = None, dialect: str | None = None) -> list[EndpointFull]:
+    def list(self, workspace: str | None = None, dialect: str | None = None) -> list[EndpointFull]:
         """All endpoints that are not deleted, by name."""
         query = select(Endpoint).where(col(Endpoint.deleted_at).is_(None))
-        if project is not None:
-            query = query.where(Endpoint.project == project)
+        if workspace is not None:
+            query = query.where(Endpoint.workspace == workspace)
         if dialect is not None:
             query = query.where(Endpoint.dialect == dialect)
         with self._store.read() as session:

@@ -20,7 +20,7 @@ class Endpoint(SQLModel, table=True):
         Index(
             "uq_endpoint_live_name",
             "dialect",
-            "project",
+            "workspace",
             "name",
             unique=True,
             sqlite_where=text("deleted_at IS NULL"),
@@ -30,7 +30,7 @@ class Endpoint(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     dialect: str
-    project: str
+    workspace: str
     owner: str
     name: str
     route: str

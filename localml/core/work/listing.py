@@ -30,7 +30,7 @@ MAX_PAGE: Final = 1000
 _FEW: Final = 1000  # of 100,000: to sort so many takes as long as to walk until fifty are found
 _STEPS: Final = 60_000  # instructions of SQLite's machine: some milliseconds, thousands of rows
 _PROBE_STEPS: Final = 20_000
-_EQUAL: Final = ("dialect", "project", "owner", "pool", "name")
+_EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Query:
     kinds: tuple[Kind, ...] = ()
     states: tuple[State, ...] = ()
     dialect: str | None = None
-    project: str | None = None
+    workspace: str | None = None
     owner: str | None = None
     pool: str | None = None
     name: str | None = None

@@ -16,7 +16,7 @@ def _live_name_index() -> Index:
     return Index(
         "uq_workload_live_name",
         "dialect",
-        "project",
+        "workspace",
         "kind",
         "name",
         "version",
@@ -34,9 +34,9 @@ class Workload(SQLModel, table=True):
         Index("ix_workload_uncleaned", "id", sqlite_where=text("cleaned = 0")),
         Index("ix_workload_state_id", "state", "id"),
         Index("ix_workload_kind_state_id", "kind", "state", "id"),
-        Index("ix_workload_dialect_kind_project", "dialect", "kind", "project", "id"),
+        Index("ix_workload_dialect_kind_workspace", "dialect", "kind", "workspace", "id"),
         Index("ix_workload_owner_id", "owner", "id"),
-        Index("ix_workload_project_id", "project", "id"),
+        Index("ix_workload_workspace_id", "workspace", "id"),
         Index("ix_workload_pool_id", "pool", "id"),
         Index("ix_workload_name", "name", "id"),
         Index("ix_workload_started_at", "started_at", "id"),
@@ -49,7 +49,7 @@ class Workload(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     kind: Kind = enum_column(Kind, required=True)
     dialect: str
-    project: str
+    workspace: str
     owner: str
     name: str
     version: str = ""

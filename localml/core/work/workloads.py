@@ -16,6 +16,7 @@ from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
+from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import insert_row
@@ -38,7 +39,7 @@ class Submission:
     dialect: str = "native"
     kind: Kind = Kind.JOB
     version: str = ""
-    project: str | None = None  # the caller's own when None
+    workspace: str | None = None  # the caller's own when None
     pool: str = pools.ROOT
     request: Any = None
     refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
@@ -90,7 +91,7 @@ class Workloads:
 
         Raises:
             LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
-                machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (a dependency).
+                machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (the workspace, a dependency).
         """
         return self._queue(submission, also)[0]
 
@@ -125,7 +126,7 @@ class Workloads:
         values: dict[str, Any] = {
             "kind": submission.kind,
             "dialect": submission.dialect,
-            "project": submission.project or submission.caller.project,
+            "workspace": submission.workspace or submission.caller.workspace,
             "owner": submission.caller.name,
             "name": submission.name,
             "version": submission.version,
@@ -153,6 +154,7 @@ class Workloads:
     def _store_one(
         self, session: Session, submission: Submission, values: dict[str, Any], detail: dict[str, Any]
     ) -> int:
+        memberships.need_live(session, values["workspace"])
         if submission.pool not in self._known_pools:
             pools.ensure(session, submission.pool)
         if submission.refuse_over_quota:
@@ -219,7 +221,7 @@ class Workloads:
         return list(session.execute(query).scalars())
 
     def find(
-        self, *, dialect: str, kind: Kind, name: str, project: str | None = None, version: str | None = None
+        self, *, dialect: str, kind: Kind, name: str, workspace: str | None = None, version: str | None = None
     ) -> Full | None:
         """The live workload that a vendor knows under this name, or None."""
         with self._store.read() as session:
@@ -229,8 +231,8 @@ class Workloads:
                 col(Workload.name) == name,
                 col(Workload.deleted_at).is_(None),
             )
-            if project is not None:
-                query = query.where(col(Workload.project) == project)
+            if workspace is not None:
+                query = query.where(col(Workload.workspace) == workspace)
             if version is not None:
                 query = query.where(col(Workload.version) == version)
             row = session.execute(query.order_by(col(Workload.id).desc()).limit(1)).scalars().first()

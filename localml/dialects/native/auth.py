@@ -43,14 +43,14 @@ def admin_only(caller: Caller) -> None:
 
 
 def visible(caller: Caller, row: Workload) -> bool:
-    """Whether a caller may see and touch a workload: administrators all, others their own and their project's."""
-    return caller.admin or row.project == caller.project or row.owner == caller.name
+    """Whether a caller may see and touch a workload: administrators all, others their own and their workspace's."""
+    return caller.admin or row.workspace == caller.workspace or row.owner == caller.name
 
 
 def find(platform: Platform, caller: Caller, reference: str) -> Full:
     """A workload by name or id, as far as the caller may see it.
 
-    Another project's workload is answered like one that does not exist. A deleted one is found by its id.
+    Another workspace's workload is answered like one that does not exist. A deleted one is found by its id.
 
     Raises:
         LocalmlError: ``NOT_FOUND``, or ``CONFLICT`` when several have the name.
@@ -76,10 +76,10 @@ def _by_id(platform: Platform, caller: Caller, number: int) -> Full | None:
 
 
 def _own(platform: Platform, caller: Caller, name: str) -> Full:
-    """Among the caller's own: names are unique within a project, dialect and kind only."""
+    """Among the caller's own: names are unique within a workspace, dialect and kind only."""
     from localml.core.work.workloads import Query
 
-    rows = platform.workloads.page(Query(name=name, project=caller.project)).items
+    rows = platform.workloads.page(Query(name=name, workspace=caller.workspace)).items
     if not rows:
         raise not_found("workload", name)
     if len(rows) > 1:

@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from flask import Flask
 
+from localml.core.people.identity import ADMIN
+from localml.core.people.rights import MemberRole
 from localml.dialects.kit import Dialect, make_app
 from localml.dialects.openpai.auth import authenticate
 from localml.dialects.openpai.document import SECURITY_SCHEMES, complete
 from localml.dialects.openpai.errors import render_error
 from localml.dialects.openpai.routes import PUBLIC, api
 from localml.dialects.openpai.translate.clusters import DEFAULT, pool_of
+from localml.dialects.openpai.translate.jobs import WORKSPACE
 from localml.platform import Platform
 
 __all__ = ["create_app"]
@@ -44,4 +47,5 @@ DIALECT = Dialect(
 def create_app(platform: Platform) -> Flask:
     """The app that serves this dialect of a platform. The virtual cluster ``default`` exists from then on."""
     platform.pools.ensure(pool_of(DEFAULT))
+    platform.workspaces.ensure(WORKSPACE, owner=ADMIN, everyone=MemberRole.MEMBER, origin="openpai")
     return make_app(DIALECT, platform)

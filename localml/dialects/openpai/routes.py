@@ -22,7 +22,7 @@ from localml.dialects.openpai.document import SCHEME
 from localml.dialects.openpai.errors import missing_job
 from localml.dialects.openpai.translate.answers import status, summary
 from localml.dialects.openpai.translate.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
-from localml.dialects.openpai.translate.jobs import DIALECT, PROJECT, check_cluster, job_spec, output_folder
+from localml.dialects.openpai.translate.jobs import DIALECT, WORKSPACE, check_cluster, job_spec, output_folder
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
 from localml.dialects.openpai.translate.users import admin_only, upsert
 
@@ -217,7 +217,7 @@ def get_virtual_cluster(path: schemas.ClusterPath) -> dict[str, Any]:
 
 
 def _find(name: str) -> Full | None:
-    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, project=PROJECT)
+    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, workspace=WORKSPACE)
 
 
 def _job(path: schemas.JobPath) -> Full:
@@ -242,7 +242,7 @@ def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | Non
             caller=who,
             dialect=DIALECT,
             kind=Kind.JOB,
-            project=PROJECT,
+            workspace=WORKSPACE,
             pool=pool,
             request=given,
             replaces=replaces,

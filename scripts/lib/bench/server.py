@@ -224,7 +224,7 @@ def _row(n: int, *, waits: bool) -> dict[str, Any]:
     return {
         "kind": Kind.JOB if chance.random() > 0.02 else Kind.NOTEBOOK,
         "dialect": "native",
-        "project": f"project-{chance.randrange(20)}",
+        "workspace": f"project-{chance.randrange(20)}",
         "owner": f"user-{chance.randrange(10)}",
         "name": f"job-{n}",
         "version": "",

@@ -42,7 +42,7 @@ def test_the_first_start_makes_one_administrator_with_every_credential(identity:
     assert secret == made.secret_key
     assert identity.by_token(made.token) == caller == identity.by_password(made.user, made.password)
     assert caller.admin
-    assert caller.project == made.project_id
+    assert caller.workspace == made.project_id
 
 
 def test_nothing_secret_is_readable_on_disk(identity: Identity, db: Database, tmp_path: Path) -> None:

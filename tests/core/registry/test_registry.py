@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from helpers.models import times
+from helpers.people import add_workspaces
 from helpers.rig import ME
 
 from localml.core.clock import ManualClock
@@ -28,6 +29,7 @@ class Place:
         self.data = data
         self.db = Database(prepare(data))
         self.buckets = Buckets(data / "buckets")
+        add_workspaces(self.db, "p", "q")
         self.registry = Registry(self.db, ManualClock(), data, self.buckets.get)
         self.endpoints = Endpoints(self.db, ManualClock())
 
@@ -186,7 +188,7 @@ def test_the_last_version_takes_the_model_with_it(place: Place) -> None:
 
 def test_models_of_projects_are_apart(place: Place) -> None:
     place.put("s3://b/net.onnx", times(2.0))
-    other = replace(ME, name="you", project="q")
+    other = replace(ME, name="you", workspace="q")
     for who in (ME, other):
         place.registry.register(NewVersion("net", "s3://b/net.onnx", who))
     assert place.registry.find("net", "q").model.owner == "you"

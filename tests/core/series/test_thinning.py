@@ -184,7 +184,7 @@ def test_what_endpoints_did_is_kept_for_30_days(rig: Rig) -> None:
     def serve(session: Session) -> None:
         endpoint = Endpoint(
             dialect="native",
-            project="p",
+            workspace="p",
             owner="me",
             name="d",
             route="d",

@@ -30,7 +30,7 @@ def tools(sealer: Sealer) -> Tools:
 
 def full(spec: WorkloadSpec, kind: Kind, *attempts: Attempt, owner: str = "ann", tries: int = 1) -> Full:
     row = Workload(
-        id=1, kind=kind, dialect="native", project="p", owner=owner, name="lab", pool="default",
+        id=1, kind=kind, dialect="native", workspace="p", owner=owner, name="lab", pool="default",
         state=State.RUNNING, attempt=tries, created_at=0, updated_at=0, queued_at=0,
     )  # fmt: skip
     return Full(row, spec, None, attempts=list(attempts))

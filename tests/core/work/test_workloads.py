@@ -92,7 +92,7 @@ def test_stopping_twice_is_told_once(rig: Rig) -> None:
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     rig = Rig(tmp_path_factory.mktemp("filled"))
     for n in range(60):
-        rig.workloads.submit(Submission(f"job{n % 7}-{n}", job(priority=n % 3), ME, project=f"p{n % 2}"))
+        rig.workloads.submit(Submission(f"job{n % 7}-{n}", job(priority=n % 3), ME, workspace=f"p{n % 2}"))
 
     def spread(session: object) -> None:
         for n in range(1, 61):
@@ -113,7 +113,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     descending=st.booleans(),
     limit=st.integers(1, 25),
     states=st.sets(st.sampled_from(State), max_size=3),
-    project=st.sampled_from([None, "p0"]),
+    workspace=st.sampled_from([None, "p0"]),
     contains=st.sampled_from([None, "job3", "%", "_"]),
     plan=st.sampled_from([(1000, 60_000), (0, 60_000), (0, 20)]),
 )
@@ -123,12 +123,18 @@ def test_pages_put_together_are_the_whole_list_in_order(
     descending: bool,
     limit: int,
     states: set[State],
-    project: str | None,
+    workspace: str | None,
     contains: str | None,
     plan: tuple[int, int],
 ) -> None:
     """However the rows are found: sorted, by a walk along an index, or by one that is given up."""
-    query = {"sort": sort, "descending": descending, "states": tuple(states), "project": project, "contains": contains}
+    query = {
+        "sort": sort,
+        "descending": descending,
+        "states": tuple(states),
+        "workspace": workspace,
+        "contains": contains,
+    }
     whole = filled.workloads.page(Query(**query, limit=1000)).items
     pages: list[Workload] = []
     after = None

@@ -158,8 +158,8 @@ class TestOthers:
             assert bob(method, f"/workloads/{foreign}{path}").status == 404
 
     def test_cannot_look_at_other_projects_by_asking(self, bob: Http, admin: Http, foreign: int) -> None:
-        project = admin("GET", f"/workloads/{foreign}").json["project"]
-        assert all(one["owner"] == "bob" for one in bob("GET", f"/workloads?project={project}").json["workloads"])
+        workspace = admin("GET", f"/workloads/{foreign}").json["workspace"]
+        assert all(one["owner"] == "bob" for one in bob("GET", f"/workloads?workspace={workspace}").json["workloads"])
 
     def test_may_have_a_name_that_others_have(self, bob: Http, admin: Http) -> None:
         theirs = admin("POST", "/workloads", {"name": "shared-name", "spec": sh("true")}).json["id"]

@@ -173,7 +173,7 @@ def _submission(who: Caller, org: str, body: schemas.TrainJobCreate) -> Submissi
         caller=who,
         dialect=DIALECT,
         kind=Kind.JOB,
-        project=org,
+        workspace=org,
         pool=pool_of("train", org),
         request=stored_request(request.get_json(), body),
         refuse_over_quota=True,

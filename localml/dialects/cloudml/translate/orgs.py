@@ -44,7 +44,7 @@ def listed(platform: Platform, kind: Kind, org: str) -> list[Full]:
     found: list[Full] = []
     cursor: str | None = None
     while True:
-        query = Query(kinds=(kind,), dialect=DIALECT, project=None if org == ALL else org, limit=500, after=cursor)
+        query = Query(kinds=(kind,), dialect=DIALECT, workspace=None if org == ALL else org, limit=500, after=cursor)
         page = platform.workloads.page(query)
         details = platform.workloads.details(row.id or 0 for row in page.items)
         for row in page.items:
@@ -66,8 +66,8 @@ def find(platform: Platform, kind: Kind, name: str, org: str, gone: str, lacking
         rows = platform.workloads.page(Query(kinds=(kind,), dialect=DIALECT, name=name, limit=2)).items
         if len(rows) > 1:
             raise lacking or need_org()
-        org = rows[0].project if rows else org
-    found = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, project=org)
+        org = rows[0].workspace if rows else org
+    found = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=org)
     if found is None:
         raise missing(gone)
     return found

@@ -113,7 +113,7 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
             gateway_port=platform.serving.free_port(),
         ),
         dialect=DIALECT,
-        project=org,
+        workspace=org,
         pool=pool_of("model", org),
         request=_stored(given, body),
         refuse_over_quota=True,
@@ -155,7 +155,7 @@ def _register(platform: Platform, who: Caller, org: str, body: ModelServiceCreat
     kind = "custom" if body.docker_image else ""
     try:
         return platform.registry.register(
-            NewVersion(body.model_name, source, who, format=kind, project=org, reuse=True)
+            NewVersion(body.model_name, source, who, format=kind, workspace=org, reuse=True)
         )
     except LocalmlError as error:
         if error.field != "source":
@@ -199,8 +199,8 @@ def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:
     version = full.variants[0].version if full.variants else None
     replicas = full.spec.scaling.minimum
     computed = {
-        "org_id": row.project,
-        "org_name": row.project,
+        "org_id": row.workspace,
+        "org_name": row.workspace,
         "model_uri": request.get("model_uri") or request.get("trainer_uri"),
         "model_args": request.get("model_args") or request.get("job_args"),
         "service_port": str(port),

@@ -102,8 +102,8 @@ def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
     software = request.get("framework") or (None if own_image else DEV_FRAMEWORK)
     versions = platform.catalog.frameworks().get(software or "", [])
     computed = {
-        "org_id": row.project,
-        "org_name": row.project,
+        "org_id": row.workspace,
+        "org_name": row.workspace,
         "dev_name": row.name,
         "software": software,
         "version": request.get("framework_version") or next(iter(versions), None),
@@ -164,8 +164,8 @@ def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
     row, request = full.row, dict(full.request or {})
     access = access_of(full)
     computed = {
-        "org_id": row.project,
-        "org_name": row.project,
+        "org_id": row.workspace,
+        "org_name": row.workspace,
         "tensorboard_name": row.name,
         "service_port": str(access.port),
         "state": state_word(row),

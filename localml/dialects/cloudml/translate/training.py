@@ -181,8 +181,8 @@ def train_answer(platform: Platform, row: Workload, spec: WorkloadSpec, request:
     software, version = _software(platform, request)
     given = {name: value for name, value in request.items() if name not in _NOT_ECHOED}
     computed = {
-        "org_id": row.project,
-        "org_name": row.project,
+        "org_id": row.workspace,
+        "org_name": row.workspace,
         "job_name": row.name,
         "cluster_name": row.name,
         "cluster_env_var": _cluster(platform, spec),

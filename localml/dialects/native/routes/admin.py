@@ -71,7 +71,7 @@ def _add_users(api: APIBlueprint, platform: Platform) -> None:
 
     @api.post("/users")
     def create_user(body: schemas.UserIn) -> Any:
-        """Add a user with a project of its own; the answer holds a token and a key pair, which are shown once."""
+        """Add a user with a workspace of its own; the answer holds a token and a key pair, which are shown once."""
         admin_only(caller())
         made = platform.identity.create_user(body.name, body.password, admin=body.admin, org=body.org)
         access, secret = platform.identity.create_key(made)
@@ -96,7 +96,7 @@ def _add_users(api: APIBlueprint, platform: Platform) -> None:
 
 
 def _user(one: Caller) -> dict[str, Any]:
-    return asdict(one)
+    return {name: getattr(one, name) for name in ("id", "name", "admin", "workspace", "org")}
 
 
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:

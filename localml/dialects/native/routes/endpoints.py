@@ -15,7 +15,7 @@ from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.kit.held import hold_until, waited_for
-from localml.dialects.native.routes.models import project_of
+from localml.dialects.native.routes.models import workspace_of
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import serving as serving_translate
@@ -51,7 +51,7 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
         newest = _newest(found)
         version = newest.row.model_version_id if newest is not None else None
         if body.model is not None:
-            version = platform.registry.find(body.model, project_of(who)).version.id
+            version = platform.registry.find(body.model, workspace_of(who)).version.id
         given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
         spec = (newest.spec if newest is not None else VariantSpec()).model_copy(update=given)
         new = NewVariant(spec, version, body.weight, recreate=body.recreate)
@@ -92,7 +92,7 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints", responses={"200": serving_schemas.EndpointsOut})
     def list_endpoints() -> Any:
         """All endpoints."""
-        found = platform.endpoints.list(project_of(caller()))
+        found = platform.endpoints.list(workspace_of(caller()))
         return {"endpoints": [_shown(platform, one) for one in found]}
 
     @api.get("/endpoints/<ref>", responses={"200": _Out})
@@ -132,7 +132,7 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
 
 
 def _find(platform: Platform, who: Caller, reference: str) -> EndpointFull:
-    return platform.endpoints.find(reference, project_of(who))
+    return platform.endpoints.find(reference, workspace_of(who))
 
 
 def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) ->
 def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> NewEndpoint:
     if not body.model and not body.image:
         raise invalid("model", "give a registered model, or an image")
-    version = platform.registry.find(body.model, project_of(who)) if body.model else None
+    version = platform.registry.find(body.model, workspace_of(who)) if body.model else None
     name = body.name or (version.model.name if version is not None else "")
     if not name:
         raise invalid("name", "is needed for a custom image")

@@ -28,23 +28,23 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/models", responses={"200": serving_schemas.ModelsOut})
     def list_models() -> Any:
         """All models with their versions."""
-        found = platform.registry.models(project_of(caller()))
+        found = platform.registry.models(workspace_of(caller()))
         return {"models": [serving_translate.model(row, versions) for row, versions in found]}
 
     @api.get("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
     def show(path: schemas.Reference) -> Any:
         """One version, by ``name`` (the newest) or ``name:version``."""
-        found = platform.registry.find(path.ref, project_of(caller()))
+        found = platform.registry.find(path.ref, workspace_of(caller()))
         return serving_translate.model_version(found.model.name, found.version)
 
     @api.delete("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
     def delete(path: schemas.Reference) -> Any:
         """Delete one version with its files; one that an endpoint serves is kept."""
-        found = platform.registry.find(path.ref, project_of(caller()))
+        found = platform.registry.find(path.ref, workspace_of(caller()))
         platform.registry.delete(found, caller())
         return serving_translate.model_version(found.model.name, found.version)
 
 
-def project_of(who: Caller) -> str | None:
-    """The project whose things a caller may see; administrators see all (None)."""
-    return None if who.admin else who.project
+def workspace_of(who: Caller) -> str | None:
+    """The workspace whose things a caller may see; administrators see all (None)."""
+    return None if who.admin else who.workspace

@@ -104,7 +104,7 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
 def _submit(
     platform: Platform, who: Caller, kind: Kind, name: str, spec: WorkloadSpec, pool: str, given: dict[str, str]
 ) -> Full:
-    old = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, project=who.project)
+    old = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=who.workspace)
     over = old is not None and old.row.state in TERMINAL and (who.admin or old.row.owner == who.name)
     number = platform.workloads.submit(
         Submission(
@@ -125,7 +125,7 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        query = Query(kinds=(kind,), project=None if who.admin else who.project, limit=500, after=cursor)
+        query = Query(kinds=(kind,), workspace=None if who.admin else who.workspace, limit=500, after=cursor)
         page = platform.workloads.page(query)
         found += [_shown(platform, who, platform.workloads.get(row.id or 0)) for row in page.items]
         cursor = page.cursor
@@ -135,8 +135,8 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
 
 def _find(platform: Platform, who: Caller, reference: str, kind: Kind) -> Full:
     if not (reference.isascii() and reference.isdigit()):
-        project = None if who.admin else who.project
-        query = Query(kinds=(kind,), name=reference, project=project, limit=2)
+        workspace = None if who.admin else who.workspace
+        query = Query(kinds=(kind,), name=reference, workspace=workspace, limit=2)
         rows = platform.workloads.page(query).items
         if len(rows) > 1:
             words = " and ".join(f"{row.id} ({row.dialect}, {row.owner})" for row in rows)

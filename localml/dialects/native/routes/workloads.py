@@ -90,7 +90,7 @@ def _query(who: Caller, query: schemas.ListQuery) -> Query:
         kinds=tuple(query.kind),
         states=tuple(query.state),
         dialect=query.dialect,
-        project=query.project if who.admin else who.project,
+        workspace=query.workspace if who.admin else who.workspace,
         owner=query.owner,
         pool=query.pool,
         name=query.name,

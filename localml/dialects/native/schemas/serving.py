@@ -109,7 +109,7 @@ class ModelOut(BaseModel):
     """A model with its versions, the newest first."""
 
     name: str
-    project: str
+    workspace: str
     owner: str
     description: str
     created_at: float
@@ -166,7 +166,7 @@ class EndpointOut(BaseModel):
     settled: bool
     message: str
     dialect: str
-    project: str
+    workspace: str
     owner: str
     pool: str
     scale: int

@@ -78,7 +78,7 @@ class ListQuery(Strict):
     kind: list[Kind] = Field(default_factory=list)
     state: list[State] = Field(default_factory=list)
     dialect: str | None = None
-    project: str | None = None
+    workspace: str | None = None
     owner: str | None = None
     pool: str | None = None
     name: str | None = None
@@ -250,7 +250,7 @@ class WorkloadOut(BaseModel):
     message: str
     exit_code: int | None
     dialect: str
-    project: str
+    workspace: str
     owner: str
     version: str
     pool: str

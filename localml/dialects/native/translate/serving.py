@@ -32,7 +32,7 @@ def model_version(name: str, row: ModelVersion) -> dict[str, Any]:
 
 def model(row: Model, versions: list[ModelVersion]) -> dict[str, Any]:
     """A model with its versions."""
-    names = ("name", "project", "owner", "description", "created_at", "updated_at")
+    names = ("name", "workspace", "owner", "description", "created_at", "updated_at")
     return {
         **{key: getattr(row, key) for key in names},
         "versions": [model_version(row.name, one) for one in versions],
@@ -47,7 +47,7 @@ def endpoint(found: EndpointFull, gateway: str | None, *, history: bool = False)
         history: show the variants that have ended, too.
     """
     row = found.row
-    names = ("id", "name", "route", "state", "desired", "message", "dialect", "project", "owner", "pool", "scale")
+    names = ("id", "name", "route", "state", "desired", "message", "dialect", "workspace", "owner", "pool", "scale")
     times = ("created_at", "updated_at", "deleted_at")
     url = f"{gateway}/endpoints/{row.route}" if gateway is not None else None
     return {

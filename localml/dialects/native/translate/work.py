@@ -27,7 +27,7 @@ _PLAIN = (
     "message",
     "exit_code",
     "dialect",
-    "project",
+    "workspace",
     "owner",
     "version",
     "pool",

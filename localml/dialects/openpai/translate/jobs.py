@@ -15,8 +15,8 @@ from localml.objects.registry_auth import read_registry_auth
 from localml.platform import Platform
 
 DIALECT = "openpai"
-PROJECT = "openpai"
-"""Of all jobs: their names are unique among all users."""
+WORKSPACE = "openpai"
+"""Of all jobs: their names are unique among all users, who each see all."""
 MAX_CODE = 200 << 20
 """Bytes that ``codeDir`` may hold."""
 ONLY_TASK = "main"

@@ -120,9 +120,108 @@ def _remake_marks(*keys: str) -> None:
     op.drop_table("gpu_mark_before")
 
 
+_IN_WORKSPACES = ("user", "workload", "endpoint", "model")
+"""What had a project."""
+
+
+def _people() -> None:
+    """Every project (a user's own, an organisation, a dialect's one) becomes the workspace of that id."""
+    op.create_table(
+        "workspace",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("description", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("personal", sa.Boolean(), nullable=False),
+        sa.Column("everyone", sa.String(), nullable=True),
+        sa.Column("origin", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.Column("deleted_at", sa.Float(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_workspace")),
+    )
+    live = sa.text("deleted_at IS NULL AND personal = 0")
+    op.create_index("uq_workspace_live_name", "workspace", ["name"], unique=True, sqlite_where=live)
+    op.create_table(
+        "membership",
+        sa.Column("workspace", sa.String(), nullable=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+        sa.Column("role", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["workspace"], ["workspace.id"], name=op.f("fk_membership_workspace_workspace")),
+        sa.ForeignKeyConstraint(["user_id"], ["user.id"], name=op.f("fk_membership_user_id_user")),
+        sa.PrimaryKeyConstraint("workspace", "user_id", name=op.f("pk_membership")),
+    )
+    op.create_index(op.f("ix_membership_user_id"), "membership", ["user_id"])
+    for statement in _CONVERT:
+        op.execute(statement)
+    _rename("project", "workspace")
+    with op.batch_alter_table("token") as batch:
+        batch.add_column(sa.Column("name", sa.String(), nullable=False, server_default=""))
+        batch.add_column(sa.Column("scope", sa.JSON(), nullable=True))
+        batch.add_column(sa.Column("used_at", sa.Float(), nullable=True))
+
+
+_NEW = (
+    "INSERT OR IGNORE INTO workspace"
+    " (id, name, description, owner, personal, everyone, origin, created_at, updated_at) "
+)
+_OWN = "length(project) = 32 AND project NOT GLOB '*[^0-9a-f]*'"
+"""Whether a project was some user's own."""
+_ROWS = " UNION ALL ".join(
+    f"SELECT project, {dialect}, owner, created_at FROM {table}"
+    for table, dialect in (("workload", "dialect"), ("endpoint", "dialect"), ("model", "'native' AS dialect"))
+)
+
+_CONVERT = (
+    # users' own
+    _NEW + "SELECT project, name, '', name, 1, NULL, 'native', created_at, created_at FROM user",
+    # organisations of Cloud-ML's users; the oldest administrator among them owns one, or else the oldest user
+    _NEW + "SELECT org, org, '',"
+    " (SELECT name FROM user AS one WHERE one.org = user.org ORDER BY admin DESC, id LIMIT 1),"
+    " 0, NULL, 'cloudml', min(created_at), min(created_at) FROM user WHERE org <> '' GROUP BY org",
+    # the one project of all OpenPAI jobs, who each see all and change their own
+    _NEW + "SELECT project, project, '', 'admin', 0, NULL, dialect, min(created_at), min(created_at)"
+    " FROM workload WHERE dialect = 'openpai' AND project = 'openpai' GROUP BY project",
+    "UPDATE workspace SET everyone = 'member'"
+    " WHERE id IN (SELECT project FROM workload WHERE dialect = 'openpai' AND project = 'openpai')",
+    # own projects of users, and organisations, that are gone
+    _NEW + f"SELECT project, CASE WHEN {_OWN} THEN owner ELSE project END, '', owner, {_OWN}, NULL, dialect,"
+    f" min(created_at), min(created_at) FROM ({_ROWS}) GROUP BY project",
+    "INSERT INTO membership (workspace, user_id, role, created_at) SELECT project, id, 'owner', created_at FROM user",
+    "INSERT OR IGNORE INTO membership (workspace, user_id, role, created_at)"
+    " SELECT org, id, CASE WHEN admin THEN 'owner' ELSE 'editor' END, created_at FROM user WHERE org <> ''",
+)
+
+
+def _rename(old: str, new: str) -> None:
+    indexes = (
+        ("ix_user_%s", "user", [new]),
+        ("ix_workload_dialect_kind_%s", "workload", ["dialect", "kind", new, "id"]),
+        ("ix_workload_%s_id", "workload", [new, "id"]),
+    )
+    for name, table, _ in indexes:
+        op.drop_index(name % old, table_name=table)
+    for table in _IN_WORKSPACES:
+        # keeps the rows where they are, and follows in the other indexes
+        op.execute(f'ALTER TABLE "{table}" RENAME COLUMN {old} TO {new}')
+    for name, table, columns in indexes:
+        op.create_index(name % new, table, columns)
+
+
+def _no_people() -> None:
+    with op.batch_alter_table("token") as batch:
+        for name in ("used_at", "scope", "name"):
+            batch.drop_column(name)
+    _rename("workspace", "project")
+    op.drop_table("membership")
+    op.drop_table("workspace")
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_subjects, _no_subjects),
     (_nodes, _no_nodes),
+    (_people, _no_people),
 )
 """(do, undo) of each topic."""
 

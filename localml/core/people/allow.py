@@ -1,0 +1,134 @@
+"""The one question of rights: may this caller do this to that?
+
+Pure: a caller (with roles and scope), an action, a thing, and the table :data:`localml.core.people.rights.NEEDS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.identity import Caller
+from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, Noun
+
+
+class InWorkspace(Protocol):
+    """A row of something that is in a workspace."""
+
+    id: int | None
+    name: str
+    owner: str
+    workspace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What is asked about.
+
+    Attributes:
+        id: None for one that is to be made.
+        called: what the caller called it, which is what an answer says does not exist.
+        owner: name of the user whose it is, if it is anybody's.
+        workspace: id of the one that it is in, if it is in any; a workspace is in itself.
+        granted: whether a grant of its own lets the caller use it; True for what knows no grants.
+    """
+
+    noun: Noun
+    id: str | None = None
+    called: str = ""
+    owner: str | None = None
+    workspace: str | None = None
+    granted: bool = True
+
+    @classmethod
+    def of(cls, noun: Noun, row: InWorkspace, called: str | None = None) -> Thing:
+        """A row as a thing."""
+        return cls(noun, str(row.id), row.name if called is None else called, row.owner, row.workspace)
+
+
+MACHINE = Thing(Noun.MACHINE, "local", "local")
+
+
+def allow(caller: Caller, action: Action, thing: Thing) -> None:
+    """Return when the caller may.
+
+    Raises:
+        LocalmlError: ``NOT_FOUND`` for what the caller may not even see, as if it did not exist; ``FORBIDDEN`` for
+            what is seen, or is to be made where the caller sees what is there.
+    """
+    if may(caller, action, thing):
+        return
+    if not _sees(caller, action, thing):
+        if action is Action.CREATE and thing.noun is not Noun.WORKSPACE:
+            raise not_found(Noun.WORKSPACE, thing.workspace)
+        raise not_found(thing.noun, thing.called)
+    raise LocalmlError(Code.FORBIDDEN, _refusal(caller, action, thing))
+
+
+def may(caller: Caller, action: Action, thing: Thing) -> bool:
+    """Whether the caller may: the roles say so, and the token's scope leaves it in."""
+    return caller.scope.covers(action, thing.noun, thing.id, thing.workspace) and _has(
+        caller, NEEDS[thing.noun][action], thing
+    )
+
+
+def reach(caller: Caller, noun: Noun) -> frozenset[str] | None:
+    """The workspaces whose things of this kind a caller may list; None for all there are.
+
+    Raises:
+        LocalmlError: ``FORBIDDEN`` when the token's scope leaves lists out.
+    """
+    scope = caller.scope
+    if not scope.has_right(Action.READ, noun) or scope.thing is not None:
+        raise LocalmlError(Code.FORBIDDEN, f"the scope of this token leaves out lists of {noun}s")
+    if caller.admin:
+        return None if scope.workspace is None else frozenset({scope.workspace})
+    return frozenset(caller.roles) if scope.workspace is None else frozenset({scope.workspace}) & caller.roles.keys()
+
+
+def _has(caller: Caller, need: Need, thing: Thing) -> bool:
+    if caller.admin or need is Need.ANYBODY:
+        return True
+    if need is Need.GRANTED:
+        return thing.granted
+    owns = thing.owner is not None and thing.owner == caller.name
+    if need is Need.SELF:
+        return owns
+    role = caller.roles.get(thing.workspace or "")
+    if role is None:
+        return False
+    alone = ROLE_OF.get(need)
+    return (alone is not None and role.covers(alone)) or (need in OWNERS and owns and role.covers(MemberRole.MEMBER))
+
+
+def _sees(caller: Caller, action: Action, thing: Thing) -> bool:
+    if action is not Action.CREATE:
+        return may(caller, Action.READ, thing)
+    if thing.workspace is None:
+        return True
+    place = Thing(Noun.WORKSPACE, thing.workspace, workspace=thing.workspace)
+    return _has(caller, Need.VIEWER, place) and caller.scope.workspace in (None, thing.workspace)
+
+
+def _refusal(caller: Caller, action: Action, thing: Thing) -> str:
+    need = NEEDS[thing.noun][action]
+    words = f"{caller.name} may not {action} this {thing.noun}"
+    if _has(caller, need, thing):
+        return f"{words} with this token: its scope leaves that out"
+    return f"{words}: {_WANTED[need].format(owner=thing.owner)}"
+
+
+_WANTED: dict[Need, str] = {
+    Need.ANYBODY: "",
+    Need.GRANTED: "it was not granted",
+    Need.SELF: "only {owner} and administrators may",
+    Need.VIEWER: "that takes a member of its workspace",
+    Need.MEMBER: "that takes the role member in its workspace",
+    Need.EDITOR: "that takes the role editor in its workspace",
+    Need.OWNER: "that takes the role owner in its workspace",
+    Need.OWN: "only {owner} and administrators may",
+    Need.OWN_OR_EDITOR: "only {owner}, editors of its workspace and administrators may",
+    Need.OWN_OR_OWNER: "only {owner}, owners of its workspace and administrators may",
+    Need.ADMIN: "only administrators may",
+}

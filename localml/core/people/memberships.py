@@ -1,0 +1,100 @@
+"""Workspaces and who is in them, inside a transaction of whoever asks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection
+
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from localml.core.errors import LocalmlError, invalid, not_found
+from localml.core.people.rights import MemberRole
+from localml.core.people.tables import Membership, User, Workspace
+from localml.core.sql import driver
+
+_LIVE = "SELECT 1 FROM workspace WHERE id = ? AND deleted_at IS NULL"
+
+
+def new_id() -> str:
+    """A new workspace's id: 32 hexadecimal digits, as vendors' project ids are."""
+    return secrets.token_hex(16)
+
+
+def need_live(session: Session, workspace: str) -> None:
+    """Make sure that something can be put into a workspace; for sessions that write.
+
+    Raises:
+        LocalmlError: ``NOT_FOUND`` when there is none of this id, or none any more.
+    """
+    if driver(session).execute(_LIVE, (workspace,)).fetchone() is None:
+        raise not_found("workspace", workspace)
+
+
+def roles(session: Session, users: Collection[int]) -> dict[int, dict[str, MemberRole]]:
+    """user -> workspace -> what the user is there, as a member or because everybody is."""
+    live = col(Workspace.deleted_at).is_(None)
+    everyone: dict[str, MemberRole] = {
+        one.id: one.everyone
+        for one in session.exec(select(Workspace).where(live, col(Workspace.everyone).is_not(None)))
+        if one.everyone is not None
+    }
+    found = {user: dict(everyone) for user in users}
+    query = select(Membership).join(Workspace).where(live, col(Membership.user_id).in_(list(users)))
+    for member in session.exec(query):
+        known = found[member.user_id].get(member.workspace)
+        if known is None or member.role.covers(known):
+            found[member.user_id][member.workspace] = member.role
+    return found
+
+
+def settle(session: Session, user: User, *, now: float) -> None:
+    """Give a new user its own workspace, and make it a member of its organisation's.
+
+    ``user.org`` is the id or the name of a shared workspace, which is made if there is none; it is the id afterwards.
+
+    Raises:
+        LocalmlError: ``INVALID`` (org) when it names somebody's own workspace, or one that was deleted.
+    """
+    own = Workspace(id=user.workspace, name=user.name, owner=user.name, personal=True, created_at=now, updated_at=now)
+    session.add(own)
+    session.flush()
+    add(session, own.id, user, MemberRole.OWNER, now=now)
+    if user.org:
+        org = _organisation(session, user, now)
+        user.org = org.id
+        session.add(user)
+        add(session, org.id, user, MemberRole.OWNER if user.admin else MemberRole.EDITOR, now=now)
+
+
+def add(session: Session, workspace: str, user: User, role: MemberRole, *, now: float) -> None:
+    """Make a user a member, or change what it is there."""
+    found = session.get(Membership, (workspace, user.id))
+    if found is None:
+        found = Membership(workspace=workspace, user_id=user.id or 0, role=role, created_at=now)
+    found.role = role
+    session.add(found)
+    session.flush()
+
+
+def shared_named(name: str) -> SelectOfScalar[Workspace]:
+    """The live workspace of this name that is nobody's own."""
+    live = col(Workspace.deleted_at).is_(None)
+    return select(Workspace).where(Workspace.name == name, col(Workspace.personal).is_(False), live)
+
+
+def _organisation(session: Session, user: User, now: float) -> Workspace:
+    found = session.get(Workspace, user.org)
+    if found is None:
+        found = session.exec(shared_named(user.org)).first()
+    if found is None:
+        found = Workspace(id=user.org, name=user.org, owner=user.name, origin="cloudml", created_at=now, updated_at=now)
+        session.add(found)
+        session.flush()
+    if found.personal or found.deleted_at is not None:
+        raise _no_organisation(user.org, found)
+    return found
+
+
+def _no_organisation(org: str, found: Workspace) -> LocalmlError:
+    return invalid("org", f"'{org}' {'is the own workspace of ' + found.owner if found.personal else 'was deleted'}")

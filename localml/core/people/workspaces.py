@@ -1,0 +1,314 @@
+"""Workspaces as users and dialects handle them: make, find, rename, share, delete.
+
+Whether the caller may is asked before, by :func:`localml.core.people.allow.allow`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy import func
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from localml.core.clock import Clock
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.people import memberships
+from localml.core.people.allow import Thing, may
+from localml.core.people.identity import Caller
+from localml.core.people.memberships import shared_named
+from localml.core.people.rights import Action, MemberRole, Noun
+from localml.core.people.tables import Membership, User, Workspace
+from localml.core.ports import Store
+from localml.core.registry.tables import Model
+from localml.core.serving.tables import Endpoint
+from localml.core.work.states import TERMINAL
+from localml.core.work.tables import Workload
+
+T = TypeVar("T")
+
+NAME = re.compile(r"\w[\w .~-]{0,63}")
+MAX_DESCRIPTION = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A user in a workspace."""
+
+    user: str
+    role: MemberRole
+    since: float
+
+
+def thing_of(row: Workspace, called: str | None = None) -> Thing:
+    """A workspace as what rights are asked about."""
+    return Thing(Noun.WORKSPACE, row.id, row.name if called is None else called, row.owner, row.id)
+
+
+class Workspaces:
+    """The service over workspaces.
+
+    Args:
+        changed: told after each change of who is in which, so that nothing that is cached outlives it.
+    """
+
+    def __init__(self, store: Store, clock: Clock, *, changed: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self._clock = clock
+        self._changed = changed
+
+    def create(
+        self,
+        caller: Caller,
+        name: str,
+        *,
+        description: str = "",
+        everyone: MemberRole | None = None,
+        origin: str = "native",
+    ) -> Workspace:
+        """Make a workspace, whose owner the caller is.
+
+        Args:
+            everyone: what all users are in it without being members; None for nothing.
+            origin: the dialect that it is made through.
+
+        Raises:
+            LocalmlError: ``INVALID`` (name, description), ``CONFLICT`` when a shared one has the name.
+        """
+        _check(name, description)
+        now = self._clock.now()
+
+        def act(session: Session) -> Workspace:
+            row = Workspace(
+                id=memberships.new_id(),
+                name=name,
+                description=description,
+                owner=caller.name,
+                everyone=everyone,
+                origin=origin,
+                created_at=now,
+                updated_at=now,
+            )
+            _store_named(session, row)
+            memberships.add(session, row.id, _user(session, caller.name), MemberRole.OWNER, now=now)
+            return row
+
+        return self._written(act)
+
+    def ensure(self, workspace: str, *, owner: str, everyone: MemberRole, origin: str) -> None:
+        """Make a dialect's own workspace, which is named like its id, if there is none; an existing one stays."""
+        with self._store.read() as session:
+            if session.get(Workspace, workspace) is not None:
+                return
+            taken = session.exec(shared_named(workspace)).first() is not None
+        name, now = f"{workspace} ({origin})" if taken else workspace, self._clock.now()
+        row = Workspace(
+            id=workspace, name=name, owner=owner, everyone=everyone, origin=origin, created_at=now, updated_at=now
+        )
+        self._written(lambda session: _store_named(session, row))
+
+    def get(self, workspace: str) -> Workspace:
+        """A workspace by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
+        with self._store.read() as session:
+            found = session.get(Workspace, workspace)
+        if found is None:
+            raise not_found("workspace", workspace)
+        return found
+
+    def visible(self, caller: Caller) -> list[Workspace]:
+        """The workspaces that a caller may see, by name."""
+        query = select(Workspace).where(col(Workspace.deleted_at).is_(None))
+        with self._store.read() as session:
+            rows = session.exec(query.order_by(col(Workspace.name), col(Workspace.id)))
+            return [row for row in rows if may(caller, Action.READ, thing_of(row))]
+
+    def find(self, caller: Caller, reference: str) -> Workspace:
+        """One of those by id or name; a shared one goes before a user's own, the caller's own before others'.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
+        """
+        rows = [row for row in self.visible(caller) if reference in (row.id, row.name)]
+        for chosen in (
+            [row for row in rows if row.id == reference],
+            [row for row in rows if not row.personal],
+            [row for row in rows if row.id == caller.workspace],
+            rows,
+        ):
+            if len(chosen) == 1:
+                return chosen[0]
+        if not rows:
+            raise not_found("workspace", reference)
+        words = ", ".join(row.id for row in rows)
+        raise LocalmlError(Code.CONFLICT, f"several workspaces are named '{reference}'; say which by id: {words}")
+
+    def change(
+        self,
+        workspace: str,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        everyone: MemberRole | bool | None = False,
+    ) -> Workspace:
+        """Change what is given.
+
+        Args:
+            everyone: False leaves it as it is.
+
+        Raises:
+            LocalmlError: ``INVALID``, ``CONFLICT`` when the name is taken, ``WRONG_STATE`` for the name of a user's
+                own workspace, which is the user's.
+        """
+        _check(name, description)
+
+        def act(session: Session) -> Workspace:
+            row = _live(session, workspace)
+            if name is not None and name != row.name and row.personal:
+                raise LocalmlError(
+                    Code.WRONG_STATE, f"name: {row.owner}'s own workspace has {row.owner}'s name", field="name"
+                )
+            row.name = row.name if name is None else name
+            row.description = row.description if description is None else description
+            row.everyone = row.everyone if isinstance(everyone, bool) else everyone
+            row.updated_at = self._clock.now()
+            _store_named(session, row)
+            return row
+
+        return self._written(act)
+
+    def members(self, workspace: str) -> list[Member]:
+        """Who is in it, by name."""
+        query = select(User.name, Membership.role, Membership.created_at).where(
+            Membership.workspace == workspace, Membership.user_id == User.id
+        )
+        with self._store.read() as session:
+            return [
+                Member(name, MemberRole(role), since) for name, role, since in session.exec(query.order_by(User.name))
+            ]
+
+    def set_member(self, workspace: str, user: str, role: MemberRole) -> None:
+        """Make a user a member, or change what it is there.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` for no such user, ``WRONG_STATE`` when nobody would be its owner any more.
+        """
+
+        def act(session: Session) -> None:
+            row = _live(session, workspace)
+            memberships.add(session, row.id, _user(session, user), role, now=self._clock.now())
+            _check_owners(session, row)
+
+        self._written(act)
+
+    def remove_member(self, workspace: str, user: str) -> None:
+        """End a membership. What the user made there stays, and is the workspace's.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND`` when the user is no member, ``WRONG_STATE`` when nobody would be its owner any
+                more, or when it is the user's organisation.
+        """
+
+        def act(session: Session) -> None:
+            row = _live(session, workspace)
+            one = _user(session, user)
+            found = session.get(Membership, (workspace, one.id))
+            if found is None:
+                raise not_found("member", user)
+            if one.org == workspace:
+                raise LocalmlError(Code.WRONG_STATE, f"{user} belongs to the organisation {row.name}")
+            session.delete(found)
+            session.flush()
+            _check_owners(session, row)
+
+        self._written(act)
+
+    def delete(self, workspace: str) -> Workspace:
+        """Delete a workspace that nothing is in use in. What is over stays among the records, for administrators.
+
+        Raises:
+            LocalmlError: ``WRONG_STATE`` saying what is in it; for a user's own, and for users' organisation.
+        """
+
+        def act(session: Session) -> Workspace:
+            row = _live(session, workspace)
+            reason = _in_use(session, row)
+            if reason:
+                raise LocalmlError(Code.WRONG_STATE, f"workspace {row.name} {reason}")
+            row.deleted_at = row.updated_at = self._clock.now()
+            session.add(row)
+            return row
+
+        return self._written(act)
+
+    def _written(self, act: Callable[[Session], T]) -> T:
+        done = self._store.write(act)
+        self._changed()
+        return done
+
+
+def _check(name: str | None, description: str | None) -> None:
+    if name is not None and not NAME.fullmatch(name):
+        raise invalid("name", f"{name!r} must be 1 to 64 letters, digits, spaces and . _ ~ -, a letter or digit first")
+    if description is not None and len(description) > MAX_DESCRIPTION:
+        raise invalid("description", f"must be at most {MAX_DESCRIPTION} characters, not {len(description)}")
+
+
+def _live(session: Session, workspace: str) -> Workspace:
+    row = session.get(Workspace, workspace)
+    if row is None or row.deleted_at is not None:
+        raise not_found("workspace", workspace)
+    return row
+
+
+def _user(session: Session, name: str) -> User:
+    found = session.exec(select(User).where(User.name == name)).first()
+    if found is None:
+        raise not_found("user", name)
+    return found
+
+
+def _store_named(session: Session, row: Workspace) -> None:
+    name = row.name
+    session.add(row)
+    try:
+        session.flush()
+    except IntegrityError:
+        raise LocalmlError(Code.CONFLICT, f"name: a workspace '{name}' exists", field="name") from None
+
+
+def _check_owners(session: Session, row: Workspace) -> None:
+    """A workspace that had an owner keeps one; a dialect's own has none, administrators look after it."""
+    owners = select(User.name).where(
+        Membership.workspace == row.id, Membership.user_id == User.id, Membership.role == MemberRole.OWNER
+    )
+    names = list(session.exec(owners))
+    if row.personal and row.owner not in names:
+        raise LocalmlError(Code.WRONG_STATE, f"{row.owner} stays owner of the own workspace")
+    if not names and row.everyone is None:
+        raise LocalmlError(Code.WRONG_STATE, f"workspace {row.name} would have no owner")
+
+
+def _in_use(session: Session, row: Workspace) -> str:
+    """Why it cannot be deleted; empty when it can."""
+    if row.personal:
+        return f"is {row.owner}'s own"
+    if session.exec(select(User.id).where(User.org == row.id)).first() is not None:
+        return "is the organisation of users"
+    found = [
+        f"{number} {word}{'s' if number > 1 else ''}"
+        for word, query in (
+            ("workload", _count(Workload, row).where(col(Workload.state).not_in(TERMINAL))),
+            ("endpoint", _count(Endpoint, row).where(col(Endpoint.closed_at).is_(None))),
+            ("model", _count(Model, row).where(col(Model.deleted_at).is_(None))),
+        )
+        if (number := session.exec(query).one())
+    ]
+    return f"holds {' and '.join(found)}" if found else ""
+
+
+def _count(kind: type[Workload | Endpoint | Model], row: Workspace) -> SelectOfScalar[int]:
+    return select(func.count()).select_from(kind).where(kind.workspace == row.id)

@@ -1,0 +1,12 @@
+"""Workspaces for tests of parts that know no users."""
+
+from __future__ import annotations
+
+from localml.core.people.tables import Workspace
+from localml.core.ports import Store
+
+
+def add_workspaces(store: Store, *ids: str, owner: str = "me") -> None:
+    """Make workspaces of these ids, which are their names, too."""
+    rows = [Workspace(id=one, name=one, owner=owner, created_at=1.0, updated_at=1.0) for one in ids]
+    store.write(lambda session: session.add_all(rows))
