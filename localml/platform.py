@@ -35,6 +35,7 @@ from localml.core.people.credentials import administrator
 from localml.core.people.identity import Identity
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
+from localml.core.people.tokens import Tokens
 from localml.core.people.workspaces import Workspaces
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
@@ -96,6 +97,7 @@ class Platform:
         self.install = install_id(self.db)
         vault = self._vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
+        self.tokens = Tokens(self.db, changed=self.identity.forget)
         self.workspaces = Workspaces(self.db, self.clock, changed=self.identity.forget)
         self.sealer = Sealer(vault)
         self.tools = Tools(self.sealer, self.config.host)

@@ -25,6 +25,8 @@ ASSETS = ("endpoint", "variant", "endpoint_replica", "model", "model_version", "
 TABLES = (*ASSETS, "access_key", "workload", "workload_detail", "attempt", "gpu_lease", "event", "series", "sample")
 CHANGES = {"why", "used", "after"}
 """Members that are of a run of the server, not of the data; as are ports."""
+RENAMED = {"project": "workspace"}
+"""Members of our own API that have another name since."""
 PORT = re.compile(r"(?<=127\.0\.0\.1):\d+")
 
 
@@ -48,10 +50,11 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
     """Where what is said now is not what was said then; members that came since are none."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in old.keys() - CHANGES:
-            if name not in new:
+            now = name if name in new else RENAMED.get(name, name)
+            if now not in new:
                 yield f"{at}/{name} is missing"
             else:
-                yield from differences(old[name], new[name], f"{at}/{name}")
+                yield from differences(old[name], new[now], f"{at}/{now}")
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for number, (one, other) in enumerate(zip(old, new, strict=True)):
             yield from differences(one, other, f"{at}/{number}")

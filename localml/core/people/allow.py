@@ -79,12 +79,17 @@ def reach(caller: Caller, noun: Noun) -> frozenset[str] | None:
     Raises:
         LocalmlError: ``FORBIDDEN`` when the token's scope leaves lists out.
     """
-    scope = caller.scope
-    if not scope.has_right(Action.READ, noun) or scope.thing is not None:
+    if not caller.scope.has_right(Action.READ, noun) or caller.scope.thing is not None:
         raise LocalmlError(Code.FORBIDDEN, f"the scope of this token leaves out lists of {noun}s")
+    return places(caller)
+
+
+def places(caller: Caller) -> frozenset[str] | None:
+    """The workspaces that a name is looked for in; None for all there are. What is found is still to be allowed."""
+    only = caller.scope.workspace
     if caller.admin:
-        return None if scope.workspace is None else frozenset({scope.workspace})
-    return frozenset(caller.roles) if scope.workspace is None else frozenset({scope.workspace}) & caller.roles.keys()
+        return None if only is None else frozenset({only})
+    return frozenset(caller.roles) if only is None else frozenset({only}) & caller.roles.keys()
 
 
 def _has(caller: Caller, need: Need, thing: Thing) -> bool:
@@ -103,6 +108,8 @@ def _has(caller: Caller, need: Need, thing: Thing) -> bool:
 
 
 def _sees(caller: Caller, action: Action, thing: Thing) -> bool:
+    if NEEDS[thing.noun][Action.READ] is Need.SELF:
+        return True  # whose it is was said by the caller; a refusal before it is looked up tells nothing
     if action is not Action.CREATE:
         return may(caller, Action.READ, thing)
     if thing.workspace is None:

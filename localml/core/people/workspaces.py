@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sqlalchemy import func
+from sqlalchemy import func, or_
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -99,7 +99,7 @@ class Workspaces:
 
         return self._written(act)
 
-    def ensure(self, workspace: str, *, owner: str, everyone: MemberRole, origin: str) -> None:
+    def ensure(self, workspace: str, *, owner: str, everyone: MemberRole | None, origin: str) -> None:
         """Make a dialect's own workspace, which is named like its id, if there is none; an existing one stays."""
         with self._store.read() as session:
             if session.get(Workspace, workspace) is not None:
@@ -119,9 +119,11 @@ class Workspaces:
             raise not_found("workspace", workspace)
         return found
 
-    def visible(self, caller: Caller) -> list[Workspace]:
-        """The workspaces that a caller may see, by name."""
+    def visible(self, caller: Caller, reference: str | None = None) -> list[Workspace]:
+        """The workspaces that a caller may see, by name; with a reference those of this id or name."""
         query = select(Workspace).where(col(Workspace.deleted_at).is_(None))
+        if reference is not None:
+            query = query.where(or_(Workspace.id == reference, Workspace.name == reference))
         with self._store.read() as session:
             rows = session.exec(query.order_by(col(Workspace.name), col(Workspace.id)))
             return [row for row in rows if may(caller, Action.READ, thing_of(row))]
@@ -132,7 +134,7 @@ class Workspaces:
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
         """
-        rows = [row for row in self.visible(caller) if reference in (row.id, row.name)]
+        rows = self.visible(caller, reference)
         for chosen in (
             [row for row in rows if row.id == reference],
             [row for row in rows if not row.personal],

@@ -11,7 +11,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,7 @@ class Registry:
     def _model_row(self, session: Session, new: NewVersion, now: float) -> Model:
         workspace = new.workspace or new.caller.workspace
         memberships.need_live(session, workspace)
-        model = session.exec(_live(workspace).where(Model.name == new.name)).first()
+        model = session.exec(_live([workspace]).where(Model.name == new.name)).first()
         if model is None:
             model = Model(workspace=workspace, owner=new.caller.name, name=new.name, created_at=now, updated_at=now)
         model.description = new.description or model.description
@@ -175,10 +175,10 @@ class Registry:
         for one in (folder, folder.parent):
             _sync_folder(one)
 
-    def models(self, workspace: str | None = None) -> list[tuple[Model, list[ModelVersion]]]:
-        """All models (of a workspace) by name, each with its versions, the newest first."""
+    def models(self, workspaces: Collection[str] | None = None) -> list[tuple[Model, list[ModelVersion]]]:
+        """All models (of these workspaces) by name, each with its versions, the newest first."""
         with self._store.read() as session:
-            models = list(session.exec(_live(workspace).order_by(col(Model.name), col(Model.id))))
+            models = list(session.exec(_live(workspaces).order_by(col(Model.name), col(Model.id))))
             rows = session.exec(
                 select(ModelVersion)
                 .where(col(ModelVersion.model_id).in_([one.id for one in models]))
@@ -190,17 +190,21 @@ class Registry:
                 found.setdefault(row.model_id, []).append(row)
         return [(model, found.get(model.id or 0, [])) for model in models]
 
-    def find(self, reference: str, workspace: str | None = None) -> Registered:
+    def find(
+        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None
+    ) -> Registered:
         """A version by ``name`` (the newest), ``name:number``, or ``name:latest``.
 
         Args:
-            workspace: None looks in all workspaces.
+            workspaces: None looks in all workspaces.
+            prefer: a workspace whose model goes before those of others.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when models of several workspaces have the name.
         """
         name, colon, wanted = reference.partition(":")
-        models = [one for one in self.models(workspace) if one[0].name == name]
+        models = [one for one in self.models(workspaces) if one[0].name == name]
+        models = [one for one in models if one[0].workspace == prefer] or models
         if not models:
             raise not_found("model", name)
         if len(models) > 1:
@@ -281,9 +285,9 @@ class Registry:
                     shutil.rmtree(one, ignore_errors=True)
 
 
-def _live(workspace: str | None) -> SelectOfScalar[Model]:
+def _live(workspaces: Collection[str] | None) -> SelectOfScalar[Model]:
     query = select(Model).where(col(Model.deleted_at).is_(None))
-    return query if workspace is None else query.where(Model.workspace == workspace)
+    return query if workspaces is None else query.where(col(Model.workspace).in_(list(workspaces)))
 
 
 def digest(folder: Path) -> tuple[str, int]:

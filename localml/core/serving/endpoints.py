@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -360,17 +360,24 @@ class Endpoints:
                 raise not_found("endpoint", endpoint_id)
             return full(session, [row])[0]
 
-    def find(self, reference: str, workspace: str | None = None, dialect: str | None = None) -> EndpointFull:
+    def find(
+        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None
+    ) -> EndpointFull:
         """A live endpoint by name, route or id.
+
+        Args:
+            workspaces: None looks in all workspaces.
+            prefer: a workspace whose endpoint goes before those of others.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
         """
-        found = self.list(workspace, dialect)
+        found = self.list(workspaces)
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
         if not same and reference.isascii() and reference.isdigit():
             same = [one for one in found if one.row.id == int(reference)]
+        same = [one for one in same if one.row.workspace == prefer] or same
         if not same:
             raise not_found("endpoint", reference)
         if len(same) > 1:
@@ -396,11 +403,11 @@ class Endpoints:
                 found[names[row.variant_id]].append(row)
         return found
 
-    def list(self, workspace: str | None = None, dialect: str | None = None) -> list[EndpointFull]:
-        """All endpoints that are not deleted, by name."""
+    def list(self, workspaces: Collection[str] | None = None, dialect: str | None = None) -> list[EndpointFull]:
+        """All endpoints (of these workspaces) that are not deleted, by name."""
         query = select(Endpoint).where(col(Endpoint.deleted_at).is_(None))
-        if workspace is not None:
-            query = query.where(Endpoint.workspace == workspace)
+        if workspaces is not None:
+            query = query.where(col(Endpoint.workspace).in_(workspaces))
         if dialect is not None:
             query = query.where(Endpoint.dialect == dialect)
         with self._store.read() as session:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -44,6 +44,7 @@ class Query:
     states: tuple[State, ...] = ()
     dialect: str | None = None
     workspace: str | None = None
+    workspaces: Collection[str] | None = None  # any of these
     owner: str | None = None
     pool: str | None = None
     name: str | None = None
@@ -134,6 +135,8 @@ def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnEl
         value = getattr(query, name)
         if value is not None:
             found.append(_column(name, indexed=indexed or _key(query) == name) == value)
+    if query.workspaces is not None:
+        found.append(_column("workspace", indexed=indexed).in_(list(query.workspaces)))
     if query.contains:
         found.append(func.instr(col(Workload.name), query.contains) > 0)
     if live and not query.deleted:

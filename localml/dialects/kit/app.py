@@ -57,6 +57,8 @@ class Dialect:
         document: changes the generated document in place, for what the generator cannot say.
         max_body: bytes of a request body, unless an operation sets ``request.max_content_length`` itself.
         takes_forms: whether bodies may be forms as well as JSON.
+        scoped: whether every operation asks :func:`localml.core.people.allow.allow`. Others take no tokens with a
+            scope, because nothing would hold such a token to it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Dialect:
     document: Callable[[dict[str, Any]], None] = lambda _: None
     max_body: int = 1 << 20
     takes_forms: bool = False
+    scoped: bool = False
 
 
 def make_app(dialect: Dialect, platform: Platform) -> Flask:
@@ -93,7 +96,9 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
         if TOO_LARGE in request.environ:
             raise RequestEntityTooLarge
         if request.endpoint is not None and request.endpoint not in public:
-            g.caller = dialect.authenticate(platform, request)
+            g.caller = who = dialect.authenticate(platform, request)
+            if who.scope.restricts and not dialect.scoped:
+                raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")
 
     app.before_request(identify)
     for api in dialect.apis:

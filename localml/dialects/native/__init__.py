@@ -30,5 +30,6 @@ def create_app(platform: Platform) -> Flask:
         documented=lambda: blueprints(platform, documented=True),
         security_schemes=SECURITY_SCHEMES,
         max_body=MAX_BODY,
+        scoped=True,
     )
     return make_app(dialect, platform)

@@ -7,9 +7,12 @@ from typing import Any
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.allow import MACHINE, Thing, allow, may, places, reach
 from localml.core.people.identity import ADMIN, Caller
-from localml.core.work.tables import Workload
-from localml.core.work.workloads import Full
+from localml.core.people.rights import Action, Noun
+from localml.core.registry.registry import Registered
+from localml.core.serving.records import EndpointFull
+from localml.core.work.workloads import Full, Query
 from localml.platform import Platform
 
 SECURITY_SCHEMES: dict[str, Any] = {
@@ -38,51 +41,84 @@ def authenticate(platform: Platform, request: Request) -> Caller:
 
 def admin_only(caller: Caller) -> None:
     """Refuse everybody but administrators."""
-    if not caller.admin:
-        raise LocalmlError(Code.FORBIDDEN, f"only administrators may do this, and {caller.name} is none")
+    allow(caller, Action.ADMINISTER, MACHINE)
 
 
-def visible(caller: Caller, row: Workload) -> bool:
-    """Whether a caller may see and touch a workload: administrators all, others their own and their workspace's."""
-    return caller.admin or row.workspace == caller.workspace or row.owner == caller.name
-
-
-def find(platform: Platform, caller: Caller, reference: str) -> Full:
-    """A workload by name or id, as far as the caller may see it.
-
-    Another workspace's workload is answered like one that does not exist. A deleted one is found by its id.
+def workspace_for(platform: Platform, caller: Caller, reference: str | None, noun: Noun) -> str:
+    """The workspace that something new goes into: the one that is named by id or name, else the caller's own.
 
     Raises:
-        LocalmlError: ``NOT_FOUND``, or ``CONFLICT`` when several have the name.
+        LocalmlError: ``NOT_FOUND`` for one that the caller does not see, ``FORBIDDEN`` where the caller makes nothing.
     """
-    if reference.isascii() and reference.isdigit() and len(reference) <= 18:
-        found = _by_id(platform, caller, int(reference))
-        if found is not None:
-            return found
-    found = platform.workloads.named(reference) if caller.admin else _own(platform, caller, reference)
-    if not visible(caller, found.row):
-        raise not_found("workload", reference)
+    place = caller.scope.workspace or caller.workspace
+    if reference is not None:
+        place = platform.workspaces.find(caller, reference).id
+    allow(caller, Action.CREATE, Thing(noun, owner=caller.name, workspace=place))
+    return place
+
+
+def reached(platform: Platform, caller: Caller, noun: Noun, reference: str | None) -> frozenset[str] | None:
+    """The workspaces that a list is of: the one that is named, else all that the caller may list (None: all).
+
+    Raises:
+        LocalmlError: ``NOT_FOUND`` for one that the caller does not see, ``FORBIDDEN`` for a token without lists.
+    """
+    all_of_them = reach(caller, noun)
+    if reference is None:
+        return all_of_them
+    return frozenset({platform.workspaces.find(caller, reference).id})
+
+
+def find(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> Full:
+    """A workload by name or id that the caller may do this to. A deleted one is found by its id.
+
+    Raises:
+        LocalmlError: ``NOT_FOUND``, also for what the caller may not see; ``CONFLICT`` when several have the name;
+            ``FORBIDDEN``.
+    """
+    found = _by_id(platform, caller, reference) or _by_name(platform, caller, reference)
+    allow(caller, action, Thing.of(Noun.WORKLOAD, found.row, reference))
     return found
 
 
-def _by_id(platform: Platform, caller: Caller, number: int) -> Full | None:
+def find_endpoint(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> EndpointFull:
+    """An endpoint by name, route or id that the caller may do this to; fails as :func:`find` does."""
+    found = platform.endpoints.find(reference, places(caller), prefer=_prefer(caller))
+    allow(caller, action, Thing.of(Noun.ENDPOINT, found.row, reference))
+    return found
+
+
+def find_model(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> Registered:
+    """A model's version by ``name`` or ``name:version`` that the caller may do this to; fails as :func:`find` does."""
+    found = platform.registry.find(reference, places(caller), prefer=_prefer(caller))
+    allow(caller, action, Thing.of(Noun.MODEL, found.model, reference))
+    return found
+
+
+def _by_id(platform: Platform, caller: Caller, reference: str) -> Full | None:
+    if not (reference.isascii() and reference.isdigit() and len(reference) <= 18):
+        return None
     try:
-        found = platform.workloads.get(number)
+        found = platform.workloads.get(int(reference))
     except LocalmlError as error:
         if error.code is Code.NOT_FOUND:
             return None
         raise
-    return found if visible(caller, found.row) else None
+    return found if may(caller, Action.READ, Thing.of(Noun.WORKLOAD, found.row)) else None
 
 
-def _own(platform: Platform, caller: Caller, name: str) -> Full:
-    """Among the caller's own: names are unique within a workspace, dialect and kind only."""
-    from localml.core.work.workloads import Query
-
-    rows = platform.workloads.page(Query(name=name, workspace=caller.workspace)).items
-    if not rows:
+def _by_name(platform: Platform, caller: Caller, name: str) -> Full:
+    """Names are unique within a workspace, dialect and kind only."""
+    rows = platform.workloads.page(Query(name=name, workspaces=places(caller))).items
+    chosen = [row for row in rows if row.workspace == _prefer(caller)] or rows
+    if not chosen:
         raise not_found("workload", name)
-    if len(rows) > 1:
-        words = ", ".join(f"{row.id} ({row.dialect} {row.kind})" for row in rows)
+    if len(chosen) > 1:
+        words = ", ".join(f"{row.id} ({row.dialect} {row.kind})" for row in chosen)
         raise LocalmlError(Code.CONFLICT, f"several workloads are named '{name}'; say which by id: {words}")
-    return platform.workloads.get(rows[0].id or 0)
+    return platform.workloads.get(chosen[0].id or 0)
+
+
+def _prefer(caller: Caller) -> str | None:
+    """The workspace whose things go before others of the same name: the caller's own, but for administrators."""
+    return None if caller.admin else caller.workspace

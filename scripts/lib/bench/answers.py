@@ -20,7 +20,7 @@ _FILTERS: tuple[dict[str, str], ...] = (
     {"state": "failed"},
     {"state": "queued"},
     {"owner": "user-3"},
-    {"workspace": "project-7"},
+    {"workspace": "team-7"},
     {"pool": "openpai/default"},
     {"kind": "notebook"},
     {"kind": "job"},

@@ -192,11 +192,17 @@ def submission(one: Any, name: str) -> Any:
     return Submission(name, single(TINY_JOB), one.identity.user("admin"))
 
 
+WORKSPACES = 20
+"""Among which the rows are spread."""
+
+
 def fill(data: Path, *, ended: int = 0, waiting: int = 0) -> None:
-    """Rows as years of use leave them: nearly all over, many owners and projects; and jobs that wait for a GPU each."""
+    """Rows as years of use leave them: nearly all over, many owners and workspaces; and jobs that wait for a GPU each."""
     with platform(data, "fake", start=False) as one:
         for pool in POOLS:
             one.pools.ensure(pool)
+        for n in range(WORKSPACES):
+            one.workspaces.ensure(f"team-{n}", owner="admin", everyone=None, origin="native")
         one.db.write(lambda session: _insert(session, ended, waiting))
 
 
@@ -224,7 +230,7 @@ def _row(n: int, *, waits: bool) -> dict[str, Any]:
     return {
         "kind": Kind.JOB if chance.random() > 0.02 else Kind.NOTEBOOK,
         "dialect": "native",
-        "workspace": f"project-{chance.randrange(20)}",
+        "workspace": f"team-{chance.randrange(WORKSPACES)}",
         "owner": f"user-{chance.randrange(10)}",
         "name": f"job-{n}",
         "version": "",

@@ -157,9 +157,12 @@ class TestOthers:
         for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/stop"), ("GET", "/logs"), ("GET", "/samples")):
             assert bob(method, f"/workloads/{foreign}{path}").status == 404
 
-    def test_cannot_look_at_other_projects_by_asking(self, bob: Http, admin: Http, foreign: int) -> None:
+    def test_cannot_look_at_other_workspaces_by_asking(self, bob: Http, admin: Http, foreign: int) -> None:
         workspace = admin("GET", f"/workloads/{foreign}").json["workspace"]
-        assert all(one["owner"] == "bob" for one in bob("GET", f"/workloads?workspace={workspace}").json["workloads"])
+        for reference in (workspace, "admin", "nothing"):
+            answer = bob("GET", f"/workloads?workspace={reference}")
+            assert (answer.status, answer.json["error"]["code"]) == (404, "not_found")
+            assert answer.json["error"]["message"] == f"workspace '{reference}' does not exist"
 
     def test_may_have_a_name_that_others_have(self, bob: Http, admin: Http) -> None:
         theirs = admin("POST", "/workloads", {"name": "shared-name", "spec": sh("true")}).json["id"]

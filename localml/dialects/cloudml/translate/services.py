@@ -144,7 +144,7 @@ def _check_members(body: ModelServiceCreate) -> None:
 
 def _check_name(platform: Platform, org: str, name: str) -> None:
     """Before the model is copied, which may take a while."""
-    if any(one.row.name == name for one in platform.endpoints.list(org, DIALECT)):
+    if any(one.row.name == name for one in platform.endpoints.list([org], DIALECT)):
         raise LocalmlError(Code.CONFLICT, "model_version: there is a service of this model and version already")
 
 
@@ -189,7 +189,7 @@ def _pair(full: EndpointFull) -> tuple[Any, Any]:
 
 def listed(platform: Platform, org: str) -> list[EndpointFull]:
     """Live services of an organisation, or of all."""
-    return platform.endpoints.list(None if org == ALL else org, DIALECT)
+    return platform.endpoints.list(None if org == ALL else [org], DIALECT)
 
 
 def answer(platform: Platform, full: EndpointFull) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The installation: status, users, credentials, pruning, backups."""
+"""The installation: status, credentials, pruning, backups."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from flask import request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml import __version__
-from localml.core.people.identity import Caller
+from localml.core.people.allow import MACHINE, allow
+from localml.core.people.rights import Action
 from localml.core.prune import DAY, PruneRules, prune
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
@@ -25,7 +26,6 @@ from localml.platform import Platform
 def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
     _add_status(api, platform)
-    _add_users(api, platform)
     _add_upkeep(api, platform)
 
 
@@ -33,6 +33,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/status")
     def status() -> Any:
         """The installation at a glance."""
+        allow(caller(), Action.READ, MACHINE)
         counts: dict[str, int] = {}
         for (_, state), number in platform.workloads.counts().items():
             counts[state] = counts.get(state, 0) + number
@@ -60,43 +61,6 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
         """What a client of one of the APIs needs to reach this server."""
         admin_only(caller())
         return environment(platform.credentials, path.dialect, request.host_url.rstrip("/"))
-
-
-def _add_users(api: APIBlueprint, platform: Platform) -> None:
-    @api.get("/users")
-    def list_users() -> Any:
-        """All users."""
-        admin_only(caller())
-        return {"users": [_user(one) for one in platform.identity.users()]}
-
-    @api.post("/users")
-    def create_user(body: schemas.UserIn) -> Any:
-        """Add a user with a workspace of its own; the answer holds a token and a key pair, which are shown once."""
-        admin_only(caller())
-        made = platform.identity.create_user(body.name, body.password, admin=body.admin, org=body.org)
-        access, secret = platform.identity.create_key(made)
-        token = platform.identity.create_token(made)
-        return {**_user(made), "access_key": access, "secret_key": secret, "token": token}, 201
-
-    @api.put("/users/<name>/password")
-    def set_password(path: schemas.UserPath, body: schemas.PasswordIn) -> Any:
-        """Change a password; everybody may change their own."""
-        if path.name != caller().name:
-            admin_only(caller())
-        platform.identity.set_password(path.name, body.password)
-        return {"name": path.name}
-
-    @api.post("/users/<name>/tokens")
-    def create_token(path: schemas.UserPath, body: schemas.TokenIn) -> Any:
-        """A new token for a user; everybody may make their own."""
-        if path.name != caller().name:
-            admin_only(caller())
-        owner = platform.identity.user(path.name)
-        return {"name": owner.name, "token": platform.identity.create_token(owner, lifetime=body.lifetime)}, 201
-
-
-def _user(one: Caller) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in ("id", "name", "admin", "workspace", "org")}
 
 
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid
+from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.serving.endpoints import NewEndpoint, NewVariant
 from localml.core.serving.records import EndpointFull, VariantFull
 from localml.core.serving.specs import EndpointSpec, VariantSpec
@@ -15,7 +17,7 @@ from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.kit.held import hold_until, waited_for
-from localml.dialects.native.routes.models import workspace_of
+from localml.dialects.native.auth import find_endpoint, find_model, reached, workspace_for
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import serving as serving_translate
@@ -45,13 +47,13 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
     def rollout(path: schemas.Reference, body: serving_schemas.RolloutIn) -> Any:
         """Bring up another version beside the ones that serve; it takes its share once it is ready."""
         who = caller()
-        found = _find(platform, who, path.ref)
+        found = find_endpoint(platform, who, path.ref, Action.CHANGE)
         if body.model is None and body.image is None:
             raise invalid("model", "give a registered model, or an image")
         newest = _newest(found)
         version = newest.row.model_version_id if newest is not None else None
         if body.model is not None:
-            version = platform.registry.find(body.model, workspace_of(who)).version.id
+            version = find_model(platform, who, body.model).version.id
         given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
         spec = (newest.spec if newest is not None else VariantSpec()).model_copy(update=given)
         new = NewVariant(spec, version, body.weight, recreate=body.recreate)
@@ -64,7 +66,7 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
         limits = body.model_dump(exclude={"replicas"})
         if body.replicas is not None:
             limits |= {"minimum": body.replicas, "maximum": body.replicas}
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref, Action.CHANGE).row.id or 0
         return _shown(platform, platform.endpoints.set_scaling(number, caller(), **limits))
 
 
@@ -72,38 +74,38 @@ def _add_wishes(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/endpoints/<ref>/stop", responses={"200": _Out})
     def stop(path: schemas.Reference) -> Any:
         """Let the replicas finish and end; the endpoint can be started again."""
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref, Action.STOP).row.id or 0
         return _shown(platform, platform.endpoints.stop(number, caller()))
 
     @api.post("/endpoints/<ref>/start", responses={"200": _Out})
     def start(path: schemas.Reference) -> Any:
         """Start a stopped endpoint again, or wake one that is asleep."""
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref, Action.STOP).row.id or 0
         return _shown(platform, platform.endpoints.start(number, caller()))
 
     @api.delete("/endpoints/<ref>", responses={"200": _Out})
     def delete(path: schemas.Reference) -> Any:
         """Let the replicas finish and end, and forget the name."""
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref, Action.DELETE).row.id or 0
         return _shown(platform, platform.endpoints.delete(number, caller()))
 
 
 def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints", responses={"200": serving_schemas.EndpointsOut})
-    def list_endpoints() -> Any:
-        """All endpoints."""
-        found = platform.endpoints.list(workspace_of(caller()))
+    def list_endpoints(query: serving_schemas.PlaceQuery) -> Any:
+        """All endpoints, of all workspaces or of one."""
+        found = platform.endpoints.list(reached(platform, caller(), Noun.ENDPOINT, query.workspace))
         return {"endpoints": [_shown(platform, one) for one in found]}
 
     @api.get("/endpoints/<ref>", responses={"200": _Out})
     def show(path: schemas.Reference) -> Any:
         """One endpoint, by name or id, with the versions that it had."""
-        return _shown(platform, _find(platform, caller(), path.ref), history=True)
+        return _shown(platform, find_endpoint(platform, caller(), path.ref), history=True)
 
     @api.get("/endpoints/<ref>/wait", responses={"200": _Out})
     def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
         """Answer when nothing is under way any more, or at the time-out with what it is then."""
-        number = waited_for() or _find(platform, caller(), path.ref).row.id or 0
+        number = waited_for() or find_endpoint(platform, caller(), path.ref).row.id or 0
 
         def settled() -> bool:
             return platform.endpoints.get(number).row.state not in serving_translate.UNSETTLED
@@ -114,7 +116,7 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints/<ref>/events", responses={"200": schemas.EventsOut})
     def events(path: schemas.Reference, query: schemas.EventQuery) -> Any:
         """What happened to it, oldest first."""
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref).row.id or 0
         found = platform.endpoints.events(number, after=query.after, limit=query.limit)
         after = found[-1].id if found else query.after
         return {"events": [translate.event(one) for one in found], "after": after}
@@ -122,17 +124,13 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints/<ref>/samples", responses={"200": serving_schemas.EndpointSamplesOut})
     def samples(path: schemas.Reference, query: serving_schemas.SinceQuery) -> Any:
         """Requests, errors and latencies of its versions over time."""
-        number = _find(platform, caller(), path.ref).row.id or 0
+        number = find_endpoint(platform, caller(), path.ref).row.id or 0
         found = platform.endpoints.samples(number, since=query.since)
         variants = [
             {"variant": name, "samples": [serving_translate.sample(row) for row in rows]}
             for name, rows in found.items()
         ]
         return {"variants": variants}
-
-
-def _find(platform: Platform, who: Caller, reference: str) -> EndpointFull:
-    return platform.endpoints.find(reference, workspace_of(who))
 
 
 def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) -> dict[str, Any]:
@@ -142,7 +140,11 @@ def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) ->
 def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> NewEndpoint:
     if not body.model and not body.image:
         raise invalid("model", "give a registered model, or an image")
-    version = platform.registry.find(body.model, workspace_of(who)) if body.model else None
+    workspace = workspace_for(platform, who, body.workspace, Noun.ENDPOINT)
+    if body.public:
+        allow(who, Action.SHARE, Thing(Noun.ENDPOINT, owner=who.name, workspace=workspace))
+    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    version = find_model(platform, who, body.model) if body.model else None
     name = body.name or (version.model.name if version is not None else "")
     if not name:
         raise invalid("name", "is needed for a custom image")
@@ -157,6 +159,7 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
         caller=who,
         spec=EndpointSpec.model_validate({key: getattr(body, key) for key in settings}),
         pool=body.pool,
+        workspace=workspace,
     )
 
 

@@ -13,6 +13,8 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.catalog import KERNEL_SERVER, Progress, RuntimeImage, default_names
 from localml.core.errors import LocalmlError, invalid
+from localml.core.people.allow import MACHINE, Thing, allow
+from localml.core.people.rights import Action, Noun
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
@@ -40,6 +42,7 @@ def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/gpus", responses={"200": schemas.GpusOut})
     def list_gpus() -> Any:
         """All GPUs."""
+        allow(caller(), Action.READ, MACHINE)
         return {"gpus": gpus(platform), "source": platform.gpus.reason}
 
     @api.post("/drain")
@@ -69,12 +72,13 @@ def _add_pools(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/pools", responses={"200": schemas.PoolsOut})
     def list_pools() -> Any:
         """All pools with their limits and use."""
+        allow(caller(), Action.READ, Thing(Noun.POOL))
         return {"pools": [translate.pool(one) for one in platform.pools.list()]}
 
     @api.put("/pools/<path:path>", responses={"200": schemas.PoolOut})
     def set_limits(path: schemas.PoolPath, body: schemas.LimitsIn) -> Any:
         """Make a pool if it is new, and set all its limits."""
-        admin_only(caller())
+        allow(caller(), Action.CHANGE, Thing(Noun.POOL, path.path, path.path))
         info = platform.pools.set_limits(
             path.path, cpu=body.cpu, memory=body.memory, gpu=body.gpu, max_workloads=body.max_workloads
         )
@@ -86,6 +90,7 @@ def _add_images(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/images")
     def list_images() -> Any:
         """The runtimes, and which of them are built."""
+        allow(caller(), Action.READ, MACHINE)
         from dataclasses import asdict
 
         return {"images": [asdict(one) for one in platform.images().status()]}

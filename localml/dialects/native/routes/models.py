@@ -6,9 +6,10 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.registry.registry import NewVersion
 from localml.dialects.kit import caller
+from localml.dialects.native.auth import find_model, reached, workspace_for
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import serving as serving_translate
@@ -21,30 +22,32 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/models", responses={"201": serving_schemas.ModelVersionOut})
     def register(body: serving_schemas.ModelIn) -> Any:
         """Copy a model's files from the object tree and register them as a new version."""
-        new = NewVersion(body.name, body.source, caller(), format=body.format, description=body.description)
+        new = NewVersion(
+            body.name,
+            body.source,
+            caller(),
+            format=body.format,
+            description=body.description,
+            workspace=workspace_for(platform, caller(), body.workspace, Noun.MODEL),
+        )
         made = platform.registry.register(new)
         return serving_translate.model_version(made.model.name, made.version), 201
 
     @api.get("/models", responses={"200": serving_schemas.ModelsOut})
-    def list_models() -> Any:
-        """All models with their versions."""
-        found = platform.registry.models(workspace_of(caller()))
+    def list_models(query: serving_schemas.PlaceQuery) -> Any:
+        """All models with their versions, of all workspaces or of one."""
+        found = platform.registry.models(reached(platform, caller(), Noun.MODEL, query.workspace))
         return {"models": [serving_translate.model(row, versions) for row, versions in found]}
 
     @api.get("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
     def show(path: schemas.Reference) -> Any:
         """One version, by ``name`` (the newest) or ``name:version``."""
-        found = platform.registry.find(path.ref, workspace_of(caller()))
+        found = find_model(platform, caller(), path.ref)
         return serving_translate.model_version(found.model.name, found.version)
 
     @api.delete("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
     def delete(path: schemas.Reference) -> Any:
         """Delete one version with its files; one that an endpoint serves is kept."""
-        found = platform.registry.find(path.ref, workspace_of(caller()))
+        found = find_model(platform, caller(), path.ref, Action.DELETE)
         platform.registry.delete(found, caller())
         return serving_translate.model_version(found.model.name, found.version)
-
-
-def workspace_of(who: Caller) -> str | None:
-    """The workspace whose things a caller may see; administrators see all (None)."""
-    return None if who.admin else who.workspace

@@ -6,6 +6,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core.people.rights import Action
 from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import find
@@ -19,7 +20,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/workloads/<ref>/samples")
     def take_in(path: schemas.Reference, body: schemas.PointsIn) -> Any:
         """Take in points; they are on disk within a second."""
-        number = find(platform, caller(), path.ref).row.id or 0
+        number = find(platform, caller(), path.ref, Action.CHANGE).row.id or 0
         now = platform.clock.now()
         points = [(one.name, one.value, now if one.at is None else one.at) for one in body.points]
         platform.samples.add_many(Subject.workload(number), points, replica=body.replica)

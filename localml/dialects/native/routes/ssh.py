@@ -8,6 +8,7 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.rights import Action
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import called
 from localml.dialects.native.auth import find
@@ -24,9 +25,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/workloads/<ref>/ssh", responses={"200": shell_schemas.SshOut})
     def open_ssh(path: schemas.Reference) -> Any:
         """Open ssh access to the replicas that run, for the owner and administrators."""
-        row = find(platform, caller(), path.ref).row
-        if not caller().admin and caller().name != row.owner:
-            raise LocalmlError(Code.FORBIDDEN, f"only {row.owner} and administrators may open a shell in {row.name}")
+        row = find(platform, caller(), path.ref, Action.ENTER).row
         number = row.id or 0
         info = platform.ssh.info(number)
         if not info.doors:

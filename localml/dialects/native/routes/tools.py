@@ -10,14 +10,16 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.allow import Thing, allow, may, places, reach
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.tools import Notebook, Tensorboard
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
-from localml.dialects.native.auth import find
+from localml.dialects.native.auth import find, workspace_for
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
@@ -104,8 +106,10 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
 def _submit(
     platform: Platform, who: Caller, kind: Kind, name: str, spec: WorkloadSpec, pool: str, given: dict[str, str]
 ) -> Full:
-    old = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=who.workspace)
-    over = old is not None and old.row.state in TERMINAL and (who.admin or old.row.owner == who.name)
+    place = workspace_for(platform, who, None, Noun.WORKLOAD)
+    allow(who, Action.USE, Thing(Noun.POOL, pool, pool))
+    old = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=place)
+    over = old is not None and old.row.state in TERMINAL and may(who, Action.DELETE, Thing.of(Noun.WORKLOAD, old.row))
     number = platform.workloads.submit(
         Submission(
             name=name,
@@ -114,6 +118,7 @@ def _submit(
             dialect=DIALECT,
             kind=kind,
             pool=pool,
+            workspace=place,
             request=given,
             replaces=old.row.id if old is not None and over else None,
         )
@@ -125,7 +130,7 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor: str | None = None
     while True:
-        query = Query(kinds=(kind,), workspace=None if who.admin else who.workspace, limit=500, after=cursor)
+        query = Query(kinds=(kind,), workspaces=reach(who, Noun.WORKLOAD), limit=500, after=cursor)
         page = platform.workloads.page(query)
         found += [_shown(platform, who, platform.workloads.get(row.id or 0)) for row in page.items]
         cursor = page.cursor
@@ -135,9 +140,10 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
 
 def _find(platform: Platform, who: Caller, reference: str, kind: Kind) -> Full:
     if not (reference.isascii() and reference.isdigit()):
-        workspace = None if who.admin else who.workspace
-        query = Query(kinds=(kind,), name=reference, workspace=workspace, limit=2)
+        query = Query(kinds=(kind,), name=reference, workspaces=places(who))
         rows = platform.workloads.page(query).items
+        if not who.admin:
+            rows = [row for row in rows if row.workspace == who.workspace] or rows
         if len(rows) > 1:
             words = " and ".join(f"{row.id} ({row.dialect}, {row.owner})" for row in rows)
             raise LocalmlError(Code.CONFLICT, f"several are named '{reference}'; say which by id: {words}")
@@ -152,7 +158,7 @@ def _find(platform: Platform, who: Caller, reference: str, kind: Kind) -> Full:
 
 def _shown(platform: Platform, who: Caller, found: Full) -> dict[str, Any]:
     access = access_of(found)
-    owns = who.admin or found.row.owner == who.name
+    owns = may(who, Action.ENTER, Thing.of(Noun.WORKLOAD, found.row))
     request = found.request if isinstance(found.request, dict) else {}
     return {
         **translate.workload(found.row),

@@ -7,14 +7,16 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.held import hold_until, waited_for
-from localml.dialects.native.auth import find
+from localml.dialects.native.auth import find, reached, workspace_for
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
 from localml.dialects.native.translate.names import friendly
@@ -35,7 +37,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/workloads", responses={"200": schemas.WorkloadsOut})
     def list_workloads(query: schemas.ListQuery) -> Any:
         """One page of workloads."""
-        page = platform.workloads.page(_query(caller(), query))
+        page = platform.workloads.page(_query(platform, caller(), query))
         return {"workloads": [translate.workload(row) for row in page.items], "next": page.cursor}
 
     @api.get("/workloads/<ref>", responses={"200": schemas.WorkloadFull})
@@ -46,13 +48,13 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/workloads/<ref>", responses={"200": schemas.WorkloadOut})
     def delete(path: schemas.Reference) -> Any:
         """Stop and hide a workload; its output and events stay until they are pruned."""
-        number = find(platform, caller(), path.ref).row.id or 0
+        number = find(platform, caller(), path.ref, Action.DELETE).row.id or 0
         return translate.workload(platform.workloads.delete(number, caller()))
 
     @api.post("/workloads/<ref>/stop", responses={"200": schemas.WorkloadOut})
     def stop(path: schemas.Reference) -> Any:
         """Ask for a workload to be stopped; one that is over stays as it is."""
-        number = find(platform, caller(), path.ref).row.id or 0
+        number = find(platform, caller(), path.ref, Action.STOP).row.id or 0
         return translate.workload(platform.workloads.stop(number, caller()))
 
     @api.get("/workloads/<ref>/why", responses={"200": schemas.WhyOut})
@@ -74,10 +76,12 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 
 
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
+    place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
+    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
     for _ in range(_NAME_TRIES):
         name = body.name if body.name is not None else friendly()
         try:
-            submission = Submission(name=name, spec=body.spec, caller=who, kind=body.kind, pool=body.pool)
+            submission = Submission(name, body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
             return platform.workloads.queued(submission).row
         except LocalmlError as error:
             if error.code is not Code.CONFLICT or body.name is not None:
@@ -85,12 +89,12 @@ def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     raise LocalmlError(Code.CONFLICT, "name: no free one was found; give one", field="name")
 
 
-def _query(who: Caller, query: schemas.ListQuery) -> Query:
+def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
     return Query(
         kinds=tuple(query.kind),
         states=tuple(query.state),
         dialect=query.dialect,
-        workspace=query.workspace if who.admin else who.workspace,
+        workspaces=reached(platform, who, Noun.WORKLOAD, query.workspace),
         owner=query.owner,
         pool=query.pool,
         name=query.name,

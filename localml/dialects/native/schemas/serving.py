@@ -11,10 +11,20 @@ from localml.core.work.specs import Resources
 from localml.dialects.native.schemas.work import Strict
 
 
+class PlaceQuery(Strict):
+    """Of one workspace, by id or name; of all that the caller sees by default."""
+
+    workspace: str | None = None
+
+
 class ModelIn(Strict):
-    """A version to register. ``source`` is the object URI of a file or a folder; ``format`` is found out."""
+    """A version to register. ``source`` is the object URI of a file or a folder; ``format`` is found out.
+
+    ``workspace`` is an id or a name, here and below; the caller's own by default.
+    """
 
     name: str
+    workspace: str | None = None
     source: str = Field(min_length=1)
     format: str = ""
     description: str = Field(default="", max_length=2000)
@@ -28,6 +38,7 @@ class EndpointIn(Strict):
     """
 
     name: str | None = None
+    workspace: str | None = None
     model: str | None = None
     image: str = ""
     command: tuple[str, ...] = ()

@@ -51,12 +51,6 @@ class PoolPath(Strict):
     path: str
 
 
-class UserPath(Strict):
-    """A user by name."""
-
-    name: str
-
-
 class DialectPath(Strict):
     """One of the APIs that are served."""
 
@@ -64,9 +58,13 @@ class DialectPath(Strict):
 
 
 class Submit(Strict):
-    """A workload to run. Without a name it is given one."""
+    """A workload to run. Without a name it is given one.
+
+    ``workspace`` is an id or a name, here and below; the caller's own by default.
+    """
 
     name: str | None = None
+    workspace: str | None = None
     kind: Kind = Kind.JOB
     pool: str = "default"
     spec: WorkloadSpec
@@ -197,27 +195,6 @@ class PruneIn(Strict):
     keep_log_bytes: Bytes | None = Field(default=None, ge=0)
     deleted_days: float | None = Field(default=30.0, ge=0)
     dry_run: bool = False
-
-
-class UserIn(Strict):
-    """A new user."""
-
-    name: str
-    password: str
-    admin: bool = False
-    org: str = "default"
-
-
-class PasswordIn(Strict):
-    """A user's new password."""
-
-    password: str
-
-
-class TokenIn(Strict):
-    """``lifetime`` in seconds, for ever when left out."""
-
-    lifetime: float | None = Field(default=None, gt=0)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""Tokens as their owners handle them: list and revoke. :mod:`localml.core.people.identity` makes and judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlmodel import Session, col, select
+
+from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.scopes import Scope
+from localml.core.people.secrets import hash_token
+from localml.core.people.tables import Token, User
+from localml.core.ports import Store
+
+ID_LENGTH = 12
+"""Digits of a token's hash that name it; they say nothing of the token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What is known of a token: all but the token itself. Times in seconds; ``used_at`` to the hour."""
+
+    id: str
+    name: str
+    purpose: str
+    scope: Scope
+    created_at: float
+    expires_at: float | None
+    used_at: float | None
+
+
+class Tokens:
+    """The service over tokens.
+
+    Args:
+        changed: told after a token has ended, so that nothing that is cached outlives it.
+    """
+
+    def __init__(self, store: Store, *, changed: Callable[[], None] = lambda: None) -> None:
+        self._store = store
+        self._changed = changed
+
+    def of(self, user: str) -> list[TokenInfo]:
+        """A user's tokens, those that have expired too, oldest first; ``NOT_FOUND`` for no such user."""
+        with self._store.read() as session:
+            return [_info(row) for row in _rows(session, user)]
+
+    def find(self, token: str) -> TokenInfo:
+        """What is known of a token; ``NOT_FOUND`` when it is none."""
+        with self._store.read() as session:
+            row = session.get(Token, hash_token(token))
+        if row is None:
+            raise not_found("token", "given")
+        return _info(row)
+
+    def revoke(self, user: str, reference: str) -> TokenInfo:
+        """End one of a user's tokens, by id or name.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
+        """
+
+        def act(session: Session) -> TokenInfo:
+            rows = _rows(session, user)
+            found = [row for row in rows if _id(row) == reference] or [
+                row for row in rows if reference and row.name == reference
+            ]
+            if not found:
+                raise not_found("token", reference)
+            if len(found) > 1:
+                words = ", ".join(map(_id, found))
+                raise LocalmlError(Code.CONFLICT, f"several tokens are named '{reference}'; say which by id: {words}")
+            session.delete(found[0])
+            return _info(found[0])
+
+        ended = self._store.write(act)
+        self._changed()
+        return ended
+
+
+def _rows(session: Session, user: str) -> list[Token]:
+    number = session.exec(select(User.id).where(User.name == user)).first()
+    if number is None:
+        raise not_found("user", user)
+    query = select(Token).where(Token.user_id == number)
+    return list(session.exec(query.order_by(col(Token.created_at), col(Token.hash))))
+
+
+def _id(row: Token) -> str:
+    return row.hash[:ID_LENGTH]
+
+
+def _info(row: Token) -> TokenInfo:
+    scope = Scope.stored(row.scope)
+    return TokenInfo(_id(row), row.name, row.purpose, scope, row.created_at, row.expires_at, row.used_at)
