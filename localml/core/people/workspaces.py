@@ -123,7 +123,7 @@ class Workspaces:
         """The workspaces that a caller may see, by name; with a reference those of this id or name."""
         query = select(Workspace).where(col(Workspace.deleted_at).is_(None))
         if reference is not None:
-            query = query.where(or_(Workspace.id == reference, Workspace.name == reference))
+            query = query.where(or_(col(Workspace.id) == reference, col(Workspace.name) == reference))
         with self._store.read() as session:
             rows = session.exec(query.order_by(col(Workspace.name), col(Workspace.id)))
             return [row for row in rows if may(caller, Action.READ, thing_of(row))]

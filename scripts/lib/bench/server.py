@@ -197,7 +197,7 @@ WORKSPACES = 20
 
 
 def fill(data: Path, *, ended: int = 0, waiting: int = 0) -> None:
-    """Rows as years of use leave them: nearly all over, many owners and workspaces; and jobs that wait for a GPU each."""
+    """Rows as years of use leave them: nearly all over, of many owners and workspaces; and jobs that wait for a GPU."""
     with platform(data, "fake", start=False) as one:
         for pool in POOLS:
             one.pools.ensure(pool)
