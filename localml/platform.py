@@ -219,7 +219,7 @@ class Platform:
         return self.serving.gateway.url
 
     def why(self, workload_id: int) -> Reason | None:
-        """Why a queued workload waits; None when it does not."""
+        """Why a workload waits, for resources or in the engine; None when it does not."""
         return self.reconciler.why(workload_id)
 
     def _why_words(self, workload_id: int) -> str:

@@ -42,6 +42,7 @@ class Phase(StrEnum):
     """What the engine says of one container."""
 
     CREATED = "created"
+    PENDING = "pending"  # taken, and begun when the engine has room for it; until then it waits
     RUNNING = "running"
     EXITED = "exited"
     GONE = "gone"  # the engine answered, and has no such container
@@ -146,7 +147,8 @@ class Observed:
     """What the engine knows of one container.
 
     ``exit_code`` is None while it runs, and also when a signal ended it and the engine knows which
-    (``signal``). ``handle`` is the engine's own note, stored with the attempt and given back unread.
+    (``signal``). ``handle`` is the engine's own note, stored with the attempt and given back unread. ``reason`` says
+    why it is pending. ``started_at`` is when the program began; one that was stopped while it was pending never did.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Observed:
     finished_at: float | None = None
     address: str | None = None
     error: str = ""
+    reason: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     handle: Mapping[str, Any] = field(default_factory=dict)
 
@@ -279,7 +282,8 @@ class Engine(Protocol):
     def start(self, plan: ReplicaPlan) -> Observed:
         """Create and start the container, or find the one that this plan made before; never a second one.
 
-        A container of that name which has already ended is not started again: its end is the answer.
+        A container of that name which has already ended is not started again: its end is the answer. One that the
+        engine cannot begin now is pending, and begins later without being told again.
 
         Raises:
             ImageMissing, PortTaken, EngineError: nothing is left behind that is not found by name.
@@ -296,7 +300,7 @@ class Engine(Protocol):
 
     def stop(self, name: str, grace: float) -> None:
         """SIGTERM to the container, SIGKILL after ``grace`` seconds. Returns at once or when it has ended; stopping
-        what has ended or is gone succeeds."""
+        what has ended or is gone succeeds. One that is pending ends without having begun."""
         ...
 
     def remove(self, name: str) -> None:

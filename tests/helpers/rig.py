@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class InstantPumps(LogPumps):
         self._ids[name] = workload_id
 
     def drained(self, name: str) -> bool:
+        if name not in self._ids:
+            return False
         try:
             if self._engine.inspect(name).phase is Phase.RUNNING:
                 return False
@@ -146,8 +149,14 @@ class Rig:
 
 
 def job(seconds: float | None = 1, exit_code: int = 0, gpu: float = 0, **rest: Any) -> WorkloadSpec:
-    """A job of the fake engine: ends after ``seconds`` of its clock (None: never) with ``exit_code``."""
+    """A job of the fake engine: ends after ``seconds`` of its clock (None: never) with ``exit_code``.
+
+    With ``held`` it is pending before that: so many seconds, or until it is told to begin (``inf``).
+    """
     env = {"FAKE_EXIT": str(exit_code)} | ({} if seconds is None else {"FAKE_SECONDS": str(seconds)})
+    held = rest.pop("held", None)
+    if held is not None:
+        env |= {"FAKE_PENDING": "the queue is long"} | ({} if held == inf else {"FAKE_PENDING_SECONDS": str(held)})
     resources = rest.pop("resources", Resources(gpu=gpu))
     return single(["run"], env=env, resources=resources, **rest)
 

@@ -6,13 +6,13 @@ database or an engine, so the whole of it is tested by table and by property.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from localml.core.work.causes import CAUSES, FREE_RETRIES, Cause, RetryRule
 from localml.core.work.specs import Role, WorkloadSpec
-from localml.core.work.states import AttemptState, Desired, State
+from localml.core.work.states import NOT_BEGUN, AttemptState, Desired, State
 
 _DECIDES_ALONE = frozenset({Cause.ENGINE_LOST, Cause.GPU_LOST, Cause.IMAGE_MISSING, Cause.START_FAILED})
 """Ends that are not the program's own; one of them decides the workload whatever the role's rule says."""
@@ -32,6 +32,7 @@ class AttemptView:
     cause: Cause | None = None
     message: str = ""
     lost_gpu: str = ""  # why one of its GPUs is unusable now; empty when all are well
+    started_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What the engine says of a container that was pending and is no more: when its program began, and where it is."""
+
+    at: float
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """What the engine says of a container that is over; ``drained`` once all its output is on disk here."""
 
@@ -67,13 +76,25 @@ class Ended:
 class World(Protocol):
     """What is known of the engine's side right now."""
 
+    def begun(self, attempt: AttemptView) -> Begun | None:
+        """The beginning of a container that was pending, or None while it is or nothing is known."""
+        ...
+
     def ended(self, attempt: AttemptView) -> Ended | None:
-        """The end of a container that was running, or None while it runs or nothing is known."""
+        """The end of a container that was pending or running, or None while it is or nothing is known."""
         ...
 
     def busy(self, attempt: AttemptView) -> bool:
         """Whether a slow act on it is under way."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Record that a pending container began."""
+
+    attempt: AttemptView
+    begun: Begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +142,7 @@ class Discard:
     attempt: AttemptView
 
 
-Decision = EndAttempt | Move | Start | Stop | Discard
+Decision = Begin | EndAttempt | Move | Start | Stop | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +173,17 @@ def decide(view: View, world: World, now: float) -> list[Decision]:
     planned = tuple(one for one in attempts if one.state is AttemptState.PLANNED and not world.busy(one))
     if planned:
         decisions.append(Start(planned))
-    elif view.state is State.PREPARING and all(one.state is not AttemptState.PLANNED for one in attempts):
-        decisions.append(_running(view, now))
+    elif view.state is State.PREPARING and all(one.state not in NOT_BEGUN for one in attempts):
+        decisions.append(_running(view, attempts, now))
     return decisions
 
 
 def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> AttemptView:
-    """Record the attempt's end if the engine reports one, and return it as it stands then."""
-    if attempt.state is not AttemptState.RUNNING:
+    """Record the attempt's beginning and end if the engine reports them, and return it as it stands then."""
+    if attempt.state is AttemptState.PENDING and (begun := world.begun(attempt)) is not None:
+        attempt = replace(attempt, state=AttemptState.RUNNING, started_at=begun.at)
+        decisions.append(Begin(attempt, begun))
+    if attempt.state not in (AttemptState.PENDING, AttemptState.RUNNING):
         return attempt
     end = world.ended(attempt)
     if end is None or not end.drained:
@@ -168,29 +192,21 @@ def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> At
     if attempt.lost_gpu and cause is not Cause.COMPLETED:
         cause, message = Cause.GPU_LOST, attempt.lost_gpu
     decisions.append(EndAttempt(attempt, end.exit_code, end.signal, cause, message, end.at))
-    return _with_end(attempt, end.exit_code, cause, message, end.at)
-
-
-def _with_end(attempt: AttemptView, exit_code: int | None, cause: Cause, message: str, at: float) -> AttemptView:
-    return AttemptView(
-        attempt.id,
-        attempt.name,
-        attempt.role,
-        attempt.index,
-        AttemptState.ENDED,
-        at,
-        exit_code,
-        cause,
-        message,
-        attempt.lost_gpu,
+    return replace(
+        attempt, state=AttemptState.ENDED, ended_at=end.at, exit_code=end.exit_code, cause=cause, message=message
     )
 
 
-def _running(view: View, now: float) -> Move:
-    columns: dict[str, object] = {} if view.started_at is not None else {"started_at": now}
+def _running(view: View, attempts: Sequence[AttemptView], now: float) -> Move:
+    columns: dict[str, object] = {} if view.started_at is not None else {"started_at": _started_at(attempts, now)}
     count = view.spec.replicas
     words = "the replica runs" if count == 1 else f"all {count} replicas run"
     return Move(State.RUNNING, "Running", words, columns=columns)
+
+
+def _started_at(attempts: Iterable[AttemptView], now: float) -> float:
+    """When the last of the replicas began: what the time limit counts from."""
+    return min(now, max((one.started_at for one in attempts if one.started_at is not None), default=now))
 
 
 def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcome | None:
@@ -260,7 +276,7 @@ def _failed(attempt: AttemptView) -> _Outcome:
 
 def _end(view: View, attempts: Sequence[AttemptView], outcome: _Outcome, world: World, now: float) -> list[Decision]:
     if all(one.state is AttemptState.ENDED for one in attempts):
-        return [_final(view, outcome, now)]
+        return [_final(view, outcome, now, attempts)]
     columns = {
         "outcome": outcome.state,
         "cause": outcome.cause,
@@ -288,10 +304,10 @@ def _wind_down(view: View, attempts: Sequence[AttemptView], world: World, now: f
     if any(one.state is not AttemptState.ENDED for one in attempts):
         return _stops(view, attempts, world)
     outcome = _Outcome(view.outcome or State.STOPPED, view.cause or Cause.STOPPED, view.message, view.exit_code)
-    return [_final(view, outcome, now)]
+    return [_final(view, outcome, now, attempts)]
 
 
-def _final(view: View, outcome: _Outcome, now: float) -> Move:
+def _final(view: View, outcome: _Outcome, now: float, attempts: Sequence[AttemptView] = ()) -> Move:
     """The move that ends the try: to a final state, or back to the queue for another one."""
     columns: dict[str, object] = {
         "outcome": None,
@@ -299,6 +315,8 @@ def _final(view: View, outcome: _Outcome, now: float) -> Move:
         "message": outcome.message,
         "exit_code": outcome.exit_code,
     }
+    if view.started_at is None and any(one.started_at is not None for one in attempts):
+        columns["started_at"] = _started_at(attempts, now)  # it was over before it was known to run
     if outcome.state is State.FAILED and view.desired is Desired.RUN and view.state is not State.QUEUED:
         again = _retry(view, outcome.cause, now)
         if again is not None:

@@ -188,7 +188,7 @@ class Placement:
 class Reason:
     """Why a workload waits: what it is short of, who has it, and when it may start (None: nobody knows)."""
 
-    code: str  # hold | pool | resources | behind | closed
+    code: str  # hold | pool | resources | behind | closed | pending
     message: str
     short: frozenset[str] = frozenset()
     holders: tuple[int, ...] = ()

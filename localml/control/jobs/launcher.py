@@ -93,7 +93,8 @@ class Launcher:
             try:
                 self._check_ports(spec.role(one.role), one)
                 observed = self._engine.start(build(self._site, row, spec, one, gang, images[one.role]))
-                self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
+                if observed.phase is not Phase.PENDING:
+                    self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
                 return Started(one, observed)
             except Exception as error:  # whatever it is, the workload must hear of it
                 return Started(one, error=error)
@@ -246,6 +247,8 @@ class Launcher:
         if one.observed is not None:
             observed = one.observed
             seen.learn(observed)
+            if observed.phase is Phase.PENDING:
+                return lambda s: records.attempt_pending(s, one.attempt, observed, now=now)
             return lambda s: records.attempt_running(
                 s,
                 one.attempt,

@@ -24,6 +24,8 @@ from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
 
+_IN_THE_ENGINE = (AttemptState.PENDING, AttemptState.RUNNING)
+
 SLOW_TICK_S = 5.0
 ENGINE_RETRY_S = 1.0
 
@@ -87,7 +89,7 @@ class Eyes:
         hints -= early
         answered = True
         if self._look_at == 0.0 or (time.monotonic() >= self._look_at and known) or not self.seen.complete:
-            answered = self.seen.look(one.name for one in attempts if one.state is AttemptState.RUNNING)
+            answered = self.seen.look(one.name for one in attempts if one.state in _IN_THE_ENGINE)
             self._look_at = time.monotonic() + (SLOW_TICK_S if answered else ENGINE_RETRY_S)
             if answered:
                 self._check_gpus(marked)

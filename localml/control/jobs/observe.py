@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Iterable
 
 from localml.control.jobs.acts import Acts
-from localml.control.jobs.decide import AttemptView, Ended
+from localml.control.jobs.decide import AttemptView, Begun, Ended
 from localml.control.jobs.pumps import LogPumps
 from localml.core.work.causes import Cause, classify
+from localml.core.work.states import AttemptState
 from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
 
 log = logging.getLogger("localml.control")
@@ -102,13 +103,22 @@ class EngineWorld:
     def busy(self, attempt: AttemptView) -> bool:
         return self._acts.busy(("attempt", attempt.id))
 
+    def begun(self, attempt: AttemptView) -> Begun | None:
+        seen = self._seen.get(attempt.name)
+        if seen is None or seen.phase not in (Phase.RUNNING, Phase.EXITED):
+            return None
+        if seen.started_at is None:
+            return Begun(self._now, seen.address) if seen.phase is Phase.RUNNING else None
+        return Begun(min(seen.started_at, self._now), seen.address)
+
     def ended(self, attempt: AttemptView) -> Ended | None:
         seen = self._seen.get(attempt.name)
-        if seen is None or seen.phase in (Phase.RUNNING, Phase.CREATED):
+        if seen is None or seen.phase in (Phase.RUNNING, Phase.CREATED, Phase.PENDING):
             return None
         if seen.phase is Phase.GONE:
             return Ended(None, None, Cause.ENGINE_LOST, "the container is gone from the engine", self._now, True)
-        drained = self._pumps.drained(attempt.name)
+        # what never began has written nothing, and nobody carries its output
+        drained = attempt.state is AttemptState.PENDING or self._pumps.drained(attempt.name)
         cause, message = Cause.COMPLETED, ""
         if drained:
             cause, message = self._classify(seen)

@@ -22,7 +22,7 @@ from sqlmodel import Session
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.admitter import Admitter
-from localml.control.jobs.decide import Decision, Discard, EndAttempt, Move, Start, Stop, decide
+from localml.control.jobs.decide import Begin, Decision, Discard, EndAttempt, Move, Start, Stop, decide
 from localml.control.jobs.demands import Placement, Reason
 from localml.control.jobs.holdings import Machine, ports_in_use
 from localml.control.jobs.hostports import choose_ports
@@ -219,7 +219,9 @@ class Reconciler:
 
         world = EngineWorld(self.eyes.seen, self.pumps, self.acts, tail, now)
         judged = [(unit, steps) for unit in units if (steps := self._decisions(unit, world, now))]
-        writes = [(unit.row, step) for unit, steps in judged for step in steps if isinstance(step, Move | EndAttempt)]
+        writes = [
+            (unit.row, step) for unit, steps in judged for step in steps if isinstance(step, Move | Begin | EndAttempt)
+        ]
         if writes:
             self._write(writes, now)
         self._unjudged.clear()
@@ -238,11 +240,13 @@ class Reconciler:
         words = f"workload {broken}, which this one depends on, did not succeed"
         return [Move(State.FAILED, "Failed", words, True, {"cause": Cause.DEPENDENCY, "message": words})]
 
-    def _write(self, writes: list[tuple[WorkloadRow, Move | EndAttempt]], now: float) -> None:
+    def _write(self, writes: list[tuple[WorkloadRow, Move | Begin | EndAttempt]], now: float) -> None:
         def apply(session: Session) -> None:
             for row, step in writes:
                 if isinstance(step, Move):
                     records.move(session, row, step, now=now)
+                elif isinstance(step, Begin):
+                    records.begin(session, row.id, step)
                 else:
                     sizes = {
                         stream: (
@@ -369,11 +373,15 @@ class Reconciler:
     # -- questions from outside ------------------------------------------------------------------
 
     def why(self, workload_id: int) -> Reason | None:
-        """Why a queued workload does not run, from a fresh pass; None when it is not queued."""
+        """Why a workload waits: what a fresh pass says of a queued one, what the engine says of one that it has not
+        begun; None when it does not wait."""
         now = self._clock.now()
         with self._db.read_raw() as connection:
-            if load_states(connection, [workload_id]).get(workload_id) is not State.QUEUED:
-                return None
+            state = load_states(connection, [workload_id]).get(workload_id)
+        if state is State.PREPARING:
+            return self._pending(workload_id)
+        if state is not State.QUEUED:
+            return None
         with self._refreshed:
             # what was just submitted is taken in a moment later
             self._refreshed.wait_for(lambda: workload_id in self._picture.waiting, _NEW_S)
@@ -381,6 +389,16 @@ class Reconciler:
             if unit is not None:
                 return self._admitter.reason(unit, self.eyes.lost, now)
         return Reason("new", "the control loop has not looked at it yet")
+
+    def _pending(self, workload_id: int) -> Reason | None:
+        with self._refreshed:
+            unit = self._picture.live.get(workload_id)
+        for one in unit.current if unit is not None else ():
+            if one.state is AttemptState.PENDING:
+                seen = self.eyes.seen.get(one.name)
+                words = (seen.reason if seen is not None else "") or one.message or "the engine has not begun it"
+                return Reason("pending", f"{one.role}-{one.index} waits in the engine: {words}")
+        return None
 
     def _log_trouble(self, workload_id: int, name: str, words: str) -> None:
         if workload_id in self._log_full:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from localml.control.jobs.decide import EndAttempt, Move
+from localml.control.jobs.decide import AttemptView, Begin, EndAttempt, Move
 from localml.control.jobs.demands import Placement
 from localml.control.jobs.plans import attempt_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
@@ -21,7 +21,7 @@ from localml.core.work.causes import Cause
 from localml.core.work.lifecycle import advance
 from localml.core.work.states import AttemptState, Desired, State
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
-from localml.engines.base import Stream
+from localml.engines.base import Observed, Stream
 
 _RELEASE = "UPDATE gpu_lease SET released_at = ? WHERE attempt_id = ? AND released_at IS NULL"
 
@@ -96,14 +96,38 @@ def move(session: Session, row: WorkloadRow, step: Move, *, now: float) -> bool:
 def attempt_running(
     session: Session, one: AttemptRow, *, handle: Mapping[str, Any], address: str | None, started_at: float
 ) -> bool:
-    """A planned attempt's container exists."""
+    """A planned attempt's container exists, and runs or has run."""
     values = {"state": AttemptState.RUNNING, "handle": dict(handle), "address": address, "started_at": started_at}
     changed = update_rows(session, Attempt, values, id=one.id, state=AttemptState.PLANNED) == 1
     if changed:
-        replica = f"{one.role}-{one.index}"
-        about, words = Subject.workload(one.workload_id), f"started {replica} as {one.name}"
-        record_event(session, about, "Started", words, now=started_at, replica=replica)
+        _tell_start(session, one.workload_id, one, started_at)
     return changed
+
+
+def attempt_pending(session: Session, one: AttemptRow, seen: Observed, *, now: float) -> bool:
+    """The engine has taken a planned attempt's container, and begins it later."""
+    values = {"state": AttemptState.PENDING, "handle": dict(seen.handle), "message": seen.reason}
+    changed = update_rows(session, Attempt, values, id=one.id, state=AttemptState.PLANNED) == 1
+    if changed:
+        replica = f"{one.role}-{one.index}"
+        words = f"{replica} waits in the engine" + (f": {seen.reason}" if seen.reason else "")
+        record_event(session, Subject.workload(one.workload_id), "Pending", words, now=now, replica=replica)
+    return changed
+
+
+def begin(session: Session, workload_id: int, step: Begin) -> bool:
+    """A pending attempt's container runs, or has run."""
+    values = {"state": AttemptState.RUNNING, "address": step.begun.address, "started_at": step.begun.at, "message": ""}
+    changed = update_rows(session, Attempt, values, id=step.attempt.id, state=AttemptState.PENDING) == 1
+    if changed:
+        _tell_start(session, workload_id, step.attempt, step.begun.at)
+    return changed
+
+
+def _tell_start(session: Session, workload_id: int, one: AttemptRow | AttemptView, at: float) -> None:
+    replica = f"{one.role}-{one.index}"
+    about, words = Subject.workload(workload_id), f"started {replica} as {one.name}"
+    record_event(session, about, "Started", words, now=at, replica=replica)
 
 
 def fence(session: Session, gpu: str, node: str, reason: str, *, now: float) -> None:
@@ -148,7 +172,7 @@ def settle(
     if not end_attempt(
         session,
         one.id,
-        AttemptState.RUNNING,
+        one.state,
         exit_code=step.exit_code,
         signal=step.signal,
         cause=step.cause,

@@ -180,6 +180,7 @@ def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str]) -> View:
                 one.cause,
                 one.message,
                 next((f"GPU {gpu}: {lost[gpu]}" for gpu, _ in one.gpus if gpu in lost), ""),
+                one.started_at,
             )
             for one in unit.current
         ),

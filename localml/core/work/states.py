@@ -62,11 +62,17 @@ class Kind(StrEnum):
 
 
 class AttemptState(StrEnum):
-    """Where one container of a replica is: intent written, known to run, known to have ended."""
+    """Where one container of a replica is: intent written, taken by the engine that has not begun it yet, known to run,
+    known to have ended."""
 
     PLANNED = "planned"
+    PENDING = "pending"
     RUNNING = "running"
     ENDED = "ended"
+
+
+NOT_BEGUN = frozenset({AttemptState.PLANNED, AttemptState.PENDING})
+"""Where no program has run yet."""
 
 
 def may_move(old: State, new: State) -> bool:

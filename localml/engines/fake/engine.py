@@ -11,6 +11,8 @@ What a replica does is said in its environment, so that a test can submit it thr
 * ``FAKE_SECONDS``: it ends so many seconds after its start; without, it runs until :meth:`FakeEngine.finish`.
 * ``FAKE_EXIT``: its exit code then (default 0).
 * ``FAKE_OUTPUT``: text that it writes to stdout at its start.
+* ``FAKE_PENDING``: the engine holds it, for the reason that this text gives, until :meth:`FakeEngine.begin`; with
+  ``FAKE_PENDING_SECONDS`` it begins by itself after that time.
 * ``FAKE_IGNORE_TERM``: SIGTERM does nothing to it; it ends by SIGKILL when the grace is over.
 
 The engine notices that time has passed whenever it is asked something; :meth:`FakeEngine.tick` makes it look, so
@@ -148,6 +150,18 @@ class FakeEngine:
                 replica.end(self._clock.now(), None if signal else exit_code, signal)
                 self.tick()
 
+    def begin(self, name: str) -> None:
+        """Let a replica that is held begin now.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        with self._world.changed:
+            replica = self._world.replicas[name]
+            if replica.held:
+                replica.begins_at = self._clock.now()
+            self.tick()
+
     def write(self, name: str, stream: Stream, data: bytes) -> None:
         """Let a replica have written ``data``.
 
@@ -178,7 +192,9 @@ class FakeEngine:
         """Let what is due by the clock happen, and tell the watchers."""
         with self._world.changed:
             now = self._clock.now()
-            for name, replica in self._world.replicas.items():
+            for name, replica in list(self._world.replicas.items()):
+                if replica.held and replica.begins_at is not None and replica.begins_at <= now:
+                    self._let_begin(replica, replica.begins_at)
                 if not replica.over and replica.ends_at is not None and replica.ends_at <= now:
                     replica.over = True
                     self._world.hint(name)
@@ -211,7 +227,7 @@ class FakeEngine:
                 self._need_image(plan.image)
                 self._need_node(plan)
                 self._need_ports(plan)
-                self._begin(plan)
+                self._take(plan)
                 FAILPOINTS.hit("after-create")
                 FAILPOINTS.hit("after-start")
             return self._observe(plan.name)
@@ -233,7 +249,7 @@ class FakeEngine:
             if replica is None or replica.over:
                 return
             now = self._clock.now()
-            if "FAKE_IGNORE_TERM" not in replica.plan.env:
+            if replica.held or "FAKE_IGNORE_TERM" not in replica.plan.env:
                 replica.end(now, None, _SIGTERM)
             elif replica.ends_at is None or replica.ends_at > now + grace:
                 replica.end(now + grace, None, _SIGKILL)
@@ -271,7 +287,7 @@ class FakeEngine:
                 return None
             replica = self._world.replicas[name]
             now = self._clock.now()
-            seconds = (now - replica.started_at) * (replica.plan.cpu or 1.0)
+            seconds = (now - (replica.started_at or now)) * (replica.plan.cpu or 1.0)
             return Usage(at=now, cpu_seconds=seconds, memory=replica.plan.memory or 0, pids=1)
 
     def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:
@@ -323,14 +339,19 @@ class FakeEngine:
                 self._deaths.remove(verb)
                 raise ServerDied(f"after {verb}")
 
-    def _begin(self, plan: ReplicaPlan) -> None:
-        replica = Replica.begun(plan, {**plan.labels, LABEL_INSTALL: self._install}, self._clock.now())
+    def _take(self, plan: ReplicaPlan) -> None:
+        labels = {**plan.labels, LABEL_INSTALL: self._install}
+        self._world.replicas[plan.name] = Replica.taken(plan, labels, self._clock.now())
         if plan.network:
             self._world.networks.add(plan.network)
-        self._world.replicas[plan.name] = replica
-        for callback in self._on_start:
-            callback(plan)
         self.tick()
+
+    def _let_begin(self, replica: Replica, at: float) -> None:
+        replica.begin(at)
+        for callback in self._on_start:
+            callback(replica.plan)
+        if "FAKE_PENDING" in replica.plan.env:
+            self._world.hint(replica.plan.name)
 
     def _observe(self, name: str) -> Observed:
         replica = self._world.replicas.get(name)

@@ -12,11 +12,15 @@ from localml.engines.hints import Hints
 
 @dataclass
 class Replica:
-    """A replica that was started; ``over`` is set when the engine notices that ``ends_at`` has come."""
+    """A replica that the engine took; ``over`` is set when it notices that ``ends_at`` has come.
+
+    One that is held (``FAKE_PENDING``) has no ``started_at`` before it begins, at ``begins_at`` if that is known.
+    """
 
     plan: ReplicaPlan
     labels: Mapping[str, str]
-    started_at: float
+    started_at: float | None = None
+    begins_at: float | None = None
     output: dict[Stream, list[tuple[float, bytes]]] = field(default_factory=lambda: {name: [] for name in STREAMS})
     ends_at: float | None = None
     outcome: tuple[int | None, int | None] = (0, None)  # exit code and signal, once ends_at has come
@@ -24,14 +28,28 @@ class Replica:
     over: bool = False
 
     @classmethod
-    def begun(cls, plan: ReplicaPlan, labels: Mapping[str, str], now: float) -> Replica:
-        """A new one, with the end and the output that its environment asks for."""
-        made = cls(plan, labels, now)
-        if "FAKE_SECONDS" in plan.env:
-            made.end(now + float(plan.env["FAKE_SECONDS"]), int(plan.env.get("FAKE_EXIT", "0")), None)
-        if "FAKE_OUTPUT" in plan.env:
-            made.output["stdout"].append((now, plan.env["FAKE_OUTPUT"].encode()))
+    def taken(cls, plan: ReplicaPlan, labels: Mapping[str, str], now: float) -> Replica:
+        """A new one, which begins when its environment says so."""
+        made = cls(plan, labels)
+        if "FAKE_PENDING" not in plan.env:
+            made.begins_at = now
+        elif "FAKE_PENDING_SECONDS" in plan.env:
+            made.begins_at = now + float(plan.env["FAKE_PENDING_SECONDS"])
         return made
+
+    @property
+    def held(self) -> bool:
+        """Whether it has not begun, and has not been given up either."""
+        return self.started_at is None and not self.over
+
+    def begin(self, at: float) -> None:
+        """Let it begin, with the end and the output that its environment asks for."""
+        env = self.plan.env
+        self.started_at = at
+        if "FAKE_SECONDS" in env:
+            self.end(at + float(env["FAKE_SECONDS"]), int(env.get("FAKE_EXIT", "0")), None)
+        if "FAKE_OUTPUT" in env:
+            self.output["stdout"].append((at, env["FAKE_OUTPUT"].encode()))
 
     def end(self, at: float, exit_code: int | None, signal: int | None) -> None:
         """Let it end at a time."""
@@ -43,7 +61,9 @@ class Replica:
         exit_code, signal = self.outcome if self.over else (None, None)
         return Observed(
             name=self.plan.name,
-            phase=Phase.EXITED if self.over else Phase.RUNNING,
+            phase=Phase.EXITED if self.over else Phase.PENDING if self.held else Phase.RUNNING,
+            reason=self.plan.env["FAKE_PENDING"] if self.held else "",
+            error="stopped before it began" if self.over and self.started_at is None else "",
             exit_code=exit_code,
             signal=signal,
             oom_killed=self.oom_killed,

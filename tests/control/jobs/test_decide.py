@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from localml.control.jobs.decide import (
     AttemptView,
+    Begin,
+    Begun,
     Discard,
     EndAttempt,
     Ended,
@@ -22,12 +24,17 @@ from localml.control.jobs.decide import (
 )
 from localml.core.work.causes import CAUSES, FREE_RETRIES, Cause, classify
 from localml.core.work.specs import Completion, RetryPolicy, Role, WorkloadSpec
-from localml.core.work.states import TERMINAL, TRANSITIONS, AttemptState, Desired, State, may_move
+from localml.core.work.states import NOT_BEGUN, TERMINAL, TRANSITIONS, AttemptState, Desired, State, may_move
 
 
 class FixedWorld:
-    def __init__(self, ends: dict[str, Ended] | None = None, busy: set[int] | None = None) -> None:
-        self._ends, self._busy = ends or {}, busy or set()
+    def __init__(
+        self, ends: dict[str, Ended] | None = None, busy: set[int] | None = None, begun: dict[str, Begun] | None = None
+    ) -> None:
+        self._ends, self._busy, self._begun = ends or {}, busy or set(), begun or {}
+
+    def begun(self, attempt: AttemptView) -> Begun | None:
+        return self._begun.get(attempt.name)
 
     def ended(self, attempt: AttemptView) -> Ended | None:
         return self._ends.get(attempt.name)
@@ -60,6 +67,34 @@ def test_planned_replicas_are_started_once() -> None:
 def test_it_runs_when_all_replicas_do() -> None:
     assert [type(one) for one in decide(view(State.PREPARING, attempt(1)), FixedWorld(), 7)] == [Move]
     assert decide(view(State.PREPARING, attempt(1), attempt(2, AttemptState.PLANNED)), FixedWorld(busy={2}), 7) == []
+
+
+def test_a_pending_replica_keeps_all_waiting_and_no_time_counts_before_it_begins() -> None:
+    spec = WorkloadSpec(roles=(Role(command=("x",), count=2),), time_limit=10)
+    waiting = view(State.PREPARING, attempt(1, started_at=3.0), attempt(2, AttemptState.PENDING), spec=spec)
+    assert decide(waiting, FixedWorld(), 1000) == []
+    begin, moved = decide(waiting, FixedWorld(begun={"a2": Begun(900.0)}), 1000)
+    assert begin == Begin(AttemptView(2, "a2", "main", 2, AttemptState.RUNNING, started_at=900.0), Begun(900.0))
+    assert isinstance(moved, Move)
+    assert (moved.to, moved.columns) == (State.RUNNING, {"started_at": 900.0})
+
+
+def test_a_pending_replica_is_stopped_in_the_engine_and_may_end_without_having_begun() -> None:
+    pending = attempt(1, AttemptState.PENDING)
+    moved, stop = decide(view(State.PREPARING, pending, desired=Desired.STOP), FixedWorld(), 0)
+    assert isinstance(moved, Move)
+    assert stop == Stop(pending, SPEC.stop_grace)
+    ended, over = decide(view(State.STOPPING, pending, outcome=State.STOPPED), FixedWorld({"a1": end()}), 0)
+    assert isinstance(ended, EndAttempt)
+    assert isinstance(over, Move)
+    assert (over.to, "started_at" in over.columns) == (State.STOPPED, False)
+
+
+def test_what_ended_before_it_was_known_to_run_has_a_start() -> None:
+    now = view(State.PREPARING, attempt(1, started_at=3.0))
+    moved = decide(now, FixedWorld({"a1": end()}), 9)[-1]
+    assert isinstance(moved, Move)
+    assert (moved.to, moved.columns["started_at"]) == (State.SUCCEEDED, 3.0)
 
 
 def test_an_end_counts_only_when_its_output_is_complete() -> None:
@@ -163,7 +198,9 @@ attempt_views = st.builds(
     st.sampled_from([None, *Cause]),
     st.just(""),
     st.sampled_from(["", "XID 79"]),
+    st.sampled_from([None, 1.0]),
 )
+begins = st.dictionaries(st.sampled_from(["a0", "a1", "a2"]), st.builds(Begun, st.floats(0, 2000)))
 ends = st.dictionaries(
     st.sampled_from(["a0", "a1", "a2"]),
     st.builds(
@@ -186,6 +223,7 @@ ends = st.dictionaries(
     st.sampled_from([None, *TERMINAL]),
     st.integers(0, 3),
     st.sets(st.integers(0, 5)),
+    begins,
     st.floats(0, 1000),
 )
 def test_every_decision_is_legal(
@@ -196,6 +234,7 @@ def test_every_decision_is_legal(
     outcome: State | None,
     retries: int,
     busy: set[int],
+    begun: dict[str, Begun],
     now: float,
 ) -> None:
     if state is State.QUEUED:
@@ -204,7 +243,7 @@ def test_every_decision_is_legal(
         roles=(Role(command=("x",), count=max(1, len(attempts))),), time_limit=10, retries=RetryPolicy(limit=2)
     )
     current = View(1, state, desired, spec, outcome, None, "", None, retries + 1, retries, 0.0, tuple(attempts))
-    decisions = decide(current, FixedWorld(known, busy), now)
+    decisions = decide(current, FixedWorld(known, busy, begun), now)
     moves = [one for one in decisions if isinstance(one, Move)]
     assert len(moves) <= 1
     for move in moves:
@@ -212,6 +251,10 @@ def test_every_decision_is_legal(
         if move.to in TERMINAL or move.to is State.QUEUED:
             closed = {one.attempt.id for one in decisions if isinstance(one, EndAttempt)}
             assert all(one.state is AttemptState.ENDED or one.id in closed for one in attempts)
+        if move.to is State.RUNNING:
+            came = {one.attempt.id for one in decisions if isinstance(one, Begin)}
+            assert all(one.state not in NOT_BEGUN or one.id in came for one in attempts)
+        assert move.columns.get("started_at") is None or 0 <= move.columns["started_at"] <= now
         if desired is Desired.STOP and state is not State.STOPPING:
             assert move.to in (State.STOPPED, State.STOPPING)
     if state in TERMINAL:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from localml.core.work.states import TERMINAL, State
 from localml.core.work.tables import Workload
 from localml.engines.fake.engine import ServerDied, Verb
 
-Wish = tuple[float, float | None, int, int, float | None, list[int]]
+Wish = tuple[float, float | None, int, int, float | None, list[int], float | None]
 wishes = st.tuples(
     st.sampled_from([0, 0.5, 1, 2, 4, 4]),
     st.sampled_from([None, None, 1, 30]),
@@ -36,6 +37,7 @@ wishes = st.tuples(
     st.sampled_from([0, 0, 0, -1, 1]),
     st.sampled_from([None, None, 5.0, 100.0]),
     st.sampled_from([[], [], [], [0], [1, 3]]),
+    st.sampled_from([None, None, None, 3, inf]),
 )
 
 
@@ -83,10 +85,10 @@ class History(RuleBasedStateMachine):
 
     @rule(wanted=st.lists(wishes, min_size=1, max_size=5), pool=st.sampled_from(["default", "small", "small/below"]))
     def submit(self, wanted: list[Wish], pool: str) -> None:
-        for gpu, seconds, code, priority, limit, after in wanted:
+        for gpu, seconds, code, priority, limit, after, held in wanted:
             needed = {self.submitted[-1 - one % len(self.submitted)] for one in after} if self.submitted else set()
             rules = {"time_limit": limit, "depends_on": tuple(needed), "retries": RetryPolicy(limit=code)}
-            spec = job(seconds, code, gpu=gpu, priority=priority, **rules)
+            spec = job(seconds, code, gpu=gpu, priority=priority, held=held, **rules)
             try:
                 self.submitted.append(self.rig.submit(f"j{len(self.submitted)}", spec, pool=pool))
             except LocalmlError:
@@ -136,6 +138,12 @@ class History(RuleBasedStateMachine):
         if waiting := sorted(self.rig.loop._picture.waiting):
             self.rig.workloads.stop(waiting[which % len(waiting)], ME)
             self._tick()
+
+    @rule(which=st.integers(0, 30))
+    def one_that_is_held_begins(self, which: int) -> None:
+        held = [name for name, one in self.rig.engine._world.replicas.items() if one.held]
+        if held:
+            self.rig.engine.begin(held[which % len(held)])
 
     @rule(seconds=st.sampled_from([0.5, 2, 40, 400]))
     def time_passes(self, seconds: float) -> None:

@@ -182,3 +182,34 @@ def _call(engine: FakeEngine, verb: str) -> object:
     keywords = {"follow": False} if verb == "logs" else {}
     values = arguments.get(verb, ("a", {}) if verb == "logs" else ("a",))
     return getattr(engine, verb)(*values, **keywords)
+
+
+def test_a_replica_can_be_held_and_begins_when_it_is_told_to(clock: ManualClock, engine: FakeEngine) -> None:
+    env = {"FAKE_PENDING": "no room", "FAKE_SECONDS": "5", "FAKE_OUTPUT": "hello"}
+    seen = engine.start(ReplicaPlan("a", "i", env=env))
+    assert (seen.phase, seen.reason, seen.started_at) == (Phase.PENDING, "no room", None)
+    clock.advance(100)
+    assert list(engine.logs("a", {}, follow=False)) == []
+    engine.begin("a")
+    assert engine.inspect("a").phase is Phase.RUNNING
+    clock.advance(5)
+    seen = engine.inspect("a")
+    assert (seen.phase, seen.started_at, seen.finished_at) == (Phase.EXITED, clock.now() - 5, clock.now())
+
+
+def test_a_replica_that_is_held_for_a_time_begins_after_it(clock: ManualClock, engine: FakeEngine) -> None:
+    engine.start(ReplicaPlan("a", "i", env={"FAKE_PENDING": "no room", "FAKE_PENDING_SECONDS": "10"}))
+    clock.advance(9)
+    assert engine.inspect("a").phase is Phase.PENDING
+    clock.advance(1)
+    assert engine.inspect("a").phase is Phase.RUNNING
+
+
+def test_a_replica_that_is_stopped_while_it_is_held_never_began(engine: FakeEngine) -> None:
+    engine.start(ReplicaPlan("a", "i", env={"FAKE_PENDING": "no room", "FAKE_IGNORE_TERM": "1"}))
+    engine.stop("a", 30)
+    seen = engine.inspect("a")
+    assert (seen.phase, seen.signal, seen.started_at) == (Phase.EXITED, 15, None)
+    assert seen.error == "stopped before it began"
+    engine.begin("a")
+    assert engine.inspect("a") == seen

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from localml.core.errors import LocalmlError, not_found
 from localml.core.series.samples import replica_name
 from localml.core.work.listing import Query
-from localml.core.work.states import ACTIVE, AttemptState, State
+from localml.core.work.states import ACTIVE, NOT_BEGUN, AttemptState, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.mlbench import schemas
@@ -99,7 +99,7 @@ def _pod(row: Workload, one: Attempt) -> schemas.Pod:
 
 
 def _phase(one: Attempt) -> str:
-    if one.state is AttemptState.PLANNED:
+    if one.state in NOT_BEGUN:
         return "Pending"
     if one.state is AttemptState.RUNNING:
         return "Running"

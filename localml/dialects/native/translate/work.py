@@ -54,7 +54,7 @@ def workload(row: Workload) -> dict[str, Any]:
 def full(platform: Platform, found: Full, events: Sequence[Event]) -> dict[str, Any]:
     """Everything about a workload."""
     row = found.row
-    reason = platform.why(row.id or 0) if row.state == "queued" else None
+    reason = platform.why(row.id or 0) if row.state in ("queued", "preparing") else None
     grants: dict[int, list[dict[str, Any]]] = {}
     for lease in _leases(platform, row.id or 0):
         grants.setdefault(lease.attempt_id, []).append(_grant(platform, lease))

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from localml.core.work.specs import Role
-from localml.core.work.states import AttemptState, Desired, State
+from localml.core.work.states import NOT_BEGUN, AttemptState, Desired, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.openpai.translate.clusters import POOL
@@ -120,7 +120,7 @@ def _task(
 
 
 def _task_state(one: Attempt | None) -> str:
-    if one is None or one.state is AttemptState.PLANNED:
+    if one is None or one.state in NOT_BEGUN:
         return "WAITING"
     if one.state is AttemptState.RUNNING:
         return "RUNNING"
