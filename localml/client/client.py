@@ -149,7 +149,8 @@ class Client(Serving):
 
     def workloads(self, **filters: Any) -> Page:
         """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``workspace``, ``owner``, ``pool``,
-        ``name``, ``contains``, ``deleted``, ``sort``, ``order`` (asc, desc), ``limit``, ``after``."""
+        ``name``, ``contains``, ``parent_kind`` with ``parent_id``, ``deleted``, ``sort``, ``order`` (asc, desc),
+        ``limit``, ``after``."""
         found = self._http.json("GET", "/workloads", **filters)
         return Page([workload(one) for one in found["workloads"]], found["next"])
 

@@ -65,7 +65,7 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload. The members from ``help`` on are empty in lists."""
+    """A workload. The members from ``help`` to ``why`` are empty in lists; those behind say whose child it is."""
 
     id: int
     name: str
@@ -99,6 +99,9 @@ class Workload:
     replicas: list[Replica] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     why: Reason | None = None
+    parent_kind: str | None = None
+    parent_id: int | None = None
+    parent_index: int | None = None
 
     @property
     def ended(self) -> bool:

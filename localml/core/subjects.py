@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ class Noun(StrEnum):
 
     WORKLOAD = "workload"
     ENDPOINT = "endpoint"
+    VARIANT = "variant"
     INSTANCE = "instance"
     STUDY = "study"
     JOB = "job"
@@ -40,6 +42,15 @@ class Subject(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """Whose child a workload is, and which one: trial of a study, version of a job, run of an instance, replica of a
+    variant. No two children of one parent have the same ``index``, deleted ones included."""
+
+    of: Subject
+    index: int
 
 
 PLATFORM = Subject(Noun.PLATFORM, 0)

@@ -65,7 +65,7 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
 def test_an_old_directory_is_backed_up_and_keeps_every_row(tmp_path: Path) -> None:
     data = unpack(tmp_path)
     path = data / FILE_NAME
-    before = rows(path, *TABLES, "log_file", "gpu_mark", "node_mark", "meta")
+    before = rows(path, *TABLES, "log_file", "gpu_mark", "node_mark", "meta", "sqlite_sequence")
     assert min(before.values()) > 0
     prepare(data)
     assert current(path) == HEAD

@@ -43,6 +43,7 @@ from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointState, ReplicaState, VariantState
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant, VariantSample
+from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Submission, Workloads
@@ -245,37 +246,30 @@ class ServingController:
         """Submit a replica's workload and record the replica, both or neither."""
         row = next(one for one in record.variants if one.row.id == step.variant.id)
         spec = replica_spec(self._around.site, record.spec, row.spec, record.row.route, served_model(row.version))
+        variant = Subject(Noun.VARIANT, row.row.id or 0)
+        number = self._workloads.next_index(variant)
         submission = Submission(
-            name=self._replica_name(record, row),
+            name=_replica_name(record, row, number),
             spec=spec,
             caller=self._around.owner(record.row),
             dialect=DIALECT,
             kind=Kind.ENDPOINT,
+            parent=Parent(variant, number),
             workspace=record.row.workspace,
             pool=record.row.pool,
         )
-        variant_id = row.row.id or 0
 
         def also(session: Session, number: int) -> None:
             session.add(
-                EndpointReplica(endpoint_id=record.id, variant_id=variant_id, workload_id=number, created_at=now)
+                EndpointReplica(endpoint_id=record.id, variant_id=variant.id, workload_id=number, created_at=now)
             )
 
         try:
             self._workloads.submit(submission, also=also)
         except LocalmlError as error:
             words = str(error)
-            self._db.write(lambda session: serving_records.not_added(session, record, variant_id, words, now))
+            self._db.write(lambda session: serving_records.not_added(session, record, variant.id, words, now))
         FAILPOINTS.hit("after-replica")
-
-    def _replica_name(self, record: EndpointRecord, variant: VariantRecord) -> str:
-        """``digits-v1-3``: free, because the number counts the variant's replicas; short enough for a name."""
-        with self._db.read() as session:
-            query = select(EndpointReplica.id).where(EndpointReplica.variant_id == variant.row.id)
-            number = len(list(session.exec(query))) + 1
-        end = f"-{variant.row.name}-{number}"
-        own = f"{record.id}" if record.row.deleted_at is not None else ""
-        return f"{record.row.route}{own}"[: 128 - len(end)] + end
 
     def _end(self, record: EndpointRecord, step: StopReplica) -> None:
         one = next(one for _, one in record.replicas() if one.row.id == step.replica.id)
@@ -398,3 +392,10 @@ class ServingController:
             if record.spec.scaling.minimum == 0 and record.row.scale > 0:
                 moments.append(min(SLOW_TICK_S, max(record.spec.scaling.idle / 2, 0.05)))
         return max(0.02, min(moments))
+
+
+def _replica_name(record: EndpointRecord, variant: VariantRecord, number: int) -> str:
+    """``digits-v1-3``, short enough for a name."""
+    end = f"-{variant.row.name}-{number}"
+    own = f"{record.id}" if record.row.deleted_at is not None else ""
+    return f"{record.row.route}{own}"[: 128 - len(end)] + end

@@ -22,6 +22,7 @@ from sqlmodel import Session, col
 
 from localml.core.errors import invalid
 from localml.core.sql import reader_of
+from localml.core.subjects import Subject
 from localml.core.work.states import Kind, State
 from localml.core.work.tables import Workload
 
@@ -37,7 +38,8 @@ _EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 class Query:
     """Which workloads to list. Empty members do not restrict; ``contains`` is a part of the name, spelled exactly.
 
-    ``created_at`` sorts by order of arrival, which is what it means. ``after`` is a cursor from the page before.
+    ``parent``: only its children. ``created_at`` sorts by order of arrival, which is what it means. ``after`` is a
+    cursor from the page before.
     """
 
     kinds: tuple[Kind, ...] = ()
@@ -48,6 +50,7 @@ class Query:
     owner: str | None = None
     pool: str | None = None
     name: str | None = None
+    parent: Subject | None = None
     contains: str | None = None
     deleted: bool = False
     sort: str = "id"
@@ -124,6 +127,12 @@ def _column(name: str, *, indexed: bool) -> ColumnElement[Any]:
     return column if indexed else literal_column(f"+workload.{name}", type_=column.type)
 
 
+def children_of(parent: Subject, *, indexed: bool = True) -> list[ColumnElement[bool]]:
+    """The condition that a workload is a child of this."""
+    kind, number = (_column(name, indexed=indexed) for name in ("parent_kind", "parent_id"))
+    return [kind == parent.kind, number == parent.id]
+
+
 def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnElement[bool]]:
     """Conditions; not ``indexed`` ones are checked on a walk along the sort's index, where they may only shorten it."""
     found: list[ColumnElement[bool]] = []
@@ -137,6 +146,8 @@ def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnEl
             found.append(_column(name, indexed=indexed or _key(query) == name) == value)
     if query.workspaces is not None:
         found.append(_column("workspace", indexed=indexed).in_(list(query.workspaces)))
+    if query.parent is not None:
+        found += children_of(query.parent, indexed=indexed or _key(query) == "id")
     if query.contains:
         found.append(func.instr(col(Workload.name), query.contains) > 0)
     if live and not query.deleted:

@@ -8,6 +8,7 @@ from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from localml.core.rows import enum_column
+from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.causes import Cause
 from localml.core.work.states import AttemptState, Desired, Kind, State
 
@@ -21,7 +22,15 @@ def _live_name_index() -> Index:
         "name",
         "version",
         unique=True,
-        sqlite_where=text("deleted_at IS NULL"),
+        sqlite_where=text("deleted_at IS NULL AND parent_kind IS NULL"),
+    )
+
+
+def _child_indexes() -> tuple[Index, Index]:
+    child = text("parent_kind IS NOT NULL")
+    return (
+        Index("uq_workload_parent", "parent_kind", "parent_id", "parent_index", unique=True, sqlite_where=child),
+        Index("ix_workload_parent_id", "parent_kind", "parent_id", "id", sqlite_where=child),
     )
 
 
@@ -30,6 +39,7 @@ class Workload(SQLModel, table=True):
 
     __table_args__ = (
         _live_name_index(),
+        *_child_indexes(),
         Index("ix_workload_active", "state", sqlite_where=text("ended_at IS NULL")),
         Index("ix_workload_uncleaned", "id", sqlite_where=text("cleaned = 0")),
         Index("ix_workload_state_id", "state", "id"),
@@ -52,7 +62,7 @@ class Workload(SQLModel, table=True):
     workspace: str
     owner: str
     name: str
-    version: str = ""
+    version: str = ""  # of a child of a job: which version it is, as its API says it
     pool: str
     priority: int = 0
     desired: Desired = enum_column(Desired, Desired.RUN)
@@ -74,6 +84,16 @@ class Workload(SQLModel, table=True):
     ended_at: float | None = None
     deleted_at: float | None = None
     cleaned: bool = False  # nothing of it is left in the engine
+    parent_kind: Noun | None = enum_column(Noun)
+    parent_id: int | None = None
+    parent_index: int | None = None
+
+    @property
+    def parent(self) -> Parent | None:
+        """Whose child it is, if it is one."""
+        if self.parent_kind is None or self.parent_id is None or self.parent_index is None:
+            return None
+        return Parent(Subject(self.parent_kind, self.parent_id), self.parent_index)
 
 
 class WorkloadDetail(SQLModel, table=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -20,7 +20,7 @@ from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import insert_row
-from localml.core.subjects import Subject
+from localml.core.subjects import Parent, Subject
 from localml.core.work import listing
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
@@ -38,7 +38,8 @@ class Submission:
     caller: Caller
     dialect: str = "native"
     kind: Kind = Kind.JOB
-    version: str = ""
+    version: str = ""  # of a child of a job: which version it is, as its API says it
+    parent: Parent | None = None  # a child's name need not be free
     workspace: str | None = None  # the caller's own when None
     pool: str = pools.ROOT
     request: Any = None
@@ -90,8 +91,9 @@ class Workloads:
             also: what else belongs in the same transaction, given the new id.
 
         Raises:
-            LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name), ``CAPACITY`` (more than the
-                machine has), ``QUOTA`` (only with ``refuse_over_quota``), ``NOT_FOUND`` (the workspace, a dependency).
+            LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name, or the parent a child of that
+                index), ``CAPACITY`` (more than the machine has), ``QUOTA`` (only with ``refuse_over_quota``),
+                ``NOT_FOUND`` (the workspace, a dependency).
         """
         return self._queue(submission, also)[0]
 
@@ -99,6 +101,16 @@ class Workloads:
         """Like :meth:`submit`; returns what was stored, without reading it back."""
         number, values = self._queue(submission)
         return Full(Workload(id=number, **values), submission.spec, submission.request)
+
+    def queued_as(self, submission: Submission, names: Iterable[str]) -> Full:
+        """Like :meth:`queued`, under the first of these names that is free."""
+        for name in names:
+            try:
+                return self.queued(replace(submission, name=name))
+            except LocalmlError as error:
+                if error.code is not Code.CONFLICT or error.field != "name":
+                    raise
+        raise LocalmlError(Code.CONFLICT, "name: no free one was found; give one", field="name")
 
     def _queue(
         self, submission: Submission, also: Callable[[Session, int], None] = lambda *_: None
@@ -145,6 +157,9 @@ class Workloads:
             "queued_at": now,
             "cleaned": False,
         }
+        if submission.parent is not None:
+            of, index = submission.parent.of, submission.parent.index
+            values |= {"parent_kind": of.kind, "parent_id": of.id, "parent_index": index}
         return values, {
             "spec": spec.model_dump_json(exclude_defaults=True),
             "request": submission.request,
@@ -167,9 +182,7 @@ class Workloads:
         try:
             number = insert_row(session, Workload, values)
         except sqlite3.IntegrityError:
-            raise LocalmlError(
-                Code.CONFLICT, f"name: '{submission.name}' is already used by a {submission.kind}", field="name"
-            ) from None
+            raise _taken(submission) from None
         insert_row(session, WorkloadDetail, {"workload_id": number, **detail})
         words = f"submitted by {submission.caller.name} through the {submission.dialect} API"
         record_event(session, Subject.workload(number), "Submitted", words, now=values["created_at"])
@@ -223,13 +236,14 @@ class Workloads:
     def find(
         self, *, dialect: str, kind: Kind, name: str, workspace: str | None = None, version: str | None = None
     ) -> Full | None:
-        """The live workload that a vendor knows under this name, or None."""
+        """The live workload that a vendor knows under this name, or None; children are found by their parents."""
         with self._store.read() as session:
             query = select(Workload).where(
                 col(Workload.dialect) == dialect,
                 col(Workload.kind) == kind,
                 col(Workload.name) == name,
                 col(Workload.deleted_at).is_(None),
+                col(Workload.parent_kind).is_(None),
             )
             if workspace is not None:
                 query = query.where(col(Workload.workspace) == workspace)
@@ -239,7 +253,8 @@ class Workloads:
             return self._full(session, row) if row is not None else None
 
     def named(self, name: str) -> Full:
-        """A live workload by id or by name, whatever its dialect and kind; for the command line.
+        """A live workload by id or by name, whatever its dialect and kind; for the command line. A child gives way
+        to one that is none.
 
         Raises:
             LocalmlError: ``NOT_FOUND``, or ``CONFLICT`` naming the candidates when several have the name.
@@ -252,6 +267,7 @@ class Workloads:
                 rows = [by_id] if by_id is not None else []
             if not rows:
                 raise not_found("workload", name)
+            rows = [row for row in rows if row.parent is None] or rows
             if len(rows) > 1:
                 words = ", ".join(f"{row.id} ({row.dialect} {row.kind})" for row in rows)
                 raise LocalmlError(Code.CONFLICT, f"several workloads are named '{name}'; say which by id: {words}")
@@ -282,6 +298,18 @@ class Workloads:
                 select(WorkloadDetail).where(col(WorkloadDetail.workload_id).in_(list(numbers)))
             ).scalars()
             return {row.workload_id: (WorkloadSpec.model_validate_json(row.spec), row.request) for row in rows}
+
+    def children(self, parent: Subject) -> dict[State, int]:
+        """How many children something has, by their state; deleted ones included."""
+        with self._store.read() as session:
+            query = select(col(Workload.state), func.count()).where(*listing.children_of(parent))
+            return {state: int(count) for state, count in session.execute(query.group_by(col(Workload.state)))}
+
+    def next_index(self, parent: Subject) -> int:
+        """The index for a parent's next child, from 1 on. Two that ask at once get the same: one of them is refused."""
+        with self._store.read() as session:
+            query = select(func.max(col(Workload.parent_index))).where(*listing.children_of(parent))
+            return int(session.execute(query).scalar() or 0) + 1
 
     def stop(self, number: int, caller: Caller, reason: str = "") -> Workload:
         """Ask for a workload to be stopped. One that is over stays as it is; asking twice changes nothing.
@@ -339,3 +367,12 @@ class Workloads:
                 col(Workload.kind), col(Workload.state)
             )
             return {(str(kind), str(state)): int(count) for kind, state, count in session.execute(query)}
+
+
+def _taken(submission: Submission) -> LocalmlError:
+    if submission.parent is not None:
+        words = f"parent: {submission.parent.of} has a child with the index {submission.parent.index} already"
+        return LocalmlError(Code.CONFLICT, words, field="parent")
+    return LocalmlError(
+        Code.CONFLICT, f"name: '{submission.name}' is already used by a {submission.kind}", field="name"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, request
@@ -25,6 +26,7 @@ from localml.dialects.mlbench.translate.times import micro_time
 
 RUN_MEMBERS = {"cpu": "num_cpus", "gpu": "gpu_enabled"}
 FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error}
+_NAME_TRIES = 8
 LAX: dict[str, Any] = {"strict_slashes": False}
 
 api = APIBlueprint("mlbench", __name__, url_prefix="/api", abp_responses=FAILURES)
@@ -108,14 +110,13 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
         caller=caller(),
         dialect=DIALECT,
         kind=Kind.JOB,
-        version=secrets.token_hex(4),  # several runs may have the same name
         pool=POOL,
         request=stored_request(body, program),
         refuse_over_quota=True,
     )
     try:
         with renamed(**RUN_MEMBERS):
-            full = platform().workloads.queued(submission)
+            full = platform().workloads.queued_as(submission, _names(submission.name))
     except LocalmlError as error:
         if error.code is Code.QUOTA and error.field == "pool":
             raise LocalmlError(Code.CONFLICT, _who_is_active()) from error
@@ -148,6 +149,13 @@ def delete_run(path: schemas.RunPath) -> tuple[str, int]:
     find_run(platform(), path.run_id)
     platform().workloads.delete(path.run_id, caller())
     return "", 204
+
+
+def _names(name: str) -> Iterator[str]:
+    """Several runs may have the same name: the workload of a later one has a few letters more."""
+    yield name
+    for _ in range(_NAME_TRIES):
+        yield f"{name}-{secrets.token_hex(2)}"
 
 
 def _answer(full: Full) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from helpers.serving_rig import PROMPT, ServingRig
 from localml.control.serving.load import EndpointRecord
 from localml.control.serving.plan import EndpointView
 from localml.core.errors import Code, LocalmlError
+from localml.core.prune import PruneRules, prune
 from localml.core.serving.endpoints import NewEndpoint, NewVariant
 from localml.core.serving.routes_table import wake_folder
 from localml.core.serving.specs import EndpointSpec, Scaling, VariantSpec
+from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import Resources
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Query
@@ -253,6 +255,22 @@ def test_scale_up_and_down(rig: ServingRig) -> None:
     rig.run()
     assert rig.shape(number) == {"v1": ("serving", 1)}
     assert children(rig) == ["net-v1-1"]
+
+
+def test_replicas_are_children_of_their_variant_and_never_share_a_name(rig: ServingRig) -> None:
+    number = rig.create()
+    rig.endpoints.set_scaling(number, ME, minimum=3, maximum=3)
+    rig.run()
+    parent = Subject(Noun.VARIANT, rig.endpoint(number).variants[0].row.id or 0)
+    found = {row.name: row.parent for row in rig.workloads.page(Query(parent=parent)).items}
+    assert found == {f"net-v1-{n}": Parent(parent, n) for n in (1, 2, 3)}
+    rig.workloads.delete(rig.workloads.named("net-v1-1").row.id or 0, ME)
+    rig.settle()
+    rig.clock.advance(1)
+    assert len(prune(rig.db, rig.data, PruneRules(deleted_older_than=0), now=rig.clock.now()).workloads) == 1
+    rig.run()
+    assert rig.shape(number) == {"v1": ("serving", 3)}
+    assert children(rig) == ["net-v1-2", "net-v1-3", "net-v1-4"]
 
 
 def test_replicas_hold_their_gpus_and_wait_for_them(tmp_path: Path) -> None:

@@ -136,6 +136,10 @@ def test_runs_of_the_same_name_are_apart(dashboard: Dashboard) -> None:
     assert first["id"] < second["id"]
     assert first["job_id"] != second["job_id"]
     assert [one["name"] for one in dashboard.get("runs/")] == ["a", "a"]
+    kept = [dashboard.platform.workloads.row(one["id"]) for one in (first, second)]
+    assert kept[0].name == "a"
+    assert kept[1].name.startswith("a-")
+    assert [row.version for row in kept] == ["", ""]
 
 
 def test_a_deleted_run_is_gone_with_its_pods(dashboard: Dashboard) -> None:

@@ -6,6 +6,10 @@ import jsonschema
 import pytest
 from helpers.native import Http, sh
 
+from localml.core.subjects import Noun, Parent, Subject
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import Kind
+from localml.core.work.workloads import Submission
 from localml.dialects.native.schemas import work as schemas
 from localml.testing import Localml
 
@@ -103,6 +107,22 @@ def test_events_go_on_after_an_id(admin: Http) -> None:
     rest = admin("GET", f"/workloads/eventful/events?after={first['after']}").json
     assert [one["reason"] for one in first["events"]] == ["Submitted"]
     assert rest["events"][-1]["reason"] == "Succeeded"
+
+
+def test_children_are_listed_by_their_parent(admin: Http, localml: Localml) -> None:
+    platform, study = localml.platform, Subject(Noun.STUDY, 7)
+    me, run = platform.identity.user("admin"), WorkloadSpec.model_validate(sh("true"))
+    numbers = [
+        platform.workloads.submit(Submission("trial", run, me, kind=Kind.TRIAL, parent=Parent(study, n)))
+        for n in (1, 2)
+    ]
+    found = admin("GET", "/workloads?parent_kind=study&parent_id=7&order=asc").json["workloads"]
+    shown = [(one["id"], one["parent_kind"], one["parent_id"], one["parent_index"]) for one in found]
+    assert shown == [(numbers[0], "study", 7, 1), (numbers[1], "study", 7, 2)]
+    assert [one.parent_index for one in localml.client.all(parent_kind="study", parent_id=7)] == [2, 1]
+    for query, field in (("parent_kind=study", "parent_id"), ("parent_id=7", "parent_kind")):
+        answer = admin("GET", f"/workloads?{query}")
+        assert (answer.status, answer.json["error"]["field"]) == (400, field)
 
 
 def test_events_are_asked_for_by_what_they_are_about(admin: Http) -> None:

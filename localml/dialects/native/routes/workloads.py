@@ -6,7 +6,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import Code, LocalmlError
+from localml.core.errors import invalid
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
@@ -78,15 +78,20 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
     allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
-    for _ in range(_NAME_TRIES):
-        name = body.name if body.name is not None else friendly()
-        try:
-            submission = Submission(name, body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
-            return platform.workloads.queued(submission).row
-        except LocalmlError as error:
-            if error.code is not Code.CONFLICT or body.name is not None:
-                raise
-    raise LocalmlError(Code.CONFLICT, "name: no free one was found; give one", field="name")
+    submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
+    if body.name is not None:
+        return platform.workloads.queued(submission).row
+    return platform.workloads.queued_as(submission, (friendly() for _ in range(_NAME_TRIES))).row
+
+
+def _parent(query: schemas.ListQuery) -> Subject | None:
+    kind, number = query.parent_kind, query.parent_id
+    if kind is not None and number is not None:
+        return Subject(kind, number)
+    if kind is not None or number is not None:
+        missing = "parent_id" if number is None else "parent_kind"
+        raise invalid(missing, "must be given too: parent_kind and parent_id say whose children")
+    return None
 
 
 def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
@@ -98,6 +103,7 @@ def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
         owner=query.owner,
         pool=query.pool,
         name=query.name,
+        parent=_parent(query),
         contains=query.contains,
         deleted=query.deleted,
         sort=query.sort,

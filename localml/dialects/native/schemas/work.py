@@ -81,6 +81,8 @@ class ListQuery(Strict):
     pool: str | None = None
     name: str | None = None
     contains: str | None = None
+    parent_kind: Noun | None = None
+    parent_id: int | None = Field(default=None, ge=0, le=_LARGEST)
     deleted: bool = False
     sort: str = "id"
     order: Literal["asc", "desc"] = "desc"
@@ -216,7 +218,8 @@ class ErrorAnswer(BaseModel):
 
 
 class WorkloadOut(BaseModel):
-    """A workload in a list."""
+    """A workload in a list. One that is a child says whose: trial of a study, version of a job, run of an instance,
+    replica of a variant; ``parent_index`` says which one, ``version`` how a job's API calls it."""
 
     id: int
     name: str
@@ -243,6 +246,9 @@ class WorkloadOut(BaseModel):
     started_at: float | None
     ended_at: float | None
     deleted_at: float | None
+    parent_kind: Noun | None
+    parent_id: int | None
+    parent_index: int | None
 
 
 class WorkloadsOut(BaseModel):

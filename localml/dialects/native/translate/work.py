@@ -43,6 +43,9 @@ _PLAIN = (
     "started_at",
     "ended_at",
     "deleted_at",
+    "parent_kind",
+    "parent_id",
+    "parent_index",
 )
 
 

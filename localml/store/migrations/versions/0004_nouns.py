@@ -218,10 +218,56 @@ def _no_people() -> None:
     op.drop_table("workspace")
 
 
+def _parents() -> None:
+    """Workloads may be children; replicas are those of their variants."""
+    with op.batch_alter_table("workload") as batch:
+        batch.add_column(sa.Column("parent_kind", sa.String(), nullable=True))
+        batch.add_column(sa.Column("parent_id", sa.Integer(), nullable=True))
+        batch.add_column(sa.Column("parent_index", sa.Integer(), nullable=True))
+    op.execute(_REPLICAS)
+    child = sa.text("parent_kind IS NOT NULL")
+    with op.batch_alter_table("workload") as batch:
+        batch.drop_index("uq_workload_live_name")
+        batch.create_index(
+            "uq_workload_live_name",
+            _NAMED,
+            unique=True,
+            sqlite_where=sa.text("deleted_at IS NULL AND parent_kind IS NULL"),
+        )
+        batch.create_index(
+            "uq_workload_parent", ["parent_kind", "parent_id", "parent_index"], unique=True, sqlite_where=child
+        )
+        batch.create_index("ix_workload_parent_id", ["parent_kind", "parent_id", "id"], sqlite_where=child)
+
+
+_NAMED = ["dialect", "workspace", "kind", "name", "version"]
+_REPLICAS = (
+    "UPDATE workload SET parent_kind = 'variant', parent_id = variant_id, parent_index = number FROM"
+    " (SELECT workload_id, variant_id, row_number() OVER (PARTITION BY variant_id ORDER BY id) AS number"
+    " FROM endpoint_replica) WHERE id = workload_id"
+)
+
+
+def _no_parents() -> None:
+    """Names of children, which need not be free, get their number into their version."""
+    op.execute(
+        "UPDATE workload SET version = version || '#' || id WHERE parent_kind IS NOT NULL AND parent_kind != 'variant'"
+    )
+    with op.batch_alter_table("workload") as batch:
+        batch.drop_index("ix_workload_parent_id")
+        batch.drop_index("uq_workload_parent")
+        batch.drop_index("uq_workload_live_name")
+    for name in ("parent_index", "parent_id", "parent_kind"):
+        op.execute(f"ALTER TABLE workload DROP COLUMN {name}")  # made anew, it would count its ids from 1 again
+    live = sa.text("deleted_at IS NULL")
+    op.create_index("uq_workload_live_name", "workload", _NAMED, unique=True, sqlite_where=live)
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_subjects, _no_subjects),
     (_nodes, _no_nodes),
     (_people, _no_people),
+    (_parents, _no_parents),
 )
 """(do, undo) of each topic."""
 
