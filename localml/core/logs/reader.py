@@ -353,5 +353,5 @@ def _next_line(store: LogStore, source: Source, offset: int) -> int:
     """Where the first line that begins at an offset or behind it does; the offset when that is far."""
     if not offset:
         return 0
-    at = source.read(store, offset - 1, BLOCK).find(b"\n")
+    at = source.read(store, offset - 1, _FIRST_BLOCK).find(b"\n")
     return offset + max(0, at)

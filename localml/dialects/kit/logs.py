@@ -113,7 +113,9 @@ class LineBody:
 
     def __init__(self, platform: Platform, full: Full, lines: int | None = None) -> None:
         sources = ALL.sources(full.attempts)
-        start = Position() if lines is None else tail(platform.logs, sources, lines, over=False)
+        start = Position()
+        if lines is not None:
+            start = tail(platform.logs, sources, lines, floor=last_bytes(platform.logs, sources, MAX_TEXT), over=False)
         self._follower = Follower(platform.logs, platform.workloads, full.row.id or 0, ALL, start)
         self._lines, self._shown, self._first = Lines(), _Shown(full), lines
 

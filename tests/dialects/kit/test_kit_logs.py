@@ -219,6 +219,15 @@ def test_the_last_lines_before_following_are_whole_ones_and_what_is_begun_follow
     assert b"".join(body.news()) == b"three\nfour\n"
 
 
+def test_no_number_of_last_lines_makes_a_follower_hold_an_endless_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_TEXT", 100)
+    output = Output(tmp_path)
+    output.write(output.attempt(), 1, b"".join(b"%03d\n" % number for number in range(100)))
+    assert b"".join(output.body(lines=10**9).news()).splitlines() == [b"%03d" % number for number in range(75, 100)]
+
+
 def test_following_from_the_last_lines_on_does_not_read_the_first(tmp_path: Path) -> None:
     output = Output(tmp_path)
     name = output.attempt()
