@@ -248,7 +248,7 @@ def test_failures_come_with_the_documented_status_and_words(
     with monkeypatch.context() as patched:
         if status == 503:
             patched.setattr(platform.workloads, "delete", _disk_full)
-            patched.setattr(platform.workloads, "submit", _disk_full)
+            patched.setattr(platform.workloads, "queued", _disk_full)
             patched.setattr(platform.endpoints, "create", _disk_full)
             patched.setattr(platform.endpoints, "delete", _disk_full)
         if (name, status) == ("createTensorboard", 413):
