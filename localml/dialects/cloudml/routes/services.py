@@ -13,6 +13,7 @@ from localml.core.errors import Code
 from localml.core.serving.records import EndpointFull
 from localml.dialects.cloudml.document import SCHEME
 from localml.dialects.cloudml.errors import worded
+from localml.dialects.cloudml.schemas import services as service_schemas
 from localml.dialects.cloudml.schemas import training as schemas
 from localml.dialects.cloudml.translate import services as models
 from localml.dialects.cloudml.translate.events import endpoint_event_list
@@ -37,7 +38,7 @@ TAGS: list[Tag | dict[str, Any]] = [{"name": "model"}]
 ONE = "/<model_name>/<model_version>"
 
 
-@api.get("", operation_id="listModelServices", tags=TAGS, responses={200: schemas.ModelServiceList, **FOUND})
+@api.get("", operation_id="listModelServices", tags=TAGS, responses={200: service_schemas.ModelServiceList, **FOUND})
 def list_model_services(query: schemas.OrgQuery) -> dict[str, Any]:
     """List model services"""
     org = org_of(platform(), caller(), query.org_id)
@@ -48,9 +49,9 @@ def list_model_services(query: schemas.OrgQuery) -> dict[str, Any]:
     "",
     operation_id="createModelService",
     tags=TAGS,
-    responses={200: schemas.ModelService, **SIGNED, 413: schemas.Error, 503: schemas.Error},
+    responses={200: service_schemas.ModelService, **SIGNED, 413: schemas.Error, 503: schemas.Error},
 )
-def create_model_service(body: schemas.ModelServiceCreate) -> dict[str, Any]:
+def create_model_service(body: service_schemas.ModelServiceCreate) -> dict[str, Any]:
     """Create a model service"""
     org = org_of(platform(), caller(), None)
     failed = dict.fromkeys(_TRIED, "Failed to create model or consume quota in localml: {message}")
@@ -59,7 +60,7 @@ def create_model_service(body: schemas.ModelServiceCreate) -> dict[str, Any]:
     return models.answer(platform(), made)
 
 
-@api.get(ONE, operation_id="getModelService", tags=TAGS, responses={200: schemas.ModelService, **FOUND})
+@api.get(ONE, operation_id="getModelService", tags=TAGS, responses={200: service_schemas.ModelService, **FOUND})
 def get_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Show one model service"""
     return models.answer(platform(), _service(path, query))

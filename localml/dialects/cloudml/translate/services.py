@@ -25,7 +25,7 @@ from localml.core.serving.specs import EndpointSpec, EndpointState, Scaling, Var
 from localml.core.serving.tables import EndpointReplica
 from localml.core.work.workloads import Full
 from localml.dialects.cloudml.errors import missing, need_org
-from localml.dialects.cloudml.schemas.training import ModelService, ModelServiceCreate
+from localml.dialects.cloudml.schemas.services import ModelService, ModelServiceCreate
 from localml.dialects.cloudml.translate.orgs import ALL, DIALECT
 from localml.dialects.cloudml.translate.quota import pool_of
 from localml.dialects.cloudml.translate.training import replica_resources
