@@ -70,8 +70,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Copy:
 @pytest.mark.parametrize(
     "command",
     [
-        ["ruff", "check", "."],
-        ["ruff", "format", "--check", "."],
+        ["ruff", "check", "localml/dialects", "tests/dialects"],
+        ["ruff", "format", "--check", "localml/dialects", "tests/dialects"],
         ["mypy", "-p", f"localml.dialects.{NAME}"],
         ["lint-imports"],
         ["pytest", "-q", "-p", "no:cacheprovider", f"tests/dialects/{NAME}"],
