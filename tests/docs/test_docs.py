@@ -17,6 +17,7 @@ PLACES = {
     "README.md": (ROOT, PACKAGE),
     "localml/README.md": (PACKAGE, ROOT),
     "localml/control/README.md": (PACKAGE / "control", PACKAGE, ROOT),
+    "docs/http-server.md": (ROOT,),
 }
 """Document -> the folders that its paths start from."""
 CODE = re.compile(r"`([^`\n]+)`")
