@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import sqlalchemy
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
@@ -17,10 +16,13 @@ from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
 from localml.core.sql import read_rows, reader_of
 from localml.core.work.states import ACTIVE, HOLDING, Desired, State
-from localml.core.work.tables import Workload
 
 ROOT = "default"
 _EPSILON = 1e-9
+_SUMS = "SELECT pool, sum(cpu), sum(memory), sum(gpu), count(*) FROM workload"
+_WANTED = (
+    f"closed_at IS NULL AND deleted_at IS NULL AND desired = '{Desired.RUN}' AND state != '{EndpointState.FAILED}'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,20 +228,12 @@ def _limits(session: Session, path: str) -> list[_Limits]:
 
 def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[str, Usage]:
     """pool -> sums over its own workloads in these states; by default all that are not over."""
-    query = (
-        sqlalchemy.select(
-            col(Workload.pool),
-            func.sum(col(Workload.cpu)),
-            func.sum(col(Workload.memory)),
-            func.sum(col(Workload.gpu)),
-            func.count(),
-        )
-        .where(col(Workload.state).in_([*states]))
-        .group_by(col(Workload.pool))
-    )
+    session.flush()  # the driver doesn't see what the session still holds
+    words = [str(state) for state in states]
+    query = f"{_SUMS} WHERE state IN ({', '.join('?' * len(words))}) GROUP BY pool"
     return {
         name: Usage(float(cpu or 0), int(memory or 0), float(gpu or 0), int(count))
-        for name, cpu, memory, gpu, count in session.execute(query)
+        for name, cpu, memory, gpu, count in reader_of(session).execute(query, words)
     }
 
 
@@ -247,22 +241,17 @@ def demand_by_pool(session: Session) -> dict[str, Usage]:
     """pool -> what is asked for there: workloads that are not over, and replicas that endpoints want and have not got
     yet."""
     found = usage_by_pool(session)
-    live = select(EndpointReplica.endpoint_id, func.count()).where(col(EndpointReplica.ended_at).is_(None))
-    have = dict(session.exec(live.group_by(col(EndpointReplica.endpoint_id))).all())
-    wanted = select(Endpoint).where(
-        col(Endpoint.closed_at).is_(None),
-        col(Endpoint.deleted_at).is_(None),
-        Endpoint.desired == Desired.RUN,
-        Endpoint.state != EndpointState.FAILED,
-    )
-    for endpoint in session.exec(wanted):
-        missing = endpoint.scale - have.get(endpoint.id or 0, 0)
-        variants = select(Variant.spec).where(Variant.endpoint_id == endpoint.id, col(Variant.ended_at).is_(None))
+    for number, pool, scale in list(read_rows(reader_of(session), Endpoint, ("id", "pool", "scale"), _WANTED)):
+        live = select(func.count()).where(
+            EndpointReplica.endpoint_id == number, col(EndpointReplica.ended_at).is_(None)
+        )
+        missing = scale - session.exec(live).one()
+        variants = select(Variant.spec).where(Variant.endpoint_id == number, col(Variant.ended_at).is_(None))
         newest = session.exec(variants.order_by(col(Variant.id).desc())).first()
         if missing > 0 and newest is not None:
             each = VariantSpec.model_validate_json(newest).resources
             more = Usage((each.cpu or 0) * missing, (each.memory or 0) * missing, each.gpu * missing, missing)
-            found[endpoint.pool] = found.get(endpoint.pool, Usage()).plus(more)
+            found[pool] = found.get(pool, Usage()).plus(more)
     return found
 
 
