@@ -91,13 +91,14 @@ class Platform:
         self._open_work()
         self.serving = self._serving()
         self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
+        self.identity.nudge = self.serving.controller.nudge
 
     def _open_core(self) -> None:
         self.db = Database(prepare(self.data))
         self.install = install_id(self.db)
         vault = self._vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
-        self.tokens = Tokens(self.db, changed=self.identity.forget)
+        self.tokens = Tokens(self.db, self.clock, self.identity)
         self.workspaces = Workspaces(self.db, self.clock, changed=self.identity.forget)
         self.sealer = Sealer(vault)
         self.tools = Tools(self.sealer, self.config.host)
@@ -160,6 +161,7 @@ class Platform:
                 workloads=self.workloads,
                 logs=self.logs,
                 identity=self.identity,
+                tokens=self.tokens,
                 feed=self.feed,
                 data=self.data,
                 site=ServingSite(site.capabilities, host, gpus, self.data.joinpath, partial(server_folder, cache)),

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from urllib.parse import quote
 
 from localml.client.errors import ClientError
+from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
 from localml.client.tools import Tools
 from localml.client.transport import FOLLOW_S, Transport, find_server
@@ -76,6 +77,7 @@ class Client(Serving):
         self.url = url.rstrip("/")
         self._http = Transport(url, token)
         self.tools = Tools(self._http)
+        self.people = People(self._http)
 
     @classmethod
     def connect(cls, data: Path | str | None = None) -> Client:
@@ -392,9 +394,9 @@ class Client(Serving):
         """Change a user's password."""
         self._http.json("PUT", f"/users/{_part(name)}/password", {"password": password})
 
-    def create_token(self, name: str, *, lifetime: float | None = None) -> str:
-        """A new token for a user; ``lifetime`` in seconds."""
-        return str(self._http.json("POST", f"/users/{_part(name)}/tokens", {"lifetime": lifetime})["token"])
+    def create_token(self, user: str, **members: Any) -> str:
+        """A new token for a user; members as in :meth:`localml.client.people.People.create_token`."""
+        return str(self.people.create_token(user, **members)["token"])
 
 
 def _part(ref: Reference) -> str:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlmodel import col, or_, select
-
 from localml.control.jobs.hostports import free_port, is_free
 from localml.control.serving.controller import ServingController, Surroundings
 from localml.control.serving.gateway_process import GatewaySupervisor
@@ -25,8 +23,10 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.events.feed import Feed
 from localml.core.events.records import record_event
 from localml.core.logs.files import LogStore
+from localml.core.people.allow import Thing
 from localml.core.people.identity import Caller, Identity
-from localml.core.people.tables import Token, User
+from localml.core.people.rights import Action, Noun
+from localml.core.people.tokens import Tokens
 from localml.core.ports import Store
 from localml.core.registry.registry import Fetch, Registry
 from localml.core.registry.tables import ModelVersion
@@ -59,6 +59,7 @@ class Parts:
     workloads: Workloads
     logs: LogStore
     identity: Identity
+    tokens: Tokens
     feed: Feed
     data: Path
     site: ServingSite
@@ -152,19 +153,10 @@ class Serving:
         return replace(self._caller(row.owner, row.workspace), admin=True)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
-        """Of the administrators and of all users of the endpoint's workspace."""
+        """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""
         if not self._parts.auth:
             return None
-        now = self._parts.clock.now()
-        query = (
-            select(Token.hash)
-            .where(Token.user_id == User.id)
-            .where(or_(User.workspace == row.workspace, col(User.admin)))
-            .where(or_(col(Token.expires_at).is_(None), col(Token.expires_at) > now))
-            .order_by(Token.hash)
-        )
-        with self._parts.db.read() as session:
-            return tuple(session.exec(query))
+        return self._parts.tokens.that_may(Action.USE, Thing.of(Noun.ENDPOINT, row))
 
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()

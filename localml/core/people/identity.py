@@ -7,7 +7,7 @@ import hmac
 import re
 import secrets
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -73,7 +73,7 @@ class _KnownToken:
     used_at: float
 
 
-def _callers(session: Session, users: Iterable[User]) -> list[Caller]:
+def callers(session: Session, users: Iterable[User]) -> list[Caller]:
     """The values that stand for user rows."""
     found = list(users)
     roles = memberships.roles(session, [user.id or 0 for user in found])
@@ -81,13 +81,18 @@ def _callers(session: Session, users: Iterable[User]) -> list[Caller]:
 
 
 def _caller(session: Session, user: User) -> Caller:
-    return _callers(session, [user])[0]
+    return callers(session, [user])[0]
 
 
 class Identity:
-    """Finds out who calls. Answers are cached until something changes, because every request asks."""
+    """Finds out who calls. Answers are cached until something changes, because every request asks.
+
+    Attributes:
+        nudge: told after each change; whoever keeps what follows from it (the gateway's table) looks again.
+    """
 
     def __init__(self, store: Store, vault: Vault, clock: Clock) -> None:
+        self.nudge: Callable[[], None] = lambda: None
         self._store = store
         self._vault = vault
         self._clock = clock
@@ -226,6 +231,9 @@ class Identity:
             expires_at=None if lifetime is None else now + lifetime,
         )
         self._store.write(lambda s: s.add(row))
+        with self._lock:
+            self._changes += 1
+        self.nudge()
         return token
 
     def first_credentials(self) -> Credentials | None:
@@ -318,7 +326,12 @@ class Identity:
     def users(self) -> list[Caller]:
         """All users, oldest first."""
         with self._store.read() as session:
-            return _callers(session, session.exec(select(User).order_by(col(User.id))))
+            return callers(session, session.exec(select(User).order_by(col(User.id))))
+
+    @property
+    def version(self) -> int:
+        """A number that is another one after users, tokens or memberships have changed."""
+        return self._changes
 
     def forget(self) -> None:
         """Drop what is cached, after a user, key, token or membership was changed."""
@@ -326,6 +339,7 @@ class Identity:
             self._changes += 1
             for cache in (self._users, self._keys, self._tokens, self._stamps):
                 cache.clear()
+        self.nudge()
 
     def _remember(self, cache: dict[str, T], key: str, value: T, changes: int) -> T:
         """Cache what was read when there had been so many changes, unless there were more since."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlmodel import Session, col, select
 
+from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.allow import Thing, may
+from localml.core.people.identity import Caller, Identity, callers
+from localml.core.people.rights import Action
 from localml.core.people.scopes import Scope
 from localml.core.people.secrets import hash_token
 from localml.core.people.tables import Token, User
@@ -31,15 +34,13 @@ class TokenInfo:
 
 
 class Tokens:
-    """The service over tokens.
+    """The service over tokens."""
 
-    Args:
-        changed: told after a token has ended, so that nothing that is cached outlives it.
-    """
-
-    def __init__(self, store: Store, *, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, store: Store, clock: Clock, identity: Identity) -> None:
         self._store = store
-        self._changed = changed
+        self._clock = clock
+        self._identity = identity
+        self._all: tuple[int, list[tuple[str, float | None, Caller]]] = (-1, [])
 
     def of(self, user: str) -> list[TokenInfo]:
         """A user's tokens, those that have expired too, oldest first; ``NOT_FOUND`` for no such user."""
@@ -53,6 +54,29 @@ class Tokens:
         if row is None:
             raise not_found("token", "given")
         return _info(row)
+
+    def that_may(self, action: Action, thing: Thing) -> tuple[str, ...]:
+        """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted."""
+        now = self._clock.now()
+        return tuple(
+            hashed
+            for hashed, expires_at, caller in self._known()
+            if (expires_at is None or expires_at > now) and may(caller, action, thing)
+        )
+
+    def _known(self) -> list[tuple[str, float | None, Caller]]:
+        """All tokens with their ends and who calls with them, kept until somebody changes: endpoints ask often."""
+        version = self._identity.version
+        if self._all[0] != version:
+            with self._store.read() as session:
+                rows = session.exec(select(Token).order_by(Token.hash)).all()
+                users = session.exec(select(User).where(col(User.id).in_({row.user_id for row in rows})))
+                owners = {caller.id: caller for caller in callers(session, users)}
+            found = [
+                (row.hash, row.expires_at, replace(owners[row.user_id], scope=Scope.stored(row.scope))) for row in rows
+            ]
+            self._all = version, found
+        return self._all[1]
 
     def revoke(self, user: str, reference: str) -> TokenInfo:
         """End one of a user's tokens, by id or name.
@@ -75,7 +99,7 @@ class Tokens:
             return _info(found[0])
 
         ended = self._store.write(act)
-        self._changed()
+        self._identity.forget()
         return ended
 
 
