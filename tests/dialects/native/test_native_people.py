@@ -48,7 +48,7 @@ def team(bob: Http) -> Iterator[str]:
     made = bob("POST", "/workspaces", {"name": "team", "description": "ours"})
     assert made.status == 201
     yield str(made.json["id"])
-    for one in bob("GET", f"/workloads?workspace={made.json['id']}").json["workloads"]:
+    for one in bob("GET", f"/workloads?deleted=true&workspace={made.json['id']}").json["workloads"]:
         bob("DELETE", f"/workloads/{one['id']}")
         bob("GET", f"/workloads/{one['id']}/wait?timeout=60")
     assert bob("DELETE", f"/workspaces/{made.json['id']}").status == 200
