@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from localml.client.errors import ClientError
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
 
 if TYPE_CHECKING:
     from localml.client import Client
@@ -32,6 +32,8 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory of the server. [env: LOCALML_DATA]", show_default=False),
 ]
+Place = Annotated[str | None, typer.Option("--workspace", help="Name or id of a workspace; your own by default.")]
+Within = Annotated[str | None, typer.Option("--workspace", help="Only those of this workspace.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 
 
@@ -107,6 +109,21 @@ _HINTS = {
     "capacity": "See 'localml gpus' and 'localml status' for what this machine has.",
     "quota": "See 'localml pools' for limits and use.",
 }
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``8h`` or ``2d`` as seconds."""
+    if text is None:
+        return None
+    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "s")
+    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit.lower())
+    try:
+        found = float(number) * (factor or 0)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise invalid(option, f"must be a time such as 90s, 30m, 8h or 2d, not {text!r}")
+    return found
 
 
 def print_json(value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import serve_show
-from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
 from localml.cli.storage import is_uri, upload
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
@@ -56,6 +56,7 @@ def serve(
     public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
     port: Annotated[int | None, typer.Option(help="Listen for it on a port of its own, too.")] = None,
     image: Image = "",
+    workspace: Place = None,
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,
@@ -72,9 +73,10 @@ def serve(
         "public": public,
         "gateway_port": port,
         "image": image,
+        "workspace": workspace,
     }
     with connect(data) as client:
-        with _registered(client, model, name, as_json=as_json) as reference:
+        with _registered(client, model, name, workspace, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.serve(reference, name=name, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
@@ -150,13 +152,14 @@ def start(
 @command
 def endpoints(
     name: Annotated[str | None, typer.Argument(help="Show this one with its events.")] = None,
+    workspace: Within = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """What is served."""
     with connect(data) as client:
         if name is None:
-            found = client.endpoints()
+            found = client.endpoints(workspace=workspace)
             print_json({"endpoints": as_dict(found)}) if as_json else serve_show.endpoints(found)
             return
         one, events = client.endpoint(name), client.endpoint_events(name)
@@ -167,10 +170,10 @@ def endpoints(
 
 
 @command
-def models(data: Data = None, as_json: Json = False) -> None:
+def models(workspace: Within = None, data: Data = None, as_json: Json = False) -> None:
     """Registered models with their versions."""
     with connect(data) as client:
-        found = client.models()
+        found = client.models(workspace=workspace)
     print_json({"models": as_dict(found)}) if as_json else serve_show.models(found)
 
 
@@ -178,12 +181,13 @@ def models(data: Data = None, as_json: Json = False) -> None:
 def register(
     name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
     source: Annotated[str, typer.Argument(help="A file or folder, or an object URI.", show_default=False)],
+    workspace: Place = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Register a model's files as a new version."""
     with connect(data) as client:
-        made = _register(client, name, source, as_json=as_json)
+        made = _register(client, name, source, workspace, as_json=as_json)
     if as_json:
         print_json(as_dict(made))
     else:
@@ -262,7 +266,9 @@ def _make_ready(client: Client, reference: str, image: str) -> None:
 
 
 @contextmanager
-def _registered(client: Client, model: str, name: str | None, *, as_json: bool) -> Iterator[str]:
+def _registered(
+    client: Client, model: str, name: str | None, workspace: str | None = None, *, as_json: bool
+) -> Iterator[str]:
     """``name:version`` of what the user named; files are registered first, under ``name`` or their own.
 
     What was registered for a request that is refused then is removed again.
@@ -276,7 +282,7 @@ def _registered(client: Client, model: str, name: str | None, *, as_json: bool) 
     own = Path(model.rstrip("/")).stem
     if own == "model":
         own = path.absolute().parent.name if not is_uri(model) else model.rstrip("/").split("/")[-2]
-    made = _register(client, name or own, model, as_json=as_json)
+    made = _register(client, name or own, model, workspace, as_json=as_json)
     reference = f"{made.model}:{made.version}"
     try:
         yield reference
@@ -286,16 +292,16 @@ def _registered(client: Client, model: str, name: str | None, *, as_json: bool) 
         raise
 
 
-def _register(client: Client, name: str, source: str, *, as_json: bool) -> ModelVersion:
+def _register(client: Client, name: str, source: str, workspace: str | None, *, as_json: bool) -> ModelVersion:
     if is_uri(source):
-        return client.register(name, source)
+        return client.register(name, source, workspace=workspace)
     path = Path(source).expanduser()
     if not path.exists():
         raise invalid("source", f"the file {source} does not exist")
     target = f"{UPLOADS}/{name}-{time.time_ns()}"
     try:
         upload(client, str(path), f"{target}/{path.name}" if path.is_file() else target, as_json)
-        return client.register(name, f"{target}/")
+        return client.register(name, f"{target}/", workspace=workspace)
     finally:
         try:
             client.delete_object(target, recursive=True)

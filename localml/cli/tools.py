@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, as_dict, command, connect, print_json
-from localml.core.errors import invalid
+from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
 
 if TYPE_CHECKING:
     from localml.client.tools import Tool
@@ -65,8 +64,8 @@ def start_notebook(
             image=image,
             token=token,
             resources={key: value for key, value in needs.items() if value},
-            idle_limit=_seconds("--idle", idle),
-            time_limit=_seconds("--time-limit", time_limit),
+            idle_limit=seconds("--idle", idle),
+            time_limit=seconds("--time-limit", time_limit),
             pool=pool,
         )
         _finish(client, made, detach=detach, as_json=as_json)
@@ -90,8 +89,8 @@ def start_tensorboard(
             logdir,
             name=name,
             token=token,
-            idle_limit=_seconds("--idle", idle),
-            time_limit=_seconds("--time-limit", time_limit),
+            idle_limit=seconds("--idle", idle),
+            time_limit=seconds("--time-limit", time_limit),
             pool=pool,
         )
         _finish(client, made, detach=detach, as_json=as_json)
@@ -137,21 +136,6 @@ def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = 
         print_json(as_dict(stopped))
     else:
         typer.echo(f"{stopped.name} is asked to stop")
-
-
-def _seconds(option: str, text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m``, ``8h`` or ``2d`` as seconds."""
-    if text is None:
-        return None
-    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "s")
-    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit.lower())
-    try:
-        seconds = float(number) * (factor or 0)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise invalid(option, f"must be a time such as 90s, 30m, 8h or 2d, not {text!r}")
-    return seconds
 
 
 def _finish(client: Any, made: Tool, *, detach: bool, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
+from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -50,6 +50,7 @@ def run(
     time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    workspace: Place = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,
     data: Data = None,
     as_json: Json = False,
@@ -72,6 +73,7 @@ def run(
             time_limit=time_limit,
             priority=priority,
             pool=pool,
+            workspace=workspace,
         )
         if follow:
             raise typer.Exit(_follow_to_end(client, made, data, as_json=as_json))
@@ -143,6 +145,7 @@ def ps(
     contains: Annotated[str | None, typer.Option(help="Only names with this in them.")] = None,
     owner: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
     pool: Annotated[str | None, typer.Option(help="Only those of this pool.")] = None,
+    workspace: Within = None,
     sort: Annotated[
         str, typer.Option(help="id, name, state, owner, priority, created_at, started_at, ended_at")
     ] = "id",
@@ -160,6 +163,7 @@ def ps(
             contains=contains,
             owner=owner,
             pool=pool,
+            workspace=workspace,
             sort=sort,
             order="asc" if ascending else "desc",
             limit=limit,

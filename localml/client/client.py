@@ -114,6 +114,7 @@ class Client(Serving):
         time_limit: float | None = None,
         priority: int = 0,
         pool: str = "default",
+        workspace: str | None = None,
         wait: bool = False,
         timeout: float | None = None,
     ) -> Workload:
@@ -123,6 +124,7 @@ class Client(Serving):
             memory, shm: bytes, or text such as ``8G``.
             mounts: ``{"source", "target", "read_only"}`` each; a source is an object URI, a path or ``workspace:NAME``.
             time_limit: seconds from its start.
+            workspace: name or id; the caller's own by default.
             wait: return when it has ended, at most after ``timeout`` seconds (None: whenever that is).
         """
         resources = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory, "shm": shm}
@@ -135,14 +137,20 @@ class Client(Serving):
             "time_limit": time_limit,
             "mounts": [dict(one) for one in mounts],
         }
-        made = self.submit(spec, name=name, pool=pool)
+        made = self.submit(spec, name=name, pool=pool, workspace=workspace)
         return self.wait(made.id, timeout) if wait else made
 
     def submit(
-        self, spec: Mapping[str, Any], *, name: str | None = None, kind: str = "job", pool: str = "default"
+        self,
+        spec: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        kind: str = "job",
+        pool: str = "default",
+        workspace: str | None = None,
     ) -> Workload:
         """Queue a workload; ``spec`` is a ``WorkloadSpec`` as JSON values. It is on disk when this returns."""
-        body = {"name": name, "kind": kind, "pool": pool, "spec": dict(spec)}
+        body = {"name": name, "kind": kind, "pool": pool, "workspace": workspace, "spec": dict(spec)}
         return workload(self._http.json("POST", "/workloads", body))
 
     def get(self, ref: Reference) -> Workload:

@@ -84,14 +84,16 @@ class Serving:
 
     # -- models ----------------------------------------------------------------------------------
 
-    def register(self, name: str, source: str, *, format: str = "", description: str = "") -> ModelVersion:
-        """Register a file or folder of the object tree as a new version of a model."""
-        body = {"name": name, "source": source, "format": format, "description": description}
+    def register(
+        self, name: str, source: str, *, format: str = "", description: str = "", workspace: str | None = None
+    ) -> ModelVersion:
+        """Register a file or folder of the object tree as a new version of a model (of the caller's own workspace)."""
+        body = {"name": name, "source": source, "format": format, "description": description, "workspace": workspace}
         return make(ModelVersion, self._http.json("POST", "/models", body))
 
-    def models(self) -> list[Model]:
-        """All models with their versions."""
-        return [_model(one) for one in self._http.json("GET", "/models")["models"]]
+    def models(self, *, workspace: str | None = None) -> list[Model]:
+        """All models (of a workspace) with their versions."""
+        return [_model(one) for one in self._http.json("GET", "/models", workspace=workspace)["models"]]
 
     def model(self, reference: str) -> ModelVersion:
         """One version, by ``name`` (the newest) or ``name:version``."""
@@ -113,9 +115,9 @@ class Serving:
         """
         return make(Endpoint, self._http.json("POST", "/endpoints", {"model": model, **settings}))
 
-    def endpoints(self) -> list[Endpoint]:
-        """All endpoints."""
-        return [make(Endpoint, one) for one in self._http.json("GET", "/endpoints")["endpoints"]]
+    def endpoints(self, *, workspace: str | None = None) -> list[Endpoint]:
+        """All endpoints (of a workspace)."""
+        return [make(Endpoint, one) for one in self._http.json("GET", "/endpoints", workspace=workspace)["endpoints"]]
 
     def endpoint(self, reference: str | int) -> Endpoint:
         """One endpoint with the versions that it had."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from localml.cli.tools import _seconds
+from localml.cli.common import seconds as parsed
 from localml.core.errors import LocalmlError
 
 Cli = Callable[..., Any]
@@ -52,10 +52,10 @@ def test_a_bad_time_is_named(start: tuple[str, ...], cli: Cli) -> None:
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28800), ("2d", 172800), (None, None)]
 )
 def test_times_are_read_as_people_write_them(text: str | None, seconds: float | None) -> None:
-    assert _seconds("--idle", text) == seconds
+    assert parsed("--idle", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5m", "5x", "h", "nan", "inf"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(LocalmlError, match="--idle"):
-        _seconds("--idle", text)
+        parsed("--idle", text)

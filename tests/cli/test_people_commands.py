@@ -1,0 +1,108 @@
+"""``localml workspaces`` and ``localml token`` against a live server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from localml.testing import Localml
+
+Cli = Callable[..., Any]
+
+
+@pytest.fixture
+def team(cli: Cli, localml: Localml) -> Iterator[str]:
+    """A workspace, and a user who is none of its members."""
+    if "ann" not in {one["name"] for one in localml.client.users()}:
+        localml.client.create_user("ann", "secret")
+    made = cli("workspaces", "create", "cli-team", "--description", "Of the tests", "--json").json
+    yield str(made["id"])
+    for one in localml.client.all(workspace=made["id"], deleted=True):
+        localml.client.delete(one.id)
+        localml.client.wait(one.id)
+    assert cli("workspaces", "delete", made["id"]).out.endswith(" is deleted\n")
+
+
+def test_a_workspace_is_shared_and_closed_again(cli: Cli, team: str) -> None:
+    listed = {one["name"]: one for one in cli("workspaces", "list", "--json").json["workspaces"]}
+    assert (listed["cli-team"]["role"], listed["admin"]["personal"]) == ("owner", True)
+    assert "cli-team" in cli("workspaces").out
+    assert cli("workspaces", "add-member", "cli-team", "ann").out == "ann is member of cli-team\n"
+    assert cli("workspaces", "add-member", team, "ann", "--role", "viewer").out == "ann is viewer of cli-team\n"
+    shown = cli("workspaces", "show", "cli-team").out
+    assert "Of the tests" in shown
+    assert [line.split()[:2] for line in shown.splitlines()[3:]] == [["admin", "owner"], ["ann", "viewer"]]
+    assert cli("workspaces", "remove-member", "cli-team", "ann").out == "ann is no member of cli-team any more\n"
+    assert [one["user"] for one in cli("workspaces", "show", team, "--json").json["members"]] == ["admin"]
+
+
+def test_a_workspace_is_changed(cli: Cli, team: str) -> None:
+    changed = cli("workspaces", "change", "cli-team", "--name", "cli gang", "--everyone", "viewer", "--json").json
+    assert (changed["name"], changed["everyone"], changed["description"]) == ("cli gang", "viewer", "Of the tests")
+    assert "every user is viewer" in cli("workspaces", "show", "cli gang").out
+    assert cli("workspaces", "change", team, "--everyone", "none", "--json").json["everyone"] is None
+
+
+def test_jobs_run_and_are_listed_in_a_workspace(cli: Cli, team: str) -> None:
+    made = cli("run", "--workspace", "cli-team", "--name", "cli-shared", "--follow", "--json", "--", "true").json
+    assert made["workspace"] == team
+    cli("run", "--name", "cli-own", "--follow", "--", "true")
+    found = cli("ps", "-a", "--workspace", "cli-team", "--json").json["workloads"]
+    assert [one["name"] for one in found] == ["cli-shared"]
+    for command in ("endpoints", "models"):
+        assert cli(command, "--workspace", "cli-team", "--json").json == {command: []}
+        assert cli(command, "--workspace", "cli-nothing").code == 1
+    refused = cli("run", "--workspace", "cli-nothing", "--", "true")
+    assert (refused.code, refused.err) == (1, "error: workspace 'cli-nothing' does not exist\n")
+
+
+def test_what_runs_keeps_a_workspace(cli: Cli, team: str) -> None:
+    cli("run", "--workspace", team, "--name", "cli-runs", "--", "sleep", "60")
+    refused = cli("workspaces", "delete", "cli-team")
+    assert (refused.code, refused.err) == (1, "error: workspace cli-team holds 1 workload\n")
+
+
+def test_a_token_from_create_to_revoke(cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = cli("token", "create", "--name", "ci", "--scope", "read,workload:stop", "--expires", "8h").out.strip()
+    [made] = [one for one in cli("token", "list", "--json").json["tokens"] if one["name"] == "ci"]
+    assert made["scope"]["rights"] == ["*:read", "workload:stop"]
+    assert made["expires_at"] - made["created_at"] == 8 * 3600
+    assert token not in cli("token", "list").out
+    assert "*:read, workload:stop" in cli("token", "list").out
+
+    with monkeypatch.context() as environment:
+        environment.setenv("LOCALML_URL", localml.url)
+        environment.setenv("LOCALML_TOKEN", token)
+        environment.delenv("LOCALML_DATA")
+        assert cli("ps").code == 0
+        refused = cli("run", "--", "true")
+        assert (refused.code, "its scope leaves that out" in refused.err) == (1, True)
+    assert cli("token", "revoke", "ci").out == "token ci is revoked\n"
+    assert cli("token", "revoke", "ci").code == 1
+
+
+def test_a_token_for_one_workload_alone(cli: Cli) -> None:
+    cli("run", "--name", "cli-one", "--follow", "--", "true")
+    number = cli("show", "cli-one", "--json").json["id"]
+    made = cli("token", "create", "--scope", "workload", "--for", "workload:cli-one", "--json").json
+    assert made["scope"] == {"rights": ["workload:*"], "workspace": None, "thing": f"workload:{number}"}
+    assert cli("token", "revoke", made["id"], "--json").json["id"] == made["id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("token", "create", "--expires", "soon"), "--expires: must be a time"),
+        (("token", "create", "--scope", "fly"), "scope: 'fly' is none of NOUN, ACTION and NOUN:ACTION"),
+        (("token", "create", "--for", "workload"), "thing: 'workload' is no noun and id"),
+        (("token", "create", "--workspace", "cli-nothing"), "workspace 'cli-nothing' does not exist"),
+        (("workspaces", "create", "a/b"), "name: 'a/b' must be"),
+        (("workspaces", "create", "x", "--everyone", "king"), "everyone"),
+        (("workspaces", "delete", "admin"), "workspace admin is admin's own"),
+    ],
+)
+def test_what_is_refused_says_why(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
+    refused = cli(*arguments)
+    assert (refused.code, words in refused.err) == (1, True), refused.err
