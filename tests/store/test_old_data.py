@@ -16,6 +16,7 @@ from helpers.models import serving_server
 from helpers.old_data import FOLDER, ask
 from helpers.rig import wait_until
 
+from localml.core.errors import LocalmlError
 from localml.store.database import FILE_NAME
 from localml.store.schema import HEAD, alembic_config, current, prepare
 from localml.testing import Localml, start
@@ -73,6 +74,19 @@ def test_an_old_directory_is_backed_up_and_keeps_every_row(tmp_path: Path) -> No
     (backup,) = (data / "backups").iterdir()
     assert current(backup) == "0003"
     assert rows(backup, *before) == before
+
+
+def test_a_damaged_file_is_left_as_it_was(tmp_path: Path) -> None:
+    data = unpack(tmp_path)
+    path = data / FILE_NAME
+    with sqlite3.connect(path) as file:
+        file.execute("UPDATE series SET workload_id = 999 WHERE id = 1")
+        file.execute("UPDATE gpu_lease SET attempt_id = 999")
+    before = dump(path)
+    with pytest.raises(LocalmlError, match=r"not upgraded: it has rows that refer to none \(gpu_lease -> attempt\)"):
+        prepare(data)
+    assert current(path) == "0003"
+    assert dump(path) == before
 
 
 def test_an_old_directory_can_be_migrated_back(tmp_path: Path) -> None:
