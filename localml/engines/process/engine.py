@@ -41,9 +41,10 @@ from localml.engines.base import (
 from localml.engines.hints import Hints
 from localml.engines.process import cgroups, supervisor
 from localml.engines.process import io as process_io
+from localml.engines.process.ends import observed, settled
 from localml.engines.process.exec import open_beside
 from localml.engines.process.exits import ExitWatcher, Watched
-from localml.engines.process.folder import UNFINISHED, EndRecord, PlanRecord, ReplicaDir, RunningRecord
+from localml.engines.process.folder import UNFINISHED, PlanRecord, ReplicaDir
 from localml.engines.process.plan import Environments, LaunchMaker
 from localml.engines.process.spawn import Spawner
 
@@ -307,35 +308,17 @@ class ProcessEngine:
         if (end := folder.end()) is None:
             running = folder.running()
             if self._track(name):
-                return _observed(name, folder, plan, Phase.RUNNING, running)
+                return observed(name, folder, plan, Phase.RUNNING, running)
             # It may have ended between the two looks, and only then is the folder complete.
             if (end := folder.end()) is None:
                 running = folder.running()
                 if running is None and name not in self._failed:
-                    return _observed(name, folder, plan, Phase.CREATED, None)
-                end = self._settle(name, folder, running)
+                    return observed(name, folder, plan, Phase.CREATED, None)
+                end = settled(name, folder, running, self._cgroups)
         if end is None:
-            return _observed(name, folder, plan, Phase.RUNNING, folder.running())
-        self._ended[name] = _observed(name, folder, plan, Phase.EXITED, folder.running(), end)
+            return observed(name, folder, plan, Phase.RUNNING, folder.running())
+        self._ended[name] = observed(name, folder, plan, Phase.EXITED, folder.running(), end)
         return self._ended[name]
-
-    def _settle(self, name: str, folder: ReplicaDir, running: RunningRecord | None) -> EndRecord | None:
-        """Record the end of a replica whose supervisor died before it could; None if there is one after all."""
-        with folder.owned() as owned:
-            if not owned or folder.end() is not None:
-                return folder.end()
-            if running is None:
-                error = f"the supervisor failed: {folder.notes().strip()[-500:] or 'it was killed'}"
-                end = EndRecord(125, None, False, time.time(), error=error)
-            elif running.boot_id != process_io.boot_id():
-                end = EndRecord(None, 9, False, time.time(), error="the machine was restarted")
-            else:
-                process_io.kill_session(running.supervisor, running.start_ticks)
-                for parent in set(self._cgroups.parents.values()):
-                    cgroups.kill_group(parent / name)
-                end = EndRecord(None, 9, False, time.time(), error="the supervisor was killed")
-            folder.write_end(end)
-            return end
 
     def _track(self, name: str) -> Watched | None:
         """The living supervisor, under watch from now on; None if there is none. Under the name's lock."""
@@ -414,29 +397,3 @@ class ProcessEngine:
     def _name_lock(self, name: str) -> threading.RLock:
         """Many names share a lock: a lock for each would have to be thrown away again, safely."""
         return self._name_locks[hash(name) % _NAME_LOCKS]
-
-
-def _observed(
-    name: str,
-    folder: ReplicaDir,
-    plan: PlanRecord,
-    phase: Phase,
-    running: RunningRecord | None,
-    end: EndRecord | None = None,
-) -> Observed:
-    started = running.started_at if running else None
-    if started is None and phase is Phase.RUNNING:
-        started = plan.created_at
-    return Observed(
-        name=name,
-        phase=phase,
-        exit_code=end.exit_code if end else None,
-        signal=end.signal if end else None,
-        oom_killed=end.oom_killed if end else False,
-        started_at=started,
-        finished_at=end.finished_at if end else None,
-        address="127.0.0.1",
-        error=end.error if end else "",
-        labels=plan.labels,
-        handle={"directory": str(folder.path)},
-    )
