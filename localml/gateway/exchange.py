@@ -16,8 +16,9 @@ from localml.gateway.routing import Endpoint, Place, Replica, Variant
 from localml.gateway.tunnel import join
 from localml.gateway.upload import CLIENT_TIMEOUT, Upload
 from localml.gateway.upstream import Answer, Broken, Connection, Unreachable
-from localml.httpd.connection import Client, Request
+from localml.httpd.connection import Client
 from localml.httpd.headers import CONTINUE, LAST_CHUNK, chunk, length_line
+from localml.httpd.request import Request
 from localml.httpd.wire import Incoming
 
 ATTEMPTS = 3

@@ -26,7 +26,8 @@ from localml.gateway.listeners import Listeners
 from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
 from localml.gateway.tfserving.door import Door, Unavailable
-from localml.httpd.connection import BadRequest, Client, Request
+from localml.httpd.connection import Client
+from localml.httpd.request import BadRequest, Request
 
 log = logging.getLogger("localml.gateway")
 

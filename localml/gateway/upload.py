@@ -7,8 +7,8 @@ import asyncio
 from localml.core.serving.routes_table import Limits
 from localml.gateway.admission import Refused
 from localml.gateway.upstream import Connection
-from localml.httpd.connection import Request
 from localml.httpd.headers import LAST_CHUNK, chunk
+from localml.httpd.request import Request
 
 KEPT = 1 << 20
 """Bytes of a body that are kept for another attempt; a body that turns out larger is streamed and sent once."""

@@ -7,8 +7,9 @@ import io
 from concurrent.futures import CancelledError
 from typing import BinaryIO, cast
 
-from localml.httpd.connection import BadRequest, Client, Request
+from localml.httpd.connection import Client
 from localml.httpd.headers import CONTINUE
+from localml.httpd.request import BadRequest, Request
 
 SMALL = 64 * 1024
 """Bytes that are waited for on the loop, before a worker is bothered; a body up to this size is whole then."""

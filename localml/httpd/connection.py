@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import Protocol
 
 import httptools
 
 from localml.httpd import headers as heads
 from localml.httpd.headers import Header
+from localml.httpd.request import BadRequest, Request
 from localml.httpd.wire import Incoming, Wire
 
 log = logging.getLogger("localml.httpd")
@@ -32,40 +32,6 @@ LINGER = 2.0
 _PIPELINE = 8
 _HTTP2 = b"PRI "
 """What HTTP/2 begins with; no method of HTTP/1 is called so (RFC 9113, 3.4)."""
-
-
-class BadRequest(Exception):
-    """The client's bytes are not HTTP, or break off. ``status`` is how it is answered where that is possible."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(slots=True)
-class Request:
-    """One request's head, and its body as it arrives. ``length`` is None for a chunked body."""
-
-    method: bytes
-    target: bytes
-    http10: bool
-    headers: list[Header]
-    first: dict[bytes, bytes]
-    """lower-case name -> the first value"""
-    keep_alive: bool
-    body: Incoming
-    length: int | None = 0
-    websocket: bool = False
-    started_at: float = 0.0
-
-    @property
-    def connection(self) -> bytes | None:
-        return self.first.get(b"connection")
-
-    @property
-    def expects_continue(self) -> bool:
-        """The client keeps its body back until it is told to go on, or refused (RFC 9110, 10.1.1)."""
-        return not self.http10 and self.first.get(b"expect", b"").lower() == b"100-continue"
 
 
 class Owner(Protocol):

@@ -7,8 +7,9 @@ import sys
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
-from localml.httpd.connection import Client, Request
+from localml.httpd.connection import Client
 from localml.httpd.held import HOLDS, FileAnswer
+from localml.httpd.request import Request
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

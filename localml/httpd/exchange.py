@@ -8,10 +8,11 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, BinaryIO
 
 from localml.httpd.call import Call
-from localml.httpd.connection import Client, Request
+from localml.httpd.connection import Client
 from localml.httpd.environ import set_input
 from localml.httpd.headers import LAST_CHUNK, chunk
 from localml.httpd.held import PARKED, FileAnswer, Held, Parked
+from localml.httpd.request import Request
 from localml.httpd.workers import Workers
 
 if TYPE_CHECKING:

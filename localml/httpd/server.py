@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import uvloop
 
 from localml.httpd.body import receive
-from localml.httpd.connection import BadRequest, Client, Request
+from localml.httpd.connection import Client
 from localml.httpd.environ import make_environ
 from localml.httpd.exchange import Exchange, Stalled
+from localml.httpd.request import BadRequest, Request
 from localml.httpd.workers import Workers
 
 if TYPE_CHECKING:

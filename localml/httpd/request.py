@@ -1,0 +1,42 @@
+"""A request as its connection hands it on, and what is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from localml.httpd.headers import Header
+from localml.httpd.wire import Incoming
+
+
+class BadRequest(Exception):
+    """The client's bytes are not HTTP, or break off. ``status`` is how it is answered where that is possible."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class Request:
+    """One request's head, and its body as it arrives. ``length`` is None for a chunked body."""
+
+    method: bytes
+    target: bytes
+    http10: bool
+    headers: list[Header]
+    first: dict[bytes, bytes]
+    """lower-case name -> the first value"""
+    keep_alive: bool
+    body: Incoming
+    length: int | None = 0
+    websocket: bool = False
+    started_at: float = 0.0
+
+    @property
+    def connection(self) -> bytes | None:
+        return self.first.get(b"connection")
+
+    @property
+    def expects_continue(self) -> bool:
+        """The client keeps its body back until it is told to go on, or refused (RFC 9110, 10.1.1)."""
+        return not self.http10 and self.first.get(b"expect", b"").lower() == b"100-continue"
