@@ -37,8 +37,8 @@ class Held(ABC):
 class Parked(ABC):
     """No answer yet: the app wants to be asked again once :meth:`wait` is over.
 
-    The second time the request's environment has this object under :data:`PARKED`. A client that has gone is not
-    asked for again.
+    The second time the request's environment has this object under :data:`PARKED`, and its body again if that was a
+    small one. Once the client has gone, the app is not asked any more.
     """
 
     @abstractmethod

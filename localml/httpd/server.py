@@ -99,10 +99,16 @@ class HttpServer:
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Answer requests, on a thread of its own."""
+        """Answer requests, on a thread of its own.
+
+        Raises:
+            RuntimeError: the event loop cannot be had; the log says why.
+        """
         self._thread = threading.Thread(target=self._run, name="localml-http", daemon=True)
         self._thread.start()
         self._started.wait()
+        if not self._thread.is_alive():
+            raise RuntimeError("the HTTP server could not be started")
 
     def close(self, grace: float = 3.0) -> None:
         """Stop listening, give the requests at hand ``grace`` seconds, and end. May be called without a start."""
@@ -117,8 +123,13 @@ class HttpServer:
             workers.close(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._serve())
+        except Exception:
+            log.exception("the HTTP server has ended")
+        finally:
+            self._started.set()
 
     async def _serve(self) -> None:
         loop = self._loop = asyncio.get_running_loop()
