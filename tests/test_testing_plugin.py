@@ -54,7 +54,9 @@ def test_what_waits_for_a_gpu_does_not_begin_when_all_is_ended(tmp_path: Path, m
     loops: list[bool] = []
 
     def seen(platform: Platform) -> None:
-        loops.extend(thread.is_alive() for thread in platform.reconciler._threads)
+        reconciler = platform.reconciler
+        threads = (reconciler._worker._thread, reconciler._watcher)
+        loops.extend(thread is not None and thread.is_alive() for thread in threads)
         ends_all(platform)
 
     monkeypatch.setattr(testing, "_stop_all", seen)
