@@ -6,7 +6,10 @@ import codecs
 import json
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Protocol
+
+from flask import Response
 
 from localml.core.events.feed import Feed
 from localml.core.logs.files import LogStore
@@ -187,6 +190,13 @@ def _last(blocks: Iterable[bytes], lines: int) -> Iterator[bytes]:
         if at < 0:
             break
     yield data[at + 1 :]
+
+
+def json_answer(member: str, blocks: Iterator[bytes]) -> Response:
+    """An object with one text, as JSON. What is short has a length; the rest is sent as it is read."""
+    first = list(islice(blocks, 2))
+    found = json_blocks(member, chain(first, blocks))
+    return Response(found if len(first) > 1 else b"".join(found), mimetype="application/json")
 
 
 def json_blocks(member: str, blocks: Iterable[bytes]) -> Iterator[bytes]:

@@ -21,7 +21,7 @@ from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.kit import logs
 from localml.dialects.kit.held import Pause
-from localml.dialects.kit.logs import LineBody, followed, json_blocks, log_blocks, log_text
+from localml.dialects.kit.logs import LineBody, followed, json_answer, json_blocks, log_blocks, log_text
 from localml.platform import Platform
 
 
@@ -179,6 +179,13 @@ def test_text_as_json_is_the_same_in_any_blocks() -> None:
         data = text.encode() + b"\xff\xf0"
         found = b"".join(json_blocks("logs", [data[at : at + size] for at in range(0, len(data), size)]))
         assert json.loads(found) == {"logs": data.decode("utf-8", "replace")}
+
+
+def test_a_short_text_has_a_length_and_a_long_one_is_streamed() -> None:
+    short, long = json_answer("logs", iter([b"hello"])), json_answer("logs", iter([b"hello"] * 3))
+    assert (short.content_length, short.json) == (18, {"logs": "hello"})
+    assert (long.content_length, long.is_streamed, long.get_json()) == (None, True, {"logs": "hello" * 3})
+    assert json_answer("logs", iter([])).json == {"logs": ""}
 
 
 def test_followed_lines_come_whole_and_once(tmp_path: Path) -> None:

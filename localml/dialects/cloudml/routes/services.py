@@ -20,7 +20,7 @@ from localml.dialects.cloudml.translate.events import endpoint_event_list
 from localml.dialects.cloudml.translate.orgs import org_of
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
-from localml.dialects.kit.logs import json_blocks
+from localml.dialects.kit.logs import json_answer
 
 _TRIED = (Code.STORAGE, Code.UNAVAILABLE)
 _MEMBERS = {
@@ -81,8 +81,7 @@ def delete_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> di
 @api.get(ONE + "/logs", operation_id="getModelServiceLogs", tags=TAGS, responses={200: schemas.Logs, **FOUND})
 def get_model_service_logs(path: schemas.ModelPath, query: schemas.ReplicaQuery) -> Response:
     """Read a model service's log"""
-    found = models.logs(platform(), _service(path, query), query.replica)
-    return Response(json_blocks("logs", found), mimetype="application/json")
+    return json_answer("logs", models.logs(platform(), _service(path, query), query.replica))
 
 
 @api.get(ONE + "/events", operation_id="listModelServiceEvents", tags=TAGS, responses={200: schemas.EventList, **FOUND})

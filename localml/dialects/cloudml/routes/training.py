@@ -22,7 +22,7 @@ from localml.dialects.cloudml.translate.training import stored_request, train_an
 from localml.dialects.kit import caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.held import Following
-from localml.dialects.kit.logs import follow_lines, json_blocks, log_blocks
+from localml.dialects.kit.logs import follow_lines, json_answer, log_blocks
 
 FOLLOW_S = 300.0
 """Seconds after which a followed log ends; clients are told of five minutes and ask again."""
@@ -110,8 +110,7 @@ def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> Respon
     if query.follow:
         steps = follow_lines(platform(), _number(job), FOLLOW_S, lines=query.lines)
         return Following(platform().feed, steps, mimetype="text/plain")
-    found = log_blocks(platform().logs, job, lines=query.lines)
-    return Response(json_blocks("logs", found), mimetype="application/json")
+    return json_answer("logs", log_blocks(platform().logs, job, lines=query.lines))
 
 
 @api.get(

@@ -30,7 +30,7 @@ from localml.dialects.cloudml.translate.orgs import ALL, DIALECT
 from localml.dialects.cloudml.translate.quota import pool_of
 from localml.dialects.cloudml.translate.training import replica_resources
 from localml.dialects.kit.addresses import gateway_url, reachable
-from localml.dialects.kit.logs import MAX_TEXT, log_blocks
+from localml.dialects.kit.logs import MAX_TEXT, joined, log_blocks
 from localml.dialects.kit.times import plain_time
 from localml.platform import Platform
 
@@ -239,7 +239,7 @@ def logs(platform: Platform, full: EndpointFull, replica: int | None) -> Iterato
         if not numbers:
             raise missing(f"Replica {replica} of {NO_MODEL}")
     found = [platform.workloads.get(number) for number in numbers]
-    return _texts(platform, found)
+    return joined(_texts(platform, found))
 
 
 def _texts(platform: Platform, found: list[Full]) -> Iterator[bytes]:
