@@ -207,9 +207,10 @@ def fill(data: Path, *, ended: int = 0, waiting: int = 0) -> None:
 
 
 def _insert(session: Any, ended: int, waiting: int) -> None:
+    from localml.core.logs.tables import LogFile
     from localml.core.sql import table_of
     from localml.core.work.specs import Resources, single
-    from localml.core.work.tables import Workload, WorkloadDetail
+    from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
     plain = single(TINY_JOB)
     role = plain.roles[0].model_copy(update={"resources": Resources(cpu=1.0, memory=1 << 30, gpu=1.0)})
@@ -219,6 +220,10 @@ def _insert(session: Any, ended: int, waiting: int) -> None:
     connection.execute(table_of(Workload).insert(), [_row(n, waits=n > ended) for n in numbers])
     details = [{"workload_id": n, "spec": spec, "request": None} for n in numbers]
     connection.execute(table_of(WorkloadDetail).insert(), details)
+    if ended:
+        connection.execute(table_of(Attempt).insert(), [_attempt(n) for n in numbers[:ended]])
+        files = [_log_file(n, stream) for n in numbers[:ended] for stream in ("stdout", "stderr")]
+        connection.execute(table_of(LogFile).insert(), files)
 
 
 def _row(n: int, *, waits: bool) -> dict[str, Any]:
@@ -251,3 +256,19 @@ def _row(n: int, *, waits: bool) -> dict[str, Any]:
         "ended_at": None if waits else at + 4,
         "cleaned": not waits,
     }
+
+
+def _attempt(n: int) -> dict[str, Any]:
+    from localml.core.work.states import AttemptState
+
+    at = time.time() - 1e6 + n
+    names = {"id": n, "workload_id": n, "role": "main", "index": 0, "number": 1, "name": f"bench-{n}", "node": "local"}
+    times = {"created_at": at, "started_at": at + 1, "ended_at": at + 4}
+    return {**names, **times, "state": AttemptState.ENDED, "exit_code": 0, "message": "", "removed": True}
+
+
+def _log_file(n: int, stream: str) -> dict[str, Any]:
+    from localml.core.subjects import Noun
+
+    of = {"subject_kind": Noun.WORKLOAD, "subject_id": n, "attempt_id": n}
+    return {**of, "stream": stream, "path": f"logs/{n}/bench-{n}.{stream}", "size": 1000, "closed": True}
