@@ -10,15 +10,15 @@ Every method raises :class:`ClientError` with the server's code, the member at f
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import quote
 
 from localml.client.errors import ClientError
+from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
 from localml.client.tools import Tools
@@ -65,7 +65,7 @@ Reference = int | str
 """A workload's id or name."""
 
 
-class Client(Serving):
+class Client(Serving, Objects):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:
@@ -350,32 +350,6 @@ class Client(Serving):
                     raise ClientError(found["error"]["code"], found["error"]["message"])
                 yield found
 
-    # -- objects ---------------------------------------------------------------------------------
-
-    def objects(self, uri: str, *, recursive: bool = False) -> list[ObjectInfo]:
-        """What a folder holds; an object lists itself."""
-        found = self._http.json("GET", "/objects", uri=uri, recursive=recursive)["objects"]
-        return [make(ObjectInfo, one) for one in found]
-
-    def object_info(self, uri: str) -> ObjectInfo:
-        """One object or folder."""
-        return make(ObjectInfo, self._http.json("GET", "/objects/info", uri=uri))
-
-    def put(self, uri: str, source: BinaryIO | bytes) -> int:
-        """Store bytes, or all that a file gives; returns their number."""
-        headers = {} if isinstance(source, bytes) else _length(source)
-        with self._http.stream("PUT", "/objects/content", source, headers=headers, timeout=None, uri=uri) as answer:
-            return int(json.loads(answer.read())["size"])
-
-    def fetch(self, uri: str) -> Iterator[bytes]:
-        """An object's bytes, block by block."""
-        with self._http.stream("GET", "/objects/content", uri=uri) as answer:
-            yield from answer.stream(_BLOCK)
-
-    def delete_object(self, uri: str, *, recursive: bool = False) -> None:
-        """Remove an object, or a folder with ``recursive``."""
-        self._http.json("DELETE", "/objects", uri=uri, recursive=recursive)
-
     # -- the installation ------------------------------------------------------------------------
 
     def env(self, dialect: str) -> dict[str, Any]:
@@ -409,14 +383,6 @@ class Client(Serving):
 
 def _part(ref: Reference) -> str:
     return quote(str(ref), safe="")
-
-
-def _length(source: BinaryIO) -> dict[str, str]:
-    """The length of what is left of a real file, so that the server knows a body that was cut short."""
-    try:
-        return {"Content-Length": str(os.fstat(source.fileno()).st_size - source.tell())}
-    except (OSError, AttributeError):
-        return {}
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[str]:
