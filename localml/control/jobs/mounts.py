@@ -6,7 +6,9 @@ from pathlib import Path
 
 from localml.control.jobs.snapshot import WorkloadRow
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.people.allow import MACHINE, may
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action
 from localml.core.work.specs import Mount, WorkloadSpec
 from localml.objects import Buckets
 
@@ -39,7 +41,7 @@ class Mounts:
                 self.workspace(caller.name, mount.source.removeprefix(WORKSPACE))
             elif not self._is_of_machine(mount.source):
                 self._buckets.path(mount.source, field="mounts")
-            elif not caller.admin:
+            elif not may(caller, Action.ADMINISTER, MACHINE):
                 words = f"mounts: only administrators may mount {mount.source}"
                 raise LocalmlError(Code.FORBIDDEN, words, field="mounts")
             elif not Path(mount.source).exists():

@@ -9,7 +9,9 @@ from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.allow import Thing
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.work.states import TERMINAL, Desired, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
@@ -24,7 +26,7 @@ from localml.dialects.openpai.translate.answers import status, summary
 from localml.dialects.openpai.translate.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
 from localml.dialects.openpai.translate.jobs import DIALECT, WORKSPACE, check_cluster, job_spec, output_folder
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
-from localml.dialects.openpai.translate.users import admin_only, upsert
+from localml.dialects.openpai.translate.users import need, upsert
 
 MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
 
@@ -78,7 +80,7 @@ def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
 )
 def remove_user(body: schemas.UserName) -> dict[str, str]:
     """Remove a user"""
-    admin_only(caller())
+    need(caller(), Action.DELETE, Thing(Noun.USER, body.username))
     platform().identity.remove_user(body.username)
     return {"message": "remove successfully"}
 
@@ -93,7 +95,7 @@ def assign_virtual_clusters(
     path: schemas.UserPath, body: schemas.VirtualClusterAssignment
 ) -> tuple[dict[str, str], int]:
     """Set a user's virtual clusters"""
-    admin_only(caller())
+    need(caller(), Action.ADMINISTER, Thing(Noun.USER, path.username))
     assign(platform(), platform().identity.user(path.username), body.virtualClusters)
     return {"message": "update user virtual clusters successfully"}, 201
 
@@ -167,7 +169,7 @@ def get_job_ssh(path: schemas.JobPath) -> dict[str, Any]:
 def get_private_key(path: schemas.JobPath) -> Response:
     """What the key pair's download link leads to. It opens a shell, so it is for the job's owner only."""
     job = _job(path)
-    _owner_only(job.row)
+    need(caller(), Action.ENTER, Thing.of(Noun.WORKLOAD, job.row))
     key = ssh_service(platform()).private_key(job.row.id or 0)
     headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
     return Response(key, mimetype="application/octet-stream", headers=headers)
@@ -184,7 +186,7 @@ def set_execution_type(path: schemas.JobPath, body: schemas.ExecutionType) -> di
     job = _find(path.jobName)
     if job is None:
         raise LocalmlError(Code.NOT_FOUND, f"could not find job {path.jobName}")
-    _owner_only(job.row)
+    need(caller(), Action.STOP, Thing.of(Noun.WORKLOAD, job.row))
     if body.value == "STOP":
         platform().workloads.stop(job.row.id or 0, caller())
     else:
@@ -225,11 +227,6 @@ def _job(path: schemas.JobPath) -> Full:
     if found is None:
         raise missing_job(path.jobName)
     return found
-
-
-def _owner_only(row: Workload) -> None:
-    if not caller().admin and caller().name != row.owner:
-        raise LocalmlError(Code.FORBIDDEN, "not authorized")
 
 
 def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | None = None) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.dialects.openpai.schemas import UserUpdate
 from localml.platform import Platform
 
 
-def admin_only(caller: Caller) -> None:
-    """Refuse everybody but administrators."""
-    if not caller.admin:
+def need(caller: Caller, action: Action, thing: Thing) -> None:
+    """Make sure that the caller may do this, in the vendor's one word for all that may not be."""
+    if not may(caller, action, thing):
         raise LocalmlError(Code.FORBIDDEN, "not authorized")
 
 
@@ -22,8 +24,10 @@ def upsert(platform: Platform, caller: Caller, update: UserUpdate) -> None:
             change who does not.
     """
     known = any(user.name == update.username for user in platform.identity.users())
-    if not caller.admin and (update.username != caller.name or update.admin or update.modify is False):
-        raise LocalmlError(Code.FORBIDDEN, "not authorized")
+    user = Thing(Noun.USER, update.username, owner=update.username)
+    need(caller, Action.CHANGE if update.modify is not False else Action.CREATE, user)
+    if update.admin:
+        need(caller, Action.ADMINISTER, user)
     if known and update.modify is False:
         raise LocalmlError(Code.WRONG_STATE, f"user '{update.username}' exists")
     if not known and update.modify:
