@@ -17,6 +17,7 @@ PLACES = {
     "README.md": (ROOT, PACKAGE),
     "localml/README.md": (PACKAGE, ROOT),
     "localml/control/README.md": (PACKAGE / "control", PACKAGE, ROOT),
+    "localml/core/people/README.md": (PACKAGE / "core" / "people", PACKAGE),
     "docs/http-server.md": (ROOT,),
 }
 """Document -> the folders that its paths start from."""

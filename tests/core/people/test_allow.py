@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people import rights
 from localml.core.people.allow import MACHINE, Thing, allow, may, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, Noun
@@ -60,6 +62,28 @@ def test_the_table_says_something_for_every_noun_and_action() -> None:
         assert set(needs) == set(Action)
         for need in needs.values():
             assert need in ROLE_OF or need in OWNERS or need in (Need.ANYBODY, Need.GRANTED, Need.SELF, Need.ADMIN)
+
+
+WORDS = {
+    Need.ANYBODY: "any user",
+    Need.GRANTED: "who was granted it",
+    Need.SELF: "self",
+    Need.VIEWER: "viewer",
+    Need.MEMBER: "member",
+    Need.EDITOR: "editor",
+    Need.OWNER: "owner",
+    Need.OWN: "own",
+    Need.OWN_OR_EDITOR: "own, editor",
+    Need.OWN_OR_OWNER: "own, owner",
+    Need.ADMIN: "-",
+}
+
+
+def test_the_document_shows_the_table_as_it_is() -> None:
+    rows = [["", *Action], ["---"] * (len(Action) + 1)]
+    rows += [[noun, *(WORDS[NEEDS[noun][action]] for action in Action)] for noun in Noun]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    assert table in Path(rights.__file__).with_name("README.md").read_text()
 
 
 @given(callers, actions, things, scopes)
