@@ -37,6 +37,7 @@ from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.people.tokens import Tokens
 from localml.core.people.workspaces import Workspaces
+from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import Subject
@@ -48,6 +49,7 @@ from localml.engines.runtimes import Images, open_images, server_folder, unbuilt
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
 from localml.objects import Buckets, fetch_unpacked, file_names
+from localml.objects.uploads import Uploads
 from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
@@ -96,6 +98,7 @@ class Platform:
     def _open_core(self) -> None:
         self.db = Database(prepare(self.data))
         self.install = install_id(self.db)
+        self.public_ids = PublicIds(self.install)
         vault = self._vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
         self.tokens = Tokens(self.db, self.clock, self.identity)
@@ -109,6 +112,8 @@ class Platform:
         self.pools = Pools(self.db)
         self.samples = Samples(self.db)
         self.buckets = Buckets(self.data / "buckets")
+        self.uploads = Uploads(self.data)
+        self.uploads.sweep()
         self.catalog: Catalog = load_catalog()
 
     def _open_machine(self, engine: Engine | None, inventory: Inventory | None) -> None:

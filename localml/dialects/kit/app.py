@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -19,6 +18,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
+from localml.dialects.kit.bodies import enforce, merged
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
@@ -35,7 +35,6 @@ log = logging.getLogger("localml.dialects")
 remember_schemas()
 
 DOCUMENT = "openapi.json"
-_SLASHES = re.compile("/{2,}")
 _GENERATED = "422"  # where flask-openapi documents its own validation answer, which is never sent
 
 
@@ -55,7 +54,7 @@ class Dialect:
         public: names of endpoints (``blueprint.function``) that need no caller.
         security_schemes: for the document.
         document: changes the generated document in place, for what the generator cannot say.
-        max_body: bytes of a request body, unless an operation sets ``request.max_content_length`` itself.
+        max_body: bytes of a request body, unless an operation has a :func:`localml.dialects.kit.bodies.body_limit`.
         takes_forms: whether bodies may be forms as well as JSON.
         scoped: whether every operation asks :func:`localml.core.people.allow.allow`. Others take no tokens with a
             scope, because nothing would hold such a token to it.
@@ -95,6 +94,7 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     def identify() -> None:
         if TOO_LARGE in request.environ:
             raise RequestEntityTooLarge
+        enforce(app, request)
         if request.endpoint is not None and request.endpoint not in public:
             g.caller = who = dialect.authenticate(platform, request)
             if who.scope.restricts and not dialect.scoped:
@@ -191,7 +191,7 @@ def _merge_slashes(inner: WSGIApplication) -> WSGIApplication:
     redirect would break their signature. ``REQUEST_URI``, which signatures cover, stays as it was sent."""
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["PATH_INFO"] = _SLASHES.sub("/", environ.get("PATH_INFO", ""))
+        environ["PATH_INFO"] = merged(environ.get("PATH_INFO", ""))
         return inner(environ, start_response)
 
     return call

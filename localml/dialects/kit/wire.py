@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
 from flask import Request
+from werkzeug.utils import cached_property
 
 from localml.core.errors import invalid
+from localml.dialects.kit.bodies import CappedStream
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
@@ -36,6 +38,13 @@ class WireRequest(Request):
         if not uri.startswith("/"):  # the absolute form, as a client sends it to a proxy
             uri = "/" + uri.partition("://")[2].partition("/")[2]
         return str(uri).partition("?")[0]
+
+    @cached_property
+    def stream(self) -> IO[bytes]:
+        """The body as it comes; see :mod:`localml.dialects.kit.bodies` for what it may have."""
+        if self.content_length is None and "wsgi.input_terminated" in self.environ:
+            return cast(IO[bytes], CappedStream(self.environ["wsgi.input"], self.max_content_length or 0))
+        return super().stream
 
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """The body as a JSON value, or the fields of a form (text; a list where a name repeats).

@@ -13,8 +13,8 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.people.allow import Thing, allow
 from localml.core.people.rights import Action, Noun
 from localml.dialects.kit import caller
+from localml.dialects.kit.bodies import body_limit
 from localml.dialects.native.schemas import work as schemas
-from localml.httpd.server import MAX_BODY
 from localml.platform import Platform
 
 _BLOCK = 1 << 20
@@ -44,13 +44,13 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return {"deleted": query.uri}
 
     @api.put("/objects/content")
+    @body_limit(None)
     def put(query: schemas.ObjectQuery) -> Any:
         """Store the body under this URI; it appears when it is complete. A URI ending in a slash makes a folder."""
         allow(caller(), Action.CREATE, Thing(Noun.OBJECT, query.uri, query.uri))
         if query.uri.endswith("/"):
             buckets.make_folder(query.uri)
             return {"uri": query.uri, "size": 0}, 201
-        request.max_content_length = MAX_BODY  # None would mean what other operations take
         with buckets.open(query.uri, "wb") as file:
             size = _take_in(file)
         return {"uri": query.uri, "size": size}, 201

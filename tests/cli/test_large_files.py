@@ -1,0 +1,126 @@
+"""Files beyond what other requests may have: copied, registered and served; in the server's disk, not its memory."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.models import serving_server
+from helpers.server_process import servers
+from onnx import TensorProto, helper
+
+from localml.client import Client
+from localml.testing import Localml
+
+Cli = Callable[..., Any]
+MIB = 1 << 20
+KERNEL = """
+import pathlib
+class Sizes:
+    inputs = outputs = [("x", "INT64", [-1])]
+    def load(self, path): self.size = (pathlib.Path(path) / "weights.bin").stat().st_size
+    def predict(self, inputs): return {"x": inputs["x"] * 0 + self.size}
+"""
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+    with serving_server(tmp_path_factory.mktemp("large")) as running:
+        yield running
+
+
+@pytest.fixture
+def call(command: Cli, served: Localml, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    monkeypatch.setenv("LOCALML_DATA", str(served.platform.data))
+    return command
+
+
+def _sparse(path: Path, size: int) -> Path:
+    """A file of zeros that takes no room, with another byte at its end."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(size - 1)
+        file.write(b"\1")
+    return path
+
+
+@pytest.mark.parametrize("size", [15 * MIB, 16 * MIB, 17 * MIB])
+def test_a_file_is_copied_in_and_out(call: Cli, tmp_path: Path, size: int) -> None:
+    path = _sparse(tmp_path / "f", size)
+    done = call("cp", str(path), "fds://large/f")
+    assert (done.code, f"1 file(s), {size} bytes" in done.err) == (0, True), done.err
+    assert call("cp", "fds://large/f", str(tmp_path / "back")).code == 0
+    assert _digest(tmp_path / "back") == _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _large_model(path: Path) -> Path:
+    """An ONNX file of 17 MiB, whose weights are needed for its answer."""
+    count = 17 * MIB // 4
+    graph = helper.make_graph(
+        [helper.make_node("ReduceSum", ["weights"], ["sum"], keepdims=0), helper.make_node("Mul", ["x", "sum"], ["y"])],
+        "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+        [helper.make_tensor("weights", TensorProto.FLOAT, [count], bytes(4 * count - 4) + b"\0\0\0\x40", raw=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_file_of_17_mib_is_registered_and_served(call: Cli, tmp_path: Path) -> None:
+    path = _large_model(tmp_path / "large.onnx")
+    assert path.stat().st_size > 17 * MIB
+    done = call("register", "large", str(path))
+    assert (done.code, done.err) == (0, "")
+    done = call("serve", str(path), "--name", "big")
+    assert (done.code, done.err) == (0, "")
+    assert call("predict", "big", "[3]").out == "y FP32[1]\n[6.0]\n"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_600_mib_are_copied_registered_and_served(call: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "heavy"
+    folder.mkdir()
+    (folder / "kernel.py").write_text(KERNEL)
+    path = _sparse(folder / "weights.bin", 600 * MIB)
+    assert call("cp", str(path), "fds://large/weights.bin").code == 0
+    assert call("cp", "fds://large/weights.bin", str(tmp_path / "back")).code == 0
+    assert (tmp_path / "back").stat().st_size == 600 * MIB
+    assert call("register", "heavy", str(folder)).code == 0
+    done = call("serve", "heavy")
+    assert (done.code, done.err) == (0, "")
+    assert call("predict", "heavy", "[1]").out == f"x INT64[1]\n[{600 * MIB}]\n"
+
+
+@pytest.mark.slow
+def test_the_servers_memory_stays_flat(tmp_path: Path) -> None:
+    """What is large is sent in one piece, by a client that does not hold it either."""
+    path = _sparse(tmp_path / "weights.bin", 600 * MIB)
+    with servers(tmp_path / "data") as found:
+        pid = found.start().pid
+        with Client.connect(tmp_path / "data") as client:
+            client.put("fds://large/kernel/kernel.py", KERNEL.encode())
+            before = _peak(pid)
+            with path.open("rb") as file:
+                assert client.put("fds://large/kernel/weights.bin", file) == 600 * MIB
+            assert sum(map(len, client.fetch("fds://large/kernel/weights.bin"))) == 600 * MIB
+            client.register("heavy", "fds://large/kernel/")
+            assert _peak(pid) - before < 64 * MIB
+
+
+def _peak(pid: int) -> int:
+    """The most memory that a process ever had, in bytes."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) << 10
