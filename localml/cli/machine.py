@@ -28,6 +28,7 @@ def add(app: typer.Typer) -> None:
     pools = typer.Typer(invoke_without_command=True, help="Pools: list them, or set their limits.")
     pools.callback()(list_pools)
     pools.command("set")(set_limits)
+    pools.command("rm")(remove_pools)
     app.add_typer(pools, name="pools")
     images = typer.Typer(no_args_is_help=True, help="Images of the runtimes: list, build, prune.")
     images.command("list")(list_images)
@@ -126,7 +127,7 @@ def _named(what: str) -> str:
 
 @command
 def list_pools(ctx: typer.Context, data: Data = None, as_json: Json = False) -> None:
-    """Pools: list them, or set their limits."""
+    """Pools: list them, set their limits, or remove them."""
     if ctx.invoked_subcommand is not None:
         return
     with connect(data) as client:
@@ -168,6 +169,22 @@ def set_limits(
         print_json(as_dict(made))
     else:
         typer.echo(f"limits of {made.name} are set")
+
+
+@command
+def remove_pools(
+    pools: Annotated[list[str], typer.Argument(help="Paths such as team/train.", show_default=False)],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Remove pools that nothing uses any more."""
+    with connect(data) as client:
+        for pool in pools:
+            client.delete_pool(pool)
+            if not as_json:
+                typer.echo(f"{pool} removed")
+    if as_json:
+        print_json({"removed": pools})
 
 
 EngineOption = Annotated[

@@ -332,6 +332,10 @@ class Client(Serving, Objects):
         """Set all limits of a pool (``cpu``, ``memory``, ``gpu``, ``max_workloads``); one left out is lifted."""
         return make(Pool, self._http.json("PUT", f"/pools/{quote(pool)}", limits))
 
+    def delete_pool(self, pool: str) -> None:
+        """Remove a pool that nothing uses."""
+        self._http.json("DELETE", f"/pools/{quote(pool)}")
+
     def images(self) -> list[dict[str, Any]]:
         """The runtimes, and which of them are built."""
         return list(self._http.json("GET", "/images")["images"])

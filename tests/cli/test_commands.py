@@ -111,6 +111,10 @@ def test_pools(cli: Cli) -> None:
     assert "cli/team" in cli("pools").out
     found = {one["name"]: one for one in cli("pools", "--json").json["pools"]}
     assert (found["cli/team"]["gpu"], found["cli/team"]["memory"]) == (1, 2 << 30)
+    refused = cli("pools", "rm", "cli")
+    assert (refused.code, refused.err) == (1, "error: pool: 'cli' is in use: 1 pool\n")
+    assert cli("pools", "rm", "cli/team", "cli").out == "cli/team removed\ncli removed\n"
+    assert "cli" not in cli("pools").out
 
 
 def test_copy_a_folder_in_and_out(cli: Cli, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import func
+import sqlalchemy
+from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
 from localml.core.capacity.tables import Pool, PoolGrant
@@ -14,8 +15,9 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
-from localml.core.sql import read_rows, reader_of
+from localml.core.sql import driver, read_rows, reader_of
 from localml.core.work.states import ACTIVE, HOLDING, Desired, State
+from localml.core.work.tables import Workload
 
 ROOT = "default"
 _EPSILON = 1e-9
@@ -78,6 +80,11 @@ def ensure(session: Session, path: str) -> Pool:
     return pool
 
 
+def exists(session: Session, path: str) -> bool:
+    """Whether there is a pool of this path; quick, and only inside a write."""
+    return driver(session).execute("SELECT 1 FROM pool WHERE name = ?", (path,)).fetchone() is not None
+
+
 class Pools:
     """The tree."""
 
@@ -114,6 +121,28 @@ class Pools:
             if session.exec(select(Pool.id).where(Pool.name == path)).first() is not None:
                 return
         self.set_limits(path, max_workloads=max_workloads)
+
+    def delete(self, path: str) -> None:
+        """Remove a pool that nothing uses.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` with the numbers while there are pools below it, workloads or
+                endpoints in it that are not over, or users it was granted to; and for the pool of those who name none.
+        """
+        if path == ROOT:
+            raise LocalmlError(Code.WRONG_STATE, f"pool: '{ROOT}' is where everything goes that names no pool")
+
+        def act(session: Session) -> None:
+            pool = session.exec(select(Pool).where(Pool.name == path)).first()
+            if pool is None:
+                raise not_found("pool", path)
+            uses = {what: count for what, count in _uses(session, pool).items() if count}
+            if uses:
+                words = ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in uses.items())
+                raise LocalmlError(Code.WRONG_STATE, f"pool: '{path}' is in use: {words}", field="pool", details=uses)
+            session.delete(pool)
+
+        self._store.write(act)
 
     def get(self, path: str) -> PoolInfo:
         """One pool; ``NOT_FOUND`` if there is none."""
@@ -193,6 +222,20 @@ class Pools:
             session.add_all(PoolGrant(user_id=user_id, pool=path) for path in wanted)
 
         self._store.write(act)
+
+
+def _uses(session: Session, pool: Pool) -> dict[str, int]:
+    """What keeps a pool from being removed -> how much of it there is."""
+
+    def count(*conditions: ColumnElement[bool]) -> int:
+        return int(session.execute(sqlalchemy.select(func.count()).where(*conditions)).scalar_one())
+
+    return {
+        "pools": count(col(Pool.parent_id) == pool.id),
+        "workloads": count(col(Workload.pool) == pool.name, col(Workload.state).in_([*ACTIVE])),
+        "endpoints": count(col(Endpoint.pool) == pool.name, col(Endpoint.closed_at).is_(None)),
+        "grants": count(col(PoolGrant.pool) == pool.name),
+    }
 
 
 def _below(uses: dict[str, Usage], path: str) -> Usage:

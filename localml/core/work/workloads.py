@@ -82,7 +82,6 @@ class Workloads:
         self._check = check
         self._changed = changed
         self._nudge = nudge
-        self._known_pools: set[str] = set()  # pools are never removed
 
     def submit(self, submission: Submission, *, also: Callable[[Session, int], None] = lambda *_: None) -> int:
         """Store a workload and queue it; returns its id once that is on disk.
@@ -129,7 +128,6 @@ class Workloads:
             return number
 
         number = self._store.write(act)
-        self._known_pools.add(submission.pool)
         self._nudge()
         return number, values
 
@@ -170,7 +168,7 @@ class Workloads:
         self, session: Session, submission: Submission, values: dict[str, Any], detail: dict[str, Any]
     ) -> int:
         memberships.need_live(session, values["workspace"])
-        if submission.pool not in self._known_pools:
+        if not pools.exists(session, submission.pool):
             pools.ensure(session, submission.pool)
         if submission.refuse_over_quota:
             pools.check_quota(session, submission.pool, cpu=values["cpu"], memory=values["memory"], gpu=values["gpu"])

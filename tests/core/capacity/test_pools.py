@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.rig import Rig, job
+from helpers.rig import ME, Rig, job
 
 from localml.core.capacity.pools import Load, Usage
 from localml.core.errors import Code, LocalmlError
@@ -71,3 +71,41 @@ def test_an_ended_workload_is_replaced_by_a_new_run_of_its_name(rig: Rig) -> Non
     assert rig.get(second).row.deleted_at is None
     with pytest.raises(LocalmlError, match="replaced already"):
         rig.submit("other", replaces=first)
+
+
+def test_a_pool_in_use_stays_and_the_numbers_say_why(rig: Rig, tmp_path: Path) -> None:
+    identity = Identity(rig.db, Vault.open(tmp_path / "key"), rig.clock)
+    bob = identity.create_user("bob", "secret")
+    rig.pools.set_limits("a/b/c")
+    rig.pools.set_limits("a/b/d")
+    rig.submit("job", job(None), pool="a/b")
+    rig.submit("another", job(None), pool="a/b")
+    rig.pools.set_grants(bob.id, "a", ["a/b"])
+    with pytest.raises(LocalmlError, match=r"^pool: 'a/b' is in use: 2 pools, 2 workloads, 1 grant$") as caught:
+        rig.pools.delete("a/b")
+    assert (caught.value.code, caught.value.details) == (Code.WRONG_STATE, {"pools": 2, "workloads": 2, "grants": 1})
+
+    rig.pools.set_grants(bob.id, "a", [])
+    for below in ("a/b/c", "a/b/d"):
+        rig.pools.delete(below)
+    with pytest.raises(LocalmlError, match="2 workloads"):
+        rig.pools.delete("a/b")
+
+
+def test_a_pool_that_nothing_uses_goes_and_may_come_again(rig: Rig) -> None:
+    rig.pools.set_limits("a/b", gpu=1)
+    number = rig.submit("job", job(None), pool="a/b")
+    rig.workloads.stop(number, ME)
+    rig.settle()
+    rig.pools.delete("a/b")
+    assert [one.name for one in rig.pools.list()] == ["a"]
+    with pytest.raises(LocalmlError) as caught:
+        rig.pools.delete("a/b")
+    assert caught.value.code is Code.NOT_FOUND
+    rig.submit("again", job(None), pool="a/b")  # a submission makes its pool, without limits
+    assert rig.pools.get("a/b").gpu is None
+
+
+def test_the_pool_of_those_who_name_none_stays(rig: Rig) -> None:
+    with pytest.raises(LocalmlError, match="names no pool"):
+        rig.pools.delete("default")

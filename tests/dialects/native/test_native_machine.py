@@ -58,6 +58,18 @@ def test_limits_of_a_pool_hold_and_can_be_lifted(admin: Http) -> None:
     assert admin("GET", f"/workloads/{number}/wait?timeout=60").json["state"] == "succeeded"
 
 
+def test_a_pool_is_removed_once_nothing_uses_it(admin: Http, bob: Http) -> None:
+    admin("PUT", "/pools/gone/soon", {"max_workloads": 0})
+    number = admin("POST", "/workloads", {"spec": sh("true"), "pool": "gone/soon"}).json["id"]
+    refused = admin("DELETE", "/pools/gone/soon")
+    assert (refused.status, refused.json["error"]["details"]) == (409, {"workloads": 1})
+    admin("POST", f"/workloads/{number}/stop")
+    admin("GET", f"/workloads/{number}/wait?timeout=60")
+    assert bob("DELETE", "/pools/gone/soon").status == 403
+    assert admin("DELETE", "/pools/gone/soon").json == {"deleted": "gone/soon"}
+    assert admin("DELETE", "/pools/gone/soon").status == 404
+
+
 def test_objects_go_in_and_come_out(admin: Http) -> None:
     data = bytes(range(256)) * 9000  # more than one block
     assert admin("PUT", "/objects/content?uri=fds://bucket/a/b.bin", data).json["size"] == len(data)

@@ -85,6 +85,14 @@ def _add_pools(api: APIBlueprint, platform: Platform) -> None:
         platform.reconciler.nudge()
         return translate.pool(info)
 
+    @api.delete("/pools/<path:path>")
+    def delete_pool(path: schemas.PoolPath) -> Any:
+        """Remove a pool that nothing uses."""
+        admin_only(caller())
+        platform.pools.delete(path.path)
+        platform.reconciler.nudge()
+        return {"deleted": path.path}
+
 
 def _add_images(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/images")
