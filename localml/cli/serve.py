@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localml.cli import serve_show
+from localml.cli import serve_show, serve_variants
 from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
 from localml.cli.storage import is_uri, upload
 from localml.client.errors import ClientError
@@ -90,6 +90,14 @@ def rollout(
         typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False),
     ] = None,
     weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
+    variant: Annotated[
+        list[str],
+        typer.Option(
+            "--variant",
+            metavar="[NAME=]MODEL:VERSION@WEIGHT",
+            help="All versions at once with their percents, such as v1@90 and canary=3@10; what is not named ends.",
+        ),
+    ] = [],  # noqa: B006
     image: Image = "",
     recreate: Annotated[
         bool, typer.Option("--recreate", help="End the version before first, where there is no room for both.")
@@ -100,23 +108,30 @@ def rollout(
     as_json: Json = False,
 ) -> None:
     """Bring up another version beside the one that serves; when it is ready it takes over, else nothing changes."""
-    if version is None and not image:
-        raise invalid("version", "give a version, or --image")
+    if version is None and not image and not variant:
+        raise invalid("version", "give a version, or --image, or --variant for several")
+    if variant and (version is not None or image or weight != 100):
+        raise invalid("--variant", "says version and weight of each, so neither is given beside it")
     with connect(data) as client:
         before = client.endpoint(name)
+        if variant:
+            made = client.put_variants(name, serve_variants.parse(variant, before), recreate=recreate)
+            asked = serve_variants.asked(made)
+            _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=asked)
+            return
         served = next((str(one["model"]) for one in before.variants if one["version"]), "")
         model = served.partition(":")[0]
         settings: dict[str, Any] = {"recreate": recreate} | ({"image": image} if image else {})
         if version is None:
             _make_ready(client, served, image)
             made = client.rollout(name, weight=weight, **settings)
-            _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=served or None)
+            _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(served))
             return
         named = f"{model}:{version}" if version.isdigit() else version
         with _registered(client, named, model or None, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.rollout(name, reference, weight=weight, **settings)
-        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=reference)
+        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(reference))
 
 
 @command
@@ -311,7 +326,13 @@ def _register(client: Client, name: str, source: str, workspace: str | None, *, 
 
 
 def _finish(
-    client: Client, made: Endpoint, timeout: float, *, no_wait: bool, as_json: bool, rolled: str | None = None
+    client: Client,
+    made: Endpoint,
+    timeout: float,
+    *,
+    no_wait: bool,
+    as_json: bool,
+    rolled: Callable[[Endpoint], bool] = lambda _: True,
 ) -> None:
     """Wait until nothing is under way, show what became of it; exit code 1 unless that is what was asked for."""
     done = made if no_wait else serve_show.follow(client, made, timeout, quiet=as_json)
@@ -319,15 +340,18 @@ def _finish(
         print_json(as_dict(done))
     else:
         serve_show.outcome(done, waited=not no_wait)
-    bad = done.state in ("failed", "degraded") or (rolled is not None and not _serves(done, rolled))
-    if bad and not no_wait:
+    if not no_wait and (done.state in ("failed", "degraded") or not rolled(done)):
         raise typer.Exit(FAILED)
 
 
-def _serves(done: Endpoint, reference: str) -> bool:
-    if ":" not in reference:
-        return True
-    return any(one["model"] == reference and one["state"] in ("serving", "baking") for one in done.variants)
+def _serving(reference: str) -> Callable[[Endpoint], bool]:
+    """Whether an endpoint serves a version by now; anything will do where there is no version to look for."""
+
+    def look(done: Endpoint) -> bool:
+        states = [one["state"] for one in done.variants if one["model"] == reference]
+        return ":" not in reference or "serving" in states or "baking" in states
+
+    return look
 
 
 def _pairs(what: str, given: list[str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -134,6 +134,18 @@ class Serving:
         """
         body = {"model": model, "weight": weight, **settings}
         return make(Endpoint, self._http.json("POST", f"/endpoints/{_part(reference)}/rollout", body))
+
+    def put_variants(
+        self, reference: str | int, variants: Sequence[Mapping[str, Any]], *, recreate: bool = False
+    ) -> Endpoint:
+        """Replace all versions at once; the new ones take over together once all of them are ready, or none does.
+
+        Args:
+            variants: ``weight`` (they add up to 100) with ``model``, ``image`` or the ``name`` of one that serves, and
+                what is to differ: ``command``, ``resources``, ``env``, ``options``.
+        """
+        body = {"variants": [dict(one) for one in variants], "recreate": recreate}
+        return make(Endpoint, self._http.json("PUT", f"/endpoints/{_part(reference)}/variants", body))
 
     def scale(self, reference: str | int, replicas: int | None = None, **limits: Any) -> Endpoint:
         """Change the number of replicas, or the limits within which the load decides (``minimum``, ``maximum`` ...)."""

@@ -65,6 +65,63 @@ def test_a_file_is_served_asked_replaced_and_stopped(serve: Cli, served: Localml
     assert serve("endpoints", "double").code == 1
 
 
+def test_several_versions_at_once(serve: Cli, served: Localml, tmp_path: Path) -> None:
+    for factor in (2, 3, 5):
+        (tmp_path / "net.onnx").write_bytes(times(float(factor)))
+        assert serve("register", "trio", str(tmp_path / "net.onnx")).code == 0
+    assert serve("serve", "trio:1").code == 0
+    done = serve("rollout", "trio", "--variant", "v1@50", "--variant", "red=2@30", "--variant", "blue=trio:3@20")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("trio is ready\n")
+    assert "trio:1 50%, trio:2 30%, trio:3 20%" in serve("endpoints").out
+    answers = {serve("predict", "trio", "[[1, 0]]").out.split("\n")[1] for _ in range(60)}
+    assert answers == {"[[2.0, 0.0]]", "[[3.0, 0.0]]", "[[5.0, 0.0]]"}
+    shown = serve("endpoints", "trio").out
+    for words in (
+        "red",
+        "blue",
+        "30 %",
+        "admin asked for version 1 with 50 %, version 2 with 30 %, version 3 with 20 %",
+    ):
+        assert words in shown
+
+    # one that never gets ready takes the other along, and what serves goes on
+    broken = served.client.put_variants(
+        "trio", [{"name": "red", "weight": 90}, {"name": "bad", "image": "none", "command": ["false"], "weight": 10}]
+    )
+    assert broken.state == "updating"
+    left = served.client.wait_endpoint("trio", 60)
+    assert {one["name"]: one["weight"] for one in left.variants if one["weight"]} == {"v1": 50, "red": 30, "blue": 20}
+    assert "bad was rolled back" in left.message
+
+    done = serve("rollout", "trio", "--variant", "blue@100", "--json")
+    assert (done.code, [one["name"] for one in done.json["variants"] if one["weight"]]) == (0, ["blue"])
+    assert serve("rm", "trio").code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--variant", "v1@90", "--variant", "2@9"], "--variant: the weights must add up to 100, and 90 + 9 is 99"),
+        (["--variant", "v1"], "--variant: 'v1' is not [NAME=]MODEL:VERSION@WEIGHT"),
+        (["--variant", "v1@much"], "'v1@much' is not [NAME=]"),
+        (["--variant", "=1@100"], "'=1@100' is not [NAME=]"),
+        (["--variant", "a=b@100"], "model 'b' does not exist"),
+        (["--variant", "a=9@100"], "model 'wrong' has no version '9'"),
+        (["2", "--variant", "v1@100"], "--variant: says version and weight of each"),
+        (["--variant", "a=1@150", "--variant", "b=1@-50"], "variants.0.weight: must be more than 0 and at most 100"),
+    ],
+)
+def test_versions_that_are_written_wrong(
+    serve: Cli, served: Localml, tmp_path: Path, given: list[str], words: str
+) -> None:
+    if "wrong" not in serve("endpoints").out:
+        (tmp_path / "wrong.onnx").write_bytes(times(2.0))
+        assert serve("serve", str(tmp_path / "wrong.onnx")).code == 0
+    refused = serve("rollout", "wrong", *given)
+    assert (refused.code, words in refused.err) == (1, True), refused.err
+
+
 def _inputs() -> dict[str, bytes]:
     """The same array in every form that is taken."""
     rows = [[1.0, 2.0], [3.0, 4.0]]
@@ -108,7 +165,7 @@ def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_
 
 def test_a_rollout_needs_something_new(serve: Cli) -> None:
     done = serve("rollout", "own")
-    assert (done.code, done.err) == (1, "error: version: give a version, or --image\n")
+    assert (done.code, done.err) == (1, "error: version: give a version, or --image, or --variant for several\n")
 
 
 def test_a_broken_file_is_told_before_anything_starts(serve: Cli, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from localml.control.serving.controller import ServingController, Surroundings
 from localml.control.serving.probes import Answer
 from localml.control.serving.replicas import ServingSite
 from localml.core.registry.registry import NewVersion, Registry
-from localml.core.serving.endpoints import Endpoints, NewEndpoint, NewVariant
+from localml.core.serving.endpoints import Endpoints, NewEndpoint
 from localml.core.serving.gateway_stats import EndpointStats, GatewayStats, ReplicaStats, VariantStats, write_stats
 from localml.core.serving.records import EndpointFull
 from localml.core.serving.routes_table import RouteTable, read_routes
 from localml.core.serving.specs import EndpointSpec
+from localml.core.serving.variants import NewVariant
 from localml.engines.base import CONTAINERS
 from localml.objects import Buckets
 

@@ -27,12 +27,12 @@ from localml.control.serving.plan import (
     StopReplica,
     bake_end,
     plan_endpoint,
-    scaled,
 )
 from localml.control.serving.probes import Answer, Prober
 from localml.control.serving.published import Published
 from localml.control.serving.replicas import ServingSite, replica_spec, served_model
 from localml.control.serving.routes import Tokens
+from localml.control.serving.scaling import scaled
 from localml.control.serving.stats import Statistics
 from localml.control.worker import Worker
 from localml.core.clock import Clock

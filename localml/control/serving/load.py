@@ -183,6 +183,8 @@ def _variant(record: EndpointRecord, one: VariantRecord, known: Known) -> Varian
         created_at=row.created_at,
         promoted_at=row.promoted_at,
         recreate=row.recreate,
+        batch=row.batch or row.id or 0,
+        leaves=None if row.leaves is None else {int(key): share for key, share in row.leaves.items()},
         requests=requests,
         errors=errors,
         replicas=tuple(_replica(record, replica, known) for replica in one.replicas),

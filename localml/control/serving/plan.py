@@ -3,7 +3,8 @@
 A new version is brought up beside the ones that serve (``rolling``). Once all its replicas are ready it gets its share
 (``baking``) while the others keep their replicas, so that going back is only a matter of the route table. When it has
 answered without errors for a while it serves for good, and those that it replaced finish what they have and end. A
-version that does not become ready, or answers with errors, ends instead; the others never stopped.
+version that does not become ready, or answers with errors, ends instead; the others never stopped. Versions that came
+together (a batch; most have one member) do all of this together: one that fails takes the others along.
 
 Where there is no room for two versions, one can be brought up in place of the others (``recreate``): they end first,
 and come back if it is given up.
@@ -14,10 +15,10 @@ The controller carries out one plan, looks again, and plans again until nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from localml.core.serving.shares import reweighed
+from localml.core.serving.shares import taken_over
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointSpec, EndpointState, ReplicaState, VariantState
 from localml.core.work.states import Desired
 
@@ -63,7 +64,10 @@ class ReplicaView:
 class VariantView:
     """A variant that has not ended, as recorded. ``requests`` and ``errors`` count since it was promoted.
 
-    ``recreate``: those before it have no replicas until it has proved itself.
+    Attributes:
+        recreate: those before it have no replicas until it has proved itself.
+        batch: a number that those which came together share.
+        leaves: what those before them keep, see :func:`localml.core.serving.shares.taken_over`.
     """
 
     id: int
@@ -76,6 +80,8 @@ class VariantView:
     created_at: float = 0.0
     promoted_at: float | None = None
     recreate: bool = False
+    batch: int = 0
+    leaves: Mapping[int, float] | None = None
     requests: int = 0
     errors: int = 0
     replicas: tuple[ReplicaView, ...] = ()
@@ -89,6 +95,10 @@ class VariantView:
     def ready(self) -> int:
         """Replicas that are known as ready and still are."""
         return sum(1 for one in self.active if one.state is ReplicaState.READY and one.ready)
+
+
+Batch = list[VariantView]
+"""Variants that came together, never empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +129,13 @@ class EndpointView:
     def in_state(self, *states: VariantState) -> list[VariantView]:
         """The variants in one of these states."""
         return [one for one in self.variants if one.state in states]
+
+    def batches(self, state: VariantState) -> list[Batch]:
+        """The variants in this state by those that came together, in the order of their arrival."""
+        found: dict[int, list[VariantView]] = {}
+        for one in self.in_state(state):
+            found.setdefault(one.batch or one.id, []).append(one)
+        return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +210,11 @@ def plan_endpoint(view: EndpointView, now: float) -> list[Step]:
     for variant in view.variants:
         steps += _variant_steps(view, variant, now)
         steps += _replica_steps(view, variant, now)
+    if view.wanted:
+        for batch in view.batches(VariantState.ROLLING):
+            steps += _rolling(view, batch, now)
+        for batch in view.batches(VariantState.BAKING):
+            steps += _baking(view, batch, now)
     state, message = endpoint_state(view)
     if (state, message) != (view.state, view.message):
         steps.append(SetState(state, message))
@@ -224,9 +246,13 @@ def making_room(view: EndpointView) -> bool:
 def weights(view: EndpointView) -> dict[int, float]:
     """Variant -> its share of the requests now. One that bakes takes its share from those before it, for a trial."""
     shares = {one.id: one.weight for one in view.in_state(VariantState.SERVING)}
-    for baking in view.in_state(VariantState.BAKING):
-        shares = reweighed(shares, baking.weight) | {baking.id: baking.weight}
+    for batch in view.batches(VariantState.BAKING):
+        shares = _taken_over(shares, batch)
     return shares
+
+
+def _taken_over(shares: Mapping[int, float], batch: Batch) -> dict[int, float]:
+    return taken_over(shares, {one.id: one.weight for one in batch}, batch[0].leaves)
 
 
 def backoff(failures: int) -> float:
@@ -245,12 +271,8 @@ def _variant_steps(view: EndpointView, variant: VariantView, now: float) -> list
         return [MoveVariant(variant, done, end=True)]
     if view.deleted:
         return [MoveVariant(variant, VariantState.RETIRING, "the endpoint was deleted")]
-    if not view.wanted:
+    if not view.wanted or variant.state is not VariantState.SERVING:
         return []
-    if variant.state is VariantState.ROLLING:
-        return _rolling(view, variant, now)
-    if variant.state is VariantState.BAKING:
-        return _baking(view, variant, now)
     wanted = target(view, variant)
     return [Healed(variant)] if variant.failures and wanted and _well(variant, wanted, now) else []
 
@@ -259,15 +281,22 @@ def _well(variant: VariantView, wanted: int, now: float) -> bool:
     return variant.ready >= wanted and (variant.not_before is None or now > variant.not_before + _MAX_BACKOFF_S)
 
 
-def _rolling(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
-    trouble = _trouble(view, variant, now)
-    if trouble:
-        return [MoveVariant(variant, VariantState.FAILED, trouble)]
-    if variant.ready < max(1, target(view, variant)) or view.in_state(VariantState.BAKING):
+def _rolling(view: EndpointView, batch: Batch, now: float) -> list[Step]:
+    for one in batch:
+        if trouble := _trouble(view, one, now):
+            return _given_up(batch, one, trouble)
+    short = any(one.ready < max(1, target(view, one)) for one in batch)
+    if short or view.in_state(VariantState.BAKING):
         return []
-    if _can_go_back(view, variant) and view.spec.bake > 0:
-        return [MoveVariant(variant, VariantState.BAKING, "all its replicas are ready")]
-    return _promote(view, variant)
+    if _can_go_back(view, batch) and view.spec.bake > 0:
+        return [MoveVariant(one, VariantState.BAKING, "all its replicas are ready") for one in batch]
+    return _promote(view, batch)
+
+
+def _given_up(batch: Batch, culprit: VariantView, why: str) -> list[Step]:
+    """None of those that came together stays."""
+    others = f"it came with {culprit.name}, which was given up: {why}"
+    return [MoveVariant(one, VariantState.FAILED, why if one is culprit else others) for one in batch]
 
 
 def _trouble(view: EndpointView, variant: VariantView, now: float) -> str:
@@ -291,23 +320,22 @@ def _trouble(view: EndpointView, variant: VariantView, now: float) -> str:
     return ""
 
 
-def _baking(view: EndpointView, variant: VariantView, now: float) -> list[Step]:
-    if not _can_go_back(view, variant):
-        return _promote(view, variant)
-    if _errs(view, variant):
-        words = f"{variant.errors} of its first {variant.requests} answers were errors"
-        return [MoveVariant(variant, VariantState.FAILED, words)]
-    if not variant.ready:
-        said = next((one.message for one in variant.replicas if one.message), "")
-        words = "none of its replicas is ready any more" + (f": {said}" if said else "")
-        return [MoveVariant(variant, VariantState.FAILED, words)]
-    return _promote(view, variant) if now >= bake_end(view, variant) else []
+def _baking(view: EndpointView, batch: Batch, now: float) -> list[Step]:
+    if not _can_go_back(view, batch):
+        return _promote(view, batch)
+    for one in batch:
+        if _errs(view, one):
+            return _given_up(batch, one, f"{one.errors} of its first {one.requests} answers were errors")
+        if not one.ready:
+            said = next((replica.message for replica in one.replicas if replica.message), "")
+            return _given_up(batch, one, "none of its replicas is ready any more" + (f": {said}" if said else ""))
+    return _promote(view, batch) if now >= max(bake_end(view, one) for one in batch) else []
 
 
-def _can_go_back(view: EndpointView, variant: VariantView) -> bool:
+def _can_go_back(view: EndpointView, batch: Batch) -> bool:
     """Whether there is a version that serves now, or made room, to fall back to; one that is asleep is none."""
     serving = view.in_state(VariantState.SERVING)
-    return bool(serving) if variant.recreate else any(one.active for one in serving)
+    return bool(serving) if batch[0].recreate else any(one.active for one in serving)
 
 
 def _errs(view: EndpointView, variant: VariantView) -> bool:
@@ -325,17 +353,25 @@ def bake_end(view: EndpointView, variant: VariantView) -> float:
     return (variant.promoted_at or 0.0) + view.spec.bake * (_DOUBT if doubtful else 1)
 
 
-def _promote(view: EndpointView, variant: VariantView) -> list[Step]:
-    """It serves for good; those before it end, or go on with what it leaves them."""
+def _promote(view: EndpointView, batch: Batch) -> list[Step]:
+    """They serve for good; those before them end, or go on with what is left to them."""
     others = view.in_state(VariantState.SERVING)
-    shares = reweighed({one.id: one.weight for one in others}, variant.weight)
-    steps: list[Step] = [MoveVariant(variant, VariantState.SERVING)]
+    shares = _taken_over({one.id: one.weight for one in others}, batch)
+    steps: list[Step] = [
+        MoveVariant(one, VariantState.SERVING, weight=shares[one.id] if shares[one.id] != one.weight else None)
+        for one in batch
+    ]
+    whole = sum(one.weight for one in batch) >= 100
     for one in others:
-        if variant.weight >= 100:
-            steps.append(MoveVariant(one, VariantState.RETIRING, f"{variant.name} took over"))
+        if whole or one.id not in shares:
+            steps.append(MoveVariant(one, VariantState.RETIRING, f"{_names(batch)} took over"))
         elif shares[one.id] != one.weight:
             steps.append(MoveVariant(one, VariantState.SERVING, weight=shares[one.id]))
     return steps
+
+
+def _names(variants: Sequence[VariantView]) -> str:
+    return " and ".join(one.name for one in variants)
 
 
 # -- replicas --------------------------------------------------------------------------------------
@@ -387,12 +423,8 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     if not serving:
         return EndpointState.STARTING, _waits_for(live)
     if len(live) > len(view.in_state(VariantState.SERVING)):
-        new = view.in_state(VariantState.ROLLING, VariantState.BAKING)[-1]
-        what = "is on trial" if new.state is VariantState.BAKING else "is brought up"
-        said = _waits_for([new])
-        if said and not new.recreate and new.active and all(one.started_at is None for one in new.active):
-            said += "; a rollout with 'recreate' would end the version before it first"
-        return EndpointState.UPDATING, f"{new.name} {what}" + (f": {said}" if said else "")
+        rolling = view.batches(VariantState.ROLLING)
+        return EndpointState.UPDATING, _under_way((view.batches(VariantState.BAKING) + rolling)[-1])
     if view.scale == 0:
         return EndpointState.ASLEEP, "a request wakes it"
     short = [one for one in serving if one.ready < target(view, one)]
@@ -409,35 +441,15 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     return state, f"{ready} of {wanted} replicas are ready"
 
 
+def _under_way(batch: Batch) -> str:
+    """How far a rollout is."""
+    verb = "are" if len(batch) > 1 else "is"
+    what = "on trial" if batch[0].state is VariantState.BAKING else "brought up"
+    said, active = _waits_for(batch), [replica for one in batch for replica in one.active]
+    if said and not batch[0].recreate and active and all(one.started_at is None for one in active):
+        said += "; a rollout with 'recreate' would end the version before it first"
+    return f"{_names(batch)} {verb} {what}" + (f": {said}" if said else "")
+
+
 def _waits_for(variants: Sequence[VariantView]) -> str:
     return next((one.message for variant in variants for one in variant.active if one.message and not one.ready), "")
-
-
-# -- scaling ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the gateway says of an endpoint: requests in flight and held, and when one was last seen."""
-
-    busy: float = 0.0
-    active_at: float | None = None
-    waking: bool = False
-
-
-def scaled(spec: EndpointSpec, scale: int, load: Load, enough_since: float | None, now: float) -> int:
-    """How many replicas are wanted for a load.
-
-    Args:
-        enough_since: since when fewer than there are would have been enough; None if they would not.
-    """
-    limits = spec.scaling
-    wanted = math.ceil(load.busy / limits.target)
-    if scale == 0:
-        return limits.clamp(wanted) if limits.minimum > 0 or load.waking or load.busy > 0 else 0
-    if limits.minimum == 0 and load.busy == 0 and now - (load.active_at or now) >= limits.idle:
-        return 0
-    wanted = limits.clamp(wanted)
-    if wanted >= scale:
-        return wanted
-    return wanted if enough_since is not None and now - enough_since >= limits.cooldown else scale

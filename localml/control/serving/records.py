@@ -13,13 +13,13 @@ from localml.control.serving.plan import (
     Close,
     EndReplica,
     Healed,
-    Load,
     MarkReplica,
     MoveVariant,
     SetState,
     Step,
     backoff,
 )
+from localml.control.serving.scaling import Load
 from localml.core.events.records import record_event
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, ReplicaState, VariantState

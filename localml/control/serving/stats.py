@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localml.control.serving.plan import Load
 from localml.control.serving.routes import replica_id
+from localml.control.serving.scaling import Load
 from localml.core.serving.gateway_stats import (
     LATENCY_BOUNDS,
     EndpointStats,

@@ -7,8 +7,7 @@ plane alone (``localml/control/serving/controller.py``).
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,29 +25,27 @@ from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
 from localml.core.serving.records import EndpointFull, full
-from localml.core.serving.shares import give_share
-from localml.core.serving.specs import LIVE_VARIANTS, EndpointSpec, EndpointState, VariantSpec, VariantState
+from localml.core.serving.shares import give_share, give_shares
+from localml.core.serving.specs import EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
+from localml.core.serving.variants import (
+    ROUTE,
+    ROUTE_WORDS,
+    NewVariant,
+    Wanted,
+    add_variants,
+    check_set,
+    give_up_rolling,
+    is_same,
+    kept_and_new,
+    label,
+    live_variants,
+    newest_batch,
+    revived,
+)
 from localml.core.subjects import Subject
 from localml.core.work.specs import NAME
 from localml.core.work.states import Desired
-
-ROUTE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-"""What may stand for an endpoint in the gateway's paths."""
-
-
-@dataclass(frozen=True, slots=True)
-class NewVariant:
-    """A version to serve: a registered one by its id, or a custom image (``spec.image``). ``weight`` in percent.
-
-    ``recreate``: the versions before it end before it starts, where there is no room for both.
-    """
-
-    spec: VariantSpec = field(default_factory=VariantSpec)
-    model_version_id: int | None = None
-    weight: float = 100.0
-    name: str = ""
-    recreate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +104,9 @@ class Endpoints:
             raise invalid("name", f"{new.name!r} must be 1 to 128 letters, digits, '.', '_', '~' or '-'")
         if not ROUTE.fullmatch(route):
             field = "route" if new.route else "name"
-            words = "must start with a letter or digit and hold at most 128 letters, digits, '.', '_' and '-'"
-            raise invalid(field, f"{route!r} {words}")
-        if not new.variants:
-            raise invalid("variants", "at least one is needed")
-        if len(new.variants) > 1 and abs(sum(one.weight for one in new.variants) - 100.0) > 0.01:
-            raise invalid("variants", "the weights must add up to 100")
-        count = new.spec.scaling.clamp(new.spec.scaling.minimum)
-        versions = [self._checked(one, math.ceil(count * one.weight / 100)) for one in new.variants]
+            raise invalid(field, f"{route!r} {ROUTE_WORDS}")
+        check_set(new.variants)
+        wanted = self._all_checked(new.variants, new.spec)
 
         def act(session: Session) -> int:
             memberships.need_live(session, new.workspace or new.caller.workspace)
@@ -125,8 +117,7 @@ class Endpoints:
                 words = f"gateway_port: {new.spec.gateway_port} is another endpoint's"
                 raise LocalmlError(Code.CONFLICT, words, field="gateway_port")
             row = self._endpoint_row(session, new, route)
-            for one, version in zip(new.variants, versions, strict=True):
-                self._add_variant(session, row, one, version)
+            add_variants(session, row, wanted, self._clock.now())
             words = f"created by {new.caller.name} through the {new.dialect} API"
             self._tell(session, row, "Created", words)
             return row.id or 0
@@ -182,28 +173,60 @@ class Endpoints:
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
-            live = self._live_variants(session, endpoint_id)
-            serving = [one for one in live if one.state is not VariantState.ROLLING]
-            spec = new.spec
-            last = live[-1] if live else self._newest(session, endpoint_id)
-            if keep_settings and last is not None:
-                spec = VariantSpec.model_validate_json(last.spec)
-            if row.desired is Desired.RUN:
-                row.state = EndpointState.UPDATING if serving else EndpointState.STARTING
-            words = f"{caller.name} asked for {_label(version, spec)} with {new.weight:g} %"
+            live = live_variants(session, endpoint_id)
+            last = live[-1:] or newest_batch(session, endpoint_id)[-1:]
+            wanted = new
+            if keep_settings and last:
+                wanted = replace(new, spec=VariantSpec.model_validate_json(last[0].spec))
+            serving = self._begin(session, row, live)
+            words = f"{caller.name} asked for {label(version, wanted.spec)} with {new.weight:g} %"
             self._tell(session, row, "RolloutRequested", words)
-            for one in live:
-                if one.state is VariantState.ROLLING:
-                    one.state, one.message = VariantState.FAILED, "replaced by a newer rollout before it was ready"
-                    session.add(one)
-            same = next((one for one in serving if _is_same(one, new, spec)), None)
+            same = next((one for one in serving if is_same(one, wanted)), None)
             if same is not None and same.state is VariantState.SERVING:
                 give_share(session, serving, same, new.weight)
             else:
-                self._add_variant(session, row, replace(new, spec=spec), version)
+                add_variants(session, row, [(wanted, version)], self._clock.now())
             return endpoint_id
 
         return self._written(act)
+
+    def put_variants(self, endpoint_id: int, caller: Caller, variants: Sequence[NewVariant]) -> EndpointFull:
+        """Replace all versions at once, such as two with 90 and 10 percent.
+
+        Those that serve already with the same settings stay, and have their new share when the others have theirs.
+        The others are brought up beside what serves, and take over together once all of them are ready; if one fails,
+        none of them stays. What is left out ends then. One that is still being brought up is given up.
+
+        Raises:
+            LocalmlError: ``INVALID`` naming ``variants`` (weights, names, two that are the same) or ``recreate``, and
+                what :meth:`create` raises for a version.
+        """
+        check_set(variants)
+        wanted = self._all_checked(variants, self.get(endpoint_id).spec)
+
+        def act(session: Session) -> int:
+            row = self._live_row(session, endpoint_id)
+            live = live_variants(session, endpoint_id)
+            kept, new = kept_and_new(live, wanted)
+            if kept and any(one.recreate for one in variants):
+                raise invalid("recreate", "leaves no other version, and one of these serves already")
+            serving = self._begin(session, row, live)
+            shares = ", ".join(f"{label(version, one.spec)} with {one.weight:g} %" for one, version in wanted)
+            self._tell(session, row, "RolloutRequested", f"{caller.name} asked for {shares}")
+            if new:
+                add_variants(session, row, new, self._clock.now(), kept)
+            else:
+                give_shares(session, serving, kept)
+            return endpoint_id
+
+        return self._written(act)
+
+    def _begin(self, session: Session, row: Endpoint, live: Sequence[Variant]) -> list[Variant]:
+        """A rollout begins; returns what serves until it has succeeded."""
+        serving = give_up_rolling(session, live)
+        if row.desired is Desired.RUN:
+            row.state = EndpointState.UPDATING if serving else EndpointState.STARTING
+        return serving
 
     def set_scaling(self, endpoint_id: int, caller: Caller, **limits: Any) -> EndpointFull:
         """Change limits of :class:`localml.core.serving.specs.Scaling` (``minimum``, ``maximum``, ``target`` ...)."""
@@ -259,20 +282,11 @@ class Endpoints:
         return self._written(act)
 
     def _revive(self, session: Session, row: Endpoint) -> None:
-        if self._live_variants(session, row.id or 0):
+        if live_variants(session, row.id or 0):
             return
-        last = self._newest(session, row.id or 0)
-        if last is not None:
+        if batch := newest_batch(session, row.id or 0):
             row.state = EndpointState.STARTING
-            new = NewVariant(VariantSpec.model_validate_json(last.spec), last.model_version_id, 100.0)
-            version = session.get(ModelVersion, last.model_version_id) if last.model_version_id else None
-            self._add_variant(session, row, new, version)
-
-    @staticmethod
-    def _newest(session: Session, endpoint_id: int) -> Variant | None:
-        """The newest variant, whatever became of it."""
-        query = select(Variant).where(Variant.endpoint_id == endpoint_id).order_by(col(Variant.id).desc())
-        return session.exec(query).first()
+            add_variants(session, row, revived(session, batch), self._clock.now())
 
     def delete(self, endpoint_id: int, caller: Caller) -> EndpointFull:
         """Hide it after its replicas have finished; its name is free at once."""
@@ -295,6 +309,10 @@ class Endpoints:
         self._nudge()
         return self.get(number)
 
+    def _all_checked(self, variants: Sequence[NewVariant], spec: EndpointSpec) -> list[Wanted]:
+        count = spec.scaling.clamp(spec.scaling.minimum)
+        return [(one, self._checked(one, _replicas(one, count))) for one in variants]
+
     def _checked(self, new: NewVariant, replicas: int = 1) -> ModelVersion | None:
         version = None
         if new.model_version_id is not None:
@@ -309,40 +327,11 @@ class Endpoints:
         self._check(new.spec, version, replicas)
         return version
 
-    def _add_variant(self, session: Session, row: Endpoint, new: NewVariant, version: ModelVersion | None) -> None:
-        names = set(session.exec(select(Variant.name).where(Variant.endpoint_id == row.id)))
-        base = new.name or (f"v{version.number}" if version is not None else "custom")
-        name, number = base, 1
-        while name in names:
-            number += 1
-            name = f"{base}-{number}"
-        session.add(
-            Variant(
-                endpoint_id=row.id or 0,
-                name=name,
-                model_version_id=new.model_version_id,
-                spec=new.spec.model_dump_json(exclude_defaults=True),
-                weight=new.weight,
-                recreate=new.recreate,
-                created_at=self._clock.now(),
-            )
-        )
-        session.flush()
-
     def _live_row(self, session: Session, endpoint_id: int) -> Endpoint:
         row = session.get(Endpoint, endpoint_id)
         if row is None or row.deleted_at is not None:
             raise not_found("endpoint", endpoint_id)
         return row
-
-    @staticmethod
-    def _live_variants(session: Session, endpoint_id: int) -> list[Variant]:
-        query = (
-            select(Variant)
-            .where(Variant.endpoint_id == endpoint_id, col(Variant.state).in_(LIVE_VARIANTS))
-            .order_by(col(Variant.id))
-        )
-        return list(session.exec(query))
 
     def _tell(self, session: Session, row: Endpoint, reason: str, words: str) -> None:
         row.updated_at = self._clock.now()
@@ -415,18 +404,22 @@ class Endpoints:
             return full(session, rows)
 
 
-def _is_same(one: Variant, new: NewVariant, spec: VariantSpec) -> bool:
-    return one.model_version_id == new.model_version_id and VariantSpec.model_validate_json(one.spec) == spec
-
-
-def _label(version: ModelVersion | None, spec: VariantSpec) -> str:
-    return f"version {version.number}" if version is not None else spec.image
+def _replicas(one: NewVariant, count: int) -> int:
+    """How many replicas a variant will have when there are ``count`` in all."""
+    return one.spec.replicas if one.spec.replicas is not None else math.ceil(count * one.weight / 100)
 
 
 def _check_quota(session: Session, new: NewEndpoint) -> None:
-    count, each = new.spec.scaling.clamp(new.spec.scaling.minimum), new.variants[0].spec.resources
-    cpu, memory = (each.cpu or 0) * count, (each.memory or 0) * count
-    pools.check_quota(session, new.pool, cpu=cpu, memory=memory, gpu=each.gpu * count, count=count)
+    count = new.spec.scaling.clamp(new.spec.scaling.minimum)
+    found = [(_replicas(one, count), one.spec.resources) for one in new.variants]
+    pools.check_quota(
+        session,
+        new.pool,
+        cpu=sum((each.cpu or 0) * number for number, each in found),
+        memory=sum((each.memory or 0) * number for number, each in found),
+        gpu=sum(each.gpu * number for number, each in found),
+        count=sum(number for number, _ in found),
+    )
 
 
 def _gateway_ports(session: Session) -> set[int]:

@@ -71,6 +71,8 @@ class Variant(SQLModel, table=True):
     promoted_at: float | None = None  # when it first got requests
     ended_at: float | None = None
     recreate: bool = Field(default=False, sa_column_kwargs={"server_default": false()})  # others end before it starts
+    batch: int | None = None  # the first of those that it came with: they take over together, or not at all
+    leaves: Any = Field(default=None, sa_column=Column(JSON))  # variant -> the share it keeps then; see taken_over
 
 
 class EndpointReplica(SQLModel, table=True):

@@ -15,9 +15,10 @@ from localml.control.serving.load import EndpointRecord
 from localml.control.serving.plan import EndpointView
 from localml.core.errors import Code, LocalmlError
 from localml.core.prune import PruneRules, prune
-from localml.core.serving.endpoints import NewEndpoint, NewVariant
+from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.routes_table import wake_folder
 from localml.core.serving.specs import EndpointSpec, Scaling, VariantSpec
+from localml.core.serving.variants import NewVariant
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import Resources
 from localml.core.work.states import Kind
@@ -111,6 +112,98 @@ def test_a_rollout_replaces_the_version_without_a_gap(rig: ServingRig) -> None:
     assert rig.shape(number) == {"v2": ("serving", 1)}
     assert rig.shares() == {"v2": (100, ["ready"])}
     assert children(rig) == ["net-v2-1"]
+
+
+def test_a_set_of_versions_takes_over_at_once(routed: ServingRig) -> None:
+    """The gateway's table goes from one version to all three shares; nobody sees part of them."""
+    number = routed.create()
+    routed.run()
+    first, a, b = 1, routed.register(), routed.register()
+    routed.prober.trouble = {3: "is loading"}
+    wanted = [NewVariant(model_version_id=first, weight=20), NewVariant(model_version_id=a, weight=30, name="red")]
+    routed.endpoints.put_variants(number, ME, [*wanted, NewVariant(model_version_id=b, weight=50, name="blue")])
+    routed.run()
+    assert routed.shape(number) == {"v1": ("serving", 1), "red": ("rolling", 1), "blue": ("rolling", 0)}
+    assert routed.shares() == {"v1": (100, ["ready"])}
+    routed.restart()  # what was asked for is in the records
+    routed.prober.trouble = {}
+    routed.run()
+    shares = {"v1": (20, ["ready"]), "red": (30, ["ready"]), "blue": (50, ["ready"])}
+    assert routed.shares() == shares
+    full = routed.endpoint(number)
+    assert {one.row.name: one.row.weight for one in full.live()} == {"v1": 20, "red": 30, "blue": 50}
+
+    # the same again changes nothing but the shares, at once
+    wanted = [NewVariant(model_version_id=a, weight=70, name="red"), NewVariant(model_version_id=b, weight=30)]
+    routed.endpoints.put_variants(number, ME, wanted)
+    routed.run()
+    routed.say()
+    routed.run()
+    assert routed.shape(number)["red"][0] == routed.shape(number)["blue"][0] == "serving"
+    assert {name: share for name, (share, _) in routed.shares().items() if share} == {"red": 70, "blue": 30}
+
+
+def test_a_set_of_which_one_fails_leaves_what_was_there(rig: ServingRig) -> None:
+    number = rig.create()
+    rig.run()
+    a, b = rig.register(), rig.register()
+    rig.prober.trouble = {3: "is loading"}
+    wanted = [NewVariant(model_version_id=a, weight=50), NewVariant(model_version_id=b, weight=50)]
+    rig.endpoints.put_variants(number, ME, wanted)
+    rig.run()
+    rig.clock.advance(PROMPT.ready_timeout + 1)
+    rig.run()
+    assert rig.shape(number) == {"v1": ("serving", 1)}
+    assert rig.shares() == {"v1": (100, ["ready"])}
+    messages = {one.row.name: one.row.message for one in rig.endpoint(number).variants}
+    assert messages["v3"] == "not ready within 120 s: net-v3-1 is loading"
+    assert messages["v2"] == f"it came with v3, which was given up: {messages['v3']}"
+    assert rig.endpoint(number).row.message == f"v3 was rolled back: {messages['v3']}"
+
+
+def test_an_endpoint_of_several_versions_that_all_failed_is_tried_again_as_it_was(rig: ServingRig) -> None:
+    variants = tuple(NewVariant(model_version_id=rig.register(), weight=share) for share in (75, 25))
+    rig.prober.all_ready = False
+    number = rig.endpoints.create(NewEndpoint("net", variants, ME, PROMPT)).row.id or 0
+    rig.run()
+    rig.clock.advance(PROMPT.ready_timeout + 1)
+    rig.run()
+    assert rig.at(number) == "failed"
+    rig.prober.all_ready = True
+    rig.endpoints.start(number, ME)
+    rig.run()
+    assert (rig.at(number), rig.shares()) == ("ready", {"v1-2": (75, ["ready"]), "v2-2": (25, ["ready"])})
+
+
+SAME = VariantSpec(env={"A": "1"})
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ([], "variants: at least one is needed"),
+        ([{"weight": 60}, {"weight": 39}], r"variants: the weights must add up to 100, not 99"),
+        ([{"weight": 100}, {"weight": 0}], r"variants.1.weight: must be more than 0 and at most 100, not 0"),
+        ([{"weight": 50, "spec": SAME}, {"weight": 50, "spec": SAME}], "variants.1: is the same as variants.0"),
+        ([{"weight": 50, "name": "a"}, {"weight": 50, "name": "a"}], "variants.1.name: 'a' is the name of variants.0"),
+        ([{"weight": 100, "name": "-"}], "variants.0.name: '-' must start with"),
+        ([{"weight": 100, "model_version_id": 99}], "model version '99' does not exist"),
+        ([{"weight": 100, "recreate": True}], "recreate: leaves no other version, and one of these serves already"),
+    ],
+)
+def test_a_set_that_makes_no_sense_is_refused_and_changes_nothing(
+    rig: ServingRig, members: list[dict[str, Any]], words: str
+) -> None:
+    number = rig.create()
+    rig.run()
+    before = rig.told(number)
+    same = [{"model_version_id": 1} | one for one in members]
+    for place, one in enumerate(same):
+        if "spec" not in one and "model_version_id" not in members[place] and place:
+            one["model_version_id"] = rig.register()
+    with pytest.raises(LocalmlError, match=words):
+        rig.endpoints.put_variants(number, ME, [NewVariant(**one) for one in same])
+    assert rig.told(number) == before
 
 
 def test_the_old_replica_ends_only_when_the_gateway_has_no_request_there(routed: ServingRig) -> None:

@@ -14,7 +14,6 @@ from localml.control.serving.plan import (
     EndpointView,
     EndReplica,
     Healed,
-    Load,
     MarkReplica,
     MoveVariant,
     ReplicaView,
@@ -23,10 +22,10 @@ from localml.control.serving.plan import (
     VariantView,
     making_room,
     plan_endpoint,
-    scaled,
     target,
     weights,
 )
+from localml.control.serving.scaling import Load, scaled
 from localml.core.serving.specs import EndpointSpec, EndpointState, ReplicaState, Scaling, VariantState
 from localml.core.work.states import Desired
 
@@ -59,6 +58,13 @@ class World:
             recreate=recreate,
         )
         return number
+
+    def add_set(self, *shares: float, leaves: dict[int, float] | None = None) -> list[int]:
+        """Versions that come together; ``leaves`` is what those before them keep."""
+        made = [self.add(share) for share in shares]
+        for one in made:
+            self.variants[one] = replace(self.variants[one], batch=made[0], leaves=leaves or {})
+        return made
 
     def view(self) -> EndpointView:
         return EndpointView(
@@ -242,6 +248,78 @@ def test_a_version_in_place_of_another_starts_when_that_has_ended_and_is_tried_a
     assert world.serving() == ["v2"]
     assert world.state is EndpointState.READY
     assert not making_room(world.view())
+
+
+def test_versions_that_come_together_take_over_together() -> None:
+    world = served(scale=2)
+    a, b = world.add_set(60.0, 10.0, leaves={1: 30.0})
+    world.settle()
+    assert (len(world.replicas(a)), len(world.replicas(b))) == (2, 1)
+    world.start_all(a)
+    assert weights(world.view()) == {1: 100.0}  # one alone takes nothing
+    assert world.state is EndpointState.UPDATING
+    world.start_all(b)
+    assert weights(world.view()) == {1: 30.0, a: 60.0, b: 10.0}  # on trial
+    assert len(world.replicas(1)) == 2
+    world.now += world.spec.bake
+    world.settle()
+    assert world.serving() == ["v1", "v2", "v3"]
+    assert weights(world.view()) == {1: 30.0, a: 60.0, b: 10.0}
+    assert len(world.replicas(1)) == 1  # as many as its share needs
+    assert world.state is EndpointState.READY
+
+
+def test_a_set_without_the_version_before_ends_it() -> None:
+    world = served(spec=EndpointSpec(bake=0.0))
+    a, b = world.add_set(90.0, 10.0)
+    world.settle()
+    world.start_all(a)
+    world.start_all(b)
+    assert world.serving() == ["v2", "v3"]
+    assert weights(world.view()) == {a: 90.0, b: 10.0}
+    assert world.ended[1].state is VariantState.GONE
+
+
+@pytest.mark.parametrize("at", ["rolling", "errors", "unready"])
+def test_a_set_is_rolled_back_as_a_whole_and_says_which_one_failed(at: str) -> None:
+    world = served()
+    a, b = world.add_set(60.0, 30.0, leaves={1: 10.0})
+    world.settle()
+    world.start_all(a)
+    if at == "rolling":
+        world.change(world.replicas(b)[0].id, live=False, failed=True, message="no image")
+    else:
+        world.start_all(b)
+        assert weights(world.view())[b] == 30.0
+        if at == "errors":
+            world.variants[b] = replace(world.variants[b], requests=10, errors=6)
+        else:
+            world.change(world.replicas(b)[0].id, ready=False)
+    moves = [step for step in plan_endpoint(world.view(), world.now) if isinstance(step, MoveVariant)]
+    assert [one.to for one in moves] == [VariantState.FAILED] * 2
+    assert moves[0].message == f"it came with v3, which was given up: {moves[1].message}"
+    world.settle()
+    assert weights(world.view()) == {1: 100.0}  # as if nothing had been asked for
+    assert (world.serving(), world.state) == (["v1"], EndpointState.READY)
+
+
+def test_a_new_endpoint_may_begin_with_several_versions() -> None:
+    world = World()
+    a, b = world.add_set(50.0, 50.0)
+    world.settle()
+    world.start_all(a)
+    assert (weights(world.view()), world.state) == ({}, EndpointState.STARTING)
+    world.start_all(b)
+    assert (weights(world.view()), world.state) == ({a: 50.0, b: 50.0}, EndpointState.READY)
+
+
+def test_what_was_to_stay_and_ended_meanwhile_leaves_its_share_to_the_others() -> None:
+    world = served(spec=EndpointSpec(bake=0.0))
+    a, b = world.add_set(30.0, 20.0, leaves={99: 50.0})
+    world.settle()
+    world.start_all(a)
+    world.start_all(b)
+    assert weights(world.view()) == {a: 60.0, b: 40.0}
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -452,7 +530,9 @@ def test_a_replica_that_moved_is_ready_again_only_with_its_new_address() -> None
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["roll", "canary", "recreate", "up", "crash", "wait", "scale"]), st.integers(0, 7))
+        st.tuples(
+            st.sampled_from(["roll", "canary", "set", "recreate", "up", "crash", "wait", "scale"]), st.integers(0, 7)
+        )
     )
 )
 def test_while_versions_roll_there_are_never_fewer_ready_replicas_than_before(events: list[tuple[str, int]]) -> None:
@@ -460,11 +540,15 @@ def test_while_versions_roll_there_are_never_fewer_ready_replicas_than_before(ev
     world = served(scale=2)
     for what, number in events:
         before = _capacity(world)
-        if what in ("roll", "canary", "recreate"):
+        if what in ("roll", "canary", "set", "recreate"):
             for key, one in list(world.variants.items()):
                 if one.state is VariantState.ROLLING:
                     world.variants[key] = replace(one, state=VariantState.FAILED)
-            world.add(weight=10.0 + number if what == "canary" else 100.0, recreate=what == "recreate")
+            if what == "set":
+                stays = [one.id for one in world.view().in_state(VariantState.SERVING)][: number % 2]
+                world.add_set(*((30.0, 30.0) if stays else (30.0, 70.0)), leaves=dict.fromkeys(stays, 40.0))
+            else:
+                world.add(weight=10.0 + number if what == "canary" else 100.0, recreate=what == "recreate")
         elif what == "wait":
             world.now += 1 + number
         elif what == "scale":
@@ -475,7 +559,7 @@ def test_while_versions_roll_there_are_never_fewer_ready_replicas_than_before(ev
                 one = live[number % len(live)]
                 world.change(one.id, **({"ready": True, "started_at": world.now} if what == "up" else _DEAD))
         world.settle()
-        if what in ("roll", "canary", "up", "wait") and not making_room(world.view()):
+        if what in ("roll", "canary", "set", "up", "wait") and not making_room(world.view()):
             assert _capacity(world) >= min(before, _wanted(world))
     _finish(world)
     assert world.state is EndpointState.READY

@@ -16,7 +16,8 @@ from helpers.rig import ME
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.registry.registry import FOLDER, NewVersion, Registry
-from localml.core.serving.endpoints import Endpoints, NewEndpoint, NewVariant
+from localml.core.serving.endpoints import Endpoints, NewEndpoint
+from localml.core.serving.variants import NewVariant
 from localml.objects import Buckets
 from localml.store.database import Database
 from localml.store.schema import prepare

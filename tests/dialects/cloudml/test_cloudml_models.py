@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from localml.config import Config
 from localml.control.serving import gateway_process
 from localml.core.errors import LocalmlError
-from localml.core.serving.endpoints import ROUTE
 from localml.core.serving.specs import EndpointState
+from localml.core.serving.variants import ROUTE
 from localml.dialects.cloudml.translate.services import STATE_WORDS, endpoint_name, route_name
 from localml.engines.base import Phase
 from localml.platform import Platform

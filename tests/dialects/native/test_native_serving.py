@@ -94,6 +94,27 @@ def test_serve_ask_roll_scale_stop_and_delete(admin: Http, server: Localml, mode
     assert {"Created", "Ready", "RolloutRequested", "VariantServes", "StopRequested", "Deleted"} <= set(reasons)
 
 
+def test_all_versions_are_put_at_once(admin: Http, server: Localml, model: str) -> None:
+    admin("POST", "/endpoints", {"model": "net:1", "name": "pair", "bake": 0, "env": {"A": "1"}})
+    assert server.client.wait_endpoint("pair", 60).state == "ready"
+    path = "/endpoints/pair/variants"
+    made = admin(
+        "PUT", path, {"variants": [{"name": "v1", "weight": 75}, {"model": "net:1", "name": "b", "weight": 25}]}
+    )
+    assert made.status == 200
+    done = server.client.wait_endpoint("pair", 60)  # the second is the first once more: one version, two names
+    shares = {one["name"]: (one["weight"], one["spec"]["env"]) for one in done.variants}
+    assert shares == {"v1": (75, {"A": "1"}), "b": (25, {"A": "1"})}
+    changed = admin(
+        "PUT", path, {"variants": [{"name": "v1", "weight": 90}, {"name": "c", "image": "x", "weight": 10}]}
+    )
+    assert changed.json["state"] == "updating"
+    refused = admin("PUT", path, {"variants": [{"name": "nobody", "weight": 100}]})
+    assert (refused.status, refused.json["error"]["field"]) == (400, "variants.0.model")
+    assert admin("PUT", path, {"variants": []}).json["error"]["field"] == "variants"
+    admin("DELETE", "/endpoints/pair")
+
+
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [

@@ -19,10 +19,11 @@ from localml.config import LOOPBACK
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
 from localml.core.registry.registry import NewVersion, Registered
-from localml.core.serving.endpoints import NewEndpoint, NewVariant
+from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.records import EndpointFull
 from localml.core.serving.specs import EndpointSpec, EndpointState, Scaling, VariantSpec
 from localml.core.serving.tables import EndpointReplica
+from localml.core.serving.variants import NewVariant
 from localml.core.work.workloads import Full
 from localml.dialects.cloudml.errors import missing, need_org
 from localml.dialects.cloudml.schemas.services import ModelService, ModelServiceCreate

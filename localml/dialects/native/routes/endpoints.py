@@ -10,9 +10,10 @@ from localml.core.errors import invalid
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
-from localml.core.serving.endpoints import NewEndpoint, NewVariant
+from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.records import EndpointFull, VariantFull
 from localml.core.serving.specs import EndpointSpec, VariantSpec
+from localml.core.serving.variants import NewVariant
 from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
@@ -59,6 +60,14 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
         new = NewVariant(spec, version, body.weight, recreate=body.recreate)
         made = platform.endpoints.rollout(found.row.id or 0, who, new, keep_settings=not given)
         return _shown(platform, made)
+
+    @api.put("/endpoints/<ref>/variants", responses={"200": _Out})
+    def put_variants(path: schemas.Reference, body: serving_schemas.VariantsIn) -> Any:
+        """Replace all versions at once: the new ones take over together once all of them are ready, or none does."""
+        who = caller()
+        found = _find(platform, who, path.ref)
+        new = [_member(platform, found, place, one, body.recreate) for place, one in enumerate(body.variants)]
+        return _shown(platform, platform.endpoints.put_variants(found.row.id or 0, who, new))
 
     @api.post("/endpoints/<ref>/scale", responses={"200": _Out})
     def scale(path: schemas.Reference, body: serving_schemas.ScaleIn) -> Any:
@@ -161,6 +170,28 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
         pool=body.pool,
         workspace=workspace,
     )
+
+
+def _member(
+    platform: Platform, found: EndpointFull, place: int, body: serving_schemas.VariantIn, recreate: bool
+) -> NewVariant:
+    """One of the versions of a set."""
+    named = next((one for one in found.live() if body.name and one.row.name == body.name), None)
+    base = named or _newest(found)
+    if body.model is not None:
+        version = platform.registry.find(body.model, project_of(caller())).version.id
+        same = (one for one in found.live() if one.row.model_version_id == version)
+        base = named or next(same, base)
+    elif body.image is not None:
+        version = base.row.model_version_id if base is not None else None
+    elif named is not None:
+        version = named.row.model_version_id
+    else:
+        words = "give a registered model, or an image, or the name of a version that serves"
+        raise invalid(f"variants.{place}.model", words)
+    given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
+    spec = (base.spec if base is not None else VariantSpec()).model_copy(update=given)
+    return NewVariant(spec, version, body.weight, body.name, recreate)
 
 
 def _newest(found: EndpointFull) -> VariantFull | None:

@@ -74,6 +74,32 @@ class RolloutIn(Strict):
     options: dict[str, str | int | float | bool] | None = None
 
 
+class VariantIn(Strict):
+    """One of several versions, by its model, its image, or the name of one that serves already.
+
+    What is not given is that of the version of this name, else of one with this model, else of the newest.
+    """
+
+    name: str = Field(default="", max_length=128)
+    model: str | None = None
+    image: str | None = Field(default=None, min_length=1)
+    command: tuple[str, ...] | None = None
+    weight: float
+    resources: Resources | None = None
+    env: dict[str, str] | None = None
+    options: dict[str, str | int | float | bool] | None = None
+
+
+class VariantsIn(Strict):
+    """All versions that an endpoint shall have, with weights in percent that add up to 100; others end.
+
+    ``recreate``: those before them end first, and come back if one of these fails; then none of them may serve already.
+    """
+
+    variants: list[VariantIn] = Field(min_length=1, max_length=100)
+    recreate: bool = False
+
+
 class ScaleIn(Strict):
     """Limits of the number of replicas; ``replicas`` sets both. Those left out stay."""
 

@@ -263,11 +263,22 @@ def _no_parents() -> None:
     op.create_index("uq_workload_live_name", "workload", _NAMED, unique=True, sqlite_where=live)
 
 
+def _variant_sets() -> None:
+    op.add_column("variant", sa.Column("batch", sa.Integer(), nullable=True))
+    op.add_column("variant", sa.Column("leaves", sa.JSON(), nullable=True))
+
+
+def _no_variant_sets() -> None:
+    op.drop_column("variant", "leaves")
+    op.drop_column("variant", "batch")
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_subjects, _no_subjects),
     (_nodes, _no_nodes),
     (_people, _no_people),
     (_parents, _no_parents),
+    (_variant_sets, _no_variant_sets),
 )
 """(do, undo) of each topic."""
 
