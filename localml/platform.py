@@ -23,6 +23,7 @@ from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
 from localml.control.watch.gpus import GpuWatch
 from localml.control.watch.idle import IdleWatch
+from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
 from localml.core.capacity import pools
 from localml.core.capacity.pools import Pools
@@ -30,6 +31,8 @@ from localml.core.catalog import Catalog, load_catalog
 from localml.core.clock import Clock, SystemClock
 from localml.core.events.feed import Feed
 from localml.core.events.records import Events
+from localml.core.instances.instances import Instances
+from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.people.credentials import administrator
 from localml.core.people.identity import Identity
@@ -41,7 +44,6 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import Subject
-from localml.core.work.tools import Tools
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
 from localml.engines.choice import Chosen, choose_engine, container_ids
@@ -151,6 +153,8 @@ class Platform:
         self._possible = Possible(self.mounts, self.sealer, self.hardware)
         nudge = self.hardware.nudge = self.reconciler.nudge
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell, nudge=nudge)
+        self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner)
+        self.restarts = Restarts(self.instances)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
         self.ssh = Shells(self.data, self._vault, self.workloads, self.engine, self.buckets, self._site.bind_address)
@@ -188,6 +192,7 @@ class Platform:
         """Start the control loop; containers of an earlier run are adopted by its first tick."""
         self.reconciler.start()
         self.idle.start()
+        self.restarts.start()
         self.sampler.start()
         self.serving.start()
         self.ssh.start()
@@ -198,6 +203,7 @@ class Platform:
         self.feed.close()
         self.gpu_watch.close()
         self.idle.close()
+        self.restarts.close()
         self.ssh.close()
         self.serving.close()
         self.reconciler.close()
@@ -215,6 +221,7 @@ class Platform:
         self._tell(workload_id)
         self.sampler.nudge()
         self.idle.nudge()
+        self.restarts.changed()
         self.serving.changed(workload_id)
         self.ssh.changed(workload_id)
 

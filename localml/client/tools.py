@@ -17,12 +17,13 @@ _POLL_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A notebook or TensorBoard.
+    """A notebook or TensorBoard, which keeps ``id`` and name when it is stopped and started again.
 
-    ``url`` opens it, token included; ``base_url`` is where its own API is; both None while it does not run. ``source``
-    is the workspace of a notebook, the logdir of a TensorBoard. ``ready`` tells whether it answers, ``activity`` what
-    it does (``idle_for``; of a notebook also ``kernels``, ``memory``, ``cpu_percent``); they are only filled for a
-    single one.
+    ``workload_id`` is its newest run (the ``run``-th), whose state and times these are; with ``pending`` another one
+    is wanted, which begins when that has ended. ``url`` opens it, token included; ``base_url`` is where its own API
+    is; both None while it does not run. ``source`` is the workspace of a notebook, the logdir of a TensorBoard.
+    ``ready`` tells whether it answers, ``activity`` what it does (``idle_for``; of a notebook also ``kernels``,
+    ``memory``, ``cpu_percent``); they are only filled for a single one.
     """
 
     id: int
@@ -35,6 +36,9 @@ class Tool:
     created_at: float
     started_at: float | None
     ended_at: float | None
+    workload_id: int
+    run: int
+    pending: bool
     source: str
     token: str | None
     url: str | None
@@ -53,13 +57,14 @@ class Tools:
         self._http = http
 
     def start_notebook(self, **members: Any) -> Tool:
-        """Start a JupyterLab; members as in ``POST /notebooks`` (name, workspace, token, image, resources, env,
-        mounts, idle_limit, time_limit ...), those that are None left out."""
+        """Start a JupyterLab, a new one or a stopped one of this name; members as in ``POST /notebooks`` (name,
+        workspace, token, image, resources, env, mounts, idle_limit, time_limit ...), those that are None left out."""
         return self._start("/notebooks", members)
 
     def start_tensorboard(self, logdir: str, **members: Any) -> Tool:
-        """Start a TensorBoard over an object URI; members as in ``POST /tensorboards`` (name, token, image, command,
-        idle_limit, time_limit ...), those that are None left out."""
+        """Start a TensorBoard over an object URI, a new one or a stopped one of this name; members as in
+        ``POST /tensorboards`` (name, token, image, command, idle_limit, time_limit ...), those that are None left
+        out."""
         return self._start("/tensorboards", {"logdir": logdir, **members})
 
     def notebooks(self) -> list[Tool]:
@@ -77,6 +82,29 @@ class Tools:
     def tensorboard(self, ref: int | str) -> Tool:
         """One TensorBoard."""
         return make(Tool, self._http.json("GET", f"/tensorboards/{quote(str(ref), safe='')}"))
+
+    def start(self, one: Tool) -> Tool:
+        """Start it again as it was; one that runs goes on. Name, token and files stay, its port if it is free."""
+        return self._wish(one, "/start")
+
+    def stop(self, one: Tool) -> Tool:
+        """Stop it; it can be started again."""
+        return self._wish(one, "/stop")
+
+    def restart(self, one: Tool) -> Tool:
+        """Stop it if it runs, and start it again."""
+        return self._wish(one, "/restart")
+
+    def change(self, one: Tool, **members: Any) -> Tool:
+        """Change settings, members as for its start; one that runs has them after its next start."""
+        return make(Tool, self._http.json("PATCH", f"/{one.kind}s/{one.id}", members))
+
+    def delete(self, one: Tool) -> Tool:
+        """Stop it if it runs, and forget its name; a notebook's files stay."""
+        return make(Tool, self._http.json("DELETE", f"/{one.kind}s/{one.id}"))
+
+    def _wish(self, one: Tool, verb: str) -> Tool:
+        return make(Tool, self._http.json("POST", f"/{one.kind}s/{one.id}{verb}"))
 
     def wait_ready(self, made: Tool, timeout: float, tell: Callable[[Tool], None] = lambda _: None) -> Tool:
         """Wait until it answers requests.

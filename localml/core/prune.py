@@ -11,6 +11,7 @@ from sqlmodel import Session, SQLModel, col
 
 from localml.core.capacity.tables import GpuLease
 from localml.core.events.tables import Event
+from localml.core.instances.tables import Instance
 from localml.core.logs.tables import LogFile
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
@@ -144,7 +145,7 @@ def _drop_rows(session: Session, numbers: list[int]) -> None:
     session.execute(made.values(workload_id=None))  # a model stays when the job that wrote it is forgotten
     for about in (Series, LogFile, Event):
         session.execute(delete(about).where(*_about(about, numbers)))
-    owned: tuple[type[SQLModel], ...] = (GpuLease, Attempt, EndpointReplica, WorkloadDetail)
+    owned: tuple[type[SQLModel], ...] = (GpuLease, Attempt, EndpointReplica, Instance, WorkloadDetail)
     for table in owned:
         session.execute(delete(table).where(table.workload_id.in_(numbers)))  # type: ignore[attr-defined]
     session.execute(delete(Workload).where(col(Workload.id).in_(numbers)))

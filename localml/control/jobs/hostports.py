@@ -41,6 +41,9 @@ def _host_port(port: Port, taken: set[int], held: ExitStack) -> int:
     if port.host:
         taken.add(port.host)
         return port.host
+    if port.prefer and port.prefer not in taken and is_free(port.prefer):
+        taken.add(port.prefer)
+        return port.prefer
     return free_port(taken, held)
 
 

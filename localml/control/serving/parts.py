@@ -94,7 +94,7 @@ class Serving:
             parts.db, parts.workloads, parts.logs, parts.clock, around, gateway=self.gateway
         )
         self.endpoints = Endpoints(parts.db, parts.clock, check=self._check, nudge=self.controller.nudge)
-        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, self._caller, parts.names_in)
+        self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, parts.identity.owner, parts.names_in)
 
     def start(self) -> None:
         """Take up what an earlier server left."""
@@ -140,17 +140,9 @@ class Serving:
         if trouble:
             raise LocalmlError(Code.UNAVAILABLE, trouble)
 
-    def _caller(self, name: str, workspace: str) -> Caller:
-        """The user of that name, or what is left of one that was removed."""
-        try:
-            found = self._parts.identity.user(name)
-        except LocalmlError:
-            found = Caller(0, name, False, workspace, "default")
-        return replace(found, workspace=workspace)
-
     def _owner(self, row: Endpoint) -> Caller:
         """Replicas mount folders below the data directory, which is for administrators only otherwise."""
-        return replace(self._caller(row.owner, row.workspace), admin=True)
+        return replace(self._parts.identity.owner(row.owner, row.workspace), admin=True)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
         """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""

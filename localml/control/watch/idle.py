@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
+from localml.core.instances.tools import Tools
 from localml.core.people.identity import Caller
 from localml.core.quantities import format_duration
 from localml.core.work.states import Desired, Kind, State
-from localml.core.work.tools import Tools
 from localml.core.work.workloads import Full, Query, Workloads
 
 if TYPE_CHECKING:

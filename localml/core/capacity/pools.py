@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 
 from localml.core.capacity.tables import Pool, PoolGrant
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.instances.tables import Instance
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
@@ -126,8 +127,8 @@ class Pools:
         """Remove a pool that nothing uses.
 
         Raises:
-            LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` with the numbers while there are pools below it, workloads or
-                endpoints in it that are not over, or users it was granted to; and for the pool of those who name none.
+            LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` with the numbers while there are pools below it, workloads,
+                endpoints or instances in it, or users it was granted to; and for the pool of those who name none.
         """
         if path == ROOT:
             raise LocalmlError(Code.WRONG_STATE, f"pool: '{ROOT}' is where everything goes that names no pool")
@@ -224,6 +225,9 @@ class Pools:
         self._store.write(act)
 
 
+_newest_run = col(Instance.workload_id) == col(Workload.id)
+
+
 def _uses(session: Session, pool: Pool) -> dict[str, int]:
     """What keeps a pool from being removed -> how much of it there is."""
 
@@ -234,6 +238,7 @@ def _uses(session: Session, pool: Pool) -> dict[str, int]:
         "pools": count(col(Pool.parent_id) == pool.id),
         "workloads": count(col(Workload.pool) == pool.name, col(Workload.state).in_([*ACTIVE])),
         "endpoints": count(col(Endpoint.pool) == pool.name, col(Endpoint.closed_at).is_(None)),
+        "instances": count(col(Instance.pool) == pool.name, _newest_run, col(Workload.deleted_at).is_(None)),
         "grants": count(col(PoolGrant.pool) == pool.name),
     }
 

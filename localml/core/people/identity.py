@@ -323,6 +323,14 @@ class Identity:
             found = self._remember(self._users, name, caller, changes)
         return found
 
+    def owner(self, name: str, workspace: str) -> Caller:
+        """The user of this name, or what is left of one that was removed, for what goes on in its name."""
+        try:
+            found = self.user(name)
+        except LocalmlError:
+            found = Caller(0, name, False, workspace, "default")
+        return replace(found, workspace=workspace)
+
     def users(self) -> list[Caller]:
         """All users, oldest first."""
         with self._store.read() as session:

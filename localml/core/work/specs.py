@@ -89,12 +89,14 @@ class Port(Frozen):
     """A port that others may reach; 0 lets localml choose a free one.
 
     With ``container`` and ``host`` both 0 the two are the same number, so that the port is found under it from inside
-    and from outside. A ``host`` port of the user's own choice that is taken fails the workload.
+    and from outside. A ``host`` port of the user's own choice that is taken fails the workload. ``prefer`` is the host
+    port that is chosen if it is free.
     """
 
     label: str = Field(min_length=1, max_length=64)
     container: int = Field(default=0, ge=0, le=65535)
     host: int = Field(default=0, ge=0, le=65535)
+    prefer: int = Field(default=0, ge=0, le=65535)
     publish: bool = True
 
 

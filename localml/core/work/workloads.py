@@ -309,6 +309,10 @@ class Workloads:
             query = select(func.max(col(Workload.parent_index))).where(*listing.children_of(parent))
             return int(session.execute(query).scalar() or 0) + 1
 
+    def check(self, submission: Submission) -> None:
+        """Refuse what :meth:`submit` would refuse because it can never run here."""
+        self._check(submission)
+
     def stop(self, number: int, caller: Caller, reason: str = "") -> Workload:
         """Ask for a workload to be stopped. One that is over stays as it is; asking twice changes nothing.
 
@@ -316,30 +320,33 @@ class Workloads:
             reason: what its owner is told; by default who asked.
         """
         words = reason or f"stopped by {caller.name}"
-        row = self._store.write(lambda session: self._want_stop(session, number, words))
-        self._changed(number)
-        self._nudge()
+        row = self._store.write(lambda session: self.want_stop(session, number, words))
+        self.told(number)
         return row
 
     def delete(self, number: int, caller: Caller) -> Workload:
         """Hide a workload, after stopping it if it runs; its log and events stay until they are pruned."""
-
-        def act(session: Session) -> Workload:
-            row = self._want_stop(session, number, f"stopped by {caller.name}")
-            if row.deleted_at is None:
-                row.deleted_at = row.updated_at = self._clock.now()
-                session.add(row)
-                words = f"deleted by {caller.name}"
-                record_event(session, Subject.workload(number), "Deleted", words, now=row.deleted_at)
-            session.flush()
-            return row
-
-        row = self._store.write(act)
-        self._changed(number)
-        self._nudge()
+        row = self._store.write(lambda session: self.hide(session, number, caller))
+        self.told(number)
         return row
 
-    def _want_stop(self, session: Session, number: int, words: str) -> Workload:
+    def told(self, number: int) -> None:
+        """A wish about this workload was written: wake who carries it out, and who follows it."""
+        self._changed(number)
+        self._nudge()
+
+    def hide(self, session: Session, number: int, caller: Caller) -> Workload:
+        """:meth:`delete` as a part of another transaction; :meth:`told` comes after it."""
+        row = self.want_stop(session, number, f"stopped by {caller.name}")
+        if row.deleted_at is None:
+            row.deleted_at = row.updated_at = self._clock.now()
+            session.add(row)
+            record_event(session, Subject.workload(number), "Deleted", f"deleted by {caller.name}", now=row.deleted_at)
+        session.flush()
+        return row
+
+    def want_stop(self, session: Session, number: int, words: str) -> Workload:
+        """:meth:`stop` as a part of another transaction; :meth:`told` comes after it."""
         row = session.get(Workload, number)
         if row is None:
             raise not_found("workload", number)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from flask import request
 
-from localml.core.work.tools import Access
+from localml.core.instances.tools import Access
 from localml.core.work.workloads import Full
 from localml.dialects.kit.context import platform
 
@@ -33,7 +33,7 @@ def gateway_url() -> str | None:
 
 
 def access_of(full: Full) -> Access:
-    """Where the client reaches a notebook or TensorBoard, see :meth:`localml.core.work.tools.Tools.access`."""
+    """Where the client reaches a notebook or TensorBoard, see :meth:`localml.core.instances.tools.Tools.access`."""
     found = platform().tools.access(full)
     if platform().config.host not in WILDCARDS:
         return found

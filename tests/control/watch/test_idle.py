@@ -15,11 +15,11 @@ from localml.control.watch.idle import IdleWatch, time_left
 from localml.control.watch.jupyter import Activity, Kernel
 from localml.control.watch.tensorboard import Use
 from localml.core.errors import Code, LocalmlError
+from localml.core.instances.tools import Notebook, Tensorboard, Tools
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.work.specs import Resources
 from localml.core.work.states import Kind
-from localml.core.work.tools import Notebook, Tensorboard, Tools
 from localml.core.work.workloads import Full
 
 LIMIT = 600.0

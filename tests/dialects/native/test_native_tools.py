@@ -18,7 +18,7 @@ from localml.control.watch.jupyter import Activity
 from localml.control.watch.tensorboard import Use
 from localml.core.catalog import runtimes_dir
 from localml.core.errors import Code, LocalmlError
-from localml.core.work.tools import Tensorboard
+from localml.core.instances.tools import Tensorboard
 from localml.core.work.workloads import Full
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.testing import Localml

@@ -69,7 +69,7 @@ def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
             request=stored_dev(request.get_json(), body),
             refuse_over_quota=True,
         )
-        return dev_answer(platform(), platform().workloads.queued(submission))
+        return dev_answer(platform(), platform().instances.create(submission).run)
 
 
 @api.get(
@@ -142,7 +142,7 @@ def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
             request=request.get_json(),
             refuse_over_quota=True,
         )
-        return board_answer(platform(), platform().workloads.queued(submission))
+        return board_answer(platform(), platform().instances.create(submission).run)
 
 
 @api.get(

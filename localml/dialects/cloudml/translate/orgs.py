@@ -67,7 +67,7 @@ def find(platform: Platform, kind: Kind, name: str, org: str, gone: str, lacking
         if len(rows) > 1:
             raise lacking or need_org()
         org = rows[0].workspace if rows else org
-    found = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=org)
-    if found is None:
+    rows = platform.workloads.page(Query(kinds=(kind,), dialect=DIALECT, name=name, workspace=org, limit=1)).items
+    if not rows:
         raise missing(gone)
-    return found
+    return platform.workloads.get(rows[0].id or 0)

@@ -11,8 +11,8 @@ from typing import Any
 
 from localml.config import LOOPBACK
 from localml.core.errors import invalid
+from localml.core.instances.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
 from localml.core.work.specs import Resources, WorkloadSpec
-from localml.core.work.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
 from localml.core.work.workloads import Full
 from localml.dialects.cloudml.schemas.tools import DevEnv, DevEnvCreate, TensorboardCreate
 from localml.dialects.cloudml.schemas.tools import Tensorboard as TensorboardAnswer

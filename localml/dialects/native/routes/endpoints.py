@@ -65,7 +65,7 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
     def put_variants(path: schemas.Reference, body: serving_schemas.VariantsIn) -> Any:
         """Replace all versions at once: the new ones take over together once all of them are ready, or none does."""
         who = caller()
-        found = _find(platform, who, path.ref)
+        found = find_endpoint(platform, who, path.ref, Action.CHANGE)
         new = [_member(platform, found, place, one, body.recreate) for place, one in enumerate(body.variants)]
         return _shown(platform, platform.endpoints.put_variants(found.row.id or 0, who, new))
 
@@ -179,7 +179,7 @@ def _member(
     named = next((one for one in found.live() if body.name and one.row.name == body.name), None)
     base = named or _newest(found)
     if body.model is not None:
-        version = platform.registry.find(body.model, project_of(caller())).version.id
+        version = find_model(platform, caller(), body.model).version.id
         same = (one for one in found.live() if one.row.model_version_id == version)
         base = named or next(same, base)
     elif body.image is not None:

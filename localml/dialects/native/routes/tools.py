@@ -1,25 +1,26 @@
-"""Notebooks and TensorBoards. They are stopped and deleted as workloads."""
+"""Notebooks and TensorBoards: create, start, stop, restart, change, delete, list, show."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.instances.instances import Change, InstanceFull
+from localml.core.instances.tools import Notebook, Tensorboard
 from localml.core.people.allow import Thing, allow, may, places, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
 from localml.core.work.specs import WorkloadSpec
-from localml.core.work.states import TERMINAL, Kind
-from localml.core.work.tools import Notebook, Tensorboard
-from localml.core.work.workloads import Full, Query, Submission
+from localml.core.work.states import Kind
+from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
-from localml.dialects.native.auth import find, workspace_for
+from localml.dialects.native.auth import workspace_for
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
@@ -27,34 +28,27 @@ from localml.dialects.native.translate.names import friendly
 from localml.platform import Platform
 
 DIALECT = "native"
+_Settings = tool_schemas.NotebookChange | tool_schemas.TensorboardChange
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
     _add_notebooks(api, platform)
     _add_tensorboards(api, platform)
+    _add_wishes(api, platform, Kind.NOTEBOOK)
+    _add_wishes(api, platform, Kind.TENSORBOARD)
 
 
 def _add_notebooks(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/notebooks", responses={"201": tool_schemas.ToolOut})
     def start_notebook(body: tool_schemas.NotebookIn) -> Any:
-        """Start a JupyterLab, in place of an ended one of that name."""
-        who, name = caller(), body.name or friendly()
-        wanted = Notebook(
-            workspace=body.workspace or name,
-            token=body.token,
-            image=body.image,
-            command=tuple(body.command),
-            resources=body.resources,
-            env=body.env,
-            mounts=tuple(body.mounts),
-            idle_limit=body.idle_limit,
-            time_limit=body.time_limit,
-            priority=body.priority,
-        )
-        spec = platform.tools.notebook(who.name, wanted)
-        given = {"workspace": wanted.workspace}
-        return _shown(platform, who, _submit(platform, who, Kind.NOTEBOOK, name, spec, body.pool, given)), 201
+        """Start a JupyterLab: a new one, or a stopped one of that name, with the settings that are given."""
+        return _shown(platform, caller(), _start(platform, caller(), Kind.NOTEBOOK, body.name, body)), 201
+
+    @api.patch("/notebooks/<ref>", responses={"200": tool_schemas.ToolOut})
+    def change_notebook(path: schemas.Reference, body: tool_schemas.NotebookChange) -> Any:
+        """Change settings; one that runs has them after its next start."""
+        return _changed(platform, path.ref, Kind.NOTEBOOK, body)
 
     @api.get("/notebooks", responses={"200": tool_schemas.ToolsOut})
     def list_notebooks() -> Any:
@@ -65,29 +59,20 @@ def _add_notebooks(api: APIBlueprint, platform: Platform) -> None:
     def show_notebook(path: schemas.Reference) -> Any:
         """A notebook, with what its kernels do."""
         found = _find(platform, caller(), path.ref, Kind.NOTEBOOK)
-        activity = _activity(platform, found)
+        activity = _activity(platform, found.run)
         return {**_shown(platform, caller(), found), "ready": activity is not None, "activity": activity}
 
 
 def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/tensorboards", responses={"201": tool_schemas.ToolOut})
     def start_tensorboard(body: tool_schemas.TensorboardIn) -> Any:
-        """Start a TensorBoard, in place of an ended one of that name."""
-        who, name = caller(), body.name or friendly()
-        folder = platform.buckets.path(body.logdir, field="logdir").relative_to(platform.buckets.root)
-        wanted = Tensorboard(
-            folder=folder.as_posix(),
-            token=body.token,
-            image=body.image,
-            command=tuple(body.command),
-            resources=body.resources,
-            idle_limit=body.idle_limit,
-            time_limit=body.time_limit,
-            priority=body.priority,
-        )
-        spec = platform.tools.tensorboard(who.name, wanted)
-        given = {"logdir": body.logdir}
-        return _shown(platform, who, _submit(platform, who, Kind.TENSORBOARD, name, spec, body.pool, given)), 201
+        """Start a TensorBoard: a new one, or a stopped one of that name, with the settings that are given."""
+        return _shown(platform, caller(), _start(platform, caller(), Kind.TENSORBOARD, body.name, body)), 201
+
+    @api.patch("/tensorboards/<ref>", responses={"200": tool_schemas.ToolOut})
+    def change_tensorboard(path: schemas.Reference, body: tool_schemas.TensorboardChange) -> Any:
+        """Change settings; one that runs has them after its next start."""
+        return _changed(platform, path.ref, Kind.TENSORBOARD, body)
 
     @api.get("/tensorboards", responses={"200": tool_schemas.ToolsOut})
     def list_tensorboards() -> Any:
@@ -98,76 +83,143 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
     def show_tensorboard(path: schemas.Reference) -> Any:
         """A TensorBoard, and whether it answers."""
         found = _find(platform, caller(), path.ref, Kind.TENSORBOARD)
-        ready = platform.idle.answers(found)
-        activity = _use(platform, found) if ready else None
+        ready = platform.idle.answers(found.run)
+        activity = _use(platform, found.run) if ready else None
         return {**_shown(platform, caller(), found), "ready": ready, "activity": activity}
 
 
-def _submit(
-    platform: Platform, who: Caller, kind: Kind, name: str, spec: WorkloadSpec, pool: str, given: dict[str, str]
-) -> Full:
+def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
+    base = f"/{kind}s/<ref>"
+    out: Any = {"200": tool_schemas.ToolOut}
+
+    def number(reference: str, action: Action = Action.STOP) -> int:
+        return _find(platform, caller(), reference, kind, action).row.id or 0
+
+    @api.post(f"{base}/start", endpoint=f"start_this_{kind}", responses=out)
+    def start(path: schemas.Reference) -> Any:
+        """Start it again as it was; one that runs goes on. Its name, token and files stay, its port if it is free."""
+        return _shown(platform, caller(), platform.instances.start(number(path.ref), caller()))
+
+    @api.post(f"{base}/stop", endpoint=f"stop_this_{kind}", responses=out)
+    def stop(path: schemas.Reference) -> Any:
+        """Stop it; it can be started again."""
+        return _shown(platform, caller(), platform.instances.stop(number(path.ref), caller()))
+
+    @api.post(f"{base}/restart", endpoint=f"restart_this_{kind}", responses=out)
+    def restart(path: schemas.Reference) -> Any:
+        """Stop it if it runs, and start it again."""
+        return _shown(platform, caller(), platform.instances.restart(number(path.ref), caller()))
+
+    @api.delete(base, endpoint=f"delete_{kind}", responses=out)
+    def delete(path: schemas.Reference) -> Any:
+        """Stop it if it runs, and forget its name; a notebook's files stay."""
+        return _shown(platform, caller(), platform.instances.delete(number(path.ref, Action.DELETE), caller()))
+
+
+def _start(platform: Platform, who: Caller, kind: Kind, given: str | None, body: _Settings) -> InstanceFull:
+    name = given or friendly()
     place = workspace_for(platform, who, None, Noun.WORKLOAD)
-    allow(who, Action.USE, Thing(Noun.POOL, pool, pool))
-    old = platform.workloads.find(dialect=DIALECT, kind=kind, name=name, workspace=place)
-    over = old is not None and old.row.state in TERMINAL and may(who, Action.DELETE, Thing.of(Noun.WORKLOAD, old.row))
-    number = platform.workloads.submit(
-        Submission(
-            name=name,
-            spec=spec,
-            caller=who,
-            dialect=DIALECT,
-            kind=kind,
-            pool=pool,
-            workspace=place,
-            request=given,
-            replaces=old.row.id if old is not None and over else None,
-        )
+    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    found = platform.instances.list(kinds=(kind,), dialect=DIALECT, workspaces={place}, name=name)
+    old = next(iter(found), None)
+    if old is not None and not old.live and may(who, Action.CHANGE, Thing.of(Noun.WORKLOAD, old.row)):
+        change = _change(platform, old, body) if body.model_fields_set - {"name"} else None
+        return platform.instances.start(old.row.id or 0, who, change)
+    if isinstance(body, tool_schemas.NotebookChange):
+        spec = platform.tools.notebook(who.name, _notebook(body, Notebook(workspace=name)))
+        source = {"workspace": body.workspace or name}
+    else:
+        spec = platform.tools.tensorboard(who.name, _tensorboard(platform, body, Tensorboard("")))
+        source = {"logdir": body.logdir or ""}
+    return platform.instances.create(
+        Submission(name, spec, who, DIALECT, kind, workspace=place, pool=body.pool, request=source)
     )
-    return platform.workloads.get(number)
+
+
+def _changed(platform: Platform, reference: str, kind: Kind, body: _Settings) -> dict[str, Any]:
+    found = _find(platform, caller(), reference, kind, Action.CHANGE)
+    if "pool" in body.model_fields_set:
+        allow(caller(), Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    change = _change(platform, found, body)
+    return _shown(platform, caller(), platform.instances.modify(found.row.id or 0, caller(), change))
+
+
+def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
+    """What a request changes of the settings that there are."""
+    owner, request = found.row.owner, dict(found.row.request or {})
+    spec: WorkloadSpec
+    if isinstance(body, tool_schemas.NotebookChange):
+        notebook = _notebook(body, platform.tools.notebook_of(owner, found.spec))
+        spec, source = platform.tools.notebook(owner, notebook), {"workspace": notebook.workspace}
+    else:
+        board = _tensorboard(platform, body, platform.tools.tensorboard_of(owner, found.spec))
+        spec, source = platform.tools.tensorboard(owner, board), {"logdir": body.logdir} if body.logdir else {}
+    return Change(spec, request | source, body.pool if "pool" in body.model_fields_set else None)
+
+
+def _notebook(body: tool_schemas.NotebookChange, base: Notebook) -> Notebook:
+    given = _given(body, Notebook)
+    if body.workspace is None:
+        given.pop("workspace", None)
+    return replace(base, **given)
+
+
+def _tensorboard(platform: Platform, body: tool_schemas.TensorboardChange, base: Tensorboard) -> Tensorboard:
+    given = _given(body, Tensorboard)
+    if body.logdir is not None:
+        folder = platform.buckets.path(body.logdir, field="logdir").relative_to(platform.buckets.root)
+        given["folder"] = folder.as_posix()
+    return replace(base, **given)
+
+
+def _given(body: _Settings, made: type[Notebook | Tensorboard]) -> dict[str, Any]:
+    """The members of a request that are settings of what is made."""
+    known = {one.name for one in fields(made)}
+    found = {name: getattr(body, name) for name in body.model_fields_set & known}
+    if found.get("token", "") is None:  # the one that there is, or a new one
+        del found["token"]
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
 def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    cursor: str | None = None
-    while True:
-        query = Query(kinds=(kind,), workspaces=reach(who, Noun.WORKLOAD), limit=500, after=cursor)
-        page = platform.workloads.page(query)
-        found += [_shown(platform, who, platform.workloads.get(row.id or 0)) for row in page.items]
-        cursor = page.cursor
-        if cursor is None:
-            return found
+    found = platform.instances.list(kinds=(kind,), workspaces=reach(who, Noun.WORKLOAD))
+    return [_shown(platform, who, one) for one in found]
 
 
-def _find(platform: Platform, who: Caller, reference: str, kind: Kind) -> Full:
-    if not (reference.isascii() and reference.isdigit()):
-        query = Query(kinds=(kind,), name=reference, workspaces=places(who))
-        rows = platform.workloads.page(query).items
-        if not who.admin:
-            rows = [row for row in rows if row.workspace == who.workspace] or rows
-        if len(rows) > 1:
-            words = " and ".join(f"{row.id} ({row.dialect}, {row.owner})" for row in rows)
-            raise LocalmlError(Code.CONFLICT, f"several are named '{reference}'; say which by id: {words}")
-        if not rows:
-            raise not_found(kind, reference)
-        reference = str(rows[0].id)
-    found = find(platform, who, reference)
-    if found.row.kind is not kind:
+def _find(platform: Platform, who: Caller, reference: str, kind: Kind, action: Action = Action.READ) -> InstanceFull:
+    found = platform.instances.list(kinds=(kind,), workspaces=places(who), name=reference)
+    if not found and reference.isascii() and reference.isdigit() and len(reference) <= 18:
+        found = [one for one in platform.instances.list(kinds=(kind,)) if one.row.id == int(reference)]
+    if not who.admin:
+        found = [one for one in found if one.row.workspace == who.workspace] or found
+    if not found:
         raise not_found(kind, reference)
-    return found
+    if len(found) > 1:
+        words = " and ".join(f"{one.row.id} ({one.row.dialect}, {one.row.owner})" for one in found)
+        raise LocalmlError(Code.CONFLICT, f"several are named '{reference}'; say which by id: {words}")
+    allow(who, action, Thing.of(Noun.WORKLOAD, found[0].row, reference))
+    return found[0]
 
 
-def _shown(platform: Platform, who: Caller, found: Full) -> dict[str, Any]:
-    access = access_of(found)
-    owns = may(who, Action.ENTER, Thing.of(Noun.WORKLOAD, found.row))
-    request = found.request if isinstance(found.request, dict) else {}
+def _shown(platform: Platform, who: Caller, found: InstanceFull) -> dict[str, Any]:
+    access, row, spec = access_of(found.run), found.row, found.run.spec if found.live else found.spec
+    owns = may(who, Action.ENTER, Thing.of(Noun.WORKLOAD, row))
+    request = row.request if isinstance(row.request, dict) else {}
     return {
-        **translate.workload(found.row),
-        "source": str(request.get("workspace") or request.get("logdir") or found.row.name),
+        **translate.workload(found.run.row),
+        "id": row.id,
+        "workload_id": row.workload_id,
+        "run": row.run,
+        "pending": found.pending,
+        "state": found.state,
+        "message": found.message,
+        "created_at": row.created_at,
+        "source": str(request.get("workspace") or request.get("logdir") or row.name),
         "token": access.token if owns else None,
         "url": access.url if owns else access.base,
         "base_url": access.base,
-        "idle_limit": found.spec.idle_limit,
-        "time_limit": found.spec.time_limit,
+        "idle_limit": spec.idle_limit,
+        "time_limit": spec.time_limit,
     }
 
 

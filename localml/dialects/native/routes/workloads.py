@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
@@ -11,7 +12,7 @@ from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
 from localml.core.subjects import Subject
-from localml.core.work.states import TERMINAL
+from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
@@ -24,6 +25,8 @@ from localml.platform import Platform
 
 _TAIL = 20
 _NAME_TRIES = 8
+_INSTANCES = (Kind.NOTEBOOK, Kind.TENSORBOARD)
+"""What can be stopped and started again."""
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -55,7 +58,10 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def stop(path: schemas.Reference) -> Any:
         """Ask for a workload to be stopped; one that is over stays as it is."""
         number = find(platform, caller(), path.ref, Action.STOP).row.id or 0
-        return translate.workload(platform.workloads.stop(number, caller()))
+        instance = platform.instances.of_run(number)
+        if instance is None:
+            return translate.workload(platform.workloads.stop(number, caller()))
+        return translate.workload(platform.instances.stop(instance.row.id or 0, caller()).run.row)
 
     @api.get("/workloads/<ref>/why", responses={"200": schemas.WhyOut})
     def why(path: schemas.Reference) -> Any:
@@ -79,6 +85,8 @@ def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
     allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
+    if body.kind in _INSTANCES:
+        return platform.instances.create(replace(submission, name=body.name or friendly())).run.row
     if body.name is not None:
         return platform.workloads.queued(submission).row
     return platform.workloads.queued_as(submission, (friendly() for _ in range(_NAME_TRIES))).row

@@ -8,8 +8,7 @@ from localml.core.work.specs import Mount, Resources
 from localml.dialects.native.schemas.work import Strict, WorkloadOut
 
 
-class _ToolIn(Strict):
-    name: str | None = None
+class _Settings(Strict):
     token: str | None = Field(default=None, min_length=1)
     image: str = ""
     command: list[str] = Field(default_factory=list)
@@ -20,8 +19,8 @@ class _ToolIn(Strict):
     pool: str = "default"
 
 
-class NotebookIn(_ToolIn):
-    """A JupyterLab to start. Without a name or token it is given one.
+class NotebookChange(_Settings):
+    """Settings of a JupyterLab; those that are not given stay as they are.
 
     ``workspace`` is the folder that it works in, by default the one of its name; it outlasts the notebook.
     ``idle_limit``: seconds without activity after which it is stopped, ``time_limit``: seconds after which it is in
@@ -33,24 +32,43 @@ class NotebookIn(_ToolIn):
     mounts: list[Mount] = Field(default_factory=list)
 
 
-class TensorboardIn(_ToolIn):
-    """A TensorBoard to start over ``logdir``, an object URI; the folder need not exist yet.
+class NotebookIn(NotebookChange):
+    """A JupyterLab to start. Without a name or token it is given one; a stopped one of this name is started again."""
+
+    name: str | None = None
+
+
+class TensorboardChange(_Settings):
+    """Settings of a TensorBoard over ``logdir``, an object URI; those that are not given stay as they are.
 
     ``idle_limit``: seconds without a request after which it is stopped, not with an ``image`` or ``command`` of one's
     own. An open page counts only while it reloads by itself. ``time_limit``: seconds after which it is in any case.
     """
 
+    logdir: str | None = Field(default=None, min_length=1)
+
+
+class TensorboardIn(TensorboardChange):
+    """A TensorBoard to start; the folder need not exist yet. A stopped one of this name is started again."""
+
+    name: str | None = None
     logdir: str = Field(min_length=1)
 
 
 class ToolOut(WorkloadOut):
-    """A notebook or TensorBoard.
+    """A notebook or TensorBoard, which keeps its ``id`` and name when it is stopped and started again.
+
+    ``workload_id`` is its newest run (the ``run``-th), whose state and times these are; with ``pending`` another one
+    is wanted, which begins when that has ended.
 
     ``url`` opens it, token included; ``base_url`` is where its own API is. Both are null while it does not run.
     ``token`` is null for callers other than its owner and administrators, and so is the one in ``url`` left out.
     ``source`` is the workspace of a notebook, the logdir of a TensorBoard.
     """
 
+    workload_id: int
+    run: int
+    pending: bool
     source: str
     token: str | None
     url: str | None

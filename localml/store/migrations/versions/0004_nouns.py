@@ -273,12 +273,57 @@ def _no_variant_sets() -> None:
     op.drop_column("variant", "batch")
 
 
+def _instances() -> None:
+    """Notebooks and TensorBoards, until now workloads that replaced each other, become runs of an instance."""
+    op.create_table(
+        "instance",
+        sa.Column("id", sa.Integer(), nullable=False),
+        *(sa.Column(name, sa.String(), nullable=False) for name in _INSTANCE_TEXTS),
+        sa.Column("spec", sa.String(), nullable=False),
+        sa.Column("request", sa.JSON(), nullable=True),
+        sa.Column("workload_id", sa.Integer(), nullable=False),
+        sa.Column("run", sa.Integer(), nullable=False),
+        sa.Column("asked", sa.Integer(), nullable=False),
+        sa.Column("message", sa.String(), nullable=False),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["workload_id"], ["workload.id"], name="fk_instance_workload_id_workload"),
+        sa.PrimaryKeyConstraint("id", name="pk_instance"),
+    )
+    op.create_index("uq_instance_workload_id", "instance", ["workload_id"], unique=True)
+    op.create_index("ix_instance_name", "instance", ["name"])
+    op.create_index("ix_instance_pending", "instance", ["id"], sqlite_where=sa.text("asked > run"))
+    names = ", ".join(_INSTANCE_TEXTS)
+    op.execute(
+        f"INSERT INTO instance (id, {names}, spec, request, workload_id, run, asked, message, created_at, updated_at)"
+        f" SELECT id, {names}, spec, request, id, 1, 1, '', created_at, updated_at"
+        " FROM workload JOIN workload_detail ON workload_id = id"
+        " WHERE kind IN ('notebook', 'tensorboard') AND deleted_at IS NULL ORDER BY id"
+    )
+    op.execute(
+        "UPDATE workload SET parent_kind = 'instance', parent_id = id, parent_index = 1"
+        " WHERE id IN (SELECT workload_id FROM instance)"
+    )
+
+
+_INSTANCE_TEXTS = ("kind", "dialect", "workspace", "owner", "name", "pool")
+
+
+def _no_instances() -> None:
+    """Of each the newest run stays, under its name."""
+    op.execute(
+        "UPDATE workload SET parent_kind = NULL, parent_id = NULL, parent_index = NULL WHERE parent_kind = 'instance'"
+    )
+    op.drop_table("instance")
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_subjects, _no_subjects),
     (_nodes, _no_nodes),
     (_people, _no_people),
     (_parents, _no_parents),
     (_variant_sets, _no_variant_sets),
+    (_instances, _no_instances),
 )
 """(do, undo) of each topic."""
 

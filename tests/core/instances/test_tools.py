@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.instances.tools import Notebook, Tensorboard, Tools
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.work.specs import Resources, WorkloadSpec
 from localml.core.work.states import AttemptState, Kind, State
 from localml.core.work.tables import Attempt, Workload
-from localml.core.work.tools import Notebook, Tensorboard, Tools
 from localml.core.work.workloads import Full
 
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from localml.core.errors import invalid
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import new_token
-from localml.core.work.placeholders import literal
+from localml.core.work.placeholders import expand, literal
 from localml.core.work.specs import Mount, Port, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.core.work.states import AttemptState, Kind
 from localml.core.work.tables import Attempt
@@ -33,6 +33,7 @@ NOTEBOOK_PORT, _TENSORBOARD_PORT = 8888, 6006
 _NOTEBOOK_TOKEN, _TENSORBOARD_TOKEN = "JUPYTER_TOKEN", "LOCALML_TOKEN"
 _PAGES = {Kind.NOTEBOOK: "/lab", Kind.TENSORBOARD: "/"}
 _TOKEN_NAMES = {Kind.NOTEBOOK: _NOTEBOOK_TOKEN, Kind.TENSORBOARD: _TENSORBOARD_TOKEN}
+_LOGDIR = "LOCALML_LOGDIR"
 _TOKEN = re.compile(r"[!-~]{1,256}")
 _RESTARTS = RetryPolicy(limit=1000, backoff=1, factor=2, max_backoff=60)
 _ANYWHERE = ("0.0.0.0", "::", "localhost")
@@ -169,7 +170,7 @@ class Tools:
         role = Role(
             image=wanted.image or TENSORBOARD_IMAGE,
             command=wanted.command if wanted.image or wanted.command else _TENSORBOARD_COMMAND,
-            env={"LOCALML_LOGDIR": literal(wanted.folder)},
+            env={_LOGDIR: literal(wanted.folder)},
             sealed_env=sealed,
             resources=wanted.resources,
             ports=(Port(label=HTTP, container=_TENSORBOARD_PORT),),
@@ -181,6 +182,53 @@ class Tools:
             idle_limit=wanted.idle_limit,
             time_limit=wanted.time_limit,
             priority=wanted.priority,
+        )
+
+    def notebook_of(self, owner: str, spec: WorkloadSpec) -> Notebook:
+        """What a notebook's spec was made from: the reverse of :meth:`notebook`.
+
+        Raises:
+            LocalmlError: ``WRONG_STATE`` for a spec that somebody wrote by hand.
+        """
+        role = spec.roles[0]
+        work, mounts = spec.mounts[:1], spec.mounts[1:]
+        if [one.target for one in work] != [WORK_FOLDER]:
+            raise LocalmlError(Code.WRONG_STATE, "the notebook was submitted as a spec, so its settings cannot change")
+        image, command = _own(role, NOTEBOOK_IMAGE, _NOTEBOOK_COMMAND)
+        return Notebook(
+            workspace=work[0].source.removeprefix("workspace:"),
+            token=self._opened(owner, role, _NOTEBOOK_TOKEN),
+            image=image,
+            command=command,
+            resources=role.resources,
+            env={name: value for name, value in role.env.items() if name not in _COMPUTED},
+            mounts=mounts,
+            tcp_ports=tuple(port.container for port in role.ports if port.label != HTTP),
+            idle_limit=spec.idle_limit,
+            time_limit=spec.time_limit,
+            priority=spec.priority,
+        )
+
+    def tensorboard_of(self, owner: str, spec: WorkloadSpec) -> Tensorboard:
+        """What a TensorBoard's spec was made from: the reverse of :meth:`tensorboard`.
+
+        Raises:
+            LocalmlError: ``WRONG_STATE`` for a spec that somebody wrote by hand.
+        """
+        role = spec.roles[0]
+        if _LOGDIR not in role.env:
+            words = "the TensorBoard was submitted as a spec, so its settings cannot change"
+            raise LocalmlError(Code.WRONG_STATE, words)
+        image, command = _own(role, TENSORBOARD_IMAGE, _TENSORBOARD_COMMAND)
+        return Tensorboard(
+            folder=expand(role.env[_LOGDIR], lambda _: ""),
+            token=self._opened(owner, role, _TENSORBOARD_TOKEN),
+            image=image,
+            command=command,
+            resources=role.resources,
+            idle_limit=spec.idle_limit,
+            time_limit=spec.time_limit,
+            priority=spec.priority,
         )
 
     def access(self, full: Full) -> Access:
@@ -196,14 +244,27 @@ class Tools:
 
     def token(self, full: Full) -> str:
         """The token; empty when it has none."""
-        name = _TOKEN_NAMES.get(full.row.kind, "")
-        sealed = full.spec.roles[0].sealed_env.get(name)
-        return self._sealer.open(full.row.owner, sealed) if sealed is not None else ""
+        return self._opened(full.row.owner, full.spec.roles[0], _TOKEN_NAMES.get(full.row.kind, ""))
+
+    def _opened(self, owner: str, role: Role, name: str) -> str:
+        sealed = role.sealed_env.get(name)
+        return self._sealer.open(owner, sealed) if sealed is not None else ""
 
     def _sealed(self, owner: str, token: str | None) -> str:
         if token is not None and not _TOKEN.fullmatch(token):
             raise invalid("token", "must be 1 to 256 printable ASCII characters without blanks")
         return self._sealer.seal(owner, new_token() if token is None else token)
+
+
+def _own(role: Role, ours: str, command: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Image and command of one's own; empty where they are ours."""
+    if role.image != ours:
+        return role.image, role.command
+    return "", () if role.command == command else role.command
+
+
+_COMPUTED = frozenset({"LOCALML_WORK", "MEM_LIMIT", "CPU_LIMIT"})
+"""Variables of a notebook that follow from the rest."""
 
 
 def _shown_limits(resources: Resources) -> dict[str, str]:

@@ -1,0 +1,356 @@
+"""Instances as users and dialects handle them: create, start, stop, restart, change, delete, find.
+
+An instance's runs are workloads, one after the other, all under its name. What it does now is what its newest run does:
+nothing else is recorded of it, so whatever ends a run (its owner, an idle limit, a crash that retries do not mend) ends
+it for the instance, too, and it can be started again. Where the newest run is deleted, so is the instance.
+
+A start is written as a wish (``asked``), and carried out by :meth:`Instances.advance` once the run before is over: at
+once as a rule, else by whoever looks after that (``localml/control/watch/restarts.py``), after a crash as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlmodel import Session, col, or_, select
+
+from localml.core.clock import Clock
+from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.instances.tables import Instance
+from localml.core.people.identity import Caller
+from localml.core.ports import Store
+from localml.core.sql import update_rows
+from localml.core.subjects import Noun, Parent, Subject
+from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import TERMINAL, Desired, Kind, State
+from localml.core.work.tables import Workload
+from localml.core.work.workloads import Full, Submission, Workloads
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFull:
+    """An instance with its newest run."""
+
+    row: Instance
+    run: Full
+
+    @property
+    def spec(self) -> WorkloadSpec:
+        """What its next run will be; the newest run may be older than a change of it."""
+        return WorkloadSpec.model_validate_json(self.row.spec)
+
+    @property
+    def deleted(self) -> bool:
+        """Whether it was deleted: its name is free then."""
+        return self.run.row.deleted_at is not None
+
+    @property
+    def pending(self) -> bool:
+        """Whether another run is wanted and not there yet."""
+        return self.row.asked > self.row.run
+
+    @property
+    def live(self) -> bool:
+        """Whether it runs, or is about to."""
+        return self.pending or (self.run.row.state not in TERMINAL and self.run.row.desired is Desired.RUN)
+
+    @property
+    def state(self) -> State:
+        """How it is: as its newest run is, but queued between two runs."""
+        return State.QUEUED if self.pending and self.run.row.state in TERMINAL else self.run.row.state
+
+    @property
+    def message(self) -> str:
+        """Why it is so, where there is more to say."""
+        return self.row.message or self.run.row.message
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is to be different from the next run on; None stays. ``request`` is the vendor's body from now on."""
+
+    spec: WorkloadSpec | None = None
+    request: Any = None
+    pool: str | None = None
+
+
+def _apply(row: Instance, change: Change | None) -> None:
+    if change is None:
+        return
+    if change.spec is not None:
+        row.spec = change.spec.model_dump_json(exclude_defaults=True)
+    if change.request is not None:
+        row.request = change.request
+    row.pool = change.pool or row.pool
+
+
+class Instances:
+    """The service over instances.
+
+    Args:
+        owner: the user of this name in this workspace, in whose name runs are submitted.
+        nudge: told that a run is wanted which cannot begin yet.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        workloads: Workloads,
+        owner: Callable[[str, str], Caller],
+        nudge: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._workloads = workloads
+        self._owner = owner
+        self.nudge = nudge
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def create(self, submission: Submission) -> InstanceFull:
+        """Record an instance and queue its first run, both or neither.
+
+        Raises:
+            LocalmlError: as :meth:`localml.core.work.workloads.Workloads.submit`.
+        """
+
+        def also(session: Session, number: int) -> None:
+            now = self._clock.now()
+            row = Instance(
+                id=number,
+                kind=submission.kind,
+                dialect=submission.dialect,
+                workspace=submission.workspace or submission.caller.workspace,
+                owner=submission.caller.name,
+                name=submission.name,
+                pool=submission.pool,
+                spec=submission.spec.model_dump_json(exclude_defaults=True),
+                request=submission.request,
+                workload_id=number,
+                created_at=now,
+                updated_at=now,
+            )
+            self._need_free_name(session, row)
+            session.add(row)
+            session.flush()
+            of = Subject(Noun.INSTANCE, number)
+            update_rows(session, Workload, {"parent_kind": of.kind, "parent_id": of.id, "parent_index": 1}, id=number)
+
+        return self.get(self._workloads.submit(submission, also=also))
+
+    @staticmethod
+    def _need_free_name(session: Session, new: Instance) -> None:
+        same = _live().where(
+            Instance.name == new.name,
+            Instance.kind == new.kind,
+            Instance.dialect == new.dialect,
+            Instance.workspace == new.workspace,
+        )
+        if session.exec(same).first() is not None:
+            raise LocalmlError(Code.CONFLICT, f"name: '{new.name}' is already used by a {new.kind}", field="name")
+
+    def start(self, number: int, caller: Caller, change: Change | None = None) -> InstanceFull:
+        """Start it again, under the same name and with the same storage. One that runs goes on as it is.
+
+        Args:
+            change: what is to be different from now on.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises; it stays stopped then.
+        """
+
+        def act(session: Session, row: Instance, run: Workload) -> None:
+            over = run.state in TERMINAL or run.desired is Desired.STOP
+            if over and row.asked == row.run:
+                row.asked += 1
+            _apply(row, change)
+
+        return self._want(number, act)
+
+    def restart(self, number: int, caller: Caller) -> InstanceFull:
+        """Stop it if it runs, and start it again."""
+
+        def act(session: Session, row: Instance, run: Workload) -> None:
+            row.asked = row.run + 1
+            self._workloads.want_stop(session, run.id or 0, f"restarted by {caller.name}")
+
+        return self._want(number, act)
+
+    def stop(self, number: int, caller: Caller, reason: str = "") -> InstanceFull:
+        """Stop it; it can be started again. One that is stopped stays as it is.
+
+        Args:
+            reason: what its owner is told; by default who asked.
+        """
+
+        def act(session: Session, row: Instance, run: Workload) -> None:
+            row.asked = row.run
+            self._workloads.want_stop(session, run.id or 0, reason or f"stopped by {caller.name}")
+
+        return self._want(number, act)
+
+    def modify(self, number: int, caller: Caller, change: Change) -> InstanceFull:
+        """Change what its next run will be; the one that runs goes on as it is.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises for a spec that can never run here.
+        """
+        if change.spec is not None:
+            self._workloads.check(self._submission(self.get(number), change.spec))
+        return self._want(number, lambda session, row, run: _apply(row, change))
+
+    def delete(self, number: int, caller: Caller) -> InstanceFull:
+        """Stop it if it runs, and forget its name. Its output and its storage stay."""
+
+        def act(session: Session, row: Instance, run: Workload) -> None:
+            row.asked = row.run
+            self._workloads.hide(session, run.id or 0, caller)
+
+        return self._want(number, act)
+
+    def _want(self, number: int, act: Callable[[Session, Instance, Workload], None]) -> InstanceFull:
+        """Record a wish in one transaction, and carry it out as far as that can be now."""
+
+        def write(session: Session) -> int:
+            row = session.get(Instance, number)
+            run = session.get(Workload, row.workload_id) if row is not None else None
+            if row is None or run is None or run.deleted_at is not None:
+                raise not_found("instance", number)
+            row.updated_at, row.message = self._clock.now(), ""
+            act(session, row, run)
+            session.add(row)
+            session.flush()
+            return row.workload_id
+
+        self._workloads.told(self._store.write(write))
+        found = self.get(number)
+        if found.pending and not self.advance(found):
+            self.nudge()
+            return found
+        return self.get(number)
+
+    # -- runs ------------------------------------------------------------------------------------
+
+    def advance(self, found: InstanceFull) -> bool:
+        """Begin the run that is wanted, if the one before is over; whether it was begun, by whomever.
+
+        Raises:
+            LocalmlError: it cannot begin; the wish is given up then, and the instance says why. Only where the disk
+                fails it stays.
+        """
+        old = found.run.row
+        if not found.pending or old.state not in TERMINAL:
+            return False
+        parent = Parent(Subject(Noun.INSTANCE, found.row.id or 0), found.row.asked)
+        submission = replace(self._submission(found, found.spec), replaces=old.id, parent=parent)
+        try:
+            self._workloads.submit(submission, also=lambda session, new: self._begun(session, found, new))
+        except LocalmlError as error:
+            if self.get(found.row.id or 0).row.run > found.row.run:
+                return True  # somebody else looked at the same time
+            if error.code is Code.STORAGE:
+                raise
+            words = error.message
+            self._store.write(lambda session: self._given_up(session, found, words))
+            raise
+        return True
+
+    def _begun(self, session: Session, found: InstanceFull, new: int) -> None:
+        row = found.row
+        values = {"workload_id": new, "run": row.asked, "updated_at": self._clock.now()}
+        guards = {"id": row.id, "run": row.run, "asked": row.asked, "workload_id": row.workload_id}
+        if update_rows(session, Instance, values, **guards) != 1:
+            raise LocalmlError(Code.WRONG_STATE, f"{row.name} was changed at the same time")
+
+    @staticmethod
+    def _given_up(session: Session, found: InstanceFull, words: str) -> None:
+        row = found.row
+        values = {"asked": row.run, "message": words}
+        update_rows(session, Instance, values, id=row.id, run=row.run, asked=row.asked)
+
+    def _submission(self, found: InstanceFull, spec: WorkloadSpec) -> Submission:
+        row = found.row
+        return Submission(
+            name=row.name,
+            spec=_at_its_ports(spec, found.run),
+            caller=self._owner(row.owner, row.workspace),
+            dialect=row.dialect,
+            kind=row.kind,
+            workspace=row.workspace,
+            pool=row.pool,
+            request=row.request,
+        )
+
+    def pending(self) -> list[InstanceFull]:
+        """Those of which another run is wanted."""
+        return self._read(_live().where(col(Instance.asked) > col(Instance.run)))
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def get(self, number: int) -> InstanceFull:
+        """An instance by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
+        with self._store.read() as session:
+            row = session.get(Instance, number)
+        if row is None:
+            raise not_found("instance", number)
+        return InstanceFull(row, self._workloads.get(row.workload_id))
+
+    def of_run(self, workload_id: int) -> InstanceFull | None:
+        """The live instance whose newest run this workload is, or None."""
+        return next(iter(self._read(_live().where(Instance.workload_id == workload_id))), None)
+
+    def _read(self, query: Any) -> list[InstanceFull]:
+        with self._store.read() as session:
+            rows = list(session.exec(query))
+        return [InstanceFull(row, self._workloads.get(row.workload_id)) for row in rows]
+
+    def list(
+        self,
+        *,
+        kinds: Sequence[Kind] = (),
+        dialect: str | None = None,
+        workspaces: Collection[str] | None = None,
+        name: str | None = None,
+    ) -> list[InstanceFull]:
+        """All that are not deleted, the newest first; those that fit.
+
+        Args:
+            workspaces: in any of these; None for all there are.
+        """
+        query = _live()
+        if kinds:
+            query = query.where(or_(*(col(Instance.kind) == kind for kind in kinds)))
+        if workspaces is not None:
+            query = query.where(col(Instance.workspace).in_(list(workspaces)))
+        if dialect is not None:
+            query = query.where(Instance.dialect == dialect)
+        if name is not None:
+            query = query.where(Instance.name == name)
+        return self._read(query.order_by(col(Instance.id).desc()))
+
+
+def _live() -> Any:
+    """Those that are not deleted."""
+    newest = col(Workload.id) == col(Instance.workload_id)
+    return select(Instance).join(Workload, newest).where(col(Workload.deleted_at).is_(None))
+
+
+def _at_its_ports(spec: WorkloadSpec, last: Full) -> WorkloadSpec:
+    """The same with the host ports that the last run had, if they are free still: people keep its address."""
+    ports: dict[tuple[str, str], int] = {}
+    for one in last.attempts:
+        for label, (_, host) in (one.ports or {}).items():
+            ports[one.role, label] = int(host)
+    roles = []
+    for role in spec.roles:
+        if role.count == 1:
+            wanted = tuple(
+                port.model_copy(update={"prefer": ports.get((role.name, port.label), port.prefer)})
+                for port in role.ports
+            )
+            role = role.model_copy(update={"ports": wanted})
+        roles.append(role)
+    return spec.model_copy(update={"roles": tuple(roles)})
