@@ -20,20 +20,14 @@ from sqlmodel import Session, func, select
 
 from localml.control.serving import records as serving_records
 from localml.control.serving.load import EndpointRecord, Known, ReplicaRecord, VariantRecord, load, view_of
-from localml.control.serving.plan import (
-    AddReplica,
-    EndpointView,
-    Step,
-    StopReplica,
-    bake_end,
-    plan_endpoint,
-)
+from localml.control.serving.plan import AddReplica, Step, StopReplica, bake_end, plan_endpoint
 from localml.control.serving.probes import Answer, Prober
 from localml.control.serving.published import Published
 from localml.control.serving.replicas import ServingSite, replica_spec, served_model
 from localml.control.serving.routes import Tokens
 from localml.control.serving.scaling import scaled
 from localml.control.serving.stats import Statistics
+from localml.control.serving.views import EndpointView
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from localml.control.serving.plan import EndpointView, ReplicaView, VariantView
 from localml.control.serving.probes import Answer
+from localml.control.serving.views import EndpointView, ReplicaView, VariantView
 from localml.core.registry.tables import Model, ModelVersion
 from localml.core.serving.specs import ENDPOINT_PORT, EndpointSpec, ReplicaState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant

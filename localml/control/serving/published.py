@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from localml.control.serving.load import EndpointRecord, ReplicaRecord
-from localml.control.serving.plan import EndpointView
 from localml.control.serving.routes import Tokens, route, table
+from localml.control.serving.views import EndpointView
 from localml.core.failpoints import FAILPOINTS
 from localml.core.serving.routes_table import BadTable, RouteTable, read_routes, write_routes
 from localml.core.serving.specs import ReplicaState

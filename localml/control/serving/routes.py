@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterable
 
 from localml.control.serving.load import EndpointRecord, VariantRecord
-from localml.control.serving.plan import EndpointView, making_room, weights
+from localml.control.serving.plan import making_room, weights
+from localml.control.serving.views import EndpointView
 from localml.core.registry.files import ONNX
 from localml.core.serving.routes_table import (
     EndpointRoute,

@@ -12,7 +12,7 @@ from helpers.rig import ME
 from helpers.serving_rig import PROMPT, ServingRig
 
 from localml.control.serving.load import EndpointRecord
-from localml.control.serving.plan import EndpointView
+from localml.control.serving.views import EndpointView
 from localml.core.errors import Code, LocalmlError
 from localml.core.prune import PruneRules, prune
 from localml.core.serving.endpoints import NewEndpoint

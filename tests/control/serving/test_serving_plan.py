@@ -11,21 +11,19 @@ from hypothesis import strategies as st
 from localml.control.serving.plan import (
     AddReplica,
     Close,
-    EndpointView,
     EndReplica,
     Healed,
     MarkReplica,
     MoveVariant,
-    ReplicaView,
     SetState,
     StopReplica,
-    VariantView,
     making_room,
     plan_endpoint,
     target,
     weights,
 )
 from localml.control.serving.scaling import Load, scaled
+from localml.control.serving.views import EndpointView, ReplicaView, VariantView
 from localml.core.serving.specs import EndpointSpec, EndpointState, ReplicaState, Scaling, VariantState
 from localml.core.work.states import Desired
 
