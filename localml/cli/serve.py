@@ -13,6 +13,7 @@ import typer
 from localml.cli import serve_show, serve_variants
 from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
 from localml.cli.storage import is_uri, upload
+from localml.cli.tools import start_again
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 from localml.core.registry.files import KERNELS
@@ -159,9 +160,23 @@ def scale(
 def start(
     name: EndpointName, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
 ) -> None:
-    """Start an endpoint again that was stopped (with 'localml stop'), failed, or is asleep."""
+    """Start an endpoint, notebook or TensorBoard again that was stopped (with 'localml stop'), failed, or is asleep."""
     with connect(data) as client:
-        _finish(client, client.start_endpoint(name), timeout, no_wait=no_wait, as_json=as_json)
+        try:
+            made = client.start_endpoint(name)
+        except ClientError as error:
+            if error.code != "not_found":
+                raise
+            _start_tool(client, name, error, no_wait=no_wait, as_json=as_json)
+            return
+        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
+
+
+def _start_tool(client: Client, name: str, missing: ClientError, *, no_wait: bool, as_json: bool) -> None:
+    try:
+        start_again(client, name, detach=no_wait, as_json=as_json)
+    except ClientError as error:
+        raise (missing if error.code == "not_found" else error) from None
 
 
 @command

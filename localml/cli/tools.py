@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
+from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
+    from localml.client import Client
     from localml.client.tools import Tool
 
 _READY_S = 120.0
@@ -20,42 +23,58 @@ Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
 ]
 Idle = Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")]
+Pool = Annotated[str | None, typer.Option(help="Pool whose limits count.", show_default="default")]
 TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
+
+
+class _ByName(TyperGroup):
+    """``localml notebook NAME`` is short for ``localml notebook open NAME``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["open", *args]
+        return super().resolve_command(ctx, args)
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
+    app.command("notebooks")(notebooks)
+    app.command("tensorboards")(tensorboards)
     app.add_typer(_group("notebook", "JupyterLabs on this machine.", start_notebook, notebooks, notebook))
     app.add_typer(_group("tensorboard", "TensorBoards on this machine.", start_tensorboard, tensorboards, tensorboard))
 
 
 def _group(name: str, words: str, start: Any, listing: Any, one: Any) -> typer.Typer:
-    group = typer.Typer(name=name, help=words, no_args_is_help=True)
+    group = typer.Typer(name=name, cls=_ByName, help=words, no_args_is_help=True, subcommand_metavar="NAME | COMMAND")
     group.command("start")(start)
+    group.command("open")(open_again)
     group.command("list")(listing)
     group.command("show")(one)
     group.command("stop")(stop)
+    group.command("restart")(restart)
     return group
 
 
 @command
 def start_notebook(
     name: Annotated[str | None, typer.Argument(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
+    gpus: Annotated[float | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = None,
     gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     workspace: Annotated[str | None, typer.Option(help="Folder to work in; that of its name by default.")] = None,
-    image: Annotated[str, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")] = "",
+    image: Annotated[
+        str | None, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")
+    ] = None,
     idle: Idle = None,
     time_limit: TimeLimit = None,
     token: Token = None,
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    pool: Pool = None,
     detach: Detach = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Start a JupyterLab, and show how to open it."""
+    """Start a JupyterLab, and show how to open it. A stopped one of this name is as it was, but for what is given."""
     needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory}
     with connect(data) as client:
         made = client.tools.start_notebook(
@@ -63,7 +82,7 @@ def start_notebook(
             workspace=workspace,
             image=image,
             token=token,
-            resources={key: value for key, value in needs.items() if value},
+            resources={key: value for key, value in needs.items() if value is not None} or None,
             idle_limit=seconds("--idle", idle),
             time_limit=seconds("--time-limit", time_limit),
             pool=pool,
@@ -78,7 +97,7 @@ def start_tensorboard(
     idle: Idle = None,
     time_limit: TimeLimit = None,
     token: Token = None,
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    pool: Pool = None,
     detach: Detach = False,
     data: Data = None,
     as_json: Json = False,
@@ -126,19 +145,62 @@ def tensorboard(name: ToolName, data: Data = None, as_json: Json = False) -> Non
 
 
 @command
-def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = False) -> None:
-    """Stop it; the files stay."""
+def open_again(
+    ctx: typer.Context, name: ToolName, detach: Detach = False, data: Data = None, as_json: Json = False
+) -> None:
+    """Show how to open it; one that was stopped is started again, with its files, its token and its port if free."""
     with connect(data) as client:
-        kind = ctx.parent.info_name if ctx.parent is not None else ""
-        found = client.tools.notebook(name) if kind == "notebook" else client.tools.tensorboard(name)
-        stopped = client.stop(found.id)
+        _finish(client, client.tools.start(_named(client, ctx, name)), detach=detach, as_json=as_json)
+
+
+@command
+def restart(
+    ctx: typer.Context, name: ToolName, detach: Detach = False, data: Data = None, as_json: Json = False
+) -> None:
+    """Stop it if it runs, and start it again."""
+    with connect(data) as client:
+        _finish(client, client.tools.restart(_named(client, ctx, name)), detach=detach, as_json=as_json)
+
+
+@command
+def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = False) -> None:
+    """Stop it; the files stay, and it can be started again."""
+    with connect(data) as client:
+        stopped = client.tools.stop(_named(client, ctx, name))
     if as_json:
         print_json(as_dict(stopped))
     else:
         typer.echo(f"{stopped.name} is asked to stop")
 
 
-def _finish(client: Any, made: Tool, *, detach: bool, as_json: bool) -> None:
+def _named(client: Client, ctx: typer.Context, name: str) -> Tool:
+    """The one of this name, of the kind that the group of commands is for."""
+    kind = ctx.parent.info_name if ctx.parent is not None else None
+    try:
+        return client.tools.notebook(name) if kind == "notebook" else client.tools.tensorboard(name)
+    except ClientError as error:
+        if error.code != "not_found":
+            raise
+        new = f"start {name}" if kind == "notebook" else f"start LOGDIR --name {name}"
+        raise ClientError(error.code, f"{error.message}; make a new one with: localml {kind} {new}") from None
+
+
+def start_again(client: Client, name: str, *, detach: bool, as_json: bool) -> None:
+    """Start the notebook or TensorBoard of this name again.
+
+    Raises:
+        ClientError: ``not_found`` where there is none.
+    """
+    try:
+        found = client.tools.notebook(name)
+    except ClientError as error:
+        if error.code != "not_found":
+            raise
+        found = client.tools.tensorboard(name)
+    _finish(client, client.tools.start(found), detach=detach, as_json=as_json)
+
+
+def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
     def tell(found: Tool) -> None:
         if not as_json:
             typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
@@ -173,6 +235,7 @@ def _print_one(found: Tool, *, as_json: bool) -> None:
     rows = [
         ("Name", f"{found.name} (id {found.id})"),
         ("State", found.state + ("" if found.state != "running" else ", ready" if found.ready else ", not answering")),
+        ("Run", f"{found.run}" + (", and another one is wanted" if found.pending else "")),
         ("Source", found.source),
         ("URL", found.url or "-"),
         ("Token", found.token or "-"),

@@ -121,7 +121,7 @@ class Tools:
         look = self.notebook if made.kind == "notebook" else self.tensorboard
         while True:
             found = look(made.id)
-            if found.ready:
+            if found.ready and not found.pending:  # with another run wanted, this one ends
                 return found
             if found.state in ENDED:
                 raise ClientError("wrong_state", f"{found.name} {found.state}: {found.message}")

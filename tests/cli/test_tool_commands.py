@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,6 +25,37 @@ def test_a_notebook_from_start_to_stop(cli: Cli) -> None:
     assert cli("notebook", "stop", "cli-lab").out == "cli-lab is asked to stop\n"
     cli("rm", "cli-lab")
     assert cli("notebook", "list").out.startswith("No notebooks")
+
+
+@pytest.fixture
+def drained(cli: Cli) -> Iterator[None]:
+    """Nothing begins to run: what is started waits, and does not end by itself."""
+    assert cli("drain").code == 0
+    yield
+    cli("undrain")
+
+
+@pytest.mark.usefixtures("drained")
+def test_a_notebook_is_stopped_and_started_again(cli: Cli) -> None:
+    made = cli("notebook", "start", "again", "--memory", "1G", "--detach", "--json").json
+    assert "again" in cli("notebooks").out
+    assert cli("stop", "again", "--wait").out == "again stopped\n"
+    opened = cli("notebook", "again", "--detach", "--json").json
+    assert (opened["id"], opened["run"], opened["token"]) == (made["id"], 2, made["token"])
+    assert cli("notebook", "again", "--detach").out == "again\n"  # it is about to run
+    assert cli("stop", "again", "--wait").code == 0
+    assert cli("start", "again", "--no-wait").out == "again\n"
+    assert cli("stop", "again", "--wait").code == 0
+    more = cli("notebook", "start", "again", "--cpus", "1", "--detach", "--json").json
+    assert (more["id"], more["run"], more["token"]) == (made["id"], 4, made["token"])
+    assert "Run:      4\n" in cli("notebook", "show", "again").out
+    assert cli("notebook", "restart", "again", "--detach").out == "again\n"
+    assert cli("rm", "again").code == 0
+    unknown = cli("notebook", "again")
+    assert (unknown.code, "localml notebook start again" in unknown.err) == (1, True)
+    unknown = cli("start", "again")
+    assert (unknown.code, unknown.err) == (1, "error: endpoint 'again' does not exist\n")
+    assert cli("tensorboards").out.startswith("No TensorBoards")
 
 
 def test_a_tensorboard_is_no_notebook(cli: Cli) -> None:

@@ -119,6 +119,65 @@ def test_an_ended_notebook_is_started_again_under_its_name(lab: str, admin: Http
     assert len(admin("GET", "/notebooks").json["tools"]) == 1
 
 
+def test_a_notebook_is_stopped_and_started_under_one_id_name_and_address(
+    lab: str, admin: Http, localml: Localml
+) -> None:
+    tools = localml.client.tools
+    first = tools.notebook("lab")
+    assert (first.run, first.pending) == (1, False)
+    stopped = tools.stop(first)
+    assert stopped.pending is False
+    localml.client.wait("lab", 60)
+    assert admin("POST", f"/notebooks/{first.id}/start").status == 200
+    again = tools.wait_ready(tools.notebook(first.id), 60)
+    assert (again.id, again.name, again.run, again.url) == (first.id, "lab", 2, first.url)
+    assert again.workload_id != first.workload_id
+    assert tools.start(again).run == 2  # it runs
+    assert [one["name"] for one in admin("GET", "/workloads?kind=notebook").json["workloads"]] == ["lab"]
+
+    # at once: the next run waits for the end of this one
+    asked = tools.restart(again)
+    assert asked.pending is True
+    third = tools.wait_ready(asked, 60)
+    assert (third.run, third.url) == (3, first.url)
+
+
+def test_settings_change_with_the_next_start_and_the_others_stay(lab: str, admin: Http, localml: Localml) -> None:
+    tools = localml.client.tools
+    changed = tools.change(tools.notebook("lab"), resources={"cpu": 1}, idle_limit=3600)
+    assert (changed.idle_limit, changed.gpu) == (None, 1)  # what runs goes on as it is
+    tools.stop(changed)
+    localml.client.wait("lab", 60)
+    assert tools.notebook("lab").idle_limit == 3600
+    started = tools.start_notebook(name="lab", time_limit=7200)
+    spec = localml.platform.workloads.get(started.workload_id).spec
+    resources = spec.roles[0].resources
+    assert (resources.gpu, resources.cpu, spec.idle_limit, spec.time_limit) == (1, 1, 3600, 7200)
+    assert spec.roles[0].env["LAST_ACTIVITY"]
+    assert tools.notebook("lab").token == "open-sesame"
+
+
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [({"idle_limit": -1}, "idle_limit"), ({"name": "x"}, "name"), ({"resources": {"gpu": 64}}, "gpu")],
+)
+def test_a_change_that_is_refused_names_the_member(
+    lab: str, admin: Http, members: dict[str, object], field: str
+) -> None:
+    refused = admin("PATCH", "/notebooks/lab", members)
+    assert (refused.status in (400, 422), refused.json["error"]["field"]) == (True, field)
+    assert admin("GET", "/notebooks/lab").json["gpu"] == 1
+
+
+def test_a_deleted_notebook_is_gone_and_its_name_free(lab: str, admin: Http, localml: Localml, bob: Http) -> None:
+    assert bob("DELETE", "/notebooks/lab").status == 404
+    assert admin("DELETE", "/notebooks/lab").status == 200
+    for path in ("/notebooks/lab", "/notebooks/lab/start"):
+        assert admin("POST" if path.endswith("start") else "GET", path).status == 404
+    new = admin("POST", "/notebooks", body("lab"))
+    assert (new.status, new.json["run"]) == (201, 1)
+
+
 def test_other_people_see_neither_notebook_nor_token(lab: str, admin: Http, bob: Http) -> None:
     assert bob("GET", "/notebooks/lab").status == 404
     assert bob("GET", "/notebooks").json == {"tools": []}
@@ -260,6 +319,18 @@ def test_a_tensorboard_serves_the_folder_it_was_given(admin: Http, localml: Loca
     with urlopen(f"{made.base_url}/events", timeout=60) as answer:
         assert answer.read() == b"points"
     admin("DELETE", f"/workloads/{made.id}")
+
+
+def test_a_tensorboard_looks_at_another_folder_after_its_next_start(admin: Http, localml: Localml) -> None:
+    tools = localml.client.tools
+    made = tools.start_tensorboard("fds://runs/one", name="moving", image="own", command=["sleep", "600"])
+    assert tools.change(made, logdir="fds://runs/two").source == "fds://runs/two"
+    again = tools.restart(made)
+    wait_until(lambda: tools.tensorboard("moving").run == 2)
+    role = localml.platform.workloads.get(tools.tensorboard("moving").workload_id).spec.roles[0]
+    assert (role.env["LOCALML_LOGDIR"], role.command) == ("runs/two", ("sleep", "600"))
+    assert tools.delete(again).id == made.id
+    assert admin("GET", "/tensorboards/moving").status == 404
 
 
 def test_waiting_for_a_notebook_that_fails_says_why(localml: Localml) -> None:

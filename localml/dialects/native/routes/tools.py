@@ -158,26 +158,29 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
 
 
 def _notebook(body: tool_schemas.NotebookChange, base: Notebook) -> Notebook:
-    given = _given(body, Notebook)
+    given = _given(body, base)
     if body.workspace is None:
         given.pop("workspace", None)
     return replace(base, **given)
 
 
 def _tensorboard(platform: Platform, body: tool_schemas.TensorboardChange, base: Tensorboard) -> Tensorboard:
-    given = _given(body, Tensorboard)
+    given = _given(body, base)
     if body.logdir is not None:
         folder = platform.buckets.path(body.logdir, field="logdir").relative_to(platform.buckets.root)
         given["folder"] = folder.as_posix()
     return replace(base, **given)
 
 
-def _given(body: _Settings, made: type[Notebook | Tensorboard]) -> dict[str, Any]:
-    """The members of a request that are settings of what is made."""
-    known = {one.name for one in fields(made)}
+def _given(body: _Settings, base: Notebook | Tensorboard) -> dict[str, Any]:
+    """The members of a request that are settings, and of resources only those that were given."""
+    known = {one.name for one in fields(base)}
     found = {name: getattr(body, name) for name in body.model_fields_set & known}
     if found.get("token", "") is None:  # the one that there is, or a new one
         del found["token"]
+    if "resources" in found:
+        asked = {name: getattr(body.resources, name) for name in body.resources.model_fields_set}
+        found["resources"] = base.resources.model_copy(update=asked)
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 

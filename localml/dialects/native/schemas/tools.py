@@ -20,7 +20,7 @@ class _Settings(Strict):
 
 
 class NotebookChange(_Settings):
-    """Settings of a JupyterLab; those that are not given stay as they are.
+    """Settings of a JupyterLab; those that are not given stay as they are, and so do single resources.
 
     ``workspace`` is the folder that it works in, by default the one of its name; it outlasts the notebook.
     ``idle_limit``: seconds without activity after which it is stopped, ``time_limit``: seconds after which it is in
