@@ -48,14 +48,8 @@ class Client:
         """
         self._socket.sendall(raw)
         head, rest = self._head()
-        status = int(head[9:12])
-        length = _length(head)
-        parts, have = [rest], len(rest)
-        while have < length:
-            piece = self._more()
-            parts.append(piece)
-            have += len(piece)
-        answer = Answer(status, b"".join(parts))
+        status, length = int(head[9:12]), _length(head)
+        answer = Answer(status, self._chunks(rest) if length is None else self._exactly(rest, length))
         if not 200 <= status < 300:
             raise RuntimeError(f"{raw[:80]!r} was answered {status}: {answer.data[:300]!r}")
         return answer
@@ -98,6 +92,26 @@ class Client:
         head, _, rest = got.partition(_END)
         return head, rest
 
+    def _exactly(self, have: bytes, length: int) -> bytes:
+        parts, missing = [have], length - len(have)
+        while missing > 0:
+            parts.append(self._more())
+            missing -= len(parts[-1])
+        return b"".join(parts)
+
+    def _chunks(self, have: bytes) -> bytes:
+        parts: list[bytes] = []
+        while True:
+            while b"\r\n" not in have:
+                have += self._more()
+            size, _, have = have.partition(b"\r\n")
+            length = int(size, 16)
+            have = self._exactly(have, length + 2)
+            if not length:
+                return b"".join(parts)
+            parts.append(have[:length])
+            have = have[length + 2 :]
+
     def _more(self) -> bytes:
         piece = self._socket.recv(1 << 18)
         if not piece:
@@ -105,11 +119,14 @@ class Client:
         return piece
 
 
-def _length(head: bytes) -> int:
+def _length(head: bytes) -> int | None:
+    """Bytes of the body; None when it comes in chunks."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             return int(value)
     if head[9:12] in (b"204", b"304"):
         return 0
+    if b"transfer-encoding: chunked" in head.lower():
+        return None
     raise RuntimeError(f"an answer without a length: {head!r}")

@@ -55,12 +55,14 @@ def scheduler(quick: bool) -> Iterator[Row]:
 
 def samples(quick: bool) -> Iterator[Row]:
     """Points of series, one by one."""
+    from localml.core.subjects import Subject
+
     count = 5_000 if quick else 50_000
     with folder() as path, platform(path / "data", "fake", start=False) as one:
-        number = one.workloads.submit(submission(one, "s"))
+        job = Subject.workload(one.workloads.submit(submission(one, "s")))
         begin = time.perf_counter()
         for n in range(count):
-            one.samples.add(number, f"series-{n % 10}", float(n), 1000.0 + n)
+            one.samples.add(job, f"series-{n % 10}", float(n), 1000.0 + n)
         one.samples.flush()
         rate = count / (time.perf_counter() - begin)
     yield Row("samples taken in, one by one", f"{rate:,.0f}/s", ">= 5,000/s", "", rate >= 5000)
