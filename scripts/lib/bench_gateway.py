@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-BUDGET = 0.0005
+BUDGET = 0.00025
 """Seconds that the gateway may add at the median."""
 _ANSWER = b'{"model_name":"tiny","outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[0.5]}]}'
 _BODY = b'{"inputs":[{"name":"x","datatype":"FP32","shape":[1,64],"data":[' + b",".join([b"0.0"] * 64) + b"]}]}"
