@@ -1,6 +1,6 @@
 """The floors: what must be spent without localml.
 
-F is a bare Flask app with one durable commit: ``python -m bench.floor --port N`` serves it.
+F is a bare Flask app with one durable commit: ``python -m bench.floor --port N --data DIR`` serves it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sqlite3
 import statistics
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.client import Client, request
+from bench.rows import folder
 from bench.server import await_answer, free_port
 
 _BODY = b'{"name": "x", "spec": {"roles": [{"command": ["true"]}]}}'
@@ -58,18 +58,19 @@ def bare_commits(path: Path, count: int) -> float:
 def floor_server() -> Iterator[int]:
     """The port of F, in a process of its own."""
     port = free_port()
-    command = [sys.executable, "-m", "bench.floor", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
-    try:
-        await_answer(port, process)
-        client = Client(port)
-        for _ in range(100):  # warm
-            client.send(SUBMIT)
-        client.close()
-        yield port
-    finally:
-        process.terminate()
-        process.wait(20)
+    with folder() as path:
+        command = [sys.executable, "-m", "bench.floor", "--port", str(port), "--data", str(path)]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
+        try:
+            await_answer(port, process)
+            client = Client(port)
+            for _ in range(100):  # warm
+                client.send(SUBMIT)
+            client.close()
+            yield port
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 def main() -> None:
@@ -80,25 +81,23 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, required=True)
-    port = parser.parse_args().port
-    app = Flask(__name__)
-    lock = threading.Lock()
-    with tempfile.TemporaryDirectory(prefix="localml-bench-") as scratch:
-        file = open_database(Path(scratch) / "floor.db")
+    parser.add_argument("--data", type=Path, required=True, help="an empty folder")
+    given = parser.parse_args()
+    app, lock, file = Flask(__name__), threading.Lock(), open_database(given.data / "floor.db")
 
-        @app.get("/healthz")
-        def health() -> str:
-            return "ok"
+    @app.get("/healthz")
+    def health() -> str:
+        return "ok"
 
-        @app.post("/submit")
-        def submit() -> object:
-            body = request.get_json()
-            with lock:
-                commit(file, len(body["name"]))
-            return jsonify(body), 201
+    @app.post("/submit")
+    def submit() -> object:
+        body = request.get_json()
+        with lock:
+            commit(file, len(body["name"]))
+        return jsonify(body), 201
 
-        HttpServer(app, port=port).start()
-        threading.Event().wait()
+    HttpServer(app, port=given.port).start()
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

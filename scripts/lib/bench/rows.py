@@ -58,7 +58,11 @@ def folder() -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(20):  # what ends just now may still write
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.05)
 
 
 def from_threads(threads: int, each: int, act: Callable[[int, int], float]) -> tuple[list[float], float]:
