@@ -13,7 +13,9 @@ import pytest
 from localml.dialects import REGISTRY
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 450
+LIMIT = 430
+ALONE = {"localml/engines/process/supervisor.py": 450}
+"""Programs that cannot be parted: they run without the rest of localml."""
 
 
 @pytest.mark.timeout(600)
@@ -55,9 +57,7 @@ def test_who_has_read_one_dialect_finds_their_way_in_all(name: str) -> None:
 
 
 def test_modules_stay_readable() -> None:
-    long = {
-        str(path.relative_to(ROOT)): lines
-        for path in (ROOT / "localml").rglob("*.py")
-        if (lines := len(path.read_text().splitlines())) > LIMIT and "migrations" not in path.parts
-    }
+    files = [path for path in (ROOT / "localml").rglob("*.py") if "migrations" not in path.parts]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    long = {name: count for name, count in lines.items() if count > ALONE.get(name, LIMIT)}
     assert long == {}
