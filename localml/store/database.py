@@ -47,7 +47,7 @@ def _pragmas(connection: Any) -> None:
         "synchronous=FULL",
         "foreign_keys=ON",
         f"busy_timeout={_BUSY_MS}",
-        "cache_size=-8000",
+        "cache_size=-2000",  # KiB for each connection; the kernel keeps the file's pages anyway
         "temp_store=MEMORY",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
