@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 
 from localml import __version__
 from localml.core.capacity.pools import PoolInfo
-from localml.core.prune import log_sizes
+from localml.core.tallies import count_logs
 from localml.core.work.states import Kind, State
 from localml.core.work.workloads import Query
 from localml.platform import Platform
@@ -95,7 +95,8 @@ class _Rows(Collector):
         return GaugeMetricFamily("localml_engine_up", "1 if the container engine answered the last time.", value=up)
 
     def _storage(self) -> Iterator[Metric]:
-        files, size = log_sizes(self._platform.db)
+        with self._platform.db.read() as session:
+            files, size = count_logs(session)
         yield GaugeMetricFamily("localml_log_files", "Output files of ended replicas that are kept.", value=files)
         yield GaugeMetricFamily("localml_log_bytes", "Bytes of output of ended replicas that are kept.", value=size)
         database = self._platform.db.path

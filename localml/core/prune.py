@@ -170,11 +170,3 @@ def _drop_empty(store: Store, folder: Path, *, dry_run: bool) -> int:
             if not dry_run:
                 path.rmdir()
     return count
-
-
-def log_sizes(store: Store) -> tuple[int, int]:
-    """(files, bytes) of output that is recorded as kept; a running container's files count from its end on."""
-    query = select(func.count(), func.sum(col(LogFile.size))).where(col(LogFile.pruned_at).is_(None))
-    with store.read() as session:
-        files, size = session.execute(query).one()
-    return int(files or 0), int(size or 0)

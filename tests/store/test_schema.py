@@ -26,6 +26,9 @@ def columns(path: Path) -> dict[str, set[tuple[object, ...]]]:
             for name in tables
             if not name.startswith(("sqlite_", "alembic_"))
         }
+        found["triggers"] = {
+            (row[0].split(" ", 2)[2],) for row in file.execute("SELECT sql FROM sqlite_master WHERE type='trigger'")
+        }
         found["indexes"] = {
             ("".join(row[0].replace('"', "").split()),)
             for row in file.execute("SELECT sql FROM sqlite_master WHERE type='index' AND sql IS NOT NULL")
@@ -62,7 +65,7 @@ def test_every_migration_can_be_taken_back(tmp_path: Path) -> None:
     config = alembic_config(path)
     command.upgrade(config, "head")
     command.downgrade(config, "base")
-    assert set(columns(path)) == {"indexes"}
+    assert set(columns(path)) == {"indexes", "triggers"}
     assert columns(path)["indexes"] == set()
 
 

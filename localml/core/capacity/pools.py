@@ -22,7 +22,7 @@ from localml.core.work.tables import Workload
 
 ROOT = "default"
 _EPSILON = 1e-9
-_SUMS = "SELECT pool, sum(cpu), sum(memory), sum(gpu), count(*) FROM workload"
+_SUMS = "SELECT pool, sum(cpu), sum(memory), sum(gpu), sum(number) FROM workload_tally"
 _WANTED = (
     f"closed_at IS NULL AND deleted_at IS NULL AND desired = '{Desired.RUN}' AND state != '{EndpointState.FAILED}'"
 )
@@ -278,7 +278,7 @@ def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[s
     """pool -> sums over its own workloads in these states; by default all that are not over."""
     session.flush()  # the driver doesn't see what the session still holds
     words = [str(state) for state in states]
-    query = f"{_SUMS} WHERE state IN ({', '.join('?' * len(words))}) GROUP BY pool"
+    query = f"{_SUMS} WHERE state IN ({', '.join('?' * len(words))}) AND number > 0 GROUP BY pool"
     return {
         name: Usage(float(cpu or 0), int(memory or 0), float(gpu or 0), int(count))
         for name, cpu, memory, gpu, count in reader_of(session).execute(query, words)

@@ -21,6 +21,7 @@ from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import insert_row
 from localml.core.subjects import Parent, Subject
+from localml.core.tallies import count_workloads
 from localml.core.work import listing
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
@@ -366,12 +367,9 @@ class Workloads:
         return Events(self._store).of(Subject.workload(number), after=after, limit=limit)
 
     def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> how many that are not deleted."""
+        """(kind, state) -> how many that are not pruned."""
         with self._store.read() as session:
-            query = select(col(Workload.kind), col(Workload.state), func.count()).group_by(
-                col(Workload.kind), col(Workload.state)
-            )
-            return {(str(kind), str(state)): int(count) for kind, state, count in session.execute(query)}
+            return count_workloads(session)
 
 
 def _taken(submission: Submission) -> LocalmlError:

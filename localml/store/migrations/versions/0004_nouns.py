@@ -317,6 +317,67 @@ def _no_instances() -> None:
     op.drop_table("instance")
 
 
+def _tallies() -> None:
+    """Sums over workloads and log files, kept by triggers; after everything that makes those tables anew."""
+    op.create_table(
+        "workload_tally",
+        *(sa.Column(name, sa.String(), nullable=False) for name in ("kind", "state", "pool")),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("cpu", sa.Float(), nullable=False),
+        sa.Column("memory", sa.Integer(), nullable=False),
+        sa.Column("gpu", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "state", "pool", name="pk_workload_tally"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "log_tally",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("files", sa.Integer(), nullable=False),
+        sa.Column("bytes", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_log_tally"),
+    )
+    op.execute(
+        "INSERT INTO workload_tally SELECT kind, state, pool, count(*), sum(cpu), sum(memory), sum(gpu)"
+        " FROM workload GROUP BY kind, state, pool"
+    )
+    op.execute("INSERT INTO log_tally SELECT 1, count(*), coalesce(sum(size), 0) FROM log_file WHERE pruned_at IS NULL")
+    for name, text in _TRIGGERS.items():
+        op.execute(f"CREATE TRIGGER {name} {text}")
+
+
+_ONE_MORE = (
+    "INSERT INTO workload_tally VALUES (NEW.kind, NEW.state, NEW.pool, 1, NEW.cpu, NEW.memory, NEW.gpu)"
+    " ON CONFLICT DO UPDATE SET number = number + 1, cpu = cpu + excluded.cpu, memory = memory + excluded.memory,"
+    " gpu = gpu + excluded.gpu;"
+)
+_ONE_LESS = (
+    "UPDATE workload_tally SET number = number - 1, cpu = iif(number = 1, 0, cpu - OLD.cpu),"
+    " memory = iif(number = 1, 0, memory - OLD.memory), gpu = iif(number = 1, 0, gpu - OLD.gpu)"
+    " WHERE kind = OLD.kind AND state = OLD.state AND pool = OLD.pool;"
+)
+_FILE_MORE = (
+    "INSERT INTO log_tally SELECT 1, 1, NEW.size WHERE NEW.pruned_at IS NULL"
+    " ON CONFLICT DO UPDATE SET files = files + 1, bytes = bytes + excluded.bytes;"
+)
+_FILE_LESS = "UPDATE log_tally SET files = files - 1, bytes = bytes - OLD.size WHERE OLD.pruned_at IS NULL;"
+_TRIGGERS = {
+    "tally_workload_insert": f"AFTER INSERT ON workload BEGIN {_ONE_MORE} END",
+    "tally_workload_delete": f"AFTER DELETE ON workload BEGIN {_ONE_LESS} END",
+    "tally_workload_update": "AFTER UPDATE OF kind, state, pool, cpu, memory, gpu ON workload"
+    f" BEGIN {_ONE_LESS} {_ONE_MORE} END",
+    "tally_log_insert": f"AFTER INSERT ON log_file BEGIN {_FILE_MORE} END",
+    "tally_log_delete": f"AFTER DELETE ON log_file BEGIN {_FILE_LESS} END",
+    "tally_log_update": f"AFTER UPDATE OF size, pruned_at ON log_file BEGIN {_FILE_LESS} {_FILE_MORE} END",
+}
+
+
+def _no_tallies() -> None:
+    for name in _TRIGGERS:
+        op.execute(f"DROP TRIGGER {name}")
+    op.drop_table("workload_tally")
+    op.drop_table("log_tally")
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_subjects, _no_subjects),
     (_nodes, _no_nodes),
@@ -324,6 +385,7 @@ _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_parents, _no_parents),
     (_variant_sets, _no_variant_sets),
     (_instances, _no_instances),
+    (_tallies, _no_tallies),
 )
 """(do, undo) of each topic."""
 
