@@ -128,6 +128,12 @@ class Workspaces:
             rows = session.exec(query.order_by(col(Workspace.name), col(Workspace.id)))
             return [row for row in rows if may(caller, Action.READ, thing_of(row))]
 
+    def shared(self) -> list[str]:
+        """Ids of the workspaces that users share by being members, in order."""
+        query = select(Workspace.id).where(col(Workspace.personal).is_(False), col(Workspace.everyone).is_(None))
+        with self._store.read() as session:
+            return list(session.exec(query.where(col(Workspace.deleted_at).is_(None)).order_by(Workspace.id)))
+
     def find(self, caller: Caller, reference: str) -> Workspace:
         """One of those by id or name; a shared one goes before a user's own, the caller's own before others'.
 

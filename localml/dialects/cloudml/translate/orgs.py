@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from localml.core.errors import LocalmlError
+from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, Noun
 from localml.core.work.states import HOLDING, Kind
 from localml.core.work.workloads import Full, Query
 from localml.dialects.cloudml.errors import foreign_org, missing, need_org
@@ -14,8 +16,8 @@ ALL = "-1"
 
 
 def known_orgs(platform: Platform) -> list[str]:
-    """The organisations that users belong to."""
-    return sorted({user.org for user in platform.identity.users() if user.org})
+    """The organisations there are: workspaces that users share by being members."""
+    return platform.workspaces.shared()
 
 
 def org_of(platform: Platform, caller: Caller, given: str | None, lacking: LocalmlError | None = None) -> str:
@@ -26,12 +28,16 @@ def org_of(platform: Platform, caller: Caller, given: str | None, lacking: Local
         lacking: the failure when none can be told, in the words of the operation.
 
     Raises:
-        LocalmlError: 403 when none can be told, or when it is not the caller's or not known.
+        LocalmlError: 403 when none can be told, or when it is not known, or the caller may not change what is in it:
+            this API knows no roles.
     """
     org = caller.org if given is None else given
     if not org:
         raise lacking or need_org()
-    if org == caller.org or (caller.admin and (org == ALL or org in known_orgs(platform))):
+    if org == ALL and caller.admin:
+        return org
+    everything = Thing(Noun.WORKLOAD, workspace=org)
+    if may(caller, Action.CHANGE, everything) and (org == caller.org or org in known_orgs(platform)):
         return org
     raise foreign_org(org)
 
