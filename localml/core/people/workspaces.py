@@ -17,6 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.instances.tables import Instance
 from localml.core.people import memberships
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
@@ -310,12 +311,20 @@ def _in_use(session: Session, row: Workspace) -> str:
         f"{number} {word}{'s' if number > 1 else ''}"
         for word, query in (
             ("workload", _count(Workload, row).where(col(Workload.state).not_in(TERMINAL))),
+            ("stopped notebook or TensorBoard", _stopped(row)),
             ("endpoint", _count(Endpoint, row).where(col(Endpoint.closed_at).is_(None))),
             ("model", _count(Model, row).where(col(Model.deleted_at).is_(None))),
         )
         if (number := session.exec(query).one())
     ]
     return f"holds {' and '.join(found)}" if found else ""
+
+
+def _stopped(row: Workspace) -> SelectOfScalar[int]:
+    """How many wait to be started again."""
+    query = select(func.count()).select_from(Instance).where(Instance.workspace == row.id)
+    over = Workload.id == Instance.workload_id, col(Workload.deleted_at).is_(None), col(Workload.state).in_(TERMINAL)
+    return query.where(*over)
 
 
 def _count(kind: type[Workload | Endpoint | Model], row: Workspace) -> SelectOfScalar[int]:

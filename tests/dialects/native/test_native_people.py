@@ -236,7 +236,9 @@ def test_no_operation_forgets_to_ask(localml: Localml, admin: Http) -> None:
     let_in = []
     for path, operations in document["paths"].items():
         for method in operations:
-            answer = nobody(method.upper(), filled(path), BODIES.get((method, path.removeprefix("/localml/v1"))))
+            nothing = None if method in ("get", "delete") else {}
+            body = BODIES.get((method, path.removeprefix("/localml/v1")), nothing)
+            answer = nobody(method.upper(), filled(path), body)
             if answer.status not in (403, 404):
                 let_in.append((method, path, answer.status, answer.data))
     nobody.close()
@@ -255,19 +257,11 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/workloads/{ref}/samples"): {"points": [{"name": "x", "value": 1}]},
     ("post", "/endpoints"): {"name": "e", "image": "i"},
     ("post", "/endpoints/{ref}/rollout"): {"image": "i"},
-    ("post", "/endpoints/{ref}/scale"): {},
+    ("put", "/endpoints/{ref}/variants"): {"variants": [{"image": "i", "weight": 100}]},
     ("post", "/models"): {"name": "m", "source": "fds://b/k"},
-    ("post", "/notebooks"): {},
     ("post", "/tensorboards"): {"logdir": "fds://b/k"},
     ("post", "/users"): {"name": "mal", "password": "x"},
     ("put", "/users/{name}/password"): {"password": "x"},
-    ("post", "/users/{name}/tokens"): {},
     ("post", "/workspaces"): {"name": "mals"},
     ("patch", "/workspaces/{ref}"): {"name": "mals"},
-    ("put", "/workspaces/{ref}/members/{user}"): {},
-    ("post", "/drain"): {},
-    ("post", "/undrain"): {},
-    ("put", "/pools/{path}"): {},
-    ("post", "/images/build"): {},
-    ("post", "/prune"): {},
 }
