@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,9 +108,11 @@ class Launcher:
 
         None when the workload was stopped while its images were pulled.
         """
-        with self._db.read() as session:
-            detail = session.get(WorkloadDetail, row.id)
-            found = dict(detail.images or {}) if detail else {}
+        with self._db.read_raw() as connection:
+            pinned = connection.execute(
+                "SELECT images FROM workload_detail WHERE workload_id = ?", (row.id,)
+            ).fetchone()
+        found: dict[str, str] = json.loads((pinned and pinned[0]) or "null") or {}
         pulled = False
 
         def tell(words: str) -> None:

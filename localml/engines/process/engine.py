@@ -145,8 +145,8 @@ class ProcessEngine:
                     FAILPOINTS.hit("after-create")
                 elif there.labels.get(LABEL_INSTALL) != self._install:
                     raise EngineError(f"{plan.name} belongs to another installation")
-                seen = self._observe(plan.name)
-            if seen.phase is Phase.CREATED:
+            # One that was just made may have been begun by another engine: a supervisor too many finds that itself.
+            if seen.phase in (Phase.GONE, Phase.CREATED):
                 self._spawn(plan.name)
                 FAILPOINTS.hit("after-start")
                 seen = self._observe(plan.name)

@@ -316,8 +316,12 @@ def _plain(value: Any) -> dict[str, Any]:
 def _write_private(path: str, data: bytes) -> None:
     """Write a file that only its owner may read: plans hold secrets."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(file, "wb") as stream:
-        stream.write(data)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+    finally:
+        os.close(file)
 
 
 def _delete_anyway(function: Callable[[str], Any], path: str, info: Any) -> None:
