@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,22 @@ class InstantPumps(LogPumps):
 
 
 class Rig:
-    """One installation. ``machine`` may be replaced to change its size."""
+    """One installation, of one machine or of several of one size. ``machine`` may be replaced to change that."""
 
-    def __init__(self, data: Path, *, gpus: int = 4, cpu: float = 8, memory: int = 16 << 30) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        gpus: int = 4,
+        cpu: float = 8,
+        memory: int = 16 << 30,
+        nodes: tuple[str, ...] = ("local",),
+    ) -> None:
         self.data = data
         self.clock = ManualClock()
-        self.engine = FakeEngine(self.clock, install=INSTALL)
+        self.nodes = nodes
+        spread = replace(CONTAINERS, gangs_spread=len(nodes) > 1)
+        self.engine = FakeEngine(self.clock, install=INSTALL, nodes=nodes, capabilities=spread)
         self.machine = Machine(
             "local", cpu, memory, tuple((f"GPU-{n}", "Simulated GPU") for n in range(gpus)), max_replicas=64
         )
@@ -88,8 +99,8 @@ class Rig:
     def _loop(self) -> Reconciler:
         site = Site(
             install=INSTALL,
-            node="local",
-            capabilities=CONTAINERS,
+            node=self.nodes[0],
+            capabilities=self.engine.capabilities,
             bind_address="127.0.0.1",
             buckets=self.data / "buckets",
             mount_source=lambda mount, row: self.data / "mounts",
@@ -107,7 +118,7 @@ class Rig:
             site,
             self.logs,
             self.clock,
-            machines=lambda: (self.machine,),
+            machines=lambda: tuple(replace(self.machine, name=name) for name in self.nodes),
             unhealthy=lambda: self.sick,
             acts=acts,
             pumps=InstantPumps(self.engine, self.logs),
