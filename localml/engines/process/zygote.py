@@ -83,6 +83,7 @@ def _load(path: str) -> Callable[[str], int]:
 
 def main(supervisor: str) -> int:
     """Serve the socket that is the standard input."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what the server lets its children inherit would live as long as this
     supervise = _load(supervisor)
     signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps; nobody here asks how a supervisor ended
     gc.freeze()  # its pages stay shared with the forks

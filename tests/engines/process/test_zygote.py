@@ -112,6 +112,16 @@ def test_a_supervisor_has_no_file_of_the_zygote(process_kit: ProcessKit, root: P
     assert not [name for name in files if name.startswith("socket:")]
 
 
+def test_a_zygote_keeps_nothing_open_that_the_server_let_it_inherit(process_kit: ProcessKit, root: Path) -> None:
+    leaked = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(leaked, 99, inheritable=True)  # as a library of the server might
+    process_kit.run(process_kit.ending())
+    os.close(leaked)
+    os.close(99)
+    (zygote,) = zygotes(root)
+    assert sorted(os.listdir(f"/proc/{zygote.pid}/fd")) == ["0", "1", "2"]
+
+
 def test_a_zygote_that_cannot_be_used_is_done_without(process_kit: ProcessKit, root: Path) -> None:
     next(root.glob(".zygote-*.pyc")).write_bytes(b"broken")
     for code in (0, 3):
