@@ -10,6 +10,9 @@ from localml.core.instances.instances import Instances
 
 log = logging.getLogger("localml.control")
 
+_AGAIN_S = 0.25
+"""While a run is waited for: nobody tells when the engine has let go of it."""
+
 
 class Restarts:
     """Begins them once the run before is over. With none to begin its thread sleeps, and changes cost nothing.
@@ -52,4 +55,4 @@ class Restarts:
                 log.warning("%s %s is not started again: %s", one.row.kind, one.row.name, error)
             else:
                 self._waiting |= not begun
-        return None
+        return _AGAIN_S if self._waiting else None

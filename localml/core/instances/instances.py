@@ -242,7 +242,7 @@ class Instances:
                 fails it stays.
         """
         old = found.run.row
-        if not found.pending or old.state not in TERMINAL:
+        if not found.pending or old.state not in TERMINAL or not old.cleaned:  # until then its port is not free
             return False
         parent = Parent(Subject(Noun.INSTANCE, found.row.id or 0), found.row.asked)
         submission = replace(self._submission(found, found.spec), replaces=old.id, parent=parent)
@@ -298,9 +298,13 @@ class Instances:
             raise not_found("instance", number)
         return InstanceFull(row, self._workloads.get(row.workload_id))
 
-    def of_run(self, workload_id: int) -> InstanceFull | None:
-        """The live instance whose newest run this workload is, or None."""
-        return next(iter(self._read(_live().where(Instance.workload_id == workload_id))), None)
+    def of_run(self, run: Workload) -> InstanceFull | None:
+        """The live instance that a workload is a run of, or None; of a run that was replaced there is none."""
+        parent = run.parent
+        if parent is None or parent.of.kind is not Noun.INSTANCE or run.deleted_at is not None:
+            return None
+        found = self.get(parent.of.id)
+        return None if found.deleted else found
 
     def _read(self, query: Any) -> list[InstanceFull]:
         with self._store.read() as session:

@@ -233,10 +233,13 @@ def test_it_is_found_by_name_kind_and_dialect_and_by_its_run(lab: Lab) -> None:
     assert lab.instances.list(name="lab", kinds=(Kind.TENSORBOARD,)) == []
     assert lab.instances.list(workspaces=("elsewhere",)) == []
     assert len(lab.instances.list(workspaces=(ME.workspace, "elsewhere"))) == 2
-    found = lab.instances.of_run(one.row.workload_id)
+    run = lab.rig.workloads.row(one.row.workload_id)
+    found = lab.instances.of_run(run)
     assert found is not None
     assert found.row.id == one.row.id
-    assert lab.instances.of_run(99) is None
+    assert lab.instances.of_run(lab.rig.workloads.row(lab.rig.submit("job"))) is None
+    lab.instances.delete(one.row.id or 0, ME)
+    assert lab.instances.of_run(run) is None
 
 
 def test_its_runs_are_its_children(lab: Lab) -> None:

@@ -51,17 +51,20 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/workloads/<ref>", responses={"200": schemas.WorkloadOut})
     def delete(path: schemas.Reference) -> Any:
         """Stop and hide a workload; its output and events stay until they are pruned."""
-        number = find(platform, caller(), path.ref, Action.DELETE).row.id or 0
-        return translate.workload(platform.workloads.delete(number, caller()))
+        row = find(platform, caller(), path.ref, Action.DELETE).row
+        instance = platform.instances.of_run(row)
+        if instance is not None:  # whatever becomes of this run meanwhile
+            return translate.workload(platform.instances.delete(instance.row.id or 0, caller()).run.row)
+        return translate.workload(platform.workloads.delete(row.id or 0, caller()))
 
     @api.post("/workloads/<ref>/stop", responses={"200": schemas.WorkloadOut})
     def stop(path: schemas.Reference) -> Any:
         """Ask for a workload to be stopped; one that is over stays as it is."""
-        number = find(platform, caller(), path.ref, Action.STOP).row.id or 0
-        instance = platform.instances.of_run(number)
-        if instance is None:
-            return translate.workload(platform.workloads.stop(number, caller()))
-        return translate.workload(platform.instances.stop(instance.row.id or 0, caller()).run.row)
+        row = find(platform, caller(), path.ref, Action.STOP).row
+        instance = platform.instances.of_run(row)
+        if instance is not None:
+            return translate.workload(platform.instances.stop(instance.row.id or 0, caller()).run.row)
+        return translate.workload(platform.workloads.stop(row.id or 0, caller()))
 
     @api.get("/workloads/<ref>/why", responses={"200": schemas.WhyOut})
     def why(path: schemas.Reference) -> Any:
