@@ -145,6 +145,9 @@ def _drop_rows(session: Session, numbers: list[int]) -> None:
     session.execute(made.values(workload_id=None))  # a model stays when the job that wrote it is forgotten
     for about in (Series, LogFile, Event):
         session.execute(delete(about).where(*_about(about, numbers)))
+    instances = select(col(Instance.id)).where(col(Instance.workload_id).in_(numbers))
+    told = col(Event.subject_kind) == Noun.INSTANCE, col(Event.subject_id).in_(instances)
+    session.execute(delete(Event).where(*told))
     owned: tuple[type[SQLModel], ...] = (GpuLease, Attempt, EndpointReplica, Instance, WorkloadDetail)
     for table in owned:
         session.execute(delete(table).where(table.workload_id.in_(numbers)))  # type: ignore[attr-defined]

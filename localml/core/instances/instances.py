@@ -18,6 +18,8 @@ from sqlmodel import Session, col, or_, select
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.events.records import Events, record_event
+from localml.core.events.tables import Event
 from localml.core.instances.tables import Instance
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
@@ -138,6 +140,8 @@ class Instances:
             session.flush()
             of = Subject(Noun.INSTANCE, number)
             update_rows(session, Workload, {"parent_kind": of.kind, "parent_id": of.id, "parent_index": 1}, id=number)
+            words = f"created by {submission.caller.name} through the {submission.dialect} API"
+            self._tell(session, row, "Created", words)
 
         return self.get(self._workloads.submit(submission, also=also))
 
@@ -166,6 +170,7 @@ class Instances:
             over = run.state in TERMINAL or run.desired is Desired.STOP
             if over and row.asked == row.run:
                 row.asked += 1
+                self._tell(session, row, "StartRequested", f"started by {caller.name}")
             _apply(row, change)
 
         return self._want(number, act)
@@ -175,6 +180,7 @@ class Instances:
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             row.asked = row.run + 1
+            self._tell(session, row, "RestartRequested", f"restarted by {caller.name}")
             self._workloads.want_stop(session, run.id or 0, f"restarted by {caller.name}")
 
         return self._want(number, act)
@@ -187,8 +193,11 @@ class Instances:
         """
 
         def act(session: Session, row: Instance, run: Workload) -> None:
+            words = reason or f"stopped by {caller.name}"
+            if row.asked > row.run or run.state not in TERMINAL:
+                self._tell(session, row, "StopRequested", words)
             row.asked = row.run
-            self._workloads.want_stop(session, run.id or 0, reason or f"stopped by {caller.name}")
+            self._workloads.want_stop(session, run.id or 0, words)
 
         return self._want(number, act)
 
@@ -200,13 +209,19 @@ class Instances:
         """
         if change.spec is not None:
             self._workloads.check(self._submission(self.get(number), change.spec))
-        return self._want(number, lambda session, row, run: _apply(row, change))
+
+        def act(session: Session, row: Instance, run: Workload) -> None:
+            _apply(row, change)
+            self._tell(session, row, "Changed", f"changed by {caller.name}, from the next start on")
+
+        return self._want(number, act)
 
     def delete(self, number: int, caller: Caller) -> InstanceFull:
         """Stop it if it runs, and forget its name. Its output and its storage stay."""
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             row.asked = row.run
+            self._tell(session, row, "Deleted", f"deleted by {caller.name}")
             self._workloads.hide(session, run.id or 0, caller)
 
         return self._want(number, act)
@@ -265,11 +280,15 @@ class Instances:
         if update_rows(session, Instance, values, **guards) != 1:
             raise LocalmlError(Code.WRONG_STATE, f"{row.name} was changed at the same time")
 
-    @staticmethod
-    def _given_up(session: Session, found: InstanceFull, words: str) -> None:
+    def _given_up(self, session: Session, found: InstanceFull, words: str) -> None:
         row = found.row
         values = {"asked": row.run, "message": words}
-        update_rows(session, Instance, values, id=row.id, run=row.run, asked=row.asked)
+        if update_rows(session, Instance, values, id=row.id, run=row.run, asked=row.asked) == 1:
+            self._tell(session, row, "StartRefused", words, warning=True)
+
+    def _tell(self, session: Session, row: Instance, reason: str, words: str, *, warning: bool = False) -> None:
+        subject = Subject(Noun.INSTANCE, row.id or 0)
+        record_event(session, subject, reason, words, now=self._clock.now(), warning=warning)
 
     def _submission(self, found: InstanceFull, spec: WorkloadSpec) -> Submission:
         row = found.row
@@ -297,6 +316,10 @@ class Instances:
         if row is None:
             raise not_found("instance", number)
         return InstanceFull(row, self._workloads.get(row.workload_id))
+
+    def events(self, number: int, *, after: int = 0, limit: int = 1000) -> list[Event]:
+        """What was asked of an instance, oldest first; what its runs did is told by their own events."""
+        return Events(self._store).of(Subject(Noun.INSTANCE, number), after=after, limit=limit)
 
     def of_run(self, run: Workload) -> InstanceFull | None:
         """The live instance that a workload is a run of, or None; of a run that was replaced there is none."""

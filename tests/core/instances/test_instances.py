@@ -187,6 +187,22 @@ def test_a_start_that_is_refused_says_why_and_leaves_it_stopped(lab: Lab, monkey
     assert lab.at(number) == (State.RUNNING, 2)
 
 
+def test_what_was_asked_of_it_is_told(lab: Lab) -> None:
+    number = lab.create().row.id or 0
+    lab.settle()
+    lab.instances.modify(number, ME, Change(pool="other"))
+    lab.instances.restart(number, ME)
+    lab.settle()
+    lab.instances.stop(number, ME)
+    lab.settle()
+    lab.instances.stop(number, ME)
+    lab.instances.start(number, ME)
+    lab.settle()
+    lab.instances.delete(number, ME)
+    told = [one.reason for one in lab.instances.events(number)]
+    assert told == ["Created", "Changed", "RestartRequested", "StopRequested", "StartRequested", "Deleted"]
+
+
 def test_two_who_start_it_at_once_get_one_run(lab: Lab) -> None:
     number = lab.create().row.id or 0
     lab.settle()
@@ -284,6 +300,7 @@ def test_pruning_forgets_runs_that_were_replaced_and_what_was_deleted(lab: Lab) 
     assert len(prune(lab.rig.db, lab.rig.data, gone, now=lab.rig.clock.now()).workloads) == 1
     with pytest.raises(LocalmlError, match="does not exist"):
         lab.instances.get(number)
+    assert lab.instances.events(number) == []
 
 
 def test_resources_of_a_pool_that_is_full_make_the_start_wait(lab: Lab) -> None:

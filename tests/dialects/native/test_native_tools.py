@@ -140,6 +140,8 @@ def test_a_notebook_is_stopped_and_started_under_one_id_name_and_address(
     assert asked.pending is True
     third = tools.wait_ready(asked, 60)
     assert (third.run, third.url) == (3, first.url)
+    events = admin("GET", "/notebooks/lab/events").json["events"]
+    assert [one["reason"] for one in events] == ["Created", "StopRequested", "StartRequested", "RestartRequested"]
 
 
 def test_settings_change_with_the_next_start_and_the_others_stay(lab: str, admin: Http, localml: Localml) -> None:

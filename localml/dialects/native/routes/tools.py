@@ -110,6 +110,13 @@ def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
         """Stop it if it runs, and start it again."""
         return _shown(platform, caller(), platform.instances.restart(number(path.ref), caller()))
 
+    @api.get(f"{base}/events", endpoint=f"events_of_{kind}", responses={"200": schemas.EventsOut})
+    def events(path: schemas.Reference, query: schemas.EventQuery) -> Any:
+        """What was asked of it, oldest first; what its runs did is told by their own events."""
+        found = platform.instances.events(number(path.ref, Action.READ), after=query.after, limit=query.limit)
+        after = found[-1].id if found else query.after
+        return {"events": [translate.event(one) for one in found], "after": after}
+
     @api.delete(base, endpoint=f"delete_{kind}", responses=out)
     def delete(path: schemas.Reference) -> Any:
         """Stop it if it runs, and forget its name; a notebook's files stay."""
