@@ -249,6 +249,7 @@ def test_failures_come_with_the_documented_status_and_words(
         if status == 503:
             patched.setattr(platform.workloads, "delete", _disk_full)
             patched.setattr(platform.workloads, "queued", _disk_full)
+            patched.setattr(platform.instances, "create", _disk_full)
             patched.setattr(platform.endpoints, "create", _disk_full)
             patched.setattr(platform.endpoints, "delete", _disk_full)
         if (name, status) == ("createTensorboard", 413):
