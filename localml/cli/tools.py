@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from localml.cli import show
-from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
+from localml.cli.common import Data, Json, Place, as_dict, command, connect, print_json, seconds
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def start_notebook(
     gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    workspace: Annotated[str | None, typer.Option(help="Folder to work in; that of its name by default.")] = None,
+    folder: Annotated[str | None, typer.Option(help="Name of the folder to work in; its own by default.")] = None,
+    workspace: Place = None,
     image: Annotated[
         str | None, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")
     ] = None,
@@ -79,6 +80,7 @@ def start_notebook(
     with connect(data) as client:
         made = client.tools.start_notebook(
             name=name,
+            folder=folder,
             workspace=workspace,
             image=image,
             token=token,
@@ -97,6 +99,7 @@ def start_tensorboard(
     idle: Idle = None,
     time_limit: TimeLimit = None,
     token: Token = None,
+    workspace: Place = None,
     pool: Pool = None,
     detach: Detach = False,
     data: Data = None,
@@ -108,6 +111,7 @@ def start_tensorboard(
             logdir,
             name=name,
             token=token,
+            workspace=workspace,
             idle_limit=seconds("--idle", idle),
             time_limit=seconds("--time-limit", time_limit),
             pool=pool,

@@ -21,7 +21,7 @@ class Tool:
 
     ``workload_id`` is its newest run (the ``run``-th), whose state and times these are; with ``pending`` another one
     is wanted, which begins when that has ended. ``url`` opens it, token included; ``base_url`` is where its own API
-    is; both None while it does not run. ``source`` is the workspace of a notebook, the logdir of a TensorBoard.
+    is; both None while it does not run. ``source`` is the folder of a notebook, the logdir of a TensorBoard.
     ``ready`` tells whether it answers, ``activity`` what it does (``idle_for``; of a notebook also ``kernels``,
     ``memory``, ``cpu_percent``); they are only filled for a single one.
     """
@@ -58,7 +58,8 @@ class Tools:
 
     def start_notebook(self, **members: Any) -> Tool:
         """Start a JupyterLab, a new one or a stopped one of this name; members as in ``POST /notebooks`` (name,
-        workspace, token, image, resources, env, mounts, idle_limit, time_limit ...), those that are None left out."""
+        folder, workspace, token, image, resources, env, mounts, idle_limit, time_limit ...), those that are None left
+        out."""
         return self._start("/notebooks", members)
 
     def start_tensorboard(self, logdir: str, **members: Any) -> Tool:

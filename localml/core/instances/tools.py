@@ -44,7 +44,7 @@ class Notebook:
     """A JupyterLab that somebody wants.
 
     Attributes:
-        workspace: the folder below the user's workspaces whose files it has, and which stays when it is gone.
+        folder: name of the user's work folder whose files it has, and which stays when it is gone.
         token: what to open it with; None makes a new one.
         image, command: of one's own instead of ours; the image must start a Jupyter server on port 8888.
         tcp_ports: further ports to publish, under the labels ``tcp-PORT``.
@@ -52,7 +52,7 @@ class Notebook:
         time_limit: seconds after which it is stopped, whatever it does.
     """
 
-    workspace: str
+    folder: str
     token: str | None = None
     image: str = ""
     command: tuple[str, ...] = ()
@@ -147,7 +147,7 @@ class Tools:
             ),
             workdir=WORK_FOLDER if ours else None,
         )
-        work = Mount(source=f"workspace:{wanted.workspace}", target=WORK_FOLDER)
+        work = Mount(source=f"workspace:{wanted.folder}", target=WORK_FOLDER)
         return WorkloadSpec(
             roles=(role,),
             mounts=(work, *wanted.mounts),
@@ -196,7 +196,7 @@ class Tools:
             raise LocalmlError(Code.WRONG_STATE, "the notebook was submitted as a spec, so its settings cannot change")
         image, command = _own(role, NOTEBOOK_IMAGE, _NOTEBOOK_COMMAND)
         return Notebook(
-            workspace=work[0].source.removeprefix("workspace:"),
+            folder=work[0].source.removeprefix("workspace:"),
             token=self._opened(owner, role, _NOTEBOOK_TOKEN),
             image=image,
             command=command,

@@ -291,7 +291,7 @@ def test_requests_keep_a_tensorboard_and_the_question_is_none(board: Callable[..
     [
         ("/notebooks", {"token": "two words"}, "token"),
         ("/notebooks", {"idle_limit": 0}, "idle_limit"),
-        ("/notebooks", {"workspace": "../up"}, "mounts"),
+        ("/notebooks", {"folder": "../up"}, "mounts"),
         ("/notebooks", {"unknown": 1}, "unknown"),
         ("/tensorboards", {}, "logdir"),
         ("/tensorboards", {"logdir": "fds://b/x", "idle_limit": -1}, "idle_limit"),

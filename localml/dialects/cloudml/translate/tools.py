@@ -53,7 +53,7 @@ def dev_spec(platform: Platform, owner: str, dev: DevEnvCreate) -> WorkloadSpec:
         if dev.docker_command:
             raise invalid("docker_command", "needs docker_image")
     wanted = Notebook(
-        workspace=dev.dev_name,
+        folder=dev.dev_name,
         token=dev.password or None,
         image=dev.docker_image or "",
         command=("sh", "-c", dev.docker_command) if dev.docker_command else (),

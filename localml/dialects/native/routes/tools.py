@@ -29,6 +29,8 @@ from localml.platform import Platform
 
 DIALECT = "native"
 _Settings = tool_schemas.NotebookChange | tool_schemas.TensorboardChange
+_New = tool_schemas.NotebookIn | tool_schemas.TensorboardIn
+_SOURCES = ("folder", "workspace", "logdir")  # the second in requests of earlier versions
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -43,7 +45,7 @@ def _add_notebooks(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/notebooks", responses={"201": tool_schemas.ToolOut})
     def start_notebook(body: tool_schemas.NotebookIn) -> Any:
         """Start a JupyterLab: a new one, or a stopped one of that name, with the settings that are given."""
-        return _shown(platform, caller(), _start(platform, caller(), Kind.NOTEBOOK, body.name, body)), 201
+        return _shown(platform, caller(), _start(platform, caller(), Kind.NOTEBOOK, body)), 201
 
     @api.patch("/notebooks/<ref>", responses={"200": tool_schemas.ToolOut})
     def change_notebook(path: schemas.Reference, body: tool_schemas.NotebookChange) -> Any:
@@ -67,7 +69,7 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/tensorboards", responses={"201": tool_schemas.ToolOut})
     def start_tensorboard(body: tool_schemas.TensorboardIn) -> Any:
         """Start a TensorBoard: a new one, or a stopped one of that name, with the settings that are given."""
-        return _shown(platform, caller(), _start(platform, caller(), Kind.TENSORBOARD, body.name, body)), 201
+        return _shown(platform, caller(), _start(platform, caller(), Kind.TENSORBOARD, body)), 201
 
     @api.patch("/tensorboards/<ref>", responses={"200": tool_schemas.ToolOut})
     def change_tensorboard(path: schemas.Reference, body: tool_schemas.TensorboardChange) -> Any:
@@ -123,18 +125,18 @@ def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
         return _shown(platform, caller(), platform.instances.delete(number(path.ref, Action.DELETE), caller()))
 
 
-def _start(platform: Platform, who: Caller, kind: Kind, given: str | None, body: _Settings) -> InstanceFull:
-    name = given or friendly()
-    place = workspace_for(platform, who, None, Noun.WORKLOAD)
+def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceFull:
+    name = body.name or friendly()
+    place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
     allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
     found = platform.instances.list(kinds=(kind,), dialect=DIALECT, workspaces={place}, name=name)
     old = next(iter(found), None)
     if old is not None and not old.live and may(who, Action.CHANGE, Thing.of(Noun.WORKLOAD, old.row)):
-        change = _change(platform, old, body) if body.model_fields_set - {"name"} else None
+        change = _change(platform, old, body) if body.model_fields_set - {"name", "workspace"} else None
         return platform.instances.start(old.row.id or 0, who, change)
     if isinstance(body, tool_schemas.NotebookChange):
-        spec = platform.tools.notebook(who.name, _notebook(body, Notebook(workspace=name)))
-        source = {"workspace": body.workspace or name}
+        spec = platform.tools.notebook(who.name, _notebook(body, Notebook(folder=name)))
+        source = {"folder": body.folder or name}
     else:
         spec = platform.tools.tensorboard(who.name, _tensorboard(platform, body, Tensorboard("")))
         source = {"logdir": body.logdir or ""}
@@ -157,7 +159,7 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
     spec: WorkloadSpec
     if isinstance(body, tool_schemas.NotebookChange):
         notebook = _notebook(body, platform.tools.notebook_of(owner, found.spec))
-        spec, source = platform.tools.notebook(owner, notebook), {"workspace": notebook.workspace}
+        spec, source = platform.tools.notebook(owner, notebook), {"folder": notebook.folder}
     else:
         board = _tensorboard(platform, body, platform.tools.tensorboard_of(owner, found.spec))
         spec, source = platform.tools.tensorboard(owner, board), {"logdir": body.logdir} if body.logdir else {}
@@ -166,8 +168,8 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
 
 def _notebook(body: tool_schemas.NotebookChange, base: Notebook) -> Notebook:
     given = _given(body, base)
-    if body.workspace is None:
-        given.pop("workspace", None)
+    if body.folder is None:
+        given.pop("folder", None)
     return replace(base, **given)
 
 
@@ -224,7 +226,7 @@ def _shown(platform: Platform, who: Caller, found: InstanceFull) -> dict[str, An
         "state": found.state,
         "message": found.message,
         "created_at": row.created_at,
-        "source": str(request.get("workspace") or request.get("logdir") or row.name),
+        "source": str(next((request[name] for name in _SOURCES if request.get(name)), row.name)),
         "token": access.token if owns else None,
         "url": access.url if owns else access.base,
         "base_url": access.base,

@@ -22,20 +22,24 @@ class _Settings(Strict):
 class NotebookChange(_Settings):
     """Settings of a JupyterLab; those that are not given stay as they are, and so do single resources.
 
-    ``workspace`` is the folder that it works in, by default the one of its name; it outlasts the notebook.
+    ``folder`` is the name of the folder that it works in, by default its own name; it outlasts the notebook.
     ``idle_limit``: seconds without activity after which it is stopped, ``time_limit``: seconds after which it is in
     any case. An ``image`` of one's own must start a Jupyter server on port 8888, with ``command`` or by itself.
     """
 
-    workspace: str | None = None
+    folder: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
     mounts: list[Mount] = Field(default_factory=list)
 
 
 class NotebookIn(NotebookChange):
-    """A JupyterLab to start. Without a name or token it is given one; a stopped one of this name is started again."""
+    """A JupyterLab to start. Without a name or token it is given one; a stopped one of this name is started again.
+
+    ``workspace`` is an id or a name, here and below; the caller's own by default.
+    """
 
     name: str | None = None
+    workspace: str | None = None
 
 
 class TensorboardChange(_Settings):
@@ -52,6 +56,7 @@ class TensorboardIn(TensorboardChange):
     """A TensorBoard to start; the folder need not exist yet. A stopped one of this name is started again."""
 
     name: str | None = None
+    workspace: str | None = None
     logdir: str = Field(min_length=1)
 
 
@@ -63,7 +68,7 @@ class ToolOut(WorkloadOut):
 
     ``url`` opens it, token included; ``base_url`` is where its own API is. Both are null while it does not run.
     ``token`` is null for callers other than its owner and administrators, and so is the one in ``url`` left out.
-    ``source`` is the workspace of a notebook, the logdir of a TensorBoard.
+    ``source`` is the folder of a notebook, the logdir of a TensorBoard.
     """
 
     workload_id: int
