@@ -104,6 +104,7 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
     program = program_of(body)
     spec = run_spec(platform(), body, program, request.host_url.rstrip("/"), caller().name)
     name = slug(body.name)
+    platform().pools.ensure(POOL, max_workloads=1)  # again, if somebody removed it meanwhile
     submission = Submission(
         name=name,
         spec=spec,

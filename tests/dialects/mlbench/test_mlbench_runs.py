@@ -128,6 +128,12 @@ def test_of_many_starts_at_once_one_succeeds(dashboard: Dashboard) -> None:
     assert len(dashboard.get("runs/")) == 1
 
 
+def test_there_is_one_run_at_a_time_though_its_pool_was_removed(dashboard: Dashboard) -> None:
+    dashboard.platform.pools.delete("mlbench")
+    assert start(dashboard).status == 200
+    assert start(dashboard, name="b").status == 409
+
+
 def test_runs_of_the_same_name_are_apart(dashboard: Dashboard) -> None:
     first = start(dashboard).json
     dashboard.platform.workloads.stop(first["id"], dashboard.platform.identity.user("admin"))
