@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +22,7 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 CATALOG_FILE = "catalog.toml"
 IMAGE_PREFIX = "localml/"
 _PACKAGE = Path(__file__).resolve().parents[1]
+_SETTLED_S = 2.0
 _IGNORED = frozenset({"__pycache__", "build", ".mypy_cache", ".ruff_cache"})
 
 
@@ -65,6 +69,7 @@ class Catalog:
         self.folder = folder
         self._runtimes = runtimes
         self._frameworks = frameworks
+        self._fingerprints: dict[str, tuple[tuple[_Stamp, ...], str]] = {}
 
     def runtimes(self) -> tuple[Runtime, ...]:
         """All runtimes, in the order of the file."""
@@ -125,15 +130,29 @@ class Catalog:
         return (*self.lineage(runtime.parent), runtime) if runtime.parent else (runtime,)
 
     def fingerprint(self, name: str) -> str:
-        """12 hex digits that change when a file changes which the runtime, or an ancestor of it, is made from."""
+        """12 hex digits that change when a file changes which the runtime, or an ancestor of it, is made from.
+
+        Each start of a child process asks for it, so the files are read again only when one of them was touched.
+        """
+        folders = [self.folder / part for runtime in self.lineage(name) for part in (runtime.name, *runtime.copies)]
+        stamps = tuple(stamp for folder in folders for stamp in _stamps(str(folder)))
+        known = self._fingerprints.get(name)
+        if known is not None and known[0] == stamps:
+            return known[1]
+        found = self._fingerprint(folders)
+        # a file may be written twice within one tick of the clock that its stamp is taken from
+        if all(stamp.changed < time.time() - _SETTLED_S for stamp in stamps):
+            self._fingerprints[name] = (stamps, found)
+        return found
+
+    def _fingerprint(self, folders: Iterable[Path]) -> str:
         digest = hashlib.sha256()
-        for runtime in self.lineage(name):
-            for part in (runtime.name, *runtime.copies):
-                for file in _files(self.folder / part):
-                    executable = file.stat().st_mode & 0o100
-                    data = file.read_bytes()
-                    path = file.relative_to(self.folder).as_posix()
-                    digest.update(f"{path}\0{executable}\0{len(data)}\0".encode() + data)
+        for folder in folders:
+            for file in _files(folder):
+                executable = file.stat().st_mode & 0o100
+                data = file.read_bytes()
+                path = file.relative_to(self.folder).as_posix()
+                digest.update(f"{path}\0{executable}\0{len(data)}\0".encode() + data)
         return digest.hexdigest()[:12]
 
 
@@ -196,9 +215,34 @@ def _position(file: _File, name: str) -> int:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if path.is_file() and not any(part in _IGNORED or part.endswith(".egg-info") for part in parts):
+        if path.is_file() and not any(_ignored(part) for part in path.relative_to(folder).parts):
             yield path
+
+
+def _ignored(name: str) -> bool:
+    return name in _IGNORED or name.endswith(".egg-info")
+
+
+class _Stamp(NamedTuple):
+    """What tells without reading it that a file is the one that was read before."""
+
+    path: str
+    inode: int
+    size: int
+    changed: float
+
+
+def _stamps(folder: str) -> Iterator[_Stamp]:
+    """Those of all files below a folder that :func:`_files` gives, in the same order while none changes."""
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _ignored(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _stamps(entry.path)
+            elif entry.is_file():
+                seen = entry.stat()
+                yield _Stamp(entry.path, seen.st_ino, seen.st_size, seen.st_ctime)
 
 
 Progress = Callable[[str], None]

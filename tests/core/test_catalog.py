@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,18 @@ def test_the_fingerprint_changes_with_every_file_that_an_image_is_made_from(tmp_
     (tmp_path / "child" / "file").write_text("changed")
     assert catalog.fingerprint("base") == after[0], "a parent does not change with its child"
     assert catalog.fingerprint("child") != after[1]
+
+
+def test_files_at_rest_are_read_once_for_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = load_catalog(write(tmp_path))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 60)  # so long after they were written
+    before = catalog.fingerprint("child")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} is read again"))
+        assert catalog.fingerprint("child") == before
+    (tmp_path / "launcher" / "file").write_text("changed")
+    assert catalog.fingerprint("child") != before
 
 
 def test_the_fingerprint_ignores_what_running_and_building_leave_behind(tmp_path: Path) -> None:
