@@ -149,5 +149,5 @@ def test_a_job_has_the_servers_umask(process_kit: ProcessKit) -> None:
 def test_the_first_job_finds_the_zygote_warm_once_somebody_watches(process_kit: ProcessKit, root: Path) -> None:
     stop = threading.Event()
     process_kit.engine.watch(stop)
-    assert len(zygotes(root)) == 1
+    assert len(wait_until(lambda: zygotes(root), "a zygote")) == 1  # its name shows once it runs its own program
     stop.set()
