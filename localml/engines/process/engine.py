@@ -15,6 +15,7 @@ import platform
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -53,6 +54,8 @@ _log = logging.getLogger(__name__)
 _NAME_LOCKS = 64
 _UNFINISHED_AGE = 3600.0
 """Seconds after which a folder that was never finished is taken for a dead server's."""
+_SPARES = 16
+"""Folders of removed replicas that are kept for new ones."""
 _REMOVE_WAIT = 10.0
 """Seconds that a killed replica may take to end before its removal is given up."""
 
@@ -97,6 +100,7 @@ class ProcessEngine:
         self._ended: dict[str, Observed] = {}
         self._alive: dict[str, Watched] = {}
         self._failed: set[str] = set()
+        self._spares: deque[ReplicaDir] = deque()
         self._hints = Hints()
         self._closed = threading.Event()
         self._exits = ExitWatcher(self._on_exit)
@@ -195,12 +199,19 @@ class ProcessEngine:
                     folder.delete()  # of a removal that a server's death cut short
                 return
             FAILPOINTS.hit("before-remove")
-            with folder.owned():
+            with folder.owned() as owned:
                 folder.forget()
+                spare = folder.emptied() if owned and self._wants_spare() else None
             for memory in (self._plans, self._ended, self._alive):
                 memory.pop(name, None)
             self._failed.discard(name)
-            folder.delete()
+            if spare is None:
+                folder.delete()
+            else:
+                self._spares.append(spare)
+
+    def _wants_spare(self) -> bool:
+        return len(self._spares) < _SPARES and not self._closed.is_set()
 
     def remove_network(self, network: str) -> None:
         """Nothing to do: replicas share the machine's network."""
@@ -263,6 +274,8 @@ class ProcessEngine:
         """End the watching. Replicas and their supervisors go on."""
         self._closed.set()
         self._exits.close()
+        while self._spares:
+            self._spares.popleft().delete()
         self._spawner.close()
         self._hints.close()
 
@@ -280,7 +293,11 @@ class ProcessEngine:
     def _create(self, folder: ReplicaDir, plan: ReplicaPlan) -> None:
         launch = self._launches.make(plan, folder.path / "work")
         labels = {**plan.labels, LABEL_INSTALL: self._install}
-        self._plans[plan.name] = folder.create(plan, labels, launch)
+        try:
+            spare = self._spares.popleft()
+        except IndexError:
+            spare = None
+        self._plans[plan.name] = folder.create(plan, labels, launch, spare)
 
     def _spawn(self, name: str) -> None:
         """Start a supervisor; under the name's lock. One that is not needed finds the lock taken and ends."""

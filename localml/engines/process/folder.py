@@ -17,6 +17,8 @@ notes           superv.    limits that could not be set and such
 
 All of it survives the server, so phases are read from here and nowhere else: ``exit.json`` -> exited; lock held ->
 running; ``running.json`` alone -> the supervisor was killed; only ``plan.json`` -> created.
+
+A removed replica's folder may wait, emptied and under another name, for the next one (:meth:`ReplicaDir.emptied`).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,10 @@ UNFINISHED = ".new-"
 """Start of the names of folders that are being made, followed by the maker's process number."""
 EXIT_ROOM = 4096
 """Bytes reserved for ``exit.json``: one block, so that a full disk cannot lose an end."""
+
+_REMOVED = frozenset({*STREAMS, "notes", "stop", "stop.part"})
+_PARTS = _REMOVED | {"work", "lock", "launch", "plan.part", "exit.part", "exit.json", "running.part", "running.json"}
+"""All that there can be in a replica's folder."""
 
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
@@ -95,22 +101,31 @@ class ReplicaDir:
         """Whether there is a replica: a folder whose plan was written to its end."""
         return os.path.lexists(f"{self._at}/plan.json")
 
-    def create(self, plan: ReplicaPlan, labels: Mapping[str, str], launch: Launch) -> PlanRecord:
+    def create(
+        self, plan: ReplicaPlan, labels: Mapping[str, str], launch: Launch, spare: ReplicaDir | None = None
+    ) -> PlanRecord:
         """Write everything that the supervisor needs, or find that another engine just did.
 
         The folder is made under another name and moved into place whole, so there is never half a replica.
+
+        Args:
+            spare: a folder to use, which :meth:`emptied` gave; it is given up if something is wrong with it.
 
         Raises:
             EngineError: the file system refuses (full, read-only, ...); nothing is left behind.
         """
         record = PlanRecord(dict(labels), dict(launch.env), launch.workdir, time.time())
-        new = self.beside()
+        new = spare or self.beside()
         try:
+            if spare is None:
+                new._make()
             new._fill(plan, record, launch)
             return self._move_in(new) or record
         except OSError as error:
             with contextlib.suppress(EngineError):
                 new.delete()
+            if spare is not None:
+                return self.create(plan, labels, launch)
             raise EngineError(f"cannot make {self._at}: {error.strerror}") from error
 
     def beside(self) -> ReplicaDir:
@@ -122,19 +137,23 @@ class ReplicaDir:
         maker = self.path.name.removeprefix(UNFINISHED).partition("-")[0]
         return self.path.name.startswith(UNFINISHED) and not (maker.isdigit() and _lives(int(maker)))
 
-    def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
+    def _make(self) -> None:
         os.mkdir(self._at, 0o700)
-        os.mkdir(f"{self._at}/work", 0o700)
-        for name in (*STREAMS, "lock"):
-            _write_private(f"{self._at}/{name}", b"")
+        _write_private(f"{self._at}/lock", b"")
         file = os.open(f"{self._at}/exit.part", os.O_WRONLY | os.O_CREAT, 0o600)
         try:
             os.posix_fallocate(file, 0, EXIT_ROOM)
         finally:
             os.close(file)
+
+    def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
+        os.mkdir(f"{self._at}/work", 0o700)
+        for name in STREAMS:
+            _write_private(f"{self._at}/{name}", b"")
         _write_private(f"{self._at}/launch", launch.encode())
         text = json.dumps({"plan": _members(plan), **_members(record)}, default=_plain)
-        _write_private(f"{self._at}/plan.json", text.encode())
+        _write_private(f"{self._at}/plan.part", text.encode())
+        os.rename(f"{self._at}/plan.part", f"{self._at}/plan.json")
 
     def _move_in(self, new: ReplicaDir) -> PlanRecord | None:
         """Move a filled folder to this place; the plan of the replica that is already there, if one is."""
@@ -244,7 +263,39 @@ class ReplicaDir:
     def forget(self) -> None:
         """Make it no replica any more: from here on nothing starts or is found in this folder."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{self._at}/plan.json")
+            os.rename(f"{self._at}/plan.json", f"{self._at}/plan.part")
+
+    def emptied(self) -> ReplicaDir | None:
+        """Move a forgotten replica's folder aside, for the next one; only while :meth:`owned`.
+
+        Its own files stay, without what was in them: where many files were deleted a moment ago, ext4 takes ten times
+        as long to make one. What the job saw or may still have open goes.
+
+        Returns:
+            The folder under another name; None if it is not as it was made, and then it is where it was, or gone.
+        """
+        spare = self.beside()
+        try:
+            there = set(os.listdir(self._at))
+            if there - _PARTS or os.listdir(f"{self._at}/work") or os.lstat(self._at).st_mode & 0o077:
+                return None
+            os.rename(self._at, spare._at)
+            spare._clear(there)
+        except OSError:
+            spare.delete()
+            return None
+        return spare
+
+    def _clear(self, there: Set[str]) -> None:
+        os.rmdir(f"{self._at}/work")
+        for name in there & _REMOVED:
+            os.unlink(f"{self._at}/{name}")
+        for name in ("exit", "running"):
+            if f"{name}.json" in there:
+                os.rename(f"{self._at}/{name}.json", f"{self._at}/{name}.part")
+        for name in ("launch", "plan.part", "running.part"):
+            with contextlib.suppress(FileNotFoundError):
+                os.truncate(f"{self._at}/{name}", 0)
 
     def delete(self) -> None:
         """Delete the folder, whatever modes the job gave to what it left.
