@@ -174,7 +174,7 @@ def decide(view: View, world: World, now: float) -> list[Decision]:
     if planned:
         decisions.append(Start(planned))
     elif view.state is State.PREPARING and all(one.state not in NOT_BEGUN for one in attempts):
-        decisions.append(_running(view, attempts, now))
+        decisions.append(running(view.started_at, [one.started_at for one in attempts], now))
     return decisions
 
 
@@ -197,16 +197,16 @@ def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> At
     )
 
 
-def _running(view: View, attempts: Sequence[AttemptView], now: float) -> Move:
-    columns: dict[str, object] = {} if view.started_at is not None else {"started_at": _started_at(attempts, now)}
-    count = view.spec.replicas
-    words = "the replica runs" if count == 1 else f"all {count} replicas run"
+def running(started_at: float | None, begun: Sequence[float | None], now: float) -> Move:
+    """All replicas have begun, at these times."""
+    columns: dict[str, object] = {} if started_at is not None else {"started_at": _last(begun, now)}
+    words = "the replica runs" if len(begun) == 1 else f"all {len(begun)} replicas run"
     return Move(State.RUNNING, "Running", words, columns=columns)
 
 
-def _started_at(attempts: Iterable[AttemptView], now: float) -> float:
+def _last(begun: Iterable[float | None], now: float) -> float:
     """When the last of the replicas began: what the time limit counts from."""
-    return min(now, max((one.started_at for one in attempts if one.started_at is not None), default=now))
+    return min(now, max((one for one in begun if one is not None), default=now))
 
 
 def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcome | None:
@@ -316,7 +316,8 @@ def _final(view: View, outcome: _Outcome, now: float, attempts: Sequence[Attempt
         "exit_code": outcome.exit_code,
     }
     if view.started_at is None and any(one.started_at is not None for one in attempts):
-        columns["started_at"] = _started_at(attempts, now)  # it was over before it was known to run
+        # it was over before it was known to run
+        columns["started_at"] = _last((one.started_at for one in attempts), now)
     if outcome.state is State.FAILED and view.desired is Desired.RUN and view.state is not State.QUEUED:
         again = _retry(view, outcome.cause, now)
         if again is not None:

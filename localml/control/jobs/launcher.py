@@ -219,7 +219,7 @@ class Launcher:
             key: Any = result.keys[0]
             kind, number = key[0], key[1]
             if kind == "clean":
-                return [lambda s: records.removed(s, result.value)]
+                return [lambda s: records.removed(s, number, result.value)]
             if kind == "attempt":
                 return [lambda s: self._discarded(s, number, now)]
         if result.error is not None and not isinstance(result.error, EngineUnreachable):
@@ -228,6 +228,7 @@ class Launcher:
 
     def _launched(self, row: WorkloadRow, launch: Launch, seen: Observations, now: float) -> list[Any]:
         writes = [self._started(row, one, seen, now) for one in launch.started]
+        writes.append(lambda s: records.all_begun(s, row.id, now=now))
         if launch.images:
             writes.append(lambda s: records.pin_images(s, row.id, launch.images or {}))
         return writes

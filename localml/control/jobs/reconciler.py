@@ -192,6 +192,8 @@ class Reconciler:
                 rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
             elif result.kind == "start" and result.value is not None and _unreached(result.value):
                 self.eyes.look_again()
+            if result.kind == "start":
+                self._changed(result.subject.id)
             self.acts.settle(result, rest)
 
     def _look(self) -> bool:

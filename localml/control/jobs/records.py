@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from localml.control.jobs.decide import AttemptView, Begin, EndAttempt, Move
+from localml.control.jobs.decide import AttemptView, Begin, EndAttempt, Move, running
 from localml.control.jobs.demands import Placement
 from localml.control.jobs.plans import attempt_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
@@ -102,6 +102,24 @@ def attempt_running(
     if changed:
         _tell_start(session, one.workload_id, one, started_at)
     return changed
+
+
+_CURRENT = (
+    "SELECT w.started_at, a.state, a.started_at FROM workload AS w JOIN attempt AS a"
+    " ON a.workload_id = w.id AND a.number = w.attempt WHERE w.id = ? AND w.state = ? AND w.desired = ?"
+)
+
+
+def all_begun(session: Session, workload_id: int, *, now: float) -> None:
+    """Let a workload run of which all replicas do, in the transaction that learns of the last one."""
+    given = (workload_id, State.PREPARING, Desired.RUN)
+    found = driver(session).execute(_CURRENT, given).fetchall()
+    if found and all(state == AttemptState.RUNNING for _, state, _ in found):
+        step = running(found[0][0], [began for _, _, began in found], now)
+        words, columns = step.message, step.columns
+        advance(
+            session, workload_id, State.PREPARING, step.to, now=now, reason=step.reason, message=words, columns=columns
+        )
 
 
 def attempt_pending(session: Session, one: AttemptRow, seen: Observed, *, now: float) -> bool:
@@ -202,10 +220,17 @@ def set_ports(session: Session, attempt_id: int, ports: Mapping[str, tuple[int, 
     update_rows(session, Attempt, values, id=attempt_id, state=AttemptState.PLANNED)
 
 
-def removed(session: Session, attempt_ids: Sequence[int]) -> None:
-    """The engine holds nothing of these any more."""
+_OVER = (
+    "UPDATE workload SET cleaned = 1 WHERE id = ? AND ended_at IS NOT NULL"
+    " AND NOT EXISTS (SELECT 1 FROM attempt WHERE workload_id = workload.id AND removed = 0)"
+)
+
+
+def removed(session: Session, workload_id: int, attempt_ids: Sequence[int]) -> None:
+    """The engine holds nothing of these any more, and perhaps nothing of their workload."""
     for number in attempt_ids:
         update_rows(session, Attempt, {"removed": True}, id=number)
+    driver(session).execute(_OVER, (workload_id,))
 
 
 def cleaned(session: Session, workload_id: int) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from helpers.rig import ME, Rig, job
+from sqlmodel import col, select
 
 from localml.core.events.records import Events
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Completion, Port, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.core.work.states import State
+from localml.core.work.tables import Workload
 from localml.engines.base import EngineError, ImageMissing, Phase, PortTaken
 from localml.engines.fake.engine import ServerDied
 
@@ -331,3 +333,20 @@ def test_containers_that_no_record_speaks_of_are_removed(rig: Rig) -> None:
     rig.engine.start(ReplicaPlan(f"lml-{rig.engine._install}-99-main-0-1", "x"))
     rig.settle()
     assert rig.engine.list() == {}
+
+
+def test_a_job_costs_the_loop_four_transactions(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place; that it runs; how it ended; that nothing of it is left. Each is a wait for the disk."""
+    number = rig.submit("one", job(1))
+    writes: list[object] = []
+    write = rig.db.write
+    monkeypatch.setattr(rig.db, "write", lambda act: writes.append(act) or write(act))
+    rig.settle()
+    assert rig.state(number) == "running"
+    assert len(writes) == 2
+    rig.clock.advance(2)
+    rig.settle()
+    assert rig.state(number) == "succeeded"
+    assert len(writes) == 4
+    with rig.db.read() as session:
+        assert session.exec(select(Workload.id).where(col(Workload.cleaned).is_(False))).all() == []
