@@ -153,7 +153,7 @@ class Platform:
         self._possible = Possible(self.mounts, self.sealer, self.hardware)
         nudge = self.hardware.nudge = self.reconciler.nudge
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell, nudge=nudge)
-        self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner)
+        self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed)
         self.restarts = Restarts(self.instances)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)

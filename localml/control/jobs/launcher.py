@@ -194,7 +194,7 @@ class Launcher:
                 self._engine.remove_network(network)
             return [one.id for one in old]
 
-        acts.run("remove", (("clean", row.id),), row.name, act)
+        acts.run("remove", (("clean", row.id),), row, act)
 
     def record(self, results: Iterable[Done], seen: Observations, now: float) -> None:
         """Write what the acts gave, in one transaction."""
@@ -223,7 +223,8 @@ class Launcher:
             if kind == "attempt":
                 return [lambda s: self._discarded(s, number, now)]
         if result.error is not None and not isinstance(result.error, EngineUnreachable):
-            log.warning("%s of %s failed: %s", result.kind, result.subject, result.error)
+            what = getattr(result.subject, "name", result.subject)
+            log.warning("%s of %s failed: %s", result.kind, what, result.error)
         return []
 
     def _launched(self, row: WorkloadRow, launch: Launch, seen: Observations, now: float) -> list[Any]:

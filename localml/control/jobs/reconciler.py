@@ -192,7 +192,7 @@ class Reconciler:
                 rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
             elif result.kind == "start" and result.value is not None and _unreached(result.value):
                 self.eyes.look_again()
-            if result.kind == "start":
+            if result.kind == "start" or (result.kind == "remove" and isinstance(result.subject, WorkloadRow)):
                 self._changed(result.subject.id)
             self.acts.settle(result, rest)
 

@@ -94,6 +94,7 @@ class Instances:
     Args:
         owner: the user of this name in this workspace, in whose name runs are submitted.
         nudge: told that a run is wanted which cannot begin yet.
+        changed: told of an instance whose wanted run has begun, or never will.
     """
 
     def __init__(
@@ -103,12 +104,14 @@ class Instances:
         workloads: Workloads,
         owner: Callable[[str, str], Caller],
         nudge: Callable[[], None] = lambda: None,
+        changed: Callable[[Subject], None] = lambda _: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._workloads = workloads
         self._owner = owner
         self.nudge = nudge
+        self._changed = changed
 
     # -- changes ---------------------------------------------------------------------------------
 
@@ -271,6 +274,8 @@ class Instances:
             words = error.message
             self._store.write(lambda session: self._given_up(session, found, words))
             raise
+        finally:
+            self._changed(Subject(Noun.INSTANCE, found.row.id or 0))
         return True
 
     def _begun(self, session: Session, found: InstanceFull, new: int) -> None:

@@ -82,7 +82,7 @@ def test_a_daemon_that_does_not_answer_says_nothing_about_containers(
     for ask in (
         lambda: engine.inspect("a-name"),
         engine.list,
-        engine.node,
+        engine.nodes,
         engine.networks,
         lambda: engine.start(ReplicaPlan("a-name", "image")),
         lambda: engine.stop("a-name", 1),

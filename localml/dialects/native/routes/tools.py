@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core import subjects
 from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.instances.instances import Change, InstanceFull
 from localml.core.instances.tools import Notebook, Tensorboard
@@ -16,10 +17,11 @@ from localml.core.people.allow import Thing, allow, may, places, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
 from localml.core.work.specs import WorkloadSpec
-from localml.core.work.states import Kind
+from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
+from localml.dialects.kit.held import hold_until, waited_for
 from localml.dialects.native.auth import workspace_for
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -30,6 +32,7 @@ from localml.platform import Platform
 DIALECT = "native"
 _Settings = tool_schemas.NotebookChange | tool_schemas.TensorboardChange
 _New = tool_schemas.NotebookIn | tool_schemas.TensorboardIn
+_REMAINS_S = 5.0  # that a start waits for the removal of the run before
 _SOURCES = ("folder", "workspace", "logdir")  # the second in requests of earlier versions
 
 
@@ -45,7 +48,7 @@ def _add_notebooks(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/notebooks", responses={"201": tool_schemas.ToolOut})
     def start_notebook(body: tool_schemas.NotebookIn) -> Any:
         """Start a JupyterLab: a new one, or a stopped one of that name, with the settings that are given."""
-        return _shown(platform, caller(), _start(platform, caller(), Kind.NOTEBOOK, body)), 201
+        return _begun(platform, lambda: _start(platform, caller(), Kind.NOTEBOOK, body), 201)
 
     @api.patch("/notebooks/<ref>", responses={"200": tool_schemas.ToolOut})
     def change_notebook(path: schemas.Reference, body: tool_schemas.NotebookChange) -> Any:
@@ -69,7 +72,7 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/tensorboards", responses={"201": tool_schemas.ToolOut})
     def start_tensorboard(body: tool_schemas.TensorboardIn) -> Any:
         """Start a TensorBoard: a new one, or a stopped one of that name, with the settings that are given."""
-        return _shown(platform, caller(), _start(platform, caller(), Kind.TENSORBOARD, body)), 201
+        return _begun(platform, lambda: _start(platform, caller(), Kind.TENSORBOARD, body), 201)
 
     @api.patch("/tensorboards/<ref>", responses={"200": tool_schemas.ToolOut})
     def change_tensorboard(path: schemas.Reference, body: tool_schemas.TensorboardChange) -> Any:
@@ -100,7 +103,7 @@ def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
     @api.post(f"{base}/start", endpoint=f"start_this_{kind}", responses=out)
     def start(path: schemas.Reference) -> Any:
         """Start it again as it was; one that runs goes on. Its name, token and files stay, its port if it is free."""
-        return _shown(platform, caller(), platform.instances.start(number(path.ref), caller()))
+        return _begun(platform, lambda: platform.instances.start(number(path.ref), caller()))
 
     @api.post(f"{base}/stop", endpoint=f"stop_this_{kind}", responses=out)
     def stop(path: schemas.Reference) -> Any:
@@ -143,6 +146,19 @@ def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceF
     return platform.instances.create(
         Submission(name, spec, who, DIALECT, kind, workspace=place, pool=body.pool, request=source)
     )
+
+
+def _begun(platform: Platform, start: Callable[[], InstanceFull], status: int = 200) -> Any:
+    """Answer a start with the run that it gave, once what is left of the one before is gone: a moment later."""
+    waited = waited_for()
+    found = start() if waited is None else platform.instances.get(waited)
+    if waited is None and found.pending and found.run.row.state in TERMINAL:
+        about = subjects.Subject(subjects.Noun.INSTANCE, found.row.id or 0)
+        held = hold_until(platform.feed, about, lambda: not platform.instances.get(about.id).pending, _REMAINS_S)
+        if held is not None:
+            return held
+        found = platform.instances.get(about.id)
+    return _shown(platform, caller(), found), status
 
 
 def _changed(platform: Platform, reference: str, kind: Kind, body: _Settings) -> dict[str, Any]:
