@@ -207,6 +207,11 @@ class WorkloadSpec(Frozen):
     until_stopped: bool = False
     idle_limit: float | None = Field(default=None, gt=0)
 
+    @field_validator("depends_on")
+    @classmethod
+    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(value))
+
     @model_validator(mode="after")
     def _consistent(self) -> WorkloadSpec:
         names = [role.name for role in self.roles]

@@ -297,3 +297,16 @@ def test_who_depends_on_another_starts_when_that_has_succeeded(tmp_path: Path) -
     rig.settle()
     assert (rig.state(first), rig.state(second)) == ("succeeded", "running")
     rig.close()
+
+
+def test_one_that_is_depended_on_twice_is_one_dependency(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    first = rig.submit("first", job(5))
+    twice = rig.submit("twice", job(None, depends_on=(first, first)))
+    given_up = rig.submit("given-up", job(None, depends_on=(first, first)))
+    rig.settle()
+    rig.workloads.stop(given_up, ME)
+    rig.clock.advance(6)
+    rig.settle()
+    assert (rig.state(twice), rig.state(given_up)) == ("running", "stopped")
+    rig.close()
