@@ -20,6 +20,13 @@ _EMPTY = f"DELETE FROM {_NOTES}"
 Key = int | str
 
 
+def _note(table: str, key: str) -> str:
+    """The statement of a trigger. Not ``INSERT OR IGNORE``: what the write itself says of conflicts, as an upsert does,
+    would hold for that instead, and a row that is touched twice would fail it."""
+    known = f"SELECT 1 FROM changed_rows WHERE place = '{table}' AND key = {key}"
+    return f"INSERT INTO changed_rows SELECT '{table}', {key} WHERE NOT EXISTS ({known});"
+
+
 class Changes:
     """Keys of rows that were changed since they were last taken.
 
@@ -42,9 +49,7 @@ class Changes:
         connection.execute(_CREATE).close()
         for table, column in self._tables.items():
             for when, rows in (("INSERT", ("NEW",)), ("DELETE", ("OLD",)), ("UPDATE", ("OLD", "NEW"))):
-                notes = " ".join(
-                    f"INSERT OR IGNORE INTO changed_rows VALUES ('{table}', {row}.\"{column}\");" for row in rows
-                )
+                notes = " ".join(_note(table, f'{row}."{column}"') for row in rows)
                 name = f"changed_{table}_{when.lower()}"
                 connection.execute(f"CREATE TEMP TRIGGER {name} AFTER {when} ON main.{table} BEGIN {notes} END").close()
 

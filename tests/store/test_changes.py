@@ -98,3 +98,18 @@ def test_a_raw_reading_sees_one_moment(db: Database) -> None:
         assert connection.execute("SELECT count(*) FROM pool").fetchone() == before
     with db.read_raw() as connection:
         assert connection.execute("SELECT count(*) FROM pool").fetchone() == (before[0] + 1,)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO node_mark (node, reason, at) VALUES ('n', '', 1) ON CONFLICT (node) DO UPDATE SET reason = 'x'",
+        "UPDATE OR ABORT node_mark SET reason = 'x'",
+        "INSERT OR REPLACE INTO node_mark (node, reason, at) VALUES ('n', 'x', 1)",
+    ],
+)
+def test_writes_that_say_what_to_do_in_conflicts_are_told_like_others(db: Database, statement: str) -> None:
+    db.write(lambda session: session.add(NodeMark(node="n", at=1)))
+    changes = db.follow({"node_mark": "node"})
+    db.write(lambda session: session.connection().exec_driver_sql(statement) and None)
+    assert changes.take() == {"node_mark": {"n"}}
