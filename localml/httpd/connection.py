@@ -112,35 +112,35 @@ class Client(Wire):
         return self._task is not None
 
     def data_received(self, data: bytes) -> None:
-        if self._lingering or self._broken is not None:
-            return
-        if self.tunnel is not None:
-            self.tunnel.feed(data)
-            return
-        if not self._spoken:
-            self._spoken = True
-            if data.startswith(_HTTP2):
-                self._led_in(data)
+        while data and not self._lingering and self._broken is None:
+            if self.tunnel is not None:
+                self.tunnel.feed(data)
                 return
-        if self._in_head:
-            self._head_bytes += len(data)
+            if not self._spoken:
+                self._spoken = True
+                if data.startswith(_HTTP2):
+                    self._led_in(data)
+                    return
+            data = self._parse(data)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Hand bytes to the parser. Returns those that another one, or a tunnel, is to go on with."""
+        self._unused += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgraded(data[upgrade.args[0] :])
-            return
+            return self._upgraded(data[upgrade.args[0] :])
         except BadRequest as error:
             self._refuse(error)
-            return
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             self._refuse(cause if isinstance(cause, BadRequest) else BadRequest(str(error)))
-            return
         except httptools.HttpParserError as error:
             self._refuse(BadRequest(f"this is not valid HTTP: {error}"))
-            return
-        if self._in_head and self._head_bytes > MAX_HEAD:
-            self._refuse(_too_long())
+        else:
+            if self._unused > MAX_HEAD and (self._in_head or self._parsing is not None):
+                self._refuse(_too_long())
+        return b""
 
     def _led_in(self, data: bytes) -> None:
         self.tunnel = Incoming(self)
@@ -180,7 +180,7 @@ class Client(Wire):
         self._target = b""
         self._headers: list[Header] = []
         self._first: dict[bytes, bytes] = {}
-        self._head_bytes = 0
+        self._unused = 0  # bytes that came and are of no body: of the head, or of what is between and after chunks
 
     def on_message_begin(self) -> None:
         if not self._ghost:
@@ -205,6 +205,7 @@ class Client(Wire):
         if self._ghost:
             return
         self._in_head = False
+        self._unused = 0
         size = len(self._target) + sum(len(name) + len(value) for _, name, value in self._headers)
         if size > MAX_HEAD:
             raise _too_long()
@@ -220,6 +221,8 @@ class Client(Wire):
             started_at=self.loop.time(),
         )
         if b"transfer-encoding" in first:
+            if first[b"transfer-encoding"].lower() != b"chunked":
+                raise BadRequest("no other Transfer-Encoding than chunked is served here")
             request.length = None
         elif b"content-length" in first:
             request.length = int(first[b"content-length"])
@@ -236,6 +239,7 @@ class Client(Wire):
             self._next()
 
     def on_body(self, data: bytes) -> None:
+        self._unused = 0
         if self._parsing is not None:
             self._parsing.body.feed(data)
 
@@ -246,8 +250,8 @@ class Client(Wire):
         request.body.finish()
         self._parsing = None
 
-    def _upgraded(self, rest: bytes) -> None:
-        """The parser stopped at a request that asks for another protocol.
+    def _upgraded(self, rest: bytes) -> bytes:
+        """The parser stopped at a request that asks for another protocol. Returns what is still to be taken in.
 
         Only WebSocket is passed on. Any other wish may be ignored (RFC 9110, 7.8), and some clients state one with
         every first request, with a body (Java's asks for h2c): a new parser goes on from there.
@@ -255,19 +259,16 @@ class Client(Wire):
         request = self._queue[-1] if self._queue else self._current
         if request is None or request.method == b"CONNECT":
             self._refuse(BadRequest("CONNECT is not served here", 405))
-            return
+            return b""
         if request.websocket:
             self.tunnel = Incoming(self)
-            if rest:
-                self.tunnel.feed(rest)
-            return
+            return rest
         self._new_parser()
         if self._parsing is not None:
             self._ghost = True
             self._parser.feed_data(b"POST / HTTP/1.1\r\n" + heads.length_line(self._parsing.length) + b"\r\n")
             self._ghost = False
-        if rest:
-            self.data_received(rest)
+        return rest
 
     # -- one request after the other ---------------------------------------------------------------
 

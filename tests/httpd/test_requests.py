@@ -119,6 +119,14 @@ def test_an_upgrade_that_is_not_granted_is_ignored(shared: HttpServer) -> None:
         assert asked(talk)["body"] == "abc"
 
 
+def test_so_are_a_thousand_in_a_row(shared: HttpServer) -> None:
+    """After the first the connection ends: the client might mean another protocol."""
+    with Talk(shared.port) as talk:
+        talk.send(b"GET /x HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n" * 1000)
+        assert asked(talk)["PATH_INFO"] == "/x"
+        assert talk.closed()
+
+
 def test_http_1_0_ends_with_its_answer_unless_it_asks_for_more(shared: HttpServer) -> None:
     with Talk(shared.port) as talk:
         talk.send(b"GET /a HTTP/1.0\r\n\r\n")
@@ -142,7 +150,10 @@ def test_http_1_0_ends_with_its_answer_unless_it_asks_for_more(shared: HttpServe
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: 1x\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nX: " + b"y" * 400_000, 431),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"y" * 400_000, 431),
         (b"POST / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 300 + b"\r\n", 431),
