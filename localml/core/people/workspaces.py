@@ -136,7 +136,9 @@ class Workspaces:
             return list(session.exec(query.where(col(Workspace.deleted_at).is_(None)).order_by(Workspace.id)))
 
     def find(self, caller: Caller, reference: str) -> Workspace:
-        """One of those by id or name; a shared one goes before a user's own, the caller's own before others'.
+        """One of those by id or name; the caller's own goes before shared ones, those before others' own.
+
+        Everybody may name a workspace: no name that somebody gives takes in what a user means for the own one.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
@@ -144,8 +146,8 @@ class Workspaces:
         rows = self.visible(caller, reference)
         for chosen in (
             [row for row in rows if row.id == reference],
-            [row for row in rows if not row.personal],
             [row for row in rows if row.id == caller.workspace],
+            [row for row in rows if not row.personal],
             rows,
         ):
             if len(chosen) == 1:

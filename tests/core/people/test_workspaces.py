@@ -124,10 +124,11 @@ def test_names_that_are_refused(place: Place, name: str) -> None:
     assert caught.value.field == "name"
 
 
-def test_by_name_a_shared_one_goes_before_a_users_own(place: Place) -> None:
-    made = place.workspaces.create(place.ann, "bob", everyone=MemberRole.VIEWER)
-    assert place.workspaces.find(place.bob, "bob").id == made.id
-    assert place.workspaces.find(place.bob, place.bob.workspace).personal
+def test_no_name_that_somebody_gives_takes_in_what_a_user_means_for_the_own_workspace(place: Place) -> None:
+    made = place.workspaces.create(place.ann, "bob", everyone=MemberRole.MEMBER)
+    assert place.workspaces.find(place.bob, "bob").id == place.bob.workspace
+    assert place.workspaces.find(place.bob, made.id).id == made.id
+    assert place.workspaces.find(place.admin, "bob").id == made.id
 
 
 def test_two_users_of_one_name_are_told_apart_by_id(place: Place) -> None:
