@@ -97,6 +97,28 @@ def test_members_see_run_and_change_as_their_role_says(bob: Http, eve: Http, tea
     assert eve("GET", f"/workloads/{number}").status == 404
 
 
+def test_an_editor_changes_a_notebook_but_not_so_that_it_lets_the_editor_in(bob: Http, eve: Http, team: str) -> None:
+    made = {"name": "lab", "workspace": "team", "command": ["sleep", "60"], "token": "secret"}
+    assert bob("POST", "/notebooks", made).status == 201
+    bob("PUT", "/workspaces/team/members/eve", {"role": "editor"})
+    for setting in (
+        {"token": "known"},
+        {"image": "other"},
+        {"command": ["env"]},
+        {"env": {"A": "b"}},
+        {"mounts": []},
+        {"folder": "other"},
+    ):
+        assert eve("PATCH", "/notebooks/lab", setting).status == 403
+    assert eve("PATCH", "/notebooks/lab", {"time_limit": 600}).status == 200
+    assert eve("POST", "/notebooks/lab/stop").status == 200
+    bob("GET", "/workloads/lab/wait?timeout=60")
+    assert eve("POST", "/notebooks", {**made, "token": "known"}).status == 403
+    assert bob("PATCH", "/notebooks/lab", {"token": "another"}).status == 200
+    assert bob("GET", "/notebooks/lab").json["token"] == "secret"  # that of the last run
+    assert bob("DELETE", "/notebooks/lab").status == 200
+
+
 def test_lists_are_of_all_that_one_sees_or_of_one_workspace(bob: Http, eve: Http, team: str) -> None:
     there = bob("POST", "/workloads", {"workspace": team, "spec": sh("true")}).json["id"]
     own = bob("POST", "/workloads", {"spec": sh("true")}).json["id"]

@@ -34,6 +34,8 @@ _Settings = tool_schemas.NotebookChange | tool_schemas.TensorboardChange
 _New = tool_schemas.NotebookIn | tool_schemas.TensorboardIn
 _REMAINS_S = 5.0  # that a start waits for the removal of the run before
 _SOURCES = ("folder", "workspace", "logdir")  # the second in requests of earlier versions
+_INWARD = frozenset({"token", "image", "command", "env", "mounts", "folder"})
+"""Settings that decide who gets in, and what runs with its owner's token and files."""
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -170,7 +172,13 @@ def _changed(platform: Platform, reference: str, kind: Kind, body: _Settings) ->
 
 
 def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
-    """What a request changes of the settings that there are."""
+    """What a request changes of the settings that there are.
+
+    Raises:
+        LocalmlError: ``FORBIDDEN`` for a setting that would let somebody in who may not enter.
+    """
+    if body.model_fields_set & _INWARD:
+        allow(caller(), Action.ENTER, Thing.of(Noun.WORKLOAD, found.row))
     owner, request = found.row.owner, dict(found.row.request or {})
     spec: WorkloadSpec
     if isinstance(body, tool_schemas.NotebookChange):
