@@ -239,8 +239,12 @@ def cleaned(session: Session, workload_id: int) -> None:
 
 
 def pin_images(session: Session, workload_id: int, images: Mapping[str, str]) -> None:
-    """Remember the digest that each role's image had, so that later tries run the same. The first pin stays."""
+    """Remember the digest that each role's image had, so that later tries run the same. The first pin stays.
+
+    A workload that was stopped, deleted and pruned while its images were looked for has nothing to remember.
+    """
     query = "SELECT images FROM workload_detail WHERE workload_id = ?"
-    known = json.loads(driver(session).execute(query, (workload_id,)).fetchone()[0] or "null") or {}
+    found = driver(session).execute(query, (workload_id,)).fetchone()
+    known = json.loads((found and found[0]) or "null") or {}
     if images.keys() - known.keys():
         update_rows(session, WorkloadDetail, {"images": {**images, **known}}, workload_id=workload_id)

@@ -10,6 +10,7 @@ from helpers.rig import ME, Rig, job
 from sqlmodel import col, select
 
 from localml.core.events.records import Events
+from localml.core.prune import PruneRules, prune
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Completion, Port, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.core.work.states import State
@@ -350,3 +351,22 @@ def test_a_job_costs_the_loop_four_transactions(rig: Rig, monkeypatch: pytest.Mo
     assert len(writes) == 4
     with rig.db.read() as session:
         assert session.exec(select(Workload.id).where(col(Workload.cleaned).is_(False))).all() == []
+
+
+def test_an_image_that_was_found_for_a_workload_that_is_forgotten_meanwhile_stops_nobody(rig: Rig) -> None:
+    rig.submit("hog", job(None, gpu=4))
+    rig.settle()
+    number, late = rig.submit("waits", job(gpu=4)), []
+    run = rig.loop.acts.run
+    rig.loop.acts.run = lambda *given: late.append(given) or True  # type: ignore[assignment,func-returns-value]
+    rig.loop.tick()
+    assert [given[0] for given in late] == ["pin"]
+    rig.workloads.delete(number, ME)
+    rig.loop.tick()
+    gone = prune(rig.db, rig.data, PruneRules(deleted_older_than=0), now=rig.clock.now()).workloads
+    assert gone == [number]
+    rig.loop.acts.run = run  # type: ignore[method-assign]
+    run(*late[0])
+    other = rig.submit("other", job(None))
+    rig.settle()
+    assert rig.state(other) == "running"
