@@ -119,6 +119,16 @@ def test_an_editor_changes_a_notebook_but_not_so_that_it_lets_the_editor_in(bob:
     assert bob("DELETE", "/notebooks/lab").status == 200
 
 
+def test_nobody_waits_for_a_workload_that_is_not_to_be_seen(bob: Http, eve: Http, team: str) -> None:
+    number = bob("POST", "/workloads", {"workspace": "team", "spec": sh("true")}).json["id"]
+    after = {"spec": {**sh("true"), "depends_on": [number]}}
+    assert error(eve("POST", "/workloads", after)) == (404, f"depends_on: workload '{number}' does not exist")
+    bob("PUT", "/workspaces/team/members/eve", {"role": "viewer"})
+    made = eve("POST", "/workloads", after)
+    assert made.status == 201
+    assert eve("GET", f"/workloads/{made.json['id']}/wait?timeout=60").json["state"] == "succeeded"
+
+
 def test_lists_are_of_all_that_one_sees_or_of_one_workspace(bob: Http, eve: Http, team: str) -> None:
     there = bob("POST", "/workloads", {"workspace": team, "spec": sh("true")}).json["id"]
     own = bob("POST", "/workloads", {"spec": sh("true")}).json["id"]

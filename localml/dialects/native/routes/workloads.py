@@ -7,8 +7,8 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import invalid
-from localml.core.people.allow import Thing, allow
+from localml.core.errors import LocalmlError, invalid, not_found
+from localml.core.people.allow import Thing, allow, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, Noun
 from localml.core.subjects import Subject
@@ -87,12 +87,24 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
     allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    for number in body.spec.depends_on:
+        _need_seen(platform, who, number)
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
     if body.kind in _INSTANCES:
         return platform.instances.create(replace(submission, name=body.name or friendly())).run.row
     if body.name is not None:
         return platform.workloads.queued(submission).row
     return platform.workloads.queued_as(submission, (friendly() for _ in range(_NAME_TRIES))).row
+
+
+def _need_seen(platform: Platform, who: Caller, number: int) -> None:
+    """Who waits for a workload learns how it ends: what the caller may not see is none to depend on."""
+    try:
+        seen = may(who, Action.READ, Thing.of(Noun.WORKLOAD, platform.workloads.row(number)))
+    except LocalmlError:
+        seen = False
+    if not seen:
+        raise not_found("depends_on: workload", number)
 
 
 def _parent(query: schemas.ListQuery) -> Subject | None:
