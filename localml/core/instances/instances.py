@@ -166,8 +166,9 @@ class Instances:
             change: what is to be different from now on.
 
         Raises:
-            LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises; it stays stopped then.
+            LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises; it stays stopped then, and what it was.
         """
+        self._check(number, change)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             over = run.state in TERMINAL or run.desired is Desired.STOP
@@ -210,14 +211,19 @@ class Instances:
         Raises:
             LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises for a spec that can never run here.
         """
-        if change.spec is not None:
-            self._workloads.check(self._submission(self.get(number), change.spec))
+        self._check(number, change)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             _apply(row, change)
             self._tell(session, row, "Changed", f"changed by {caller.name}, from the next start on")
 
         return self._want(number, act)
+
+    def _check(self, number: int, change: Change | None) -> None:
+        """Refuse settings with which it can never run here, before they take the place of those that it has."""
+        if change is not None and change.spec is not None:
+            wanted = self._submission(self.get(number), change.spec)
+            self._workloads.check(replace(wanted, pool=change.pool or wanted.pool))
 
     def delete(self, number: int, caller: Caller) -> InstanceFull:
         """Stop it if it runs, and forget its name. Its output and its storage stay."""

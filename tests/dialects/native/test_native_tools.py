@@ -171,6 +171,15 @@ def test_a_change_that_is_refused_names_the_member(
     assert admin("GET", "/notebooks/lab").json["gpu"] == 1
 
 
+def test_a_start_with_settings_that_cannot_be_keeps_the_old_ones(lab: str, admin: Http) -> None:
+    admin("POST", "/notebooks/lab/stop")
+    admin("GET", "/workloads/lab/wait?timeout=60")
+    refused = admin("POST", "/notebooks", body("lab", resources={"gpu": 64}, pool="other"))
+    assert (refused.status, refused.json["error"]["field"]) == (422, "gpu")
+    assert admin("GET", "/notebooks/lab").json["gpu"] == 1
+    assert admin("POST", "/notebooks/lab/start").status == 200
+
+
 def test_a_deleted_notebook_is_gone_and_its_name_free(lab: str, admin: Http, localml: Localml, bob: Http) -> None:
     assert bob("DELETE", "/notebooks/lab").status == 404
     assert admin("DELETE", "/notebooks/lab").status == 200
