@@ -127,8 +127,8 @@ def read_rows(
 
 
 def reader_of(session: Session) -> sqlite3.Connection:
-    """The driver's connection of a session that reads."""
-    connection = session.connection().connection.driver_connection
+    """The driver's connection of a session that reads; also of one that writes, which doesn't flush for it."""
+    connection = session.info.get(DRIVER) or session.connection().connection.driver_connection
     assert isinstance(connection, sqlite3.Connection)
     return connection
 

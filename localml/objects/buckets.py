@@ -137,11 +137,24 @@ class Buckets:
             with self._handle(real.parent, create=True) as folder:
                 return AtomicFile(real.name, folder)
 
-    def make_folder(self, uri: str, *, field: str = "uri") -> None:
-        """Make the folder and those above it; one that exists is left as it is."""
+    def make_folder(self, uri: str, *, field: str = "uri", shared: bool = False) -> bool:
+        """Make the folder and those above it; one that exists is left as it is. True if it is new.
+
+        Args:
+            shared: a new one is open to every user of the machine and of containers; those above it are not.
+        """
         real = self._bucket_path(uri, field)
-        with explained(uri, field), self._handle(real, create=True):
-            pass
+        with explained(uri, field):
+            try:
+                if not stat.S_ISDIR(os.lstat(real).st_mode):
+                    raise invalid(field, f"{uri} is a file")
+                return False
+            except FileNotFoundError:
+                pass
+            with self._handle(real, create=True) as folder:
+                if shared:
+                    os.fchmod(folder, 0o777)
+        return True
 
     def put(self, source: Path, uri: str, *, progress: Progress | None = None, field: str = "uri") -> int:
         """Copy a file or folder of this machine into the tree and return the bytes copied.
@@ -209,10 +222,24 @@ class Buckets:
         return self.path(uri, field=field)
 
     def _real(self, path: Path, uri: ObjectUri, field: str) -> Path:
+        if self._is_real(path):
+            return path
         real = Path(os.path.realpath(path))
         if not real.is_relative_to(self.root):
             raise invalid(field, f"{uri} is a link that leads out of the bucket tree")
         return real
+
+    def _is_real(self, path: Path) -> bool:
+        """Whether there is no link in a path, and nothing to resolve then; the root has none."""
+        place = str(self.root)
+        for part in path.parts[len(self.root.parts) :]:
+            place = f"{place}/{part}"
+            try:
+                if stat.S_ISLNK(os.lstat(place).st_mode):
+                    return False
+            except OSError:  # there is nothing from here on
+                return True
+        return True
 
     @contextmanager
     def _handle(self, folder: Path, *, create: bool = False) -> Iterator[int]:

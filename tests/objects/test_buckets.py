@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from pathlib import Path
 
@@ -60,6 +61,18 @@ def test_a_failed_or_forgotten_write_leaves_what_was_there(buckets: Buckets) -> 
     del forgotten
     assert read(buckets, "s3://b/x") == b"old"
     assert os.listdir(buckets.root / "b") == ["x"]
+
+
+def test_a_folder_says_whether_it_is_new_and_may_be_open_to_all(buckets: Buckets) -> None:
+    assert buckets.make_folder("s3://b/above/shared", shared=True)
+    assert not buckets.make_folder("s3://b/above/shared")
+    assert not buckets.make_folder("s3://b/above", shared=True)
+    shared, above = (stat.S_IMODE((buckets.root / path).stat().st_mode) for path in ("b/above/shared", "b/above"))
+    assert shared == 0o777 != above
+    with buckets.open("s3://b/object", "wb"):
+        pass
+    with pytest.raises(LocalmlError, match="is a file"):
+        buckets.make_folder("s3://b/object")
 
 
 def test_a_write_onto_a_folder_is_refused_and_leaves_nothing(buckets: Buckets, tmp_path: Path) -> None:

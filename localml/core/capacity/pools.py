@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -83,7 +84,11 @@ def ensure(session: Session, path: str) -> Pool:
 
 def exists(session: Session, path: str) -> bool:
     """Whether there is a pool of this path; quick, and only inside a write."""
-    return driver(session).execute("SELECT 1 FROM pool WHERE name = ?", (path,)).fetchone() is not None
+    return _exists(driver(session), path)
+
+
+def _exists(connection: sqlite3.Connection, path: str) -> bool:
+    return connection.execute("SELECT 1 FROM pool WHERE name = ?", (path,)).fetchone() is not None
 
 
 class Pools:
@@ -118,8 +123,8 @@ class Pools:
 
     def ensure(self, path: str, *, max_workloads: int | None = None) -> None:
         """Make a pool with a limit if there is none of that name; an existing one keeps its own."""
-        with self._store.read() as session:
-            if session.exec(select(Pool.id).where(Pool.name == path)).first() is not None:
+        with self._store.read_raw() as connection:
+            if _exists(connection, path):
                 return
         self.set_limits(path, max_workloads=max_workloads)
 
@@ -190,8 +195,8 @@ class Pools:
         Raises:
             LocalmlError: ``QUOTA`` with the numbers when it is over a limit of the pool or of one above it.
         """
-        with self._store.read() as session:
-            chain = _limits(session, path)
+        with self._store.read_raw() as connection:
+            chain = _limits(connection, path)
         for pool in chain:
             for what, limit, asked in (("cpu", pool.cpu, cpu), ("memory", pool.memory, memory), ("gpu", pool.gpu, gpu)):
                 if limit is not None and asked > limit + _EPSILON:
@@ -264,12 +269,12 @@ class _Limits(NamedTuple):
     max_workloads: int | None
 
 
-def _limits(session: Session, path: str) -> list[_Limits]:
+def _limits(connection: sqlite3.Connection, path: str) -> list[_Limits]:
     """The pool of this path and those above it, the nearest first, as far as they have a limit."""
     parts = path.split("/")
     paths = ["/".join(parts[:end]) for end in range(len(parts), 0, -1)]
     where = f"name IN ({', '.join('?' * len(paths))})"
-    found = [_Limits(*row) for row in read_rows(reader_of(session), Pool, _Limits._fields, where, paths)]
+    found = [_Limits(*row) for row in read_rows(connection, Pool, _Limits._fields, where, paths)]
     found.sort(key=lambda pool: -len(pool.name))
     return [pool for pool in found if any(limit is not None for limit in pool[1:])]
 
@@ -312,7 +317,7 @@ def check_quota(session: Session, path: str, *, cpu: float, memory: int, gpu: fl
     Raises:
         LocalmlError: ``QUOTA`` with the numbers, for dialects that refuse at submission.
     """
-    chain = _limits(session, path)
+    chain = _limits(reader_of(session), path)
     if not chain:
         return
     own = demand_by_pool(session)

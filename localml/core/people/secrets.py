@@ -21,6 +21,7 @@ class Vault:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        self._derived: dict[str, bytes] = {}
 
     @cached_property
     def _fernet(self) -> Fernet:
@@ -40,10 +41,14 @@ class Vault:
 
     def derive(self, purpose: str) -> bytes:
         """32 bytes for signing something of this installation, different for each purpose (HKDF-SHA256)."""
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+        found = self._derived.get(purpose)
+        if found is None:
+            from cryptography.hazmat.primitives import hashes
+            from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        return HKDF(hashes.SHA256(), 32, salt=None, info=b"localml:" + purpose.encode()).derive(self._key)
+            info = b"localml:" + purpose.encode()
+            found = self._derived[purpose] = HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(self._key)
+        return found
 
     def seal(self, text: str) -> bytes:
         """Encrypt."""

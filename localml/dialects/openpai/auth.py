@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import jwt
@@ -58,10 +59,8 @@ def authenticate(platform: Platform, request: Request) -> Caller:
 
 
 def _by_claims(platform: Platform, token: str) -> Caller:
-    # the platform's clock judges the expiry, which tests move
-    options: Any = {"verify_exp": False, "verify_iat": False, "require": ["username", "stamp", "exp"]}
     try:
-        claims = jwt.decode(token, _key(platform), [ALGORITHM], options=options)
+        claims = _claims(token, _key(platform))
         caller, stamp = platform.identity.stamp(str(claims["username"]))
     except jwt.InvalidTokenError as error:
         raise _refused() from error
@@ -72,6 +71,16 @@ def _by_claims(platform: Platform, token: str) -> Caller:
     if claims["stamp"] != stamp or claims["exp"] <= platform.clock.now():
         raise _refused()
     return caller
+
+
+@lru_cache(256)
+def _claims(token: str, key: bytes) -> dict[str, Any]:
+    """What a token says, once its signature was found good. Kept, because a client sends the same one each time;
+    whether it is still good is asked each time."""
+    # the platform's clock judges the expiry, which tests move
+    options: Any = {"verify_exp": False, "verify_iat": False, "require": ["username", "stamp", "exp"]}
+    found: dict[str, Any] = jwt.decode(token, key, [ALGORITHM], options=options)
+    return found
 
 
 def _key(platform: Platform) -> bytes:

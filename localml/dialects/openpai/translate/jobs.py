@@ -161,17 +161,11 @@ def output_folder(platform: Platform, job: JobConfig, *, user: str) -> Iterator[
     A new one is removed again when the block, which submits the job, fails.
     """
     uri = folders_of(job, user=user, cluster=job.virtualCluster or DEFAULT)["outputDir"]
-    path = platform.buckets.path(uri, field="outputDir")
-    if path.exists():
-        if not path.is_dir():
-            raise invalid("outputDir", f"{uri} is a file")
-        yield
-        return
-    platform.buckets.make_folder(uri, field="outputDir")
-    path.chmod(0o777)
+    new = platform.buckets.make_folder(uri, field="outputDir", shared=True)
     try:
         yield
     except LocalmlError:
-        with suppress(OSError):
-            path.rmdir()
+        if new:
+            with suppress(OSError):
+                platform.buckets.path(uri, field="outputDir").rmdir()
         raise

@@ -14,6 +14,7 @@ DEFAULT_FS = "hdfs://localml:9000"
 """``PAI_DEFAULT_FS_URI``. The host says nothing: all ``hdfs://`` URIs lie in one bucket."""
 ALWAYS = ("http", "ssh")
 """Labels of ports that every task has."""
+_EVERYWHERE = tuple(PortRequest(label=label) for label in ALWAYS)
 _JOIN = "-"  # no label of the vendor's holds it
 
 
@@ -21,7 +22,7 @@ def requests_of(role: TaskRole) -> list[PortRequest]:
     """The ports of a role's tasks, those included that every task has."""
     asked = list(role.portList or ())
     known = {port.label for port in asked}
-    return asked + [PortRequest(label=label) for label in ALWAYS if label not in known]
+    return asked + [port for port in _EVERYWHERE if port.label not in known]
 
 
 def _labels(port: PortRequest) -> list[str]:
