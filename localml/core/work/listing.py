@@ -1,7 +1,8 @@
 """Lists of workloads: filters, sorting and pages that stay quick with a hundred thousand rows.
 
 SQLite knows an index's average only, not that 'queued' is rare and 'succeeded' is not; so the plan is chosen here.
-A short probe counts how many rows the filters leave. Few: they are fetched through the filter's index and sorted.
+Short probes count how many rows the filters leave. Few: they are fetched through the index of the filter that leaves
+the fewest by itself, and sorted.
 Many: the sort's index is walked and the filters are checked on the way, because fifty are found soon. Where they are
 not (who waits has not started: all of the queue stands at the end of that index), the walk is given up after so many
 steps, and those that the filters leave are sorted after all. A unary plus keeps SQLite from using a column's index.
@@ -29,8 +30,10 @@ from localml.core.work.tables import Workload
 SORTS = ("id", "name", "state", "owner", "priority", "created_at", "updated_at", "started_at", "ended_at")
 MAX_PAGE: Final = 1000
 _FEW: Final = 1000  # of 100,000: to sort so many takes as long as to walk until fifty are found
+_SOME: Final = 3 * _FEW  # of which the other filters may leave few
 _STEPS: Final = 60_000  # instructions of SQLite's machine: some milliseconds, thousands of rows
-_PROBE_STEPS: Final = 20_000
+_PROBE_STEPS: Final = 40_000
+_PARTS: Final = 20  # SQLite counts on from a statement's earlier runs: its first call comes any number of steps early
 _EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 
 
@@ -77,19 +80,20 @@ def fetch(session: Session, query: Query) -> Page:
         raise invalid("sort", f"must be one of {', '.join(SORTS)}, not {query.sort!r}")
     if not 1 <= query.limit <= MAX_PAGE:
         raise invalid("limit", f"must be between 1 and {MAX_PAGE}, not {query.limit}")
-    few = _leaves_few(session, query)
-    rows = _rows(session, query, few=few)
+    rows = _rows(session, query, through=_through(session, query))
     if rows is None:
-        rows = _rows(session, query, few=True) or []
+        rows = _rows(session, query, through=_conditions(query)) or []
     cursor = _cursor(query, rows[query.limit - 1]) if len(rows) > query.limit else None
     return Page(rows[: query.limit], cursor)
 
 
-def _rows(session: Session, query: Query, *, few: bool) -> list[Workload] | None:
-    """One row more than is asked for, if there are so many. None: the walk was given up."""
-    order, filters = _order(query, indexed=not few), _filters(query, indexed=few)
+def _rows(session: Session, query: Query, *, through: Collection[str] | None) -> list[Workload] | None:
+    """One row more than is asked for, if there are so many, ``through`` the indexes of these filters. None: along the
+    sort's index; the answer is None where that walk was given up."""
+    walks = through is None
+    order, filters = _order(query, indexed=walks), _filters(query, through or ())
     rows: list[Workload] = []
-    with _at_most(session, None if few or not filters else _STEPS) as given_up:
+    with _at_most(session, _STEPS if walks and filters else None) as given_up:
         for segment in _segments(query):
             wanted = query.limit + 1 - len(rows)
             statement = select(Workload).where(*filters, *segment).order_by(*order).limit(wanted)
@@ -106,13 +110,16 @@ def _at_most(session: Session, steps: int | None) -> Iterator[list[bool]]:
     if steps is None:
         yield given_up
         return
+    parts = iter(range(_PARTS))
 
     def give_up() -> int:
+        if next(parts, None) is not None:
+            return 0
         given_up.append(True)
         return 1
 
     connection = reader_of(session)
-    connection.set_progress_handler(give_up, steps)
+    connection.set_progress_handler(give_up, steps // _PARTS)
     try:
         yield given_up
     except OperationalError:
@@ -133,21 +140,38 @@ def children_of(parent: Subject, *, indexed: bool = True) -> list[ColumnElement[
     return [kind == parent.kind, number == parent.id]
 
 
-def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnElement[bool]]:
-    """Conditions; not ``indexed`` ones are checked on a walk along the sort's index, where they may only shorten it."""
-    found: list[ColumnElement[bool]] = []
+def _conditions(query: Query, through: Collection[str] | None = None) -> dict[str, list[ColumnElement[bool]]]:
+    """Filter -> its conditions, for all that an index could serve.
+
+    Args:
+        through: the filters whose indexes may be used (None: all); the conditions of others are only checked, unless
+            they shorten a walk along the sort's own index.
+    """
+
+    def column(name: str, filtered: str = "") -> ColumnElement[Any]:
+        usable = through is None or (filtered or name) in through
+        return _column(name, indexed=usable or (not filtered and _key(query) == name))
+
+    found: dict[str, list[ColumnElement[bool]]] = {}
     if query.kinds:
-        found.append(_column("kind", indexed=indexed).in_(query.kinds))
+        found["kind"] = [column("kind").in_(query.kinds)]
     if query.states:
-        found.append(_column("state", indexed=indexed or _key(query) == "state").in_(query.states))
+        found["state"] = [column("state").in_(query.states)]
     for name in _EQUAL:
         value = getattr(query, name)
         if value is not None:
-            found.append(_column(name, indexed=indexed or _key(query) == name) == value)
+            found[name] = [column(name) == value]
     if query.workspaces is not None:
-        found.append(_column("workspace", indexed=indexed).in_(list(query.workspaces)))
+        found["workspaces"] = [column("workspace", "workspaces").in_(list(query.workspaces))]
     if query.parent is not None:
-        found += children_of(query.parent, indexed=indexed or _key(query) == "id")
+        usable = through is None or "parent" in through or _key(query) == "id"
+        found["parent"] = children_of(query.parent, indexed=usable)
+    return found
+
+
+def _filters(query: Query, through: Collection[str], *, live: bool = True) -> list[ColumnElement[bool]]:
+    """All conditions."""
+    found = [one for conditions in _conditions(query, through).values() for one in conditions]
     if query.contains:
         found.append(func.instr(col(Workload.name), query.contains) > 0)
     if live and not query.deleted:
@@ -155,16 +179,28 @@ def _filters(query: Query, *, indexed: bool, live: bool = True) -> list[ColumnEl
     return found
 
 
-def _leaves_few(session: Session, query: Query) -> bool:
-    """Whether the filters leave so few rows that sorting them is quicker than walking the sort's index."""
-    filters = _filters(query, indexed=True, live=False)
-    if not filters:
-        return False
-    probe = select(col(Workload.id)).where(*filters).limit(_FEW + 1).subquery()
+def _through(session: Session, query: Query) -> Collection[str] | None:
+    """The filters through whose indexes few rows are found: so few that sorting them is quicker than walking the sort's
+    index. None if many would be. Counting what one filter leaves takes its index alone, and no rows."""
+    alone = _conditions(query)
+    through: Collection[str] = alone
+    if len(alone) > 1:
+        counts = {name: _count(session, _SOME, conditions) for name, conditions in alone.items()}
+        narrowest = min(counts, key=counts.__getitem__)
+        if counts[narrowest] > _SOME:
+            return None
+        through = {narrowest}
+    filters = _filters(query, through, live=False)
+    return through if filters and _count(session, _FEW, filters) <= _FEW else None
+
+
+def _count(session: Session, most: int, filters: Sequence[ColumnElement[bool]]) -> int:
+    """How many rows pass; one more than ``most`` if more do, or if it takes long to find out."""
+    probe = select(col(Workload.id)).where(*filters).limit(most + 1).subquery()
     found = None
     with _at_most(session, _PROBE_STEPS):
         found = session.execute(select(func.count()).select_from(probe)).scalar()
-    return found is not None and found <= _FEW
+    return most + 1 if found is None else int(found)
 
 
 def _key(query: Query) -> str:

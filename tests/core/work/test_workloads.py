@@ -9,7 +9,7 @@ import pytest
 from helpers.rig import ME, Rig, job
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.work import listing
@@ -115,7 +115,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     states=st.sets(st.sampled_from(State), max_size=3),
     workspace=st.sampled_from([None, "p0"]),
     contains=st.sampled_from([None, "job3", "%", "_"]),
-    plan=st.sampled_from([(1000, 60_000), (0, 60_000), (0, 20)]),
+    plan=st.sampled_from([(1000, 1000, 60_000), (1000, 3, 60_000), (0, 1000, 60_000), (0, 1000, 20), (0, 0, 20)]),
 )
 def test_pages_put_together_are_the_whole_list_in_order(
     filled: Rig,
@@ -125,7 +125,7 @@ def test_pages_put_together_are_the_whole_list_in_order(
     states: set[State],
     workspace: str | None,
     contains: str | None,
-    plan: tuple[int, int],
+    plan: tuple[int, int, int],
 ) -> None:
     """However the rows are found: sorted, by a walk along an index, or by one that is given up."""
     query = {
@@ -140,8 +140,8 @@ def test_pages_put_together_are_the_whole_list_in_order(
     after = None
     while True:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(listing, "_FEW", plan[0])
-            patch.setattr(listing, "_STEPS", plan[1])
+            for name, value in zip(("_FEW", "_SOME", "_STEPS"), plan, strict=True):
+                patch.setattr(listing, name, value)
             page = filled.workloads.page(Query(**query, limit=limit, after=after))
         assert len(page.items) <= limit
         pages += page.items
@@ -154,6 +154,19 @@ def test_pages_put_together_are_the_whole_list_in_order(
     values = [getattr(row, sort) for row in whole]
     some = [value for value in values if value is not None]
     assert some == sorted(some, reverse=descending)
+
+
+def test_what_may_take_so_many_steps_is_given_up_for_more_only_however_often_it_is_asked(filled: Rig) -> None:
+    numbers = "WITH RECURSIVE n(x) AS (VALUES (1) UNION ALL SELECT x + 1 FROM n WHERE x < {}) SELECT max(x) FROM n"
+    short, long = text(numbers.format(300)), text(numbers.format(30_000))
+    with filled.db.read() as session:
+        for _ in range(20):
+            with listing._at_most(session, 10_000) as given_up:
+                assert session.execute(short).scalar() == 300
+            assert not given_up
+        with listing._at_most(session, 10_000) as given_up:
+            session.execute(long).scalar()
+        assert given_up
 
 
 @pytest.mark.parametrize(
