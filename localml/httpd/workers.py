@@ -69,6 +69,9 @@ class Workers:
             result = act()
         except BaseException as raised:
             error = raised
+            if not _may_cross(raised):
+                error = RuntimeError(f"{raised!r} was raised on a worker")
+                error.__cause__ = raised
         self._done[number] += 1
         if future is not None:
             with suppress(RuntimeError):  # the loop has ended, and nobody waits
@@ -84,6 +87,11 @@ class Workers:
         deadline = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _may_cross(error: BaseException) -> bool:
+    """Whether it means the same to the event loop: others end the loop, cancel the task or never arrive."""
+    return isinstance(error, Exception) and not isinstance(error, StopIteration)
 
 
 def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

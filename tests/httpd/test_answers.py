@@ -184,6 +184,17 @@ def test_failures_of_the_app_are_500_and_later_ones_cut_the_answer() -> None:
         assert ask(server, "GET /fine").body == b"fine"
 
 
+@pytest.mark.parametrize("what", [StopIteration, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_what_means_something_else_to_the_event_loop_is_a_failure_of_the_app(what: type[BaseException]) -> None:
+    def breaks(_environ: Any, _start: Any) -> Any:
+        raise what
+
+    with serving(Site(breaks=breaks, fine=page([b"fine"]))) as server:
+        for _ in range(2):
+            assert ask(server, "GET /breaks").status == 500
+        assert ask(server, "GET /fine").body == b"fine"
+
+
 def test_pieces_are_sent_as_they_are_made_and_what_is_written_comes_first() -> None:
     go = threading.Event()
 
