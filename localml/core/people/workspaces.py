@@ -210,8 +210,9 @@ class Workspaces:
 
         def act(session: Session) -> None:
             row = _live(session, workspace)
+            before = _owners(session, row)
             memberships.add(session, row.id, _user(session, user), role, now=self._clock.now())
-            _check_owners(session, row)
+            _check_owners(session, row, before)
 
         self._written(act)
 
@@ -231,9 +232,10 @@ class Workspaces:
                 raise not_found("member", user)
             if one.org == workspace:
                 raise LocalmlError(Code.WRONG_STATE, f"{user} belongs to the organisation {row.name}")
+            before = _owners(session, row)
             session.delete(found)
             session.flush()
-            _check_owners(session, row)
+            _check_owners(session, row, before)
 
         self._written(act)
 
@@ -291,15 +293,20 @@ def _store_named(session: Session, row: Workspace) -> None:
         raise LocalmlError(Code.CONFLICT, f"name: a workspace '{name}' exists", field="name") from None
 
 
-def _check_owners(session: Session, row: Workspace) -> None:
-    """A workspace that had an owner keeps one; a dialect's own has none, administrators look after it."""
-    owners = select(User.name).where(
+def _owners(session: Session, row: Workspace) -> frozenset[str]:
+    query = select(User.name).where(
         Membership.workspace == row.id, Membership.user_id == User.id, Membership.role == MemberRole.OWNER
     )
-    names = list(session.exec(owners))
-    if row.personal and row.owner not in names:
+    return frozenset(session.exec(query))
+
+
+def _check_owners(session: Session, row: Workspace, before: frozenset[str]) -> None:
+    """A workspace that had an owner keeps one. Administrators look after those that have none: a dialect's own, an
+    organisation without an administrator, and what a user who was removed has left."""
+    now = _owners(session, row)
+    if row.personal and row.owner in before - now:
         raise LocalmlError(Code.WRONG_STATE, f"{row.owner} stays owner of the own workspace")
-    if not names and row.everyone is None:
+    if before and not now and row.everyone is None:
         raise LocalmlError(Code.WRONG_STATE, f"workspace {row.name} would have no owner")
 
 

@@ -153,6 +153,17 @@ def test_somebody_stays_owner(place: Place) -> None:
     assert place.names(place.ann) == ["ann"]
 
 
+def test_one_whose_owners_are_gone_still_has_members_that_come_and_go(place: Place) -> None:
+    made = place.workspaces.create(place.ann, "team")
+    place.identity.create_user("eve", "secret", org="research")  # no administrator, so no owner there either
+    place.identity.remove_user("ann")
+    for workspace in (made.id, "research"):
+        place.workspaces.set_member(workspace, "bob", MemberRole.VIEWER)
+        place.workspaces.remove_member(workspace, "bob")
+        place.workspaces.set_member(workspace, "bob", MemberRole.OWNER)
+        refused(lambda: place.workspaces.remove_member(workspace, "bob"), Code.WRONG_STATE, "owner")  # noqa: B023
+
+
 def test_what_is_in_use_is_not_deleted(place: Place) -> None:
     made = place.workspaces.create(place.ann, "team")
     workloads = Workloads(place.db, place.clock)
