@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import logging
 import os
@@ -39,6 +40,7 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
     Raises:
         LocalmlError: it cannot start; the message says why.
     """
+    gc.disable()  # until _settle: what is imported and made at the start stays, and looking at it takes a sixth of it
     _log_to_stderr()
     _share_arenas()
     parent = os.environ.pop(READY_FD, None)
@@ -57,10 +59,20 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
             _tell(pipe, banner)
         else:
             announce(banner)
-        # the first request shall not pay for making the app
-        threading.Thread(target=server.app.app, args=("/localml/v1",), name="localml-warm-up", daemon=True).start()
+        threading.Thread(target=_settle, args=(server,), name="localml-warm-up", daemon=True).start()
 
     server.run(ready)
+
+
+def _settle(server: Server) -> None:
+    """Make the app, which the first request shall not pay for, and let the garbage collector begin: with what is made
+    from now on, for what there is stays, and each look at all of it would be a pause for whoever waits."""
+    try:
+        server.app.app("/localml/v1")
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _share_arenas() -> None:

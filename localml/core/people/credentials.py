@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import asdict
 from pathlib import Path
 
 from localml.core.clock import Clock
 from localml.core.events.records import record_event
 from localml.core.people.identity import ADMIN, Credentials, Identity
-from localml.core.people.secrets import write_private
+from localml.core.people.secrets import new_password, write_private
 from localml.core.ports import Store
 from localml.core.subjects import PLATFORM
 
@@ -38,7 +37,7 @@ def administrator(data: Path, identity: Identity, store: Store, clock: Clock) ->
 
 def _renewed(identity: Identity) -> Credentials:
     caller = identity.user(ADMIN)
-    password = secrets.token_urlsafe(12)
+    password = new_password()
     identity.set_password(caller.name, password)
     access, secret = identity.create_key(caller)
     return Credentials(caller.name, password, access, secret, caller.workspace, identity.create_token(caller))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,7 +20,16 @@ from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people import memberships
 from localml.core.people.rights import MemberRole
 from localml.core.people.scopes import EVERYTHING, Scope
-from localml.core.people.secrets import Vault, hash_password, hash_token, new_access_key, new_token, password_matches
+from localml.core.people.secrets import (
+    Vault,
+    hash_password,
+    hash_random_password,
+    hash_token,
+    new_access_key,
+    new_password,
+    new_token,
+    password_matches,
+)
 from localml.core.people.tables import AccessKey, Membership, Token, User
 from localml.core.ports import Store
 
@@ -103,11 +111,14 @@ class Identity:
         self._changes = 0  # so that what was read before a change is not cached after it
         self._lock = threading.Lock()  # between that comparison and the caching
 
-    def create_user(self, name: str, password: str, *, admin: bool = False, org: str = "default") -> Caller:
+    def create_user(
+        self, name: str, password: str, *, admin: bool = False, org: str = "default", generated: bool = False
+    ) -> Caller:
         """Add a user with a workspace of its own.
 
         Args:
             org: id of the workspace that is its organisation, made if there is none; empty for none.
+            generated: the password is one of :func:`localml.core.people.secrets.new_password`.
 
         Raises:
             LocalmlError: ``INVALID`` (name, password, or an organisation that is somebody's own workspace),
@@ -120,7 +131,7 @@ class Identity:
             )
         if not password:
             raise invalid("password", "must not be empty")
-        hashed = hash_password(password)
+        hashed = hash_random_password(password) if generated else hash_password(password)
 
         def act(session: Session) -> Caller:
             if session.exec(select(User).where(User.name == name)).first():
@@ -241,8 +252,8 @@ class Identity:
         with self._store.read() as session:
             if session.exec(select(User.id)).first() is not None:
                 return None
-        password = secrets.token_urlsafe(12)
-        caller = self.create_user(ADMIN, password, admin=True)
+        password = new_password()
+        caller = self.create_user(ADMIN, password, admin=True, generated=True)
         access, secret = self.create_key(caller)
         return Credentials(caller.name, password, access, secret, caller.workspace, self.create_token(caller))
 

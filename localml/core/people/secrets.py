@@ -72,8 +72,18 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def hash_password(password: str) -> str:
-    """A salted scrypt hash."""
+    """A salted scrypt hash: slow, because people's passwords can be guessed."""
     return generate_password_hash(password)
+
+
+def hash_random_password(password: str) -> str:
+    """A salted hash of a password of :func:`new_password`, which is not stretched: nobody guesses 96 random bits."""
+    return generate_password_hash(password, method="pbkdf2:sha256:1000")
+
+
+def new_password() -> str:
+    """96 random bits as text of 16 characters."""
+    return secrets.token_urlsafe(12)
 
 
 def password_matches(stored: str, password: str) -> bool:
