@@ -2,5 +2,6 @@
 
 from localml.dialects.kit.app import Dialect, make_app
 from localml.dialects.kit.context import caller, platform
+from localml.dialects.kit.operations import Operations
 
-__all__ = ["Dialect", "caller", "make_app", "platform"]
+__all__ = ["Dialect", "Operations", "caller", "make_app", "platform"]

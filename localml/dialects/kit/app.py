@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response, g, jsonify, request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.info import Info
 from flask_openapi.openapi import OpenAPI
 from pydantic import ValidationError
@@ -21,6 +20,7 @@ from localml.core.people.identity import Caller
 from localml.dialects.kit.bodies import enforce, merged
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
+from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.httpd.body import BodyBroken, BodyTooLarge
@@ -49,8 +49,6 @@ class Dialect:
             ``UNAUTHENTICATED``.
         render_error: HTTP status and JSON body of a failure.
         apis: the operations.
-        documented: the same operations with their documentation, for a dialect with so many that this would take
-            much of the start and of the memory; ``apis`` are made without (``doc_ui=False``) then.
         public: names of endpoints (``blueprint.function``) that need no caller.
         security_schemes: for the document.
         document: changes the generated document in place, for what the generator cannot say.
@@ -66,8 +64,7 @@ class Dialect:
     version: str
     authenticate: Callable[[Platform, Request], Caller]
     render_error: Callable[[LocalmlError], tuple[int, dict[str, Any]]]
-    apis: tuple[APIBlueprint, ...]
-    documented: Callable[[], Iterable[APIBlueprint]] | None = None
+    apis: tuple[Operations, ...]
     public: frozenset[str] = frozenset()
     security_schemes: dict[str, Any] = field(default_factory=dict)
     document: Callable[[dict[str, Any]], None] = lambda _: None
@@ -103,23 +100,19 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     app.before_request(identify)
     for api in dialect.apis:
         app.register_api(api)
-    app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", _document_view(dialect, app))
+    app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", _document_view(dialect))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment,method-assign]
-    forget_schemas()
     return app
 
 
-def _document_view(dialect: Dialect, app: OpenAPI) -> Callable[[], Response]:
-    """Answers the document: the app's own, or that of a twin which is made for it and thrown away."""
-    if dialect.documented is None:
-        return lambda: jsonify(app.api_doc)
-    documented = dialect.documented
+def _document_view(dialect: Dialect) -> Callable[[], Response]:
+    """Answers the document, that of a twin which is made for it and thrown away."""
 
     @cache
     def text() -> str:
         twin = _App(dialect)
-        for api in documented():
-            twin.register_api(api)
+        for api in dialect.apis:
+            twin.register_api(api.described())
         forget_schemas()
         return json.dumps(twin.api_doc)
 

@@ -1,7 +1,7 @@
-"""Making flask-openapi quick to start: it asks pydantic for the same JSON schemas again for every operation.
+"""Making OpenAPI documents quickly: flask-openapi asks pydantic for the same JSON schemas again for every operation.
 
-With the 368 requests of our own API that is most of the time until the first answer. A model's schema never changes,
-so it is made once for each app; callers get a copy, because flask-openapi writes into what it is given.
+With the 368 requests of our own API that is most of the time. A model's schema never changes, so it is made once for
+each document; callers get a copy, because flask-openapi writes into what it is given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def remember_schemas() -> None:
 
 
 def forget_schemas() -> None:
-    """Free what was remembered, once an app is made."""
+    """Free what was remembered, once a document is made."""
     remembered = getattr(flask_openapi.utils.get_model_schema, "forget", None)
     if remembered is not None:
         remembered()

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from flask import Response, request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
@@ -15,7 +14,7 @@ from localml.core.subjects import Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Full, Submission
-from localml.dialects.kit import caller, platform
+from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.mlbench import schemas
 from localml.dialects.mlbench.translate.images import program_of
@@ -29,7 +28,7 @@ FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error}
 _NAME_TRIES = 8
 LAX: dict[str, Any] = {"strict_slashes": False}
 
-api = APIBlueprint("mlbench", __name__, url_prefix="/api", abp_responses=FAILURES)
+api = Operations("mlbench", __name__, url_prefix="/api", abp_responses=FAILURES)
 
 
 @api.get("/pods/", operation_id="listWorkerPods", tags=[{"name": "pods"}], responses={200: schemas.PodList}, **LAX)

@@ -27,7 +27,6 @@ def create_app(platform: Platform) -> Flask:
         authenticate=authenticate,
         render_error=render_error,
         apis=tuple(blueprints(platform)),
-        documented=lambda: blueprints(platform, documented=True),
         security_schemes=SECURITY_SCHEMES,
         max_body=MAX_BODY,
         scoped=True,

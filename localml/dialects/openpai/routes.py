@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
@@ -15,7 +14,7 @@ from localml.core.people.rights import Action, Noun
 from localml.core.work.states import TERMINAL, Desired, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
-from localml.dialects.kit import caller, platform
+from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.addresses import called
 from localml.dialects.kit.errors import renamed
 from localml.dialects.openpai import schemas
@@ -30,7 +29,7 @@ from localml.dialects.openpai.translate.users import need, upsert
 
 MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
 
-api = APIBlueprint("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
+api = Operations("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
 OPEN: list[dict[str, list[Any]]] = [{}]
 AUTHORIZED: ResponseDict = {401: schemas.Error}
 PUBLIC = frozenset(

@@ -15,13 +15,12 @@ from typing import Any
 
 import pytest
 from flask import Flask, Request, request
-from flask_openapi.blueprint import APIBlueprint
 from werkzeug.test import create_environ, run_wsgi_app
 
 from localml.config import Config
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
-from localml.dialects.kit import Dialect, make_app
+from localml.dialects.kit import Dialect, Operations, make_app
 from localml.dialects.kit.bodies import body_limit
 from localml.dialects.kit.multipart import FormRules, read_form
 from localml.engines.fake.engine import FakeEngine
@@ -29,7 +28,7 @@ from localml.platform import Platform
 
 MIB = 1 << 20
 RULES = FormRules(files=frozenset({"file"}), max_parts=5, max_field=1000, max_file=700 * MIB)
-api = APIBlueprint("acme", __name__, url_prefix="/acme")
+api = Operations("acme", __name__, url_prefix="/acme")
 
 
 @api.post("/small")

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from flask import Flask, Request, request
-from flask_openapi.blueprint import APIBlueprint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -18,7 +17,7 @@ from pydantic import BaseModel
 from localml.config import Config
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
-from localml.dialects.kit import Dialect, caller, make_app, platform
+from localml.dialects.kit import Dialect, Operations, caller, make_app, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.wire import parse_json
 from localml.engines.fake.engine import FakeEngine
@@ -45,7 +44,7 @@ class Failure(BaseModel):
     code: str
 
 
-api = APIBlueprint("acme", __name__, url_prefix="/acme", abp_responses={400: Failure})
+api = Operations("acme", __name__, url_prefix="/acme", abp_responses={400: Failure})
 
 
 @api.post("/things")

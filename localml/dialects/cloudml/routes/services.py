@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.models.tag import Tag
 from flask_openapi.types import ResponseDict
 
@@ -18,7 +17,7 @@ from localml.dialects.cloudml.schemas import training as schemas
 from localml.dialects.cloudml.translate import services as models
 from localml.dialects.cloudml.translate.events import endpoint_event_list
 from localml.dialects.cloudml.translate.orgs import org_of
-from localml.dialects.kit import caller, platform
+from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.logs import json_answer
 
@@ -31,7 +30,7 @@ _MEMBERS = {
     "gpu": "gpu_limit",
 }
 
-api = APIBlueprint("cloudml_models", __name__, url_prefix="/cloud_ml/v1/model", abp_security=[{SCHEME: []}])
+api = Operations("cloudml_models", __name__, url_prefix="/cloud_ml/v1/model", abp_security=[{SCHEME: []}])
 SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}
 FOUND: ResponseDict = {**SIGNED, 404: schemas.Error}
 TAGS: list[Tag | dict[str, Any]] = [{"name": "model"}]

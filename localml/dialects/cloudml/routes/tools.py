@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from flask import request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
@@ -21,7 +20,7 @@ from localml.dialects.cloudml.translate.events import event_list
 from localml.dialects.cloudml.translate.orgs import DIALECT, find, listed, org_of
 from localml.dialects.cloudml.translate.quota import pool_of
 from localml.dialects.cloudml.translate.tools import board_answer, board_spec, dev_answer, dev_spec, stored_dev
-from localml.dialects.kit import caller, platform
+from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 
 NO_DEV = "DevEnv doesn't exist"
@@ -38,7 +37,7 @@ _DEV_MEMBERS = {
     "mounts": "volume_path",
 }
 
-api = APIBlueprint("cloudml_tools", __name__, url_prefix="/cloud_ml/v1", abp_security=[{SCHEME: []}])
+api = Operations("cloudml_tools", __name__, url_prefix="/cloud_ml/v1", abp_security=[{SCHEME: []}])
 UNSIGNED: ResponseDict = {401: schemas.Error}
 SIGNED: ResponseDict = {**UNSIGNED, 403: schemas.Error, 404: schemas.Error}
 CREATED: ResponseDict = {**SIGNED, 413: schemas.Error, 503: schemas.Error}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Response, request
-from flask_openapi.blueprint import APIBlueprint
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import LocalmlError
@@ -19,7 +18,7 @@ from localml.dialects.cloudml.translate.events import event_list
 from localml.dialects.cloudml.translate.orgs import ALL, DIALECT, find, known_orgs, listed, org_of
 from localml.dialects.cloudml.translate.quota import pool_of, quota_records
 from localml.dialects.cloudml.translate.training import stored_request, train_answer, train_spec
-from localml.dialects.kit import caller, platform
+from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.held import Following
 from localml.dialects.kit.logs import follow_lines, json_answer, log_blocks
@@ -39,7 +38,7 @@ TRAIN_MEMBERS = {
     "uri": "volume_path",
 }
 
-api = APIBlueprint(
+api = Operations(
     "cloudml",
     __name__,
     url_prefix="/cloud_ml/v1",

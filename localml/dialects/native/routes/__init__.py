@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask_openapi.blueprint import APIBlueprint
-
+from localml.dialects.kit import Operations
 from localml.dialects.native.routes import (
     admin,
     endpoints,
@@ -29,14 +28,12 @@ _THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, model
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 422, 500, 503, 507)}
 
 
-def blueprints(platform: Platform, *, documented: bool = False) -> list[APIBlueprint]:
-    """All routes; ``documented`` ones are for writing the OpenAPI document."""
+def blueprints(platform: Platform) -> list[Operations]:
+    """All routes."""
     made = []
     for module in (*_THINGS, workspaces, people, admin):
         name = module.__name__.rpartition(".")[2]
-        blueprint = APIBlueprint(
-            name, __name__, url_prefix=PREFIX, abp_tags=[{"name": name}], abp_responses=_ERRORS, doc_ui=documented
-        )
+        blueprint = Operations(name, __name__, url_prefix=PREFIX, abp_tags=[{"name": name}], abp_responses=_ERRORS)
         module.add(blueprint, platform)
         made.append(blueprint)
     return made
