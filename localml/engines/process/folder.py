@@ -293,9 +293,9 @@ class ReplicaDir:
         for name in ("exit", "running"):
             if f"{name}.json" in there:
                 os.rename(f"{self._at}/{name}.json", f"{self._at}/{name}.part")
-        for name in ("launch", "plan.part", "running.part"):
+        for name, size in (("launch", 0), ("plan.part", 0), ("running.part", 0), ("exit.part", EXIT_ROOM)):
             with contextlib.suppress(FileNotFoundError):
-                os.truncate(f"{self._at}/{name}", 0)
+                os.truncate(f"{self._at}/{name}", size)
 
     def delete(self) -> None:
         """Delete the folder, whatever modes the job gave to what it left.

@@ -89,3 +89,12 @@ def test_a_closed_engine_keeps_none(process_kit: ProcessKit, root: Path) -> None
     assert [name for name in os.listdir(root) if not name.endswith(".pyc")] == []
     process_kit.engine = process_kit.reopen()
     assert process_kit.engine.inspect("any").phase is Phase.GONE
+
+
+def test_a_long_record_of_one_end_leaves_nothing_in_the_next(process_kit: ProcessKit, root: Path) -> None:
+    first = process_kit.ending(0)
+    process_kit.run(first)
+    with (root / first.name / "exit.json").open("a") as file:
+        file.write(" " * 5000 + "the end of a reason that is longer than the room for it")
+    process_kit.engine.remove(first.name)
+    assert process_kit.run(process_kit.ending(4)).exit_code == 4
