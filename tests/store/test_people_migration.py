@@ -14,7 +14,7 @@ from alembic import command
 from localml.core.clock import ManualClock
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller, Identity
-from localml.core.people.rights import Action, MemberRole, Noun
+from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.people.secrets import Vault, hash_token
 from localml.core.people.workspaces import Workspaces
 from localml.store.database import FILE_NAME, Database
@@ -109,7 +109,7 @@ def test_everybody_may_what_they_could(db: Database, old: Path) -> None:
     assert set(tom.roles) == {"e" * 32, "openpai"}
 
     def touchable(caller: Caller) -> list[int]:
-        things = [(number, Thing(Noun.WORKLOAD, str(number), "", owner, ws)) for number, _, ws, owner in THINGS]
+        things = [(number, Thing(ThingKind.WORKLOAD, str(number), "", owner, ws)) for number, _, ws, owner in THINGS]
         return [number for number, thing in things if may(caller, Action.STOP, thing)]
 
     assert touchable(admin) == [1, 2, 3, 4, 5]

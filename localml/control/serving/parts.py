@@ -25,7 +25,7 @@ from localml.core.events.records import record_event
 from localml.core.logs.files import LogStore
 from localml.core.people.allow import Thing
 from localml.core.people.identity import Caller, Identity
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.people.tokens import Tokens
 from localml.core.ports import Store
 from localml.core.registry.registry import Fetch, Registry
@@ -148,7 +148,7 @@ class Serving:
         """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""
         if not self._parts.auth:
             return None
-        return self._parts.tokens.that_may(Action.USE, Thing.of(Noun.ENDPOINT, row))
+        return self._parts.tokens.that_may(Action.USE, Thing.of(ThingKind.ENDPOINT, row))
 
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()

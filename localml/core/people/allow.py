@@ -10,7 +10,7 @@ from typing import Protocol
 
 from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people.identity import Caller
-from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, Noun
+from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, ThingKind
 
 
 class InWorkspace(Protocol):
@@ -34,7 +34,7 @@ class Thing:
         granted: whether a grant of its own lets the caller use it; True for what knows no grants.
     """
 
-    noun: Noun
+    noun: ThingKind
     id: str | None = None
     called: str = ""
     owner: str | None = None
@@ -42,12 +42,12 @@ class Thing:
     granted: bool = True
 
     @classmethod
-    def of(cls, noun: Noun, row: InWorkspace, called: str | None = None) -> Thing:
+    def of(cls, noun: ThingKind, row: InWorkspace, called: str | None = None) -> Thing:
         """A row as a thing."""
         return cls(noun, str(row.id), row.name if called is None else called, row.owner, row.workspace)
 
 
-MACHINE = Thing(Noun.MACHINE, "local", "local")
+MACHINE = Thing(ThingKind.MACHINE, "local", "local")
 
 
 def allow(caller: Caller, action: Action, thing: Thing) -> None:
@@ -60,8 +60,8 @@ def allow(caller: Caller, action: Action, thing: Thing) -> None:
     if may(caller, action, thing):
         return
     if not _sees(caller, action, thing):
-        if action is Action.CREATE and thing.noun is not Noun.WORKSPACE:
-            raise not_found(Noun.WORKSPACE, thing.workspace)
+        if action is Action.CREATE and thing.noun is not ThingKind.WORKSPACE:
+            raise not_found(ThingKind.WORKSPACE, thing.workspace)
         raise not_found(thing.noun, thing.called)
     raise LocalmlError(Code.FORBIDDEN, _refusal(caller, action, thing))
 
@@ -73,7 +73,7 @@ def may(caller: Caller, action: Action, thing: Thing) -> bool:
     )
 
 
-def reach(caller: Caller, noun: Noun) -> frozenset[str] | None:
+def reach(caller: Caller, noun: ThingKind) -> frozenset[str] | None:
     """The workspaces whose things of this kind a caller may list; None for all there are.
 
     Raises:
@@ -114,7 +114,7 @@ def _sees(caller: Caller, action: Action, thing: Thing) -> bool:
         return may(caller, Action.READ, thing)
     if thing.workspace is None:
         return True
-    place = Thing(Noun.WORKSPACE, thing.workspace, workspace=thing.workspace)
+    place = Thing(ThingKind.WORKSPACE, thing.workspace, workspace=thing.workspace)
     return _has(caller, Need.VIEWER, place) and caller.scope.workspace in (None, thing.workspace)
 
 

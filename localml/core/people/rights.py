@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum, StrEnum, auto
 
 
-class Noun(StrEnum):
+class ThingKind(StrEnum):
     """What something can be done to."""
 
     WORKLOAD = "workload"  # jobs, notebooks, TensorBoards, replicas
@@ -89,11 +89,11 @@ _IN_WORKSPACES = _needs(
     share=Need.OWN_OR_OWNER,
 )
 
-NEEDS: dict[Noun, dict[Action, Need]] = {
-    Noun.WORKLOAD: _IN_WORKSPACES,
-    Noun.ENDPOINT: _IN_WORKSPACES,
-    Noun.MODEL: _IN_WORKSPACES,
-    Noun.WORKSPACE: _needs(
+NEEDS: dict[ThingKind, dict[Action, Need]] = {
+    ThingKind.WORKLOAD: _IN_WORKSPACES,
+    ThingKind.ENDPOINT: _IN_WORKSPACES,
+    ThingKind.MODEL: _IN_WORKSPACES,
+    ThingKind.WORKSPACE: _needs(
         Need.ADMIN,
         read=Need.VIEWER,
         use=Need.MEMBER,
@@ -102,9 +102,9 @@ NEEDS: dict[Noun, dict[Action, Need]] = {
         delete=Need.OWNER,
         share=Need.OWNER,
     ),
-    Noun.POOL: _needs(Need.ADMIN, read=Need.ANYBODY, use=Need.GRANTED),
+    ThingKind.POOL: _needs(Need.ADMIN, read=Need.ANYBODY, use=Need.GRANTED),
     # the bucket tree is one for all
-    Noun.OBJECT: _needs(
+    ThingKind.OBJECT: _needs(
         Need.ADMIN,
         read=Need.ANYBODY,
         use=Need.ANYBODY,
@@ -112,9 +112,9 @@ NEEDS: dict[Noun, dict[Action, Need]] = {
         change=Need.ANYBODY,
         delete=Need.ANYBODY,
     ),
-    Noun.USER: _needs(Need.ADMIN, read=Need.SELF, change=Need.SELF),
-    Noun.TOKEN: _needs(Need.ADMIN, read=Need.SELF, create=Need.SELF, delete=Need.SELF),
-    Noun.MACHINE: _needs(Need.ADMIN, read=Need.ANYBODY),
+    ThingKind.USER: _needs(Need.ADMIN, read=Need.SELF, change=Need.SELF),
+    ThingKind.TOKEN: _needs(Need.ADMIN, read=Need.SELF, create=Need.SELF, delete=Need.SELF),
+    ThingKind.MACHINE: _needs(Need.ADMIN, read=Need.ANYBODY),
 }
 """noun -> action -> what it asks for. Total; ``tests/core/people/test_allow.py`` proves that it is."""
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from localml.core.errors import invalid
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 
 _ALL = "*"
-_OUTSIDE: Mapping[Noun, frozenset[Action]] = {
-    Noun.MACHINE: frozenset({Action.READ}),
-    Noun.POOL: frozenset({Action.READ, Action.USE}),
+_OUTSIDE: Mapping[ThingKind, frozenset[Action]] = {
+    ThingKind.MACHINE: frozenset({Action.READ}),
+    ThingKind.POOL: frozenset({Action.READ, Action.USE}),
 }
 """What is in no workspace, and is needed to put something into one."""
-_KEYS = {Noun.USER, Noun.TOKEN}
+_KEYS = {ThingKind.USER, ThingKind.TOKEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Scope:
 
     rights: frozenset[tuple[str, str]] = frozenset()
     workspace: str | None = None
-    thing: tuple[Noun, str] | None = None
+    thing: tuple[ThingKind, str] | None = None
 
     @classmethod
     def of(cls, rights: Iterable[str] = (), *, workspace: str | None = None, thing: str | None = None) -> Scope:
@@ -60,7 +60,7 @@ class Scope:
         """Whether anything is left out."""
         return self != EVERYTHING
 
-    def covers(self, action: Action, noun: Noun, thing_id: str | None, workspace: str | None) -> bool:
+    def covers(self, action: Action, noun: ThingKind, thing_id: str | None, workspace: str | None) -> bool:
         """Whether it leaves in what is asked for.
 
         A scope that restricts anything never makes or changes users and tokens, whatever its rights say: those would
@@ -72,12 +72,12 @@ class Scope:
             return False
         return self.has_right(action, noun) and self._reaches(action, noun, thing_id, workspace)
 
-    def has_right(self, action: Action, noun: Noun) -> bool:
+    def has_right(self, action: Action, noun: ThingKind) -> bool:
         """Whether the rights leave in the action, for such things at all."""
         wanted = {(one, two) for one in (noun.value, _ALL) for two in (action.value, _ALL)}
         return not self.rights or not self.rights.isdisjoint(wanted)
 
-    def _reaches(self, action: Action, noun: Noun, thing_id: str | None, workspace: str | None) -> bool:
+    def _reaches(self, action: Action, noun: ThingKind, thing_id: str | None, workspace: str | None) -> bool:
         if self.thing is not None and self.thing != (noun, thing_id):
             return False
         if self.workspace is None:
@@ -94,14 +94,14 @@ def _right(text: str) -> tuple[str, str]:
     if not colon and noun in set(Action):
         noun, action = _ALL, noun
     action = action or _ALL
-    if noun not in {_ALL, *Noun} or action not in {_ALL, *Action} or text.endswith(":"):
-        words = f"{text!r} is none of NOUN, ACTION and NOUN:ACTION, with nouns {', '.join(Noun)} and "
+    if noun not in {_ALL, *ThingKind} or action not in {_ALL, *Action} or text.endswith(":"):
+        words = f"{text!r} is none of NOUN, ACTION and NOUN:ACTION, with nouns {', '.join(ThingKind)} and "
         raise invalid("scope", f"{words}actions {', '.join(Action)}")
     return noun, action
 
 
-def _thing(text: str) -> tuple[Noun, str]:
+def _thing(text: str) -> tuple[ThingKind, str]:
     noun, _, number = text.partition(":")
-    if noun not in set(Noun) or not number:
+    if noun not in set(ThingKind) or not number:
         raise invalid("thing", f"{text!r} is no noun and id such as workload:12")
-    return Noun(noun), number
+    return ThingKind(noun), number

@@ -22,7 +22,7 @@ from localml.core.people import memberships
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.memberships import shared_named
-from localml.core.people.rights import Action, MemberRole, Noun
+from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.people.tables import Membership, User, Workspace
 from localml.core.ports import Store
 from localml.core.registry.tables import Model
@@ -47,7 +47,7 @@ class Member:
 
 def thing_of(row: Workspace, called: str | None = None) -> Thing:
     """A workspace as what rights are asked about."""
-    return Thing(Noun.WORKSPACE, row.id, row.name if called is None else called, row.owner, row.id)
+    return Thing(ThingKind.WORKSPACE, row.id, row.name if called is None else called, row.owner, row.id)
 
 
 class Workspaces:

@@ -9,7 +9,7 @@ from flask import Request
 from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people.allow import MACHINE, Thing, allow, may, places, reach
 from localml.core.people.identity import ADMIN, Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import Registered
 from localml.core.serving.records import EndpointFull
 from localml.core.work.workloads import Full, Query
@@ -44,7 +44,7 @@ def admin_only(caller: Caller) -> None:
     allow(caller, Action.ADMINISTER, MACHINE)
 
 
-def workspace_for(platform: Platform, caller: Caller, reference: str | None, noun: Noun) -> str:
+def workspace_for(platform: Platform, caller: Caller, reference: str | None, noun: ThingKind) -> str:
     """The workspace that something new goes into: the one that is named by id or name, else the caller's own.
 
     Raises:
@@ -57,7 +57,7 @@ def workspace_for(platform: Platform, caller: Caller, reference: str | None, nou
     return place
 
 
-def reached(platform: Platform, caller: Caller, noun: Noun, reference: str | None) -> frozenset[str] | None:
+def reached(platform: Platform, caller: Caller, noun: ThingKind, reference: str | None) -> frozenset[str] | None:
     """The workspaces that a list is of: the one that is named, else all that the caller may list (None: all).
 
     Raises:
@@ -77,21 +77,21 @@ def find(platform: Platform, caller: Caller, reference: str, action: Action = Ac
             ``FORBIDDEN``.
     """
     found = _by_id(platform, caller, reference) or _by_name(platform, caller, reference)
-    allow(caller, action, Thing.of(Noun.WORKLOAD, found.row, reference))
+    allow(caller, action, Thing.of(ThingKind.WORKLOAD, found.row, reference))
     return found
 
 
 def find_endpoint(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> EndpointFull:
     """An endpoint by name, route or id that the caller may do this to; fails as :func:`find` does."""
     found = platform.endpoints.find(reference, places(caller), prefer=_prefer(caller))
-    allow(caller, action, Thing.of(Noun.ENDPOINT, found.row, reference))
+    allow(caller, action, Thing.of(ThingKind.ENDPOINT, found.row, reference))
     return found
 
 
 def find_model(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> Registered:
     """A model's version by ``name`` or ``name:version`` that the caller may do this to; fails as :func:`find` does."""
     found = platform.registry.find(reference, places(caller), prefer=_prefer(caller))
-    allow(caller, action, Thing.of(Noun.MODEL, found.model, reference))
+    allow(caller, action, Thing.of(ThingKind.MODEL, found.model, reference))
     return found
 
 
@@ -104,7 +104,7 @@ def _by_id(platform: Platform, caller: Caller, reference: str) -> Full | None:
         if error.code is Code.NOT_FOUND:
             return None
         raise
-    return found if may(caller, Action.READ, Thing.of(Noun.WORKLOAD, found.row)) else None
+    return found if may(caller, Action.READ, Thing.of(ThingKind.WORKLOAD, found.row)) else None
 
 
 def _by_name(platform: Platform, caller: Caller, name: str) -> Full:

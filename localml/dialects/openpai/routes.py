@@ -10,7 +10,7 @@ from flask_openapi.types import ResponseDict
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.allow import Thing
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.states import TERMINAL, Desired, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
@@ -79,7 +79,7 @@ def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
 )
 def remove_user(body: schemas.UserName) -> dict[str, str]:
     """Remove a user"""
-    need(caller(), Action.DELETE, Thing(Noun.USER, body.username))
+    need(caller(), Action.DELETE, Thing(ThingKind.USER, body.username))
     platform().identity.remove_user(body.username)
     return {"message": "remove successfully"}
 
@@ -94,7 +94,7 @@ def assign_virtual_clusters(
     path: schemas.UserPath, body: schemas.VirtualClusterAssignment
 ) -> tuple[dict[str, str], int]:
     """Set a user's virtual clusters"""
-    need(caller(), Action.ADMINISTER, Thing(Noun.USER, path.username))
+    need(caller(), Action.ADMINISTER, Thing(ThingKind.USER, path.username))
     assign(platform(), platform().identity.user(path.username), body.virtualClusters)
     return {"message": "update user virtual clusters successfully"}, 201
 
@@ -168,7 +168,7 @@ def get_job_ssh(path: schemas.JobPath) -> dict[str, Any]:
 def get_private_key(path: schemas.JobPath) -> Response:
     """What the key pair's download link leads to. It opens a shell, so it is for the job's owner only."""
     job = _job(path)
-    need(caller(), Action.ENTER, Thing.of(Noun.WORKLOAD, job.row))
+    need(caller(), Action.ENTER, Thing.of(ThingKind.WORKLOAD, job.row))
     key = ssh_service(platform()).private_key(job.row.id or 0)
     headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
     return Response(key, mimetype="application/octet-stream", headers=headers)
@@ -185,7 +185,7 @@ def set_execution_type(path: schemas.JobPath, body: schemas.ExecutionType) -> di
     job = _find(path.jobName)
     if job is None:
         raise LocalmlError(Code.NOT_FOUND, f"could not find job {path.jobName}")
-    need(caller(), Action.STOP, Thing.of(Noun.WORKLOAD, job.row))
+    need(caller(), Action.STOP, Thing.of(ThingKind.WORKLOAD, job.row))
     if body.value == "STOP":
         platform().workloads.stop(job.row.id or 0, caller())
     else:

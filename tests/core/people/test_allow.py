@@ -13,11 +13,11 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.people import rights
 from localml.core.people.allow import MACHINE, Thing, allow, may, reach
 from localml.core.people.identity import Caller
-from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, Noun
+from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, ThingKind
 from localml.core.people.scopes import EVERYTHING, Scope
 
 PLACES = ("own", "team", "public", "foreign")
-IN_WORKSPACES = (Noun.WORKLOAD, Noun.ENDPOINT, Noun.MODEL, Noun.WORKSPACE)
+IN_WORKSPACES = (ThingKind.WORKLOAD, ThingKind.ENDPOINT, ThingKind.MODEL, ThingKind.WORKSPACE)
 CHANGES = frozenset(Action) - {Action.READ, Action.USE}
 
 roles = st.dictionaries(st.sampled_from(PLACES), st.sampled_from(MemberRole))
@@ -32,13 +32,14 @@ callers = st.builds(
 )
 things = st.builds(
     Thing,
-    noun=st.sampled_from(Noun),
+    noun=st.sampled_from(ThingKind),
     id=st.sampled_from([None, "1", "2", "team"]),
     owner=st.sampled_from([None, "me", "you"]),
     workspace=st.sampled_from([None, *PLACES]),
     granted=st.booleans(),
 )
-words = st.sampled_from(["*", *Noun]).flatmap(lambda noun: st.sampled_from([f"{noun}:{one}" for one in ("*", *Action)]))
+kinds = st.sampled_from(["*", *ThingKind])
+words = kinds.flatmap(lambda kind: st.sampled_from([f"{kind}:{one}" for one in ("*", *Action)]))
 scopes = st.builds(
     Scope.of,
     st.lists(words, max_size=4),
@@ -57,7 +58,7 @@ def told(caller: Caller, action: Action, thing: Thing) -> Code | None:
 
 
 def test_the_table_says_something_for_every_noun_and_action() -> None:
-    assert set(NEEDS) == set(Noun)
+    assert set(NEEDS) == set(ThingKind)
     for needs in NEEDS.values():
         assert set(needs) == set(Action)
         for need in needs.values():
@@ -81,7 +82,7 @@ WORDS = {
 
 def test_the_document_shows_the_table_as_it_is() -> None:
     rows = [["", *Action], ["---"] * (len(Action) + 1)]
-    rows += [[noun, *(WORDS[NEEDS[noun][action]] for action in Action)] for noun in Noun]
+    rows += [[noun, *(WORDS[NEEDS[noun][action]] for action in Action)] for noun in ThingKind]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     assert table in Path(rights.__file__).with_name("README.md").read_text()
 
@@ -114,11 +115,11 @@ def test_a_higher_role_may_all_that_a_lower_one_may(
 
 @given(callers, st.sampled_from(sorted(CHANGES)), things)
 def test_a_viewer_never_changes_what_is_in_a_workspace(caller: Caller, action: Action, thing: Thing) -> None:
-    thing = replace(thing, noun=Noun.WORKLOAD, workspace=thing.workspace or "team")
+    thing = replace(thing, noun=ThingKind.WORKLOAD, workspace=thing.workspace or "team")
     viewer = replace(caller, admin=False, roles={thing.workspace or "": MemberRole.VIEWER})
     for noun in IN_WORKSPACES:
         one = replace(thing, noun=noun)
-        making_a_workspace = noun is Noun.WORKSPACE and action is Action.CREATE
+        making_a_workspace = noun is ThingKind.WORKSPACE and action is Action.CREATE
         assert may(viewer, action, one) == making_a_workspace
 
 
@@ -132,7 +133,7 @@ def test_a_scope_only_ever_narrows(caller: Caller, action: Action, thing: Thing,
 def test_no_scoped_token_makes_or_changes_users_and_tokens(
     caller: Caller, action: Action, thing: Thing, scope: Scope
 ) -> None:
-    thing = replace(thing, noun=Noun.TOKEN if thing.granted else Noun.USER)
+    thing = replace(thing, noun=ThingKind.TOKEN if thing.granted else ThingKind.USER)
     if scope != EVERYTHING and action in CHANGES - {Action.DELETE}:
         assert not may(replace(caller, admin=True, scope=scope), action, thing)
 
@@ -156,8 +157,8 @@ def test_lists_show_what_can_be_read(caller: Caller, thing: Thing) -> None:
 
 
 ME = Caller(1, "me", False, "own", "", {"own": MemberRole.OWNER, "team": MemberRole.MEMBER})
-MINE = Thing(Noun.WORKLOAD, "1", "mine", "me", "team")
-YOURS = Thing(Noun.WORKLOAD, "2", "yours", "you", "team")
+MINE = Thing(ThingKind.WORKLOAD, "1", "mine", "me", "team")
+YOURS = Thing(ThingKind.WORKLOAD, "2", "yours", "you", "team")
 
 
 @pytest.mark.parametrize(
@@ -196,25 +197,25 @@ def test_a_token_for_one_workload_knows_no_other() -> None:
     assert told(token, Action.STOP, MINE) is Code.FORBIDDEN
     assert told(token, Action.READ, YOURS) is Code.NOT_FOUND
     with pytest.raises(LocalmlError, match="leaves out lists of workloads"):
-        reach(token, Noun.WORKLOAD)
+        reach(token, ThingKind.WORKLOAD)
 
 
 def test_a_token_for_one_workspace_stays_in_it() -> None:
     token = replace(ME, scope=Scope.of(workspace="team"))
-    assert told(token, Action.CREATE, Thing(Noun.WORKLOAD, owner="me", workspace="team")) is None
-    assert told(token, Action.CREATE, Thing(Noun.WORKLOAD, owner="me", workspace="own")) is Code.NOT_FOUND
+    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner="me", workspace="team")) is None
+    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner="me", workspace="own")) is Code.NOT_FOUND
     assert told(token, Action.READ, MACHINE) is None
-    assert told(token, Action.USE, Thing(Noun.POOL, "default")) is None
-    assert told(token, Action.READ, Thing(Noun.OBJECT, "s3://b/k")) is Code.NOT_FOUND
-    assert reach(token, Noun.WORKLOAD) == {"team"}
-    assert reach(replace(token, admin=True), Noun.WORKLOAD) == {"team"}
+    assert told(token, Action.USE, Thing(ThingKind.POOL, "default")) is None
+    assert told(token, Action.READ, Thing(ThingKind.OBJECT, "s3://b/k")) is Code.NOT_FOUND
+    assert reach(token, ThingKind.WORKLOAD) == {"team"}
+    assert reach(replace(token, admin=True), ThingKind.WORKLOAD) == {"team"}
 
 
 def test_making_something_in_a_workspace_that_one_does_not_see() -> None:
     for place, code in (("foreign", Code.NOT_FOUND), ("team", None)):
-        assert told(ME, Action.CREATE, Thing(Noun.MODEL, workspace=place)) is code
+        assert told(ME, Action.CREATE, Thing(ThingKind.MODEL, workspace=place)) is code
     viewer = replace(ME, roles={"team": MemberRole.VIEWER})
-    assert told(viewer, Action.CREATE, Thing(Noun.MODEL, workspace="team")) is Code.FORBIDDEN
+    assert told(viewer, Action.CREATE, Thing(ThingKind.MODEL, workspace="team")) is Code.FORBIDDEN
 
 
 @pytest.mark.parametrize("text", ["", "fly", "workload:fly", "house:read", "workload:", "a:b:c"])

@@ -11,7 +11,7 @@ from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.allow import Thing
 from localml.core.people.identity import Identity
-from localml.core.people.rights import Action, MemberRole, Noun
+from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.people.scopes import Scope
 from localml.core.people.secrets import Vault, hash_token
 from localml.core.people.tokens import Tokens
@@ -95,7 +95,7 @@ def test_a_revoked_token_is_worth_nothing(place: Place) -> None:
 
 def test_which_tokens_may_use_an_endpoint_follows_every_change(place: Place) -> None:
     team = place.workspaces.create(place.ann, "team").id
-    endpoint = Thing(Noun.ENDPOINT, "7", "digits", "ann", team)
+    endpoint = Thing(ThingKind.ENDPOINT, "7", "digits", "ann", team)
     by_all = place.identity.create_token(place.admin)
     anns = place.identity.create_token(place.ann)
     bobs = place.identity.create_token(place.bob)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localml.core.errors import LocalmlError
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.states import HOLDING, Kind
 from localml.core.work.workloads import Full, Query
 from localml.dialects.cloudml.errors import foreign_org, missing, need_org
@@ -36,7 +36,7 @@ def org_of(platform: Platform, caller: Caller, given: str | None, lacking: Local
         raise lacking or need_org()
     if org == ALL and caller.admin:
         return org
-    everything = Thing(Noun.WORKLOAD, workspace=org)
+    everything = Thing(ThingKind.WORKLOAD, workspace=org)
     if may(caller, Action.CHANGE, everything) and (org == caller.org or org in known_orgs(platform)):
         return org
     raise foreign_org(org)

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.errors import invalid
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.records import EndpointFull, VariantFull
 from localml.core.serving.specs import EndpointSpec, VariantSpec
@@ -103,7 +103,7 @@ def _add_questions(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/endpoints", responses={"200": serving_schemas.EndpointsOut})
     def list_endpoints(query: serving_schemas.PlaceQuery) -> Any:
         """All endpoints, of all workspaces or of one."""
-        found = platform.endpoints.list(reached(platform, caller(), Noun.ENDPOINT, query.workspace))
+        found = platform.endpoints.list(reached(platform, caller(), ThingKind.ENDPOINT, query.workspace))
         return {"endpoints": [_shown(platform, one) for one in found]}
 
     @api.get("/endpoints/<ref>", responses={"200": _Out})
@@ -149,10 +149,10 @@ def _shown(platform: Platform, found: EndpointFull, *, history: bool = False) ->
 def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> NewEndpoint:
     if not body.model and not body.image:
         raise invalid("model", "give a registered model, or an image")
-    workspace = workspace_for(platform, who, body.workspace, Noun.ENDPOINT)
+    workspace = workspace_for(platform, who, body.workspace, ThingKind.ENDPOINT)
     if body.public:
-        allow(who, Action.SHARE, Thing(Noun.ENDPOINT, owner=who.name, workspace=workspace))
-    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+        allow(who, Action.SHARE, Thing(ThingKind.ENDPOINT, owner=who.name, workspace=workspace))
+    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
     version = find_model(platform, who, body.model) if body.model else None
     name = body.name or (version.model.name if version is not None else "")
     if not name:

@@ -14,7 +14,7 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.catalog import KERNEL_SERVER, Progress, RuntimeImage, default_names
 from localml.core.errors import LocalmlError, invalid
 from localml.core.people.allow import MACHINE, Thing, allow
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
@@ -72,13 +72,13 @@ def _add_pools(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/pools", responses={"200": schemas.PoolsOut})
     def list_pools() -> Any:
         """All pools with their limits and use."""
-        allow(caller(), Action.READ, Thing(Noun.POOL))
+        allow(caller(), Action.READ, Thing(ThingKind.POOL))
         return {"pools": [translate.pool(one) for one in platform.pools.list()]}
 
     @api.put("/pools/<path:path>", responses={"200": schemas.PoolOut})
     def set_limits(path: schemas.PoolPath, body: schemas.LimitsIn) -> Any:
         """Make a pool if it is new, and set all its limits."""
-        allow(caller(), Action.CHANGE, Thing(Noun.POOL, path.path, path.path))
+        allow(caller(), Action.CHANGE, Thing(ThingKind.POOL, path.path, path.path))
         info = platform.pools.set_limits(
             path.path, cpu=body.cpu, memory=body.memory, gpu=body.gpu, max_workloads=body.max_workloads
         )

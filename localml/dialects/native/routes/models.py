@@ -6,7 +6,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import NewVersion
 from localml.dialects.kit import caller
 from localml.dialects.native.auth import find_model, reached, workspace_for
@@ -28,7 +28,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
             caller(),
             format=body.format,
             description=body.description,
-            workspace=workspace_for(platform, caller(), body.workspace, Noun.MODEL),
+            workspace=workspace_for(platform, caller(), body.workspace, ThingKind.MODEL),
         )
         made = platform.registry.register(new)
         return serving_translate.model_version(made.model.name, made.version), 201
@@ -36,7 +36,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/models", responses={"200": serving_schemas.ModelsOut})
     def list_models(query: serving_schemas.PlaceQuery) -> Any:
         """All models with their versions, of all workspaces or of one."""
-        found = platform.registry.models(reached(platform, caller(), Noun.MODEL, query.workspace))
+        found = platform.registry.models(reached(platform, caller(), ThingKind.MODEL, query.workspace))
         return {"models": [serving_translate.model(row, versions) for row, versions in found]}
 
     @api.get("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})

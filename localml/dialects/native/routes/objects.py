@@ -11,7 +11,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.allow import Thing, allow
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
 from localml.dialects.kit.bodies import body_limit
 from localml.dialects.native.schemas import work as schemas
@@ -27,19 +27,19 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/objects", responses={"200": schemas.ObjectsOut})
     def list_objects(query: schemas.ObjectTreeQuery) -> Any:
         """What a folder holds; an object lists itself."""
-        allow(caller(), Action.READ, Thing(Noun.OBJECT, query.uri, query.uri))
+        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
         return {"objects": [asdict(one) for one in buckets.list(query.uri, recursive=query.recursive)]}
 
     @api.get("/objects/info", responses={"200": schemas.ObjectOut})
     def info(query: schemas.ObjectQuery) -> Any:
         """One object or folder."""
-        allow(caller(), Action.READ, Thing(Noun.OBJECT, query.uri, query.uri))
+        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
         return asdict(buckets.stat(query.uri))
 
     @api.delete("/objects")
     def delete(query: schemas.ObjectTreeQuery) -> Any:
         """Remove an object, or a folder with ``recursive``."""
-        allow(caller(), Action.DELETE, Thing(Noun.OBJECT, query.uri, query.uri))
+        allow(caller(), Action.DELETE, Thing(ThingKind.OBJECT, query.uri, query.uri))
         buckets.delete(query.uri, recursive=query.recursive)
         return {"deleted": query.uri}
 
@@ -47,7 +47,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @body_limit(None)
     def put(query: schemas.ObjectQuery) -> Any:
         """Store the body under this URI; it appears when it is complete. A URI ending in a slash makes a folder."""
-        allow(caller(), Action.CREATE, Thing(Noun.OBJECT, query.uri, query.uri))
+        allow(caller(), Action.CREATE, Thing(ThingKind.OBJECT, query.uri, query.uri))
         if query.uri.endswith("/"):
             buckets.make_folder(query.uri)
             return {"uri": query.uri, "size": 0}, 201
@@ -58,7 +58,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/objects/content")
     def get(query: schemas.ObjectQuery) -> Any:
         """An object's bytes; ranges are served."""
-        allow(caller(), Action.READ, Thing(Noun.OBJECT, query.uri, query.uri))
+        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
         found = buckets.stat(query.uri)
         if found.is_folder:
             raise LocalmlError(Code.WRONG_STATE, f"uri: {query.uri} is a folder", field="uri")

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.people.scopes import Scope
 from localml.core.people.tokens import TokenInfo
 from localml.dialects.kit import caller
@@ -28,13 +28,13 @@ def _add_users(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/users")
     def list_users() -> Any:
         """All users."""
-        allow(caller(), Action.ADMINISTER, Thing(Noun.USER))
+        allow(caller(), Action.ADMINISTER, Thing(ThingKind.USER))
         return {"users": [_user(one) for one in platform.identity.users()]}
 
     @api.post("/users")
     def create_user(body: schemas.UserIn) -> Any:
         """Add a user with a workspace of its own; the answer holds a token and a key pair, which are shown once."""
-        allow(caller(), Action.CREATE, Thing(Noun.USER))
+        allow(caller(), Action.CREATE, Thing(ThingKind.USER))
         made = platform.identity.create_user(body.name, body.password, admin=body.admin, org=body.org)
         access, secret = platform.identity.create_key(made)
         token = platform.identity.create_token(made)
@@ -43,14 +43,14 @@ def _add_users(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/users/<name>")
     def remove_user(path: schemas.UserPath) -> Any:
         """Remove a user with its keys and tokens; its workloads go on."""
-        allow(caller(), Action.DELETE, _of(path.name, Noun.USER))
+        allow(caller(), Action.DELETE, _of(path.name, ThingKind.USER))
         platform.identity.remove_user(path.name)
         return {"name": path.name}
 
     @api.put("/users/<name>/password")
     def set_password(path: schemas.UserPath, body: schemas.PasswordIn) -> Any:
         """Change a password; everybody may change their own."""
-        allow(caller(), Action.CHANGE, _of(path.name, Noun.USER))
+        allow(caller(), Action.CHANGE, _of(path.name, ThingKind.USER))
         platform.identity.set_password(path.name, body.password)
         return {"name": path.name}
 
@@ -59,13 +59,13 @@ def _add_tokens(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/users/<name>/tokens", responses={"200": schemas.TokensOut})
     def list_tokens(path: schemas.UserPath) -> Any:
         """A user's tokens; everybody may list their own."""
-        allow(caller(), Action.READ, _of(path.name, Noun.TOKEN))
+        allow(caller(), Action.READ, _of(path.name, ThingKind.TOKEN))
         return {"tokens": [_token(one) for one in platform.tokens.of(path.name)]}
 
     @api.post("/users/<name>/tokens", responses={"201": schemas.NewTokenOut})
     def create_token(path: schemas.UserPath, body: schemas.TokenIn) -> Any:
         """A new token for a user, which is shown this once; everybody may make their own."""
-        allow(caller(), Action.CREATE, _of(path.name, Noun.TOKEN))
+        allow(caller(), Action.CREATE, _of(path.name, ThingKind.TOKEN))
         owner = platform.identity.user(path.name)
         scope = _scope(platform, owner, body)
         token = platform.identity.create_token(owner, name=body.name, lifetime=body.lifetime, scope=scope)
@@ -74,11 +74,11 @@ def _add_tokens(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/users/<name>/tokens/<token>", responses={"200": schemas.TokenOut})
     def revoke_token(path: schemas.TokenPath) -> Any:
         """End a token, by id or name; everybody may end their own."""
-        allow(caller(), Action.DELETE, _of(path.name, Noun.TOKEN))
+        allow(caller(), Action.DELETE, _of(path.name, ThingKind.TOKEN))
         return _token(platform.tokens.revoke(path.name, path.token))
 
 
-def _of(user: str, noun: Noun) -> Thing:
+def _of(user: str, noun: ThingKind) -> Thing:
     """A user, or what is a user's; who that is stands in the address, and is judged before it is looked up."""
     return Thing(noun, user, user, user)
 
@@ -98,8 +98,8 @@ def _scope(platform: Platform, owner: Caller, body: schemas.TokenIn) -> Scope:
     if scope.thing is None:
         return scope
     noun, reference = scope.thing
-    if noun is Noun.WORKLOAD:
+    if noun is ThingKind.WORKLOAD:
         reference = str(find(platform, owner, reference).row.id)
-    elif noun is Noun.ENDPOINT:
+    elif noun is ThingKind.ENDPOINT:
         reference = str(find_endpoint(platform, owner, reference).row.id)
     return Scope(scope.rights, workspace, (noun, reference))

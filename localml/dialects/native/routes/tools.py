@@ -15,7 +15,7 @@ from localml.core.instances.instances import Change, InstanceFull
 from localml.core.instances.tools import Notebook, Tensorboard
 from localml.core.people.allow import Thing, allow, may, places, reach
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.workloads import Full, Submission
@@ -132,11 +132,11 @@ def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
 
 def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceFull:
     name = body.name or friendly()
-    place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
-    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    place = workspace_for(platform, who, body.workspace, ThingKind.WORKLOAD)
+    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
     found = platform.instances.list(kinds=(kind,), dialect=DIALECT, workspaces={place}, name=name)
     old = next(iter(found), None)
-    if old is not None and not old.live and may(who, Action.CHANGE, Thing.of(Noun.WORKLOAD, old.row)):
+    if old is not None and not old.live and may(who, Action.CHANGE, Thing.of(ThingKind.WORKLOAD, old.row)):
         change = _change(platform, old, body) if body.model_fields_set - {"name", "workspace"} else None
         return platform.instances.start(old.row.id or 0, who, change)
     if isinstance(body, tool_schemas.NotebookChange):
@@ -166,7 +166,7 @@ def _begun(platform: Platform, start: Callable[[], InstanceFull], status: int = 
 def _changed(platform: Platform, reference: str, kind: Kind, body: _Settings) -> dict[str, Any]:
     found = _find(platform, caller(), reference, kind, Action.CHANGE)
     if "pool" in body.model_fields_set:
-        allow(caller(), Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+        allow(caller(), Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
     change = _change(platform, found, body)
     return _shown(platform, caller(), platform.instances.modify(found.row.id or 0, caller(), change))
 
@@ -178,7 +178,7 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
         LocalmlError: ``FORBIDDEN`` for a setting that would let somebody in who may not enter.
     """
     if body.model_fields_set & _INWARD:
-        allow(caller(), Action.ENTER, Thing.of(Noun.WORKLOAD, found.row))
+        allow(caller(), Action.ENTER, Thing.of(ThingKind.WORKLOAD, found.row))
     owner, request = found.row.owner, dict(found.row.request or {})
     spec: WorkloadSpec
     if isinstance(body, tool_schemas.NotebookChange):
@@ -218,7 +218,7 @@ def _given(body: _Settings, base: Notebook | Tensorboard) -> dict[str, Any]:
 
 
 def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
-    found = platform.instances.list(kinds=(kind,), workspaces=reach(who, Noun.WORKLOAD))
+    found = platform.instances.list(kinds=(kind,), workspaces=reach(who, ThingKind.WORKLOAD))
     return [_shown(platform, who, one) for one in found]
 
 
@@ -233,13 +233,13 @@ def _find(platform: Platform, who: Caller, reference: str, kind: Kind, action: A
     if len(found) > 1:
         words = " and ".join(f"{one.row.id} ({one.row.dialect}, {one.row.owner})" for one in found)
         raise LocalmlError(Code.CONFLICT, f"several are named '{reference}'; say which by id: {words}")
-    allow(who, action, Thing.of(Noun.WORKLOAD, found[0].row, reference))
+    allow(who, action, Thing.of(ThingKind.WORKLOAD, found[0].row, reference))
     return found[0]
 
 
 def _shown(platform: Platform, who: Caller, found: InstanceFull) -> dict[str, Any]:
     access, row, spec = access_of(found.run), found.row, found.run.spec if found.live else found.spec
-    owns = may(who, Action.ENTER, Thing.of(Noun.WORKLOAD, row))
+    owns = may(who, Action.ENTER, Thing.of(ThingKind.WORKLOAD, row))
     request = row.request if isinstance(row.request, dict) else {}
     return {
         **translate.workload(found.run.row),

@@ -10,7 +10,7 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.errors import LocalmlError, invalid, not_found
 from localml.core.people.allow import Thing, allow, may
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.tables import Workload
@@ -85,8 +85,8 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 
 
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
-    place = workspace_for(platform, who, body.workspace, Noun.WORKLOAD)
-    allow(who, Action.USE, Thing(Noun.POOL, body.pool, body.pool))
+    place = workspace_for(platform, who, body.workspace, ThingKind.WORKLOAD)
+    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
     for number in body.spec.depends_on:
         _need_seen(platform, who, number)
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
@@ -100,7 +100,7 @@ def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
 def _need_seen(platform: Platform, who: Caller, number: int) -> None:
     """Who waits for a workload learns how it ends: what the caller may not see is none to depend on."""
     try:
-        seen = may(who, Action.READ, Thing.of(Noun.WORKLOAD, platform.workloads.row(number)))
+        seen = may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, platform.workloads.row(number)))
     except LocalmlError:
         seen = False
     if not seen:
@@ -122,7 +122,7 @@ def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
         kinds=tuple(query.kind),
         states=tuple(query.state),
         dialect=query.dialect,
-        workspaces=reached(platform, who, Noun.WORKLOAD, query.workspace),
+        workspaces=reached(platform, who, ThingKind.WORKLOAD, query.workspace),
         owner=query.owner,
         pool=query.pool,
         name=query.name,

@@ -9,7 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.core.people.tables import Workspace
 from localml.core.people.workspaces import thing_of
 from localml.dialects.kit import caller
@@ -35,7 +35,7 @@ def _add_workspaces(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/workspaces", responses={"201": schemas.WorkspaceFull})
     def create(body: schemas.WorkspaceIn) -> Any:
         """Make a workspace, whose owner the caller is."""
-        allow(caller(), Action.CREATE, Thing(Noun.WORKSPACE))
+        allow(caller(), Action.CREATE, Thing(ThingKind.WORKSPACE))
         made = platform.workspaces.create(caller(), body.name, description=body.description, everyone=body.everyone)
         return _full(platform, made.id), 201
 
@@ -74,7 +74,7 @@ def _add_members(api: APIBlueprint, platform: Platform) -> None:
         """End a membership; everybody may leave."""
         leaves = path.user == caller().name
         if leaves:
-            allow(caller(), Action.CHANGE, Thing(Noun.USER, owner=path.user))
+            allow(caller(), Action.CHANGE, Thing(ThingKind.USER, owner=path.user))
         found = _find(platform, path.ref, Action.READ if leaves else Action.SHARE)
         answer = _full(platform, found)
         platform.workspaces.remove_member(found, path.user)

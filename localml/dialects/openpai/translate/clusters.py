@@ -9,7 +9,7 @@ from localml.core.capacity.pools import PoolInfo
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, Noun
+from localml.core.people.rights import Action, ThingKind
 from localml.dialects.openpai.errors import missing_cluster
 from localml.platform import Platform
 
@@ -34,7 +34,7 @@ def usable_pool(platform: Platform, caller: Caller, cluster: str) -> str:
         return path
     if "/" in cluster or path not in {pool.name for pool in platform.pools.list()}:
         raise invalid("virtualCluster", f"could not find virtual cluster {cluster}")
-    pool = Thing(Noun.POOL, path, cluster, granted=path in platform.pools.grants(caller.id))
+    pool = Thing(ThingKind.POOL, path, cluster, granted=path in platform.pools.grants(caller.id))
     if not may(caller, Action.USE, pool):
         raise LocalmlError(Code.FORBIDDEN, f"virtualCluster: {caller.name} may not use {cluster}")
     return path
