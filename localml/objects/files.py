@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
@@ -47,17 +47,23 @@ def folder_handle(root: Path, parts: tuple[str, ...], *, create: bool = False) -
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for part in parts:
-            if create:
-                try:
-                    os.mkdir(part, dir_fd=handle)
-                except FileExistsError:
-                    pass
-            deeper = os.open(part, _FOLDER, dir_fd=handle)
+            deeper = _open_folder(part, handle, create=create)
             os.close(handle)
             handle = deeper
         yield handle
     finally:
         os.close(handle)
+
+
+def _open_folder(name: str, parent: int, *, create: bool) -> int:
+    try:
+        return os.open(name, _FOLDER, dir_fd=parent)
+    except FileNotFoundError:
+        if not create:
+            raise
+    with suppress(FileExistsError):  # somebody else's is as good
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _FOLDER, dir_fd=parent)
 
 
 def open_regular(name: str, folder: int) -> io.BufferedReader:

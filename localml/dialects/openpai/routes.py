@@ -23,7 +23,14 @@ from localml.dialects.openpai.document import SCHEME
 from localml.dialects.openpai.errors import missing_job
 from localml.dialects.openpai.translate.answers import status, summary
 from localml.dialects.openpai.translate.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
-from localml.dialects.openpai.translate.jobs import DIALECT, WORKSPACE, check_cluster, job_spec, output_folder
+from localml.dialects.openpai.translate.jobs import (
+    DIALECT,
+    WORKSPACE,
+    check_cluster,
+    folders_of,
+    job_spec,
+    output_folder,
+)
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
 from localml.dialects.openpai.translate.users import need, upsert
 
@@ -231,7 +238,8 @@ def _job(path: schemas.JobPath) -> Full:
 def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | None = None) -> None:
     pool = usable_pool(platform(), who, job.virtualCluster or DEFAULT)
     with renamed(**MEMBERS):
-        spec = job_spec(platform(), job, user=who.name)
+        folders = folders_of(job, user=who.name)
+        spec = job_spec(platform(), job, folders, user=who.name)
         submission = Submission(
             name=job.jobName,
             spec=spec,
@@ -244,7 +252,7 @@ def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | Non
             replaces=replaces,
         )
         check_cluster(platform(), pool, spec)
-        with output_folder(platform(), job, user=who.name):
+        with output_folder(platform(), folders["outputDir"]):
             platform().workloads.submit(submission)
 
 

@@ -40,7 +40,7 @@ Images are the user's own and hold no launcher of ours; a shell is all that they
 """
 
 
-def folders_of(job: JobConfig, *, user: str, cluster: str) -> dict[str, str]:
+def folders_of(job: JobConfig, *, user: str) -> dict[str, str]:
     """The job's directories and ``authFile`` as URIs: references expanded, empty where there is none.
 
     A plain path is one of the default file system.
@@ -48,7 +48,7 @@ def folders_of(job: JobConfig, *, user: str, cluster: str) -> dict[str, str]:
     values = {
         "PAI_DEFAULT_FS_URI": DEFAULT_FS,
         "PAI_JOB_NAME": job.jobName,
-        "PAI_JOB_VC_NAME": cluster,
+        "PAI_JOB_VC_NAME": job.virtualCluster or DEFAULT,
         "PAI_USER_NAME": user,
         "jobName": job.jobName,
     }
@@ -69,15 +69,17 @@ def expand_references(text: str, values: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda found: values.get(found[1] or found[2], found[0]), text)
 
 
-def job_spec(platform: Platform, job: JobConfig, *, user: str) -> WorkloadSpec:
+def job_spec(platform: Platform, job: JobConfig, folders: Mapping[str, str], *, user: str) -> WorkloadSpec:
     """What to run for a job.
+
+    Args:
+        folders: those of :func:`folders_of`.
 
     Raises:
         LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
             no machine has, ``TOO_LARGE`` for too much code.
     """
     cluster = job.virtualCluster or DEFAULT
-    folders = folders_of(job, user=user, cluster=cluster)
     code = _checked_folders(platform, folders)
     env = job_env(job, folders, user=user, cluster=cluster)
     auth = folders["authFile"] or None
@@ -126,9 +128,9 @@ def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError
 
 def _checked_folders(platform: Platform, folders: Mapping[str, str]) -> str:
     """Refuse what cannot be read; the path of the code below the buckets, empty if the job has none."""
-    for name in ("dataDir", "outputDir"):
-        if folders[name]:
-            platform.buckets.path(folders[name], field=name)
+    if folders["dataDir"]:
+        platform.buckets.path(folders["dataDir"], field="dataDir")
+    platform.buckets.parse(folders["outputDir"], field="outputDir")  # where it leads is looked at when it is made
     if folders["authFile"]:
         read_registry_auth(platform.buckets, folders["authFile"], field="authFile")
     uri = folders["codeDir"]
@@ -155,12 +157,11 @@ def check_cluster(platform: Platform, pool: str, spec: WorkloadSpec) -> None:
 
 
 @contextmanager
-def output_folder(platform: Platform, job: JobConfig, *, user: str) -> Iterator[None]:
-    """Make the job's output folder, open to whatever user its image runs as; one that exists is left as it is.
+def output_folder(platform: Platform, uri: str) -> Iterator[None]:
+    """Make a job's output folder, open to whatever user its image runs as; one that exists is left as it is.
 
     A new one is removed again when the block, which submits the job, fails.
     """
-    uri = folders_of(job, user=user, cluster=job.virtualCluster or DEFAULT)["outputDir"]
     new = platform.buckets.make_folder(uri, field="outputDir", shared=True)
     try:
         yield
