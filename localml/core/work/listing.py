@@ -32,7 +32,7 @@ MAX_PAGE: Final = 1000
 _FEW: Final = 1000  # of 100,000: to sort so many takes as long as to walk until fifty are found
 _SOME: Final = 3 * _FEW  # of which the other filters may leave few
 _STEPS: Final = 60_000  # instructions of SQLite's machine: some milliseconds, thousands of rows
-_PROBE_STEPS: Final = 40_000
+_PROBE_STEPS: Final = 20_000
 _PARTS: Final = 20  # SQLite counts on from a statement's earlier runs: its first call comes any number of steps early
 _EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 
@@ -185,7 +185,7 @@ def _through(session: Session, query: Query) -> Collection[str] | None:
     alone = _conditions(query)
     through: Collection[str] = alone
     if len(alone) > 1:
-        counts = {name: _count(session, _SOME, conditions) for name, conditions in alone.items()}
+        counts = {name: _count(session, _SOME, conditions, None) for name, conditions in alone.items()}
         narrowest = min(counts, key=counts.__getitem__)
         if counts[narrowest] > _SOME:
             return None
@@ -194,11 +194,13 @@ def _through(session: Session, query: Query) -> Collection[str] | None:
     return through if filters and _count(session, _FEW, filters) <= _FEW else None
 
 
-def _count(session: Session, most: int, filters: Sequence[ColumnElement[bool]]) -> int:
+def _count(
+    session: Session, most: int, filters: Sequence[ColumnElement[bool]], steps: int | None = _PROBE_STEPS
+) -> int:
     """How many rows pass; one more than ``most`` if more do, or if it takes long to find out."""
     probe = select(col(Workload.id)).where(*filters).limit(most + 1).subquery()
     found = None
-    with _at_most(session, _PROBE_STEPS):
+    with _at_most(session, steps):
         found = session.execute(select(func.count()).select_from(probe)).scalar()
     return most + 1 if found is None else int(found)
 
