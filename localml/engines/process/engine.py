@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -48,6 +49,7 @@ from localml.engines.process.exits import ExitWatcher, Watched
 from localml.engines.process.folder import UNFINISHED, PlanRecord, ReplicaDir
 from localml.engines.process.plan import Environments, LaunchMaker
 from localml.engines.process.spawn import Spawner
+from localml.engines.process.writes import WriteWatcher
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ class ProcessEngine:
         self._hints = Hints()
         self._closed = threading.Event()
         self._exits = ExitWatcher(self._on_exit)
+        self._writes = WriteWatcher()
         self._prepare_root()
 
     def nodes(self) -> tuple[NodeInfo, ...]:
@@ -224,7 +227,10 @@ class ProcessEngine:
         """See :meth:`Engine.logs`."""
         if self.inspect(name).phase is Phase.GONE:
             return iter(())
-        return process_io.read_logs(self._folder(name).path, since, lambda wait: self._is_over(name, wait), follow)
+        folder = self._folder(name).path
+        return process_io.read_logs(
+            folder, since, lambda: self._is_over(name, 0.0), follow, partial(self._writes.watch, name)
+        )
 
     def stats(self, name: str) -> Usage | None:
         """See :meth:`Engine.stats`. Memory is the sum of resident sizes, so shared pages count more than once."""
@@ -274,6 +280,7 @@ class ProcessEngine:
         """End the watching. Replicas and their supervisors go on."""
         self._closed.set()
         self._exits.close()
+        self._writes.close()
         while self._spares:
             self._spares.popleft().delete()
         self._spawner.close()
@@ -368,6 +375,7 @@ class ProcessEngine:
             self._observe(name)
         if notes := folder.notes():
             _log.warning("%s: %s", name, notes.strip())
+        self._writes.wake(name)
         self._hints.tell(name)
 
     def _is_over(self, name: str, wait: float) -> bool:

@@ -6,8 +6,10 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import psutil
@@ -16,38 +18,52 @@ from localml.engines.base import STREAMS, EngineError, ExecResult, LogChunk, Str
 from localml.engines.process.supervisor import start_ticks
 
 _CHUNK = 1 << 16
-_WAIT_MIN, _WAIT_MAX = 0.01, 0.2
+_GATHER, _WAIT = 0.001, 0.2
 
 
 def read_logs(
-    folder: Path, since: Mapping[Stream, int], is_over: Callable[[float], bool], follow: bool
+    folder: Path,
+    since: Mapping[Stream, int],
+    is_over: Callable[[], bool],
+    follow: bool,
+    watch: Callable[[Iterable[Path]], AbstractContextManager[threading.Event]],
 ) -> Iterator[LogChunk]:
     """Both output files after ``since``.
 
     Args:
-        is_over: waits up to so many seconds for the end of the replica and says whether it has ended; asked
-            before a look at the files, so that the look after a yes is complete.
-        follow: go on until it is over. Waits grow from 10 to 200 ms while nothing comes; the end wakes at once.
+        is_over: whether the replica has ended; asked before a look at the files, so that the look after a yes is
+            complete.
+        follow: go on until it is over.
+        watch: gives an event that is set when something is written to one of the files, or the replica ends. Should
+            the kernel not tell of a write, it is found within 200 ms.
     """
     with contextlib.ExitStack() as stack:
+        paths = [folder / stream for stream in STREAMS]
         try:
-            files = {stream: stack.enter_context(open(folder / stream, "rb", buffering=0)) for stream in STREAMS}
+            opened = [stack.enter_context(open(path, "rb", buffering=0)) for path in paths]
         except FileNotFoundError:
             return
+        files = dict(zip(STREAMS, opened, strict=True))
         for stream, file in files.items():
             file.seek(max(0, since.get(stream, 0)))
-        wait = 0.0
+        news = stack.enter_context(watch(paths)) if follow else None
         while True:
-            over = not follow or is_over(wait)
-            quiet = True
+            if news is not None:
+                news.clear()
+            over = news is None or is_over()
+            size = 0
             for stream, file in files.items():
                 if data := file.read(_CHUNK):  # one chunk of each in turn: a busy stream must not hide the other
-                    quiet = False
-                    at = time.time() if follow and not over else os.fstat(file.fileno()).st_mtime
+                    size = max(size, len(data))
+                    at = os.fstat(file.fileno()).st_mtime if over else time.time()
                     yield LogChunk(stream, data, at)
-            if over and quiet:
+            if over and not size:
                 return
-            wait = min(_WAIT_MAX, max(_WAIT_MIN, wait * 1.5)) if quiet else _WAIT_MIN
+            if news is not None and not over and size < _CHUNK:
+                if size:
+                    time.sleep(_GATHER)  # who writes line by line is not read line by line
+                else:
+                    news.wait(_WAIT)
 
 
 def usage_below(pid: int) -> Usage | None:
