@@ -19,7 +19,7 @@ from localml.core.events.tables import Event
 from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
-from localml.core.sql import insert_row
+from localml.core.sql import insert_row, read_rows
 from localml.core.subjects import Parent, Subject
 from localml.core.tallies import count_workloads
 from localml.core.work import listing
@@ -212,6 +212,14 @@ class Workloads:
         if row is None:
             raise not_found("workload", number)
         return row
+
+    def state(self, number: int) -> State:
+        """A workload's state: all that somebody who waits for it asks, at every change of it."""
+        with self._store.read_raw() as connection:
+            found = list(read_rows(connection, Workload, ("state",), "id = ?", (number,)))
+        if not found:
+            raise not_found("workload", number)
+        return State(found[0][0])
 
     def glance(self, number: int) -> tuple[State, int]:
         """A workload's state, and how many attempts there are: all that a follower asks at every line."""

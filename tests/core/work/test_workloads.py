@@ -81,6 +81,14 @@ def test_a_workload_is_found_by_name_or_number(rig: Rig) -> None:
         rig.workloads.named("b")
 
 
+def test_a_state_is_told_by_number(rig: Rig) -> None:
+    number = rig.submit("a", job(1))
+    assert rig.workloads.state(number) is State.QUEUED
+    with pytest.raises(LocalmlError) as refused:
+        rig.workloads.state(number + 1)
+    assert refused.value.code is Code.NOT_FOUND
+
+
 def test_stopping_twice_is_told_once(rig: Rig) -> None:
     number = rig.submit("a")
     rig.workloads.stop(number, ME)

@@ -78,7 +78,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         number = waited_for() or find(platform, caller(), path.ref).row.id or 0
 
         def over() -> bool:
-            return platform.workloads.row(number).state in TERMINAL
+            return platform.workloads.state(number) in TERMINAL
 
         held = hold_until(platform.feed, Subject.workload(number), over, query.timeout)
         return held or _full(platform, platform.workloads.get(number))
