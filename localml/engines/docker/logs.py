@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from urllib.parse import quote
@@ -217,12 +217,15 @@ class LogStream(Iterator[LogChunk]):
     def _missed(self, cursor: Cursor, ended_at: float) -> Iterator[LogChunk]:
         """What following did not give of an ended container's log.
 
-        The last messages are enough if the last one given is found among them, once; if not, all are read again.
+        The last messages are enough if the last one given is found among them, once, or if none was given and there
+        are no others; if not, all are read again.
         """
         window = list(self._messages(follow=False, tail=str(_WINDOW)))
         places = [at for at, message in enumerate(window) if message == self._last]
         if len(places) == 1:
-            rest: Iterator[Message] = iter(window[places[0] + 1 :])
+            rest: Iterable[Message] = window[places[0] + 1 :]
+        elif self._last is None and len(window) < _WINDOW:
+            rest = window
         else:
             cursor, rest = self._cursor(), self._messages(follow=False)
         for message in rest:

@@ -11,9 +11,10 @@ from helpers.engine_kits import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localml.engines.base import LogChunk, Observed, ReplicaPlan, Stream
+from localml.engines.base import LogChunk, Observed, Phase, ReplicaPlan, Stream
 from localml.engines.docker import DockerEngine
-from localml.engines.docker.logs import PART, Cursor, LineJoiner, Message, read_frames
+from localml.engines.docker.daemon import Daemon
+from localml.engines.docker.logs import _WINDOW, PART, Cursor, LineJoiner, LogStream, Message, read_frames
 
 LONG = b"x" * PART + b"\n" + b"y" * 50_000 + b"\n" + b"\n" + b"z" * (PART - 1) + b"\n" + b"w" * (PART + 1) + b"\n"
 
@@ -87,6 +88,27 @@ def test_frames_cut_short_are_left_out() -> None:
         return body[at - size : at]
 
     assert list(read_frames(read)) == [("stdout", b"hi")]
+
+
+@pytest.mark.parametrize("lines", [0, 1, _WINDOW - 1, _WINDOW, _WINDOW + 1])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_following_did_not_give_comes_when_the_container_has_ended(
+    lines: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = b"2026-01-01T00:00:00.000000001Z"
+    written = [Message("stdout", stamp, b"line %d\n" % number) for number in range(lines)]
+
+    def messages(_: LogStream, *, follow: bool, tail: str = "all") -> Iterator[Message]:
+        if follow:
+            return iter(written[: round(lines * share)])
+        return iter(written if tail == "all" else written[-int(tail) :])
+
+    monkeypatch.setattr(LogStream, "_messages", messages)
+    monkeypatch.setattr(LogStream, "_state", lambda _: (Phase.EXITED, 0.0))
+    daemon = Daemon()
+    monkeypatch.setattr(daemon, "info", lambda: {"ServerVersion": "20.10.24"})
+    output = joined(LogStream(daemon, "any", {}, follow=True))
+    assert output["stdout"] == b"".join(message.data for message in written)
 
 
 @pytest.mark.docker
