@@ -73,10 +73,6 @@ class Picture:
         self._dependents: dict[int, set[int]] = {}
         self._due: list[tuple[float, int]] = []
 
-    def unit(self, number: int) -> Unit | None:
-        """A workload of the picture."""
-        return self.waiting.get(number) or self.live.get(number)
-
     def refresh(self, now: float) -> News:
         """Take in what was committed since the last time, and who need not wait for the clock any more."""
         taken = self._changes.take()
