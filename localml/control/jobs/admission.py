@@ -111,8 +111,6 @@ class Pass:
 
     def consider(self, job: Waiting) -> Placement | Reason:
         """The next one in the queue: its place, or why it waits."""
-        if job.hold:
-            return Reason("hold", job.hold)
         closed = self.closed.get(job.line)
         if closed is not None:
             return closed[1]

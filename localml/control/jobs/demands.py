@@ -91,7 +91,7 @@ Line = tuple[str, Shape, float | None]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A queued workload. ``hold`` is a reason that keeps it from being looked at (backoff, a dependency)."""
+    """A queued workload that nothing but others keeps from starting."""
 
     id: int
     name: str
@@ -99,7 +99,6 @@ class Waiting:
     priority: int
     shape: Shape
     time_limit: float | None = None
-    hold: str = ""
 
     @property
     def rank(self) -> Rank:

@@ -72,10 +72,6 @@ class Observations:
         if known is None or known.phase is not Phase.EXITED:
             self._known[observed.name] = observed
 
-    def forget(self, name: str) -> None:
-        """A container that was removed."""
-        self._known.pop(name, None)
-
     def get(self, name: str) -> Observed | None:
         """The last answer about a container; None when nothing is known."""
         found = self._known.get(name)

@@ -183,17 +183,20 @@ class Picture:
             self.live[row.id] = unit
 
     def _enqueue(self, unit: Unit, now: float) -> None:
-        row = unit.row
-        if row.desired is Desired.RUN and not self.hold(unit, now):
+        if self._stands(unit, now):
             self.queue.add(self.as_waiting(unit))
         else:
-            self.queue.remove(row.id)
+            self.queue.remove(unit.row.id)
 
-    def as_waiting(self, unit: Unit, hold: str = "") -> Waiting:
+    def _stands(self, unit: Unit, now: float) -> bool:
+        """Whether a waiting workload belongs in the queue."""
+        return unit.row.desired is Desired.RUN and not self.hold(unit, now)
+
+    def as_waiting(self, unit: Unit) -> Waiting:
         """A waiting workload as admission wants it."""
         row = unit.row
         limit = self.specs.spec(row.id).time_limit
-        return Waiting(row.id, row.name, row.pool, row.priority, self.specs.shape(row.id), limit, hold)
+        return Waiting(row.id, row.name, row.pool, row.priority, self.specs.shape(row.id), limit)
 
     def _pop_due(self, now: float) -> set[int]:
         found = set()
@@ -234,7 +237,7 @@ class Picture:
         expected = {
             number: self.as_waiting(unit)
             for number, unit in self.waiting.items()
-            if number not in due and unit.row.desired is Desired.RUN and not self.hold(unit, now)
+            if number not in due and self._stands(unit, now)
         }
         found = {number: job for number, job in self.queue.jobs.items() if number not in due}
         return {one for one in expected.keys() | found.keys() if expected.get(one) != found.get(one)}

@@ -16,12 +16,12 @@ def place(shape: Shape, nodes: Iterable[Node], *, spread: bool = False) -> Place
     Whole devices go to the first free ones, so that fractions stay together; a fraction goes to the fullest device
     that still has room.
     """
-    rooms = [_Room(node) for node in nodes if not node.closed]
-    fitting = [(room, grants) for room in rooms if (grants := _together(shape, room)) is not None]
+    open_ones = [node for node in nodes if not node.closed]
+    fitting = [(node, grants) for node in open_ones if (grants := _together(shape, _Room(node))) is not None]
     if fitting:
-        _, grants = min(fitting, key=lambda one: one[0].free_gpus)
+        _, grants = min(fitting, key=lambda one: sum(slot.free for slot in one[0].gpus))
         return Placement(grants)
-    return _divided(shape.demands, rooms) if spread and shape.replicas > 1 else None
+    return _divided(shape.demands, [_Room(node) for node in open_ones]) if spread and shape.replicas > 1 else None
 
 
 class _Room:
@@ -34,10 +34,6 @@ class _Room:
         self.types = {slot.uuid: slot.type for slot in node.gpus}
         self.replicas = node.replicas
         self.most = node.max_replicas
-
-    @property
-    def free_gpus(self) -> float:
-        return sum(self.gpus.values())
 
     def crowded(self, more: int) -> bool:
         return bool(self.replicas) and self.replicas + more > self.most
@@ -61,11 +57,10 @@ def _largest_first(demands: Sequence[Demand]) -> list[Demand]:
 def _together(shape: Shape, room: _Room) -> tuple[Grant, ...] | None:
     if not room.free.has(shape.need) or room.crowded(shape.replicas):
         return None
-    trial = _copy(room)
     grants: list[Grant] = []
     for demand in _largest_first(shape.demands):
         for index in range(demand.count):
-            grant = trial.put(demand, index)
+            grant = room.put(demand, index)
             if grant is None:
                 return None
             grants.append(grant)
@@ -92,19 +87,6 @@ def _anywhere(demand: Demand, need: Amount, index: int, rooms: list[_Room]) -> G
                 room.free = room.free.minus(need)
                 return grant
     return None
-
-
-def _copy(room: _Room) -> _Room:
-    twin = _Room.__new__(_Room)
-    twin.name, twin.free, twin.types, twin.replicas, twin.most = (
-        room.name,
-        room.free,
-        room.types,
-        room.replicas,
-        room.most,
-    )
-    twin.gpus = dict(room.gpus)
-    return twin
 
 
 def _choose(

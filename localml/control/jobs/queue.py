@@ -25,13 +25,12 @@ class Queue:
         self.jobs[job.id] = job
         insort(self.lines.setdefault(job.line, []), job.rank)
 
-    def remove(self, number: int) -> bool:
-        """Whether it was there."""
+    def remove(self, number: int) -> None:
+        """One less, if it was there."""
         job = self.jobs.pop(number, None)
         if job is None:
-            return False
+            return
         ranks = self.lines[job.line]
         del ranks[bisect_left(ranks, job.rank)]
         if not ranks:
             del self.lines[job.line]
-        return True
