@@ -151,8 +151,7 @@ class Platform:
             changed=self._changed,
         )
         self._possible = Possible(self.mounts, self.sealer, self.hardware)
-        nudge = self.hardware.nudge = self.reconciler.nudge
-        self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell, nudge=nudge)
+        self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed)
         self.restarts = Restarts(self.instances)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -48,7 +47,7 @@ class Size:
 
 
 class Hardware:
-    """One machine. ``nudge`` is called when something may start that could not before."""
+    """One machine."""
 
     def __init__(self, db: Database, gpus: Inventory, clock: Clock, size: Size) -> None:
         self._db = db
@@ -56,7 +55,6 @@ class Hardware:
         self._clock = clock
         self._size = size
         self._by_uuid = {gpu.uuid: gpu for gpu in gpus.devices()}
-        self.nudge: Callable[[], None] = lambda: None
 
     def machine(self) -> Machine:
         """Size of the machine as admission sees it: declared or real, GPUs that others use left out."""
@@ -131,7 +129,6 @@ class Hardware:
             record_event(session, PLATFORM, f"Gpu{what.capitalize()}", f"GPU {uuid} is {what}: {reason}", now=now)
 
         self._db.write(act)
-        self.nudge()
 
     def unmark_gpu(self, uuid: str) -> None:
         """Give this GPU work again."""
@@ -143,7 +140,6 @@ class Hardware:
                 record_event(session, PLATFORM, "GpuUndrained", f"GPU {uuid} takes work again", now=self._clock.now())
 
         self._db.write(act)
-        self.nudge()
 
     def find_gpu(self, label: str) -> Gpu:
         """A GPU by UUID, by the start of it, or by index."""
@@ -174,7 +170,6 @@ class Hardware:
                 record_event(session, PLATFORM, "Undrained", "the machine takes work again", now=self._clock.now())
 
         self._db.write(act)
-        self.nudge()
 
     def drained(self) -> NodeMark | None:
         """The mark of a drained machine."""

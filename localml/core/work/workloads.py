@@ -66,7 +66,6 @@ class Workloads:
     Args:
         check: asked before a submission is stored; raises when the machine never has that much.
         changed: told the id of every workload that a call changed; wakes followers.
-        nudge: wakes the control loop after a commit.
     """
 
     def __init__(
@@ -76,13 +75,11 @@ class Workloads:
         *,
         check: Callable[[Submission], None] = lambda _: None,
         changed: Callable[[int], None] = lambda _: None,
-        nudge: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._check = check
         self._changed = changed
-        self._nudge = nudge
 
     def submit(self, submission: Submission, *, also: Callable[[Session, int], None] = lambda *_: None) -> int:
         """Store a workload and queue it; returns its id once that is on disk.
@@ -129,7 +126,6 @@ class Workloads:
             return number
 
         number = self._store.write(act)
-        self._nudge()
         return number, values
 
     def _values(self, submission: Submission) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -340,9 +336,8 @@ class Workloads:
         return row
 
     def told(self, number: int) -> None:
-        """A wish about this workload was written: wake who carries it out, and who follows it."""
+        """A wish about this workload was written: wake who follows it. Who carries it out is told by the commit."""
         self._changed(number)
-        self._nudge()
 
     def hide(self, session: Session, number: int, caller: Caller) -> Workload:
         """:meth:`delete` as a part of another transaction; :meth:`told` comes after it."""
