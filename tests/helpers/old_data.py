@@ -23,6 +23,7 @@ from helpers.models import serving_server, times
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient, role
 from helpers.rig import wait_until
+from localml.client import Client
 from localml.store.schema import HEAD
 from localml.testing import Localml
 
@@ -99,7 +100,7 @@ def people_and_pools(server: Localml) -> None:
     """Users of all kinds, with keys, tokens and grants; pools with limits."""
     client, openpai = server.client, Callers(server).openpai
     client.create_user("bob", "bob's secret")
-    client.create_token("bob", lifetime=3600.0 * 24 * 365 * 50)
+    _work_of(server, client.create_token("bob", lifetime=3600.0 * 24 * 365 * 50), "bobs")
     client.create_user("root2", "root's secret", admin=True)
     client.set_limits("default/team", cpu=64, gpu=1, memory=1 << 40)
     client.set_limits("openpai/vc1", cpu=64, gpu=2)
@@ -109,7 +110,15 @@ def people_and_pools(server: Localml) -> None:
     granted = openpai.put("/user/pia/virtualClusters", {"virtualClusters": "vc1,vc2"})
     assert granted.status == 201, granted.data
     client.create_user("left", "left's secret")
+    _work_of(server, client.create_token("left"), "lefts")
     server.platform.identity.remove_user("left")
+
+
+def _work_of(server: Localml, token: str, name: str) -> None:
+    """A job of somebody else than the administrator, and an object."""
+    client = Client(server.url, token)
+    client.put(f"s3://{name}/data.txt", b"theirs")
+    client.run(["echo", name], name=name, wait=True)
 
 
 def native_jobs(callers: Callers) -> None:
