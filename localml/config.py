@@ -19,6 +19,11 @@ ENGINES = ("auto", "docker", "process", "fake")
 DEFAULT_PORT = 7070
 DEFAULT_GATEWAY_PORT = 7071
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+OPENABLE = {
+    "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
+    "stop and delete runs and read their output, in the administrator's name",
+}
+"""What ``--open`` can name, and what is said of it at the start."""
 
 
 def default_data() -> Path:
@@ -34,6 +39,8 @@ class Config:
     ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``hosts`` are further names under which this server may be called (Host header).
+    ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
+    (``dialects/kit/open.py``).
     """
 
     data: Path
@@ -49,7 +56,14 @@ class Config:
     max_replicas: int = 0
     threads: int = 32
     hosts: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
+    closed: bool = False
     cache: Path = Path()
+
+    @property
+    def opened(self) -> list[str]:
+        """What is open because somebody asked for it, a sentence for each."""
+        return [OPENABLE[name] for name in self.open]
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -58,6 +72,11 @@ class Config:
             raise invalid("port", f"must be between 0 and 65535, not {self.port}")
         if not self.auth and self.host not in LOOPBACK:
             raise invalid("no-auth", f"is only allowed on loopback, not on {self.host}")
+        unknown = [name for name in self.open if name not in OPENABLE]
+        if unknown:
+            raise invalid("open", f"must be {' or '.join(OPENABLE)}, not {unknown[0]!r}")
+        if self.open and self.closed:
+            raise invalid("closed", "cannot be together with open")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
 
@@ -85,6 +104,17 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     return replace(Config(data=values.pop("data")), **values)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _truth(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() not in words:
+        raise ValueError(f"must be one of {', '.join(words)}")
+    return words[text.lower()]
+
+
 _FROM_ENVIRONMENT: dict[str, Any] = {
     "data": Path,
     "host": str,
@@ -97,5 +127,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "cpu_overcommit": float,
     "max_replicas": int,
     "threads": int,
-    "hosts": lambda text: tuple(one.strip() for one in text.split(",") if one.strip()),
+    "hosts": _names,
+    "open": _names,
+    "closed": _truth,
 }

@@ -152,6 +152,7 @@ class Server:
                 "engine": self.platform.engine.name,
                 "data": str(config.data),
                 "version": __version__,
+                "opened": config.opened,
             }
         )
 

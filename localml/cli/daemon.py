@@ -106,6 +106,7 @@ def _banner(server: Server) -> Banner:
         "pid": os.getpid(),
         "gpus": gpus,
         "gpu_source": platform.gpus.reason,
+        "opened": platform.config.opened,
     }
 
 

@@ -158,6 +158,8 @@ def _ports(data: Path) -> Iterator[Check]:
     if running is not None:
         words = f"runs: process {running['pid']} at {running['url']}" if running else "starts or ends just now"
         yield Check("server", Level.OK, words)
+        for opened in running.get("opened", ()):
+            yield Check("server", Level.WARN, opened, "It was started with --open; without, clients send credentials.")
         return
     config = load(data=data)
     for port in (config.port, config.gateway_port):

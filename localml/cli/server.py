@@ -38,6 +38,13 @@ def up(
     memory: Annotated[str | None, typer.Option(help="Declare another size of memory, such as 64G.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it answers; it goes on.")] = False,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody who they are; on loopback only.")] = False,
+    opens: Annotated[
+        list[str] | None,
+        typer.Option("--open", help="An API that asks nobody on this machine who they are: mlbench."),
+    ] = None,
+    closed: Annotated[
+        bool, typer.Option("--closed", help="Everything asks who calls, also what vendors leave open on a machine.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start the server."""
@@ -55,6 +62,8 @@ def up(
         cpus=cpus,
         memory=None if memory is None else parse_memory(memory),
         auth=False if no_auth else None,
+        open=tuple(opens) if opens else None,
+        closed=closed or None,
     )
     if detach:
         _show_banner(serving.start_detached(config), as_json=as_json)
@@ -77,6 +86,8 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     others = ", ".join(sorted(served() - {"native"}))
     where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
     typer.echo(f"  credentials  localml env native{where}   (or {others})")
+    for words in banner["opened"]:
+        typer.secho(f"  OPEN         {words}", fg=typer.colors.YELLOW)
     if banner.get("log"):
         typer.echo(f"  log          {banner['log']}")
         typer.echo(f"  stop it      localml down{where}")
@@ -157,6 +168,8 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
     typer.echo(f"  data       {found['data']}")
     typer.echo(f"  process    {found['pid']}, up for {format_duration(found['uptime'])}")
+    for words in found["opened"]:
+        typer.secho(f"  OPEN       {words}", fg="yellow")
     if found["drained"]:
         typer.secho(f"  drained    {found['drained']['reason']}; undo it with: localml undrain", fg="yellow")
 

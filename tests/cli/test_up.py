@@ -48,6 +48,21 @@ def test_up_status_run_down(data: Path, command: Cli) -> None:
     assert command("status").code == 2
 
 
+def test_what_is_opened_is_said_at_the_start_and_by_status_and_doctor(data: Path, command: Cli) -> None:
+    started = command(*UP, "--detach", "--open", "mlbench")
+    words = "each account and each job here may start programs"
+    assert (started.code, words in started.out) == (0, True), started.err
+    assert words in command("status").out
+    assert words in command("doctor").out
+    assert command("down").code == 0
+    closed = command(*UP, "--detach", "--closed")
+    assert (closed.code, "OPEN" in closed.out) == (0, False), closed.err
+    assert command("status", "--json").json["closed"] is True
+    for options, field in ((["--open", "openpai"], "open"), (["--open", "mlbench", "--closed"], "closed")):
+        refused = command("up", *options, "--json")
+        assert (refused.code, refused.json["error"]["field"]) == (1, field)
+
+
 def test_a_start_that_fails_says_why(data: Path, command: Cli) -> None:
     failed = command("up", "--detach", "--gpus", "simulated:1000", "--port", "0", "--engine", "process")
     assert failed.code == 1

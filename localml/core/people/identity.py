@@ -324,6 +324,19 @@ class Identity:
             raise LocalmlError(Code.UNAUTHENTICATED, "user name or password is wrong")
         return caller
 
+    def by_basic(self, name: str, secret: str) -> Caller:
+        """The user of this name, by one of its tokens (with the token's scope) or by its password: what HTTP Basic
+        carries, where clients can only be given ``http://USER:TOKEN@HOST``.
+
+        Raises:
+            LocalmlError: ``UNAUTHENTICATED``; the message does not tell which of the two is wrong.
+        """
+        with suppress(LocalmlError):
+            found = self.by_token(secret)
+            if found.name == name:
+                return found
+        return self.by_password(name, secret)
+
     def user(self, name: str) -> Caller:
         """The user of this name; ``NOT_FOUND`` if there is none."""
         found = self._users.get(name)

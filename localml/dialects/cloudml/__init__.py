@@ -28,7 +28,7 @@ from localml.dialects.cloudml.document import SECURITY_SCHEMES, complete
 from localml.dialects.cloudml.errors import render_error
 from localml.dialects.cloudml.routes.services import api as model_api
 from localml.dialects.cloudml.routes.tools import api as tool_api
-from localml.dialects.cloudml.routes.training import PUBLIC, api
+from localml.dialects.cloudml.routes.training import api
 from localml.dialects.kit import Dialect, make_app
 from localml.platform import Platform
 
@@ -42,7 +42,6 @@ DIALECT = Dialect(
     authenticate=authenticate,
     render_error=render_error,
     apis=(api, model_api, tool_api),
-    public=PUBLIC,
     security_schemes=SECURITY_SCHEMES,
     document=complete,
 )

@@ -20,6 +20,7 @@ from localml.core.people.identity import Caller
 from localml.dialects.kit.bodies import enforce, merged
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
+from localml.dialects.kit.open import opened
 from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
@@ -49,7 +50,6 @@ class Dialect:
             ``UNAUTHENTICATED``.
         render_error: HTTP status and JSON body of a failure.
         apis: the operations.
-        public: names of endpoints (``blueprint.function``) that need no caller.
         security_schemes: for the document.
         document: changes the generated document in place, for what the generator cannot say.
         max_body: bytes of a request body, unless an operation has a :func:`localml.dialects.kit.bodies.body_limit`.
@@ -65,7 +65,6 @@ class Dialect:
     authenticate: Callable[[Platform, Request], Caller]
     render_error: Callable[[LocalmlError], tuple[int, dict[str, Any]]]
     apis: tuple[Operations, ...]
-    public: frozenset[str] = frozenset()
     security_schemes: dict[str, Any] = field(default_factory=dict)
     document: Callable[[dict[str, Any]], None] = lambda _: None
     max_body: int = 1 << 20
@@ -86,13 +85,14 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.json.sort_keys = False  # type: ignore[attr-defined]
     _add_error_handlers(app, dialect)
-    public = dialect.public | {"document"}
+    api_name = dialect.name.rpartition(".")[2]
 
     def identify() -> None:
         if TOO_LARGE in request.environ:
             raise RequestEntityTooLarge
         enforce(app, request)
-        if request.endpoint is not None and request.endpoint not in public:
+        free = opened(platform.config, api_name, request)
+        if request.endpoint is not None and (free is None or free.as_admin):
             g.caller = who = dialect.authenticate(platform, request)
             if who.scope.restricts and not dialect.scoped:
                 raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")

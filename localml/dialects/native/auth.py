@@ -1,4 +1,4 @@
-"""Who calls: a bearer token, or a user name and password; and what of the platform that caller may touch."""
+"""Who calls: a bearer token, or a user name and password (or token); and what of the platform that caller may touch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def authenticate(platform: Platform, request: Request) -> Caller:
     if given is not None and given.type == "bearer" and given.token:
         return platform.identity.by_token(given.token)
     if given is not None and given.type == "basic" and given.username:
-        return platform.identity.by_password(given.username, given.password or "")
+        return platform.identity.by_basic(given.username, given.password or "")
     raise LocalmlError(
         Code.UNAUTHENTICATED, "send 'Authorization: Bearer TOKEN' or a user name and password (HTTP Basic)"
     )

@@ -22,7 +22,7 @@ from localml.dialects.kit import Dialect, make_app
 from localml.dialects.openpai.auth import authenticate
 from localml.dialects.openpai.document import SECURITY_SCHEMES, complete
 from localml.dialects.openpai.errors import render_error
-from localml.dialects.openpai.routes import PUBLIC, api
+from localml.dialects.openpai.routes import api
 from localml.dialects.openpai.translate.clusters import DEFAULT, pool_of
 from localml.dialects.openpai.translate.jobs import WORKSPACE
 from localml.platform import Platform
@@ -37,7 +37,6 @@ DIALECT = Dialect(
     authenticate=authenticate,
     render_error=render_error,
     apis=(api,),
-    public=PUBLIC,
     security_schemes=SECURITY_SCHEMES,
     document=complete,
     takes_forms=True,

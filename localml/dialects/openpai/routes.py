@@ -39,18 +39,6 @@ MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "
 api = Operations("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
 OPEN: list[dict[str, list[Any]]] = [{}]
 AUTHORIZED: ResponseDict = {401: schemas.Error}
-PUBLIC = frozenset(
-    f"openpai.{name}"
-    for name in (
-        "issue_token",
-        "list_jobs",
-        "get_job_status",
-        "get_job_config",
-        "get_job_ssh",
-        "list_virtual_clusters",
-        "get_virtual_cluster",
-    )
-)
 
 
 @api.post(

@@ -12,6 +12,7 @@ from cryptography.fernet import InvalidToken
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Identity
+from localml.core.people.scopes import Scope
 from localml.core.people.secrets import Vault
 from localml.store.database import Database
 from localml.store.schema import prepare
@@ -88,6 +89,19 @@ def test_wrong_password_and_unknown_user_sound_the_same(identity: Identity) -> N
             identity.by_password(name, password)
         messages.add(caught.value.message)
     assert len(messages) == 1
+
+
+def test_basic_takes_a_token_of_that_user_with_its_scope_or_the_password(identity: Identity) -> None:
+    ada, bob = (identity.create_user(name, f"{name}-password") for name in ("ada", "bob"))
+    scope = Scope.of(["workload:read"])
+    token = identity.create_token(ada, scope=scope)
+    assert identity.by_basic("ada", token).scope == scope
+    assert not identity.by_basic("ada", "ada-password").scope.restricts
+    for name, secret in (("bob", token), ("ada", "bob-password"), ("nobody", token), ("ada", "")):
+        with pytest.raises(LocalmlError) as refusal:
+            identity.by_basic(name, secret)
+        assert refusal.value.code is Code.UNAUTHENTICATED
+    assert identity.by_basic("bob", identity.create_token(bob)).name == "bob"
 
 
 def test_a_changed_password_replaces_the_old_one(identity: Identity) -> None:

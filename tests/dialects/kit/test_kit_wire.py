@@ -19,6 +19,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
 from localml.dialects.kit import Dialect, Operations, caller, make_app, platform
 from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.open import TABLE, Group, Open
 from localml.dialects.kit.wire import parse_json
 from localml.engines.fake.engine import FakeEngine
 from localml.httpd.server import HttpServer
@@ -100,7 +101,6 @@ ACME = Dialect(
     authenticate=_authenticate,
     render_error=_render,
     apis=(api,),
-    public=frozenset({"acme.public"}),
     max_body=1000,
     takes_forms=True,
 )
@@ -109,7 +109,10 @@ ACME = Dialect(
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     opened = Platform(Config(tmp_path_factory.mktemp("data"), engine="fake", gpus="none"), engine=FakeEngine())
-    yield make_app(ACME, opened)
+    rows = [Open("test_kit_wire", name, Group.DOCUMENTS, "a test") for name in ("acme.public", "document")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("localml.dialects.kit.open.TABLE", (*TABLE, *rows))
+        yield make_app(ACME, opened)
     opened.close()
 
 

@@ -45,7 +45,6 @@ api = Operations(
     abp_security=[{SCHEME: []}],
 )
 SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}
-PUBLIC = frozenset({"cloudml.list_frameworks", "cloudml.post_frameworks"})
 
 
 @api.get(

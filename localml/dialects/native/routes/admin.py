@@ -48,6 +48,8 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "started_at": platform.started_at,
             "uptime": max(0.0, platform.clock.now() - platform.started_at),
             "auth": platform.config.auth,
+            "opened": platform.config.opened,
+            "closed": platform.config.closed,
             "engine_up": not platform.reconciler.engine_down,
             "counts": counts,
             "gpus": gpus(platform),
