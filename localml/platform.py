@@ -136,6 +136,7 @@ class Platform:
             buckets=self.buckets,
             catalog=self.catalog,
             sealer=self.sealer,
+            run_token=self.identity.run_token,
         )
 
     def _open_work(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from localml.control.jobs.snapshot import AttemptRow
@@ -42,12 +42,20 @@ def address_of(spec: WorkloadSpec, role: str, index: int, *, names_resolve: bool
     return host_of(spec, role, index) if names_resolve and is_gang(spec) else LOOPBACK
 
 
-def expanded(spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], *, names_resolve: bool) -> dict[str, str]:
+def expanded(
+    spec: WorkloadSpec,
+    one: AttemptRow,
+    gang: Iterable[AttemptRow],
+    *,
+    names_resolve: bool,
+    token: Callable[[], str] = lambda: "",
+) -> dict[str, str]:
     """The environment of a replica's role with its placeholders replaced; see :mod:`localml.core.work.placeholders`.
 
     Args:
         gang: all attempts of the same try, with their ports.
         names_resolve: whether the engine gives replicas names of their own.
+        token: makes the workload's own one.
     """
     members = sorted(gang, key=lambda attempt: attempt.index)
     where = partial(address_of, spec, names_resolve=names_resolve)
@@ -56,6 +64,8 @@ def expanded(spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], *,
         role = found.role or one.role
         if found.kind == "index":
             return str(one.index)
+        if found.kind == "token":
+            return token()
         if found.kind == "host":
             return where(role, one.index if found.index is None else found.index)
         if found.kind == "port":

@@ -32,6 +32,10 @@ def _no_secrets(row: WorkloadRow, sealed: str) -> str:
     raise EngineError(f"{row.name} has secret variables, and there is no key to open them")
 
 
+def _no_run_token(number: int) -> str:
+    raise EngineError(f"workload {number} asks for its token, and there is no key to make it with")
+
+
 def _no_registry_auth(uri: str) -> RegistryAuth:
     raise LocalmlError(Code.INVALID, f"registry_auth: {uri} cannot be read here", field="registry_auth")
 
@@ -43,7 +47,8 @@ class Site:
     ``mount_source`` turns a mount's source into a folder of this machine; ``our_image`` tells whether an image is
     one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
     that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
-    ``registry_auth`` reads the credentials for an image from the object that a role names.
+    ``registry_auth`` reads the credentials for an image from the object that a role names. ``run_token`` makes the
+    token of a workload, which is in no spec.
     """
 
     install: str
@@ -59,6 +64,7 @@ class Site:
     host_cpus: float
     unseal: Callable[[WorkloadRow, str], str] = _no_secrets
     registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
+    run_token: Callable[[int], str] = _no_run_token
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -82,7 +88,9 @@ def build(
     resources = role.resources
     buckets = BUCKETS_IN_CONTAINER if site.capabilities.mounts else str(site.buckets)
     env = {
-        **expanded(spec, one, gang, names_resolve=site.capabilities.names_resolve),
+        **expanded(
+            spec, one, gang, names_resolve=site.capabilities.names_resolve, token=lambda: site.run_token(row.id)
+        ),
         **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
         "LOCALML_WORKLOAD": str(row.id),
         "LOCALML_NAME": row.name,

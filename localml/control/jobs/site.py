@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 
 from localml.config import LOOPBACK, Config
@@ -32,6 +33,7 @@ def open_site(
     buckets: Buckets,
     catalog: Catalog,
     sealer: Sealer,
+    run_token: Callable[[int], str],
 ) -> Site:
     """This machine as plans see it. Files that our own images write belong to the data directory's owner."""
     owner = config.data.stat()
@@ -56,6 +58,7 @@ def open_site(
         host_cpus=float(os.cpu_count() or 1),
         unseal=unseal,
         registry_auth=partial(read_registry_auth, buckets),
+        run_token=run_token,
     )
 
 

@@ -17,7 +17,7 @@ from sqlmodel import Session, col, delete, select
 from localml.core.capacity.tables import PoolGrant
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid
-from localml.core.people import memberships
+from localml.core.people import memberships, run_tokens
 from localml.core.people.rights import MemberRole
 from localml.core.people.scopes import EVERYTHING, Scope
 from localml.core.people.secrets import (
@@ -276,11 +276,13 @@ class Identity:
         return self._remember(self._keys, access_key, (caller, self._vault.unseal(key.secret)), changes)
 
     def by_token(self, token: str) -> Caller:
-        """The user of a bearer token, with the token's scope.
+        """The user of a bearer token, with the token's scope; that of a run (``run_tokens.py``) among them.
 
         Raises:
             LocalmlError: ``UNAUTHENTICATED`` when it is unknown or has expired.
         """
+        if run_tokens.is_run_token(token):
+            return self._by_run_token(token)
         hashed, now = hash_token(token), self._clock.now()
         found = self._tokens.get(hashed)
         if found is None:
@@ -291,6 +293,17 @@ class Identity:
             found.used_at = now
             self._note_use(hashed, now)
         return found.caller
+
+    def _by_run_token(self, token: str) -> Caller:
+        """Not cached: a run may end at any time. Never an administrator, whoever started it."""
+        with self._store.read() as session:
+            owner, scope = run_tokens.judged(session, self.signing_key(run_tokens.PURPOSE), token)
+        place = scope.workspace or owner.workspace
+        return Caller(owner.id or 0, owner.name, False, place, "", {place: MemberRole.MEMBER}, scope)
+
+    def run_token(self, workload_id: int) -> str:
+        """The token of what runs in a workload, always the same (``run_tokens.py``)."""
+        return run_tokens.run_token(self.signing_key(run_tokens.PURPOSE), workload_id)
 
     def _token(self, hashed: str) -> _KnownToken:
         changes = self._changes

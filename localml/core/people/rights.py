@@ -29,6 +29,7 @@ class Action(StrEnum):
     USE = "use"  # send it requests; put something into it
     CREATE = "create"  # make one
     CHANGE = "change"
+    REPORT = "report"  # add to its series
     STOP = "stop"  # and start again
     DELETE = "delete"
     ENTER = "enter"  # open a shell in it, read the tokens that open it
@@ -83,6 +84,7 @@ _IN_WORKSPACES = _needs(
     use=Need.VIEWER,
     create=Need.MEMBER,
     change=Need.OWN_OR_EDITOR,
+    report=Need.OWN_OR_EDITOR,
     stop=Need.OWN_OR_EDITOR,
     delete=Need.OWN_OR_EDITOR,
     enter=Need.OWN,

@@ -73,8 +73,9 @@ class Scope:
         return self.has_right(action, noun) and self._reaches(action, noun, thing_id, workspace)
 
     def has_right(self, action: Action, noun: ThingKind) -> bool:
-        """Whether the rights leave in the action, for such things at all."""
-        wanted = {(one, two) for one in (noun.value, _ALL) for two in (action.value, _ALL)}
+        """Whether the rights leave in the action, for such things at all; who may change one may report of it."""
+        covering = {_ALL, action} | ({Action.CHANGE} if action is Action.REPORT else set())
+        wanted = {(one, two) for one in (noun.value, _ALL) for two in covering}
         return not self.rights or not self.rights.isdisjoint(wanted)
 
     def _reaches(self, action: Action, noun: ThingKind, thing_id: str | None, workspace: str | None) -> bool:

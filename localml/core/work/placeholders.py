@@ -7,6 +7,7 @@
 ``%{hosts:ROLE}``         those of all replicas of a role, by index, with commas between
 ``%{port:LABEL}``         the port with this label that the replica is to listen on
 ``%{addresses:ROLE:LABEL}``  ``host:port`` of all replicas of a role, by index, with commas between
+``%{token}``              the workload's own token: with it a program in it reads the workload, and adds to its series
 ========================  ==================================================================================
 
 Anything else between ``%{`` and ``}`` is text like any other. ``%%{`` stands for ``%{``; :func:`literal` writes it.
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _ROLE, _LABEL = r"[A-Za-z0-9._~-]+", r"[^:{}]+"
-_FORMS = rf"index|host|host:{_ROLE}:[0-9]+|hosts:{_ROLE}|port:{_LABEL}|addresses:{_ROLE}:{_LABEL}"
+_FORMS = rf"index|host|token|host:{_ROLE}:[0-9]+|hosts:{_ROLE}|port:{_LABEL}|addresses:{_ROLE}:{_LABEL}"
 _FOUND = re.compile(rf"%%\{{|%\{{({_FORMS})\}}")
 
 

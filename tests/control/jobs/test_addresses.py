@@ -49,16 +49,18 @@ ASKED = {
     "PEER": "%{host:Worker:0}",
     "HOSTS": "%{hosts:ps}",
     "ALL": "a=%{addresses:ps:http};b=%{addresses:Worker:rpc}",
+    "TOKEN": "http://me:%{token}@host",
     "PLAIN": "%%{index}",
 }
 
 
 def test_a_replica_of_a_gang_is_told_names_that_resolve_and_ports_inside() -> None:
-    assert expanded(spec(**ASKED), GANG[1], GANG, names_resolve=True) == {
+    assert expanded(spec(**ASKED), GANG[1], GANG, names_resolve=True, token=lambda: "secret") == {
         "ME": "1/ps-1/4",
         "PEER": "worker-0",
         "HOSTS": "ps-0,ps-1",
         "ALL": "a=ps-0:1,ps-1:3;b=worker-0:6",
+        "TOKEN": "http://me:secret@host",
         "PLAIN": "%{index}",
     }
 

@@ -165,12 +165,16 @@ YOURS = Thing(ThingKind.WORKLOAD, "2", "yours", "you", "team")
     ("role", "mine", "yours"),
     [
         (MemberRole.VIEWER, "read use", "read use"),
-        (MemberRole.MEMBER, "read use create change stop delete enter share", "read use create"),
-        (MemberRole.EDITOR, "read use create change stop delete enter share", "read use create change stop delete"),
+        (MemberRole.MEMBER, "read use create change report stop delete enter share", "read use create"),
+        (
+            MemberRole.EDITOR,
+            "read use create change report stop delete enter share",
+            "read use create change report stop delete",
+        ),
         (
             MemberRole.OWNER,
-            "read use create change stop delete enter share",
-            "read use create change stop delete share",
+            "read use create change report stop delete enter share",
+            "read use create change report stop delete share",
         ),
     ],
 )

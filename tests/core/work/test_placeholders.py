@@ -14,6 +14,7 @@ KNOWN = {
     "%{index}": Reference("index"),
     "%{host}": Reference("host"),
     "%{host:wo.rk~er-1:12}": Reference("host", "wo.rk~er-1", 12),
+    "%{token}": Reference("token"),
     "%{hosts:ps}": Reference("hosts", "ps"),
     "%{port:http-1}": Reference("port", label="http-1"),
     "%{addresses:ps:http}": Reference("addresses", "ps", label="http"),

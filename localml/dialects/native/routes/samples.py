@@ -20,7 +20,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/workloads/<ref>/samples")
     def take_in(path: schemas.Reference, body: schemas.PointsIn) -> Any:
         """Take in points; they are on disk within a second."""
-        number = find(platform, caller(), path.ref, Action.CHANGE).row.id or 0
+        number = find(platform, caller(), path.ref, Action.REPORT).row.id or 0
         now = platform.clock.now()
         points = [(one.name, one.value, now if one.at is None else one.at) for one in body.points]
         platform.samples.add_many(Subject.workload(number), points, replica=body.replica)
