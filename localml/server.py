@@ -5,21 +5,27 @@ The path is never rewritten: signatures cover the path that the client saw.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import os
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from localml import __version__
-from localml.config import Config
 from localml.core.errors import Code, LocalmlError
 from localml.dialects import DIALECTS
+from localml.httpd.origin import (
+    FOREIGN_HOST,
+    FOREIGN_PAGE,
+    LOCAL_ADDRESS,
+    REFUSED,
+    from_foreign_page,
+    is_own_host,
+    own_names,
+)
 from localml.httpd.server import HttpServer
 from localml.platform import Platform
 
@@ -39,19 +45,34 @@ class Dispatcher:
         self._platform = platform
         self._apps: dict[str, WSGIApplication] = {}
         self._lock = threading.Lock()
-        self._names = _own_names(platform.config)
+        self._names = own_names(platform.config.host, platform.config.hosts)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
-        if not self._host_allowed(environ.get("HTTP_HOST", "")):
-            return _answer(start_response, "403 Forbidden", "the Host header names another machine than this one")
-        if path == "/healthz":
-            return self._health(start_response)
-        if path == "/metrics":
-            return self._metrics(start_response)
+        refusal = self._refusal(environ)
         for prefix, factory in DIALECTS:
             if path == prefix or path.startswith(prefix + "/"):
+                if refusal is not None:  # in the dialect's words, before it looks at anything else
+                    environ[REFUSED] = refusal
                 return self._app(factory)(environ, start_response)
+        if refusal is not None:
+            return _answer(start_response, "403 Forbidden", refusal)
+        return self._own_page(path, environ["REQUEST_METHOD"], start_response)
+
+    def _refusal(self, environ: WSGIEnvironment) -> str | None:
+        """Why nobody may ask this, if so: it is meant for another machine, or made by another site's page."""
+        host = environ.get("HTTP_HOST", "")
+        if not is_own_host(host, self._names, environ.get(LOCAL_ADDRESS, "")):
+            return FOREIGN_HOST
+        origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
+        return FOREIGN_PAGE if from_foreign_page(environ["REQUEST_METHOD"], host, origin, site) else None
+
+    def _own_page(self, path: str, method: str, start_response: StartResponse) -> Iterable[bytes]:
+        page = {"/healthz": self._health, "/metrics": self._metrics}.get(path)
+        if page is not None and method in ("GET", "HEAD"):
+            return page(start_response)
+        if page is not None:
+            return _answer(start_response, "405 Method Not Allowed", f"{path} can only be read")
         known = ", ".join(prefix for prefix, _ in DIALECTS)
         return _answer(start_response, "404 Not Found", f"nothing is served at {path}; the APIs are below {known}")
 
@@ -78,24 +99,6 @@ class Dispatcher:
         from localml.metrics import CONTENT_TYPE, render
 
         return _send(start_response, "200 OK", CONTENT_TYPE, render(self._platform))
-
-    def _host_allowed(self, host: str) -> bool:
-        """Against DNS rebinding: a browser that was lured here sends the name of the site that lured it."""
-        has_port = host.count(":") == 1 or "]:" in host
-        name = host.rsplit(":", 1)[0] if has_port else host
-        name = name.strip("[]").lower().rstrip(".")
-        if not name or name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True  # an address cannot be rebound
-
-
-def _own_names(config: Config) -> frozenset[str]:
-    names = {"localhost", config.host.lower(), socket.gethostname().lower(), "host.docker.internal"}
-    return frozenset(names | {name.lower() for name in config.hosts})
 
 
 def _send(start_response: StartResponse, status: str, kind: str, body: bytes) -> Iterable[bytes]:

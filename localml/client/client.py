@@ -22,7 +22,7 @@ from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
 from localml.client.tools import Tools
-from localml.client.transport import FOLLOW_S, Transport, find_server
+from localml.client.transport import FOLLOW_S, JSON, Transport, find_server
 from localml.client.types import (
     Event,
     Gpu,
@@ -347,7 +347,7 @@ class Client(Serving, Objects):
             onto: an image of one's own, in which the server of Python kernels is made ready to run instead.
         """
         body = json.dumps({"names": list(names), "onto": onto}).encode()
-        with self._http.stream("POST", "/images/build", body, timeout=None) as answer:
+        with self._http.stream("POST", "/images/build", body, headers=JSON, timeout=None) as answer:
             for line in _lines(answer.stream(_BLOCK)):
                 found = json.loads(line)
                 if "error" in found:

@@ -20,6 +20,7 @@ from urllib3.response import BaseHTTPResponse
 from localml.client.errors import ClientError
 
 BASE = "/localml/v1"
+JSON = {"Content-Type": "application/json"}
 CREDENTIALS_NAME = "credentials.json"
 _CONNECT_S = 5.0
 _ANSWER_S = 120.0
@@ -94,7 +95,7 @@ class Transport:
         """One request whose answer is JSON. Query members that are None are left out."""
         data = None if body is None else json.dumps(body).encode()
         with readable(self.url):
-            answer = self._send(method, path, query, data)
+            answer = self._send(method, path, query, data, headers=None if data is None else JSON)
             return json.loads(answer.data)
 
     @contextmanager

@@ -24,6 +24,7 @@ class Code(StrEnum):
     QUOTA = "quota"  # the pool's limit is short
     CAPACITY = "capacity"  # the machine never has that much
     TOO_LARGE = "too_large"  # the body or the archive is over its limit
+    MEDIA_TYPE = "media_type"  # the body's Content-Type is not one that is read
     UNAVAILABLE = "unavailable"  # the engine does not answer, or the server is going down
     STORAGE = "storage"  # the disk is full or the database cannot be written
     INTERNAL = "internal"  # a defect of localml

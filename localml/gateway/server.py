@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import logging
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
 from localml.gateway.tfserving.door import Door, Unavailable
 from localml.httpd.connection import Client
+from localml.httpd.origin import FOREIGN_HOST, FOREIGN_PAGE, from_foreign_page, is_own_host, own_names
 from localml.httpd.request import BadRequest, Request
 
 log = logging.getLogger("localml.gateway")
@@ -66,7 +65,7 @@ class Gateway:
         self._server: asyncio.Server | None = None
         self._listeners = Listeners(settings.host, _BACKLOG, lambda name: Client(self, name), self._port_error)
         self._door = Door(self.router)
-        self._names = _own_names(settings)
+        self._names = own_names(settings.host, settings.hosts)
         self._most_clients = _raise_file_limit()
         self.closing = False
         self._all_done = asyncio.Event()
@@ -178,13 +177,15 @@ class Gateway:
         endpoint: Endpoint | None = None
         try:
             path, query = _split(request.target)
-            if not self._host_allowed(request.first.get(b"host", b"")):
-                raise Refused(403, "wrong_host", "the Host header names another machine than this one")
+            host = request.first.get(b"host", b"").decode("latin-1")
+            if not is_own_host(host, self._names, client.local_address):
+                raise Refused(403, "wrong_host", FOREIGN_HOST)
             place = self.router.match(path, client.only)
             if place is None:
                 self._own_page(path, client)
                 return
             endpoint = place.endpoint
+            _refuse_pages(request, host, endpoint)
             rest = path[len(place.prefix) :]
             if not rest and not place.target:
                 rest = "/"
@@ -273,26 +274,6 @@ class Gateway:
             self.report.unrouted += 1
             raise Refused(404, "not_found", f"no endpoint is served at {path}")
 
-    def _host_allowed(self, host: bytes) -> bool:
-        """Against DNS rebinding: a browser that was lured here sends the name of the site that lured it."""
-        text = host.decode("latin-1")
-        has_port = text.count(":") == 1 or "]:" in text
-        name = (text.rsplit(":", 1)[0] if has_port else text).strip("[]").lower().rstrip(".")
-        if not name or name in self._names:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        if len(self._names) < 1000:
-            self._names.add(name)  # an address cannot be rebound; found at once the next time
-        return True
-
-
-def _own_names(settings: Settings) -> set[str]:
-    names = {"localhost", settings.host.lower(), socket.gethostname().lower(), "host.docker.internal"}
-    return names | {name.lower() for name in settings.hosts}
-
 
 def _own_url(host: str, port: int) -> str:
     """Where this process reaches the gateway that listens on ``host``."""
@@ -301,14 +282,21 @@ def _own_url(host: str, port: int) -> str:
 
 
 def _split(target: bytes) -> tuple[str, str]:
-    """(path, query with its question mark) of a request's target, which may be a whole URL."""
+    """(path, query with its question mark) of a request's target."""
     text = target.decode("latin-1")
-    if not text.startswith("/"):
-        _, found, rest = text.partition("://")
-        slash = rest.find("/") if found else -1
-        text = rest[slash:] if slash >= 0 else "/"
     path, mark, query = text.partition("?")
     return path, mark + query
+
+
+def _refuse_pages(request: Request, host: str, endpoint: Endpoint) -> None:
+    """An endpoint that wants no token is for whoever is on this machine, but not for each page that is shown there."""
+    origin, site = (request.first.get(name) for name in (b"origin", b"sec-fetch-site"))
+    if (origin is None and site is None) or (endpoint.route.token_hashes is not None and not request.websocket):
+        return
+    method = "POST" if request.websocket else request.method.decode("latin-1")
+    words = [None if one is None else one.decode("latin-1") for one in (origin, site)]
+    if from_foreign_page(method, host, *words):
+        raise Refused(403, "foreign_page", FOREIGN_PAGE)
 
 
 def _token(request: Request) -> bytes | None:

@@ -68,6 +68,8 @@ class Client(Wire):
         self._owner = owner
         self.only = only
         self.peer = b"unknown"
+        self.local_address = ""
+        """The address of this machine that the client has come to."""
         self.deadline = 0.0
         """Loop time after which the server ends this connection; moved on as it makes progress."""
         self.head_sent = False
@@ -91,6 +93,9 @@ class Client(Wire):
         name = transport.get_extra_info("peername")
         if name:
             self.peer = str(name[0]).encode()
+        own = transport.get_extra_info("sockname")
+        if own:
+            self.local_address = str(own[0])
         self.deadline = self.loop.time() + IDLE_TIMEOUT
         self._owner.arrived(self)
 
@@ -220,6 +225,7 @@ class Client(Wire):
             body=Incoming(self),
             started_at=self.loop.time(),
         )
+        _check_target(request)
         if b"transfer-encoding" in first:
             if first[b"transfer-encoding"].lower() != b"chunked":
                 raise BadRequest("no other Transfer-Encoding than chunked is served here")
@@ -402,6 +408,15 @@ class Client(Wire):
             self.cut()
         else:
             self.transport.close()
+
+
+def _check_target(request: Request) -> None:
+    """Only the origin form is for a server (RFC 9112, 3.2.1): a whole URL is for a proxy, and says beside the Host
+    header once more whom it is for."""
+    if not request.target.startswith(b"/") and request.target != b"*" and request.method != b"CONNECT":
+        raise BadRequest("the request's target must be a path: this is no proxy")
+    if sum(lowered == b"host" for lowered, _, _ in request.headers) > 1:
+        raise BadRequest("there is more than one Host header")
 
 
 def _too_long() -> BadRequest:

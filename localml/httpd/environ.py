@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from localml.httpd.connection import Client
 from localml.httpd.held import HOLDS, FileAnswer
+from localml.httpd.origin import LOCAL_ADDRESS
 from localml.httpd.request import Request
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def make_environ(request: Request, client: Client, address: tuple[str, int]) -> 
     """
     target = request.target.decode("latin-1")
     path, _, query = target.partition("?")
-    if not path.startswith("/") and path != "*":  # the absolute form, as a client sends it to a proxy
-        path = "/" + path.partition("://")[2].partition("/")[2]
-    elif path.startswith("//"):
+    if path.startswith("//"):
         path = "/" + path.lstrip("/")
     environ: WSGIEnvironment = {
         "REQUEST_METHOD": request.method.decode("latin-1"),
@@ -47,6 +46,7 @@ def make_environ(request: Request, client: Client, address: tuple[str, int]) -> 
         "SERVER_PROTOCOL": "HTTP/1.0" if request.http10 else "HTTP/1.1",
         "SERVER_SOFTWARE": "localml",
         "REMOTE_ADDR": client.peer.decode("latin-1"),
+        LOCAL_ADDRESS: client.local_address,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.errors": sys.stderr,

@@ -245,11 +245,25 @@ def test_a_page_of_another_site_cannot_call_in(gateway: GatewayProcess) -> None:
             for host, status in (
                 ("evil.example:7071", 403),
                 ("localhost:1", 200),
-                ("192.168.1.7:7071", 200),
+                ("192.168.1.7:7071", 403),
                 ("[::1]:7071", 200),
             ):
                 async with session.get("/endpoints/digits/x", headers={"Host": host}) as answer:
                     assert answer.status == status, host
+            for header in ({"Origin": "http://evil.example"}, {"Sec-Fetch-Site": "cross-site"}):
+                async with session.post("/endpoints/digits/x", headers=header) as answer:
+                    assert (answer.status, (await answer.json())["code"]) == (403, "foreign_page")
+                async with session.get("/endpoints/digits/x", headers=header) as answer:
+                    assert answer.status == 200, "the browser keeps what no answer permits to be read"
+                upgrade = {**header, "Connection": "Upgrade", "Upgrade": "websocket"}
+                async with session.get("/endpoints/digits/x", headers=upgrade) as answer:
+                    assert answer.status == 403
+            async with session.post("/endpoints/digits/x", headers={"Origin": gateway.url}) as answer:
+                assert answer.status == 200, "a page of the endpoint's own"
+            await gateway.publish(endpoint("digits", url, token_hashes=(token_hash("right"),)))
+            given = {"Origin": "http://evil.example", "Authorization": "Bearer right"}
+            async with session.post("/endpoints/digits/x", headers=given) as answer:
+                assert answer.status == 200, "whoever has the token may have a page of his own"
 
     asyncio.run(act())
 

@@ -33,7 +33,8 @@ class Http:
     def __call__(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         url = f"{self.url}/localml/v1{path}"
-        found = self.pool.request(method, url, body=data, headers=self.headers | (headers or {}))
+        typed = {} if data is None else {"Content-Type": "application/json"}
+        found = self.pool.request(method, url, body=data, headers=typed | self.headers | (headers or {}))
         return Answer(found.status, found.headers, found.data)
 
     def close(self) -> None:

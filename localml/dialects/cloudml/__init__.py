@@ -44,6 +44,7 @@ DIALECT = Dialect(
     apis=(api, model_api, tool_api),
     security_schemes=SECURITY_SCHEMES,
     document=complete,
+    typeless=True,
 )
 
 

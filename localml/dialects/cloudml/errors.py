@@ -25,6 +25,7 @@ ERRORS: dict[Code, tuple[int, str]] = {
     Code.QUOTA: (413, AS_IT_IS),
     Code.CAPACITY: (413, AS_IT_IS),
     Code.TOO_LARGE: (413, AS_IT_IS),
+    Code.MEDIA_TYPE: (403, INVALID),
     Code.UNAVAILABLE: (503, EXCEPTION),
     Code.STORAGE: (503, EXCEPTION),
     Code.INTERNAL: (503, EXCEPTION),

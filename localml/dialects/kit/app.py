@@ -25,6 +25,7 @@ from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.httpd.body import BodyBroken, BodyTooLarge
+from localml.httpd.origin import REFUSED
 from localml.httpd.server import TOO_LARGE
 from localml.platform import Platform
 
@@ -54,6 +55,7 @@ class Dialect:
         document: changes the generated document in place, for what the generator cannot say.
         max_body: bytes of a request body, unless an operation has a :func:`localml.dialects.kit.bodies.body_limit`.
         takes_forms: whether bodies may be forms as well as JSON.
+        typeless: whether bodies are JSON whatever their Content-Type says, because the vendor's client sends none.
         scoped: whether every operation asks :func:`localml.core.people.allow.allow`. Others take no tokens with a
             scope, because nothing would hold such a token to it.
     """
@@ -69,6 +71,7 @@ class Dialect:
     document: Callable[[dict[str, Any]], None] = lambda _: None
     max_body: int = 1 << 20
     takes_forms: bool = False
+    typeless: bool = False
     scoped: bool = False
 
 
@@ -88,6 +91,8 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     api_name = dialect.name.rpartition(".")[2]
 
     def identify() -> None:
+        if (refusal := request.environ.get(REFUSED)) is not None:
+            raise LocalmlError(Code.FORBIDDEN, refusal, details={"refused": True})
         if TOO_LARGE in request.environ:
             raise RequestEntityTooLarge
         enforce(app, request)
@@ -134,7 +139,8 @@ class _App(OpenAPI):
         )
         self._dialect = dialect
         self.openapi_version = "3.1.0"
-        self.request_class = type("DialectRequest", (WireRequest,), {"takes_forms": dialect.takes_forms})
+        rules = {"takes_forms": dialect.takes_forms, "typeless": dialect.typeless}
+        self.request_class = type("DialectRequest", (WireRequest,), rules)
 
     def generate_spec_json(self) -> None:
         """Write the document. The generator adds an answer of its own to each operation, an array of its error

@@ -16,6 +16,7 @@ CODES = {
     404: Code.NO_ROUTE,
     405: Code.METHOD_NOT_ALLOWED,
     413: Code.TOO_LARGE,
+    415: Code.MEDIA_TYPE,
     503: Code.UNAVAILABLE,
 }
 

@@ -11,19 +11,20 @@ from urllib.parse import quote
 from flask import Request
 from werkzeug.utils import cached_property
 
-from localml.core.errors import invalid
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.dialects.kit.bodies import CappedStream
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 class WireRequest(Request):
-    """A request whose body is JSON whatever its Content-Type says, or a form where the dialect takes forms.
+    """A request whose body is JSON, or a form where the dialect takes forms.
 
-    ``takes_forms`` is set by :func:`make_app` on a subclass of its own for each dialect.
+    ``takes_forms`` and ``typeless`` are those of the dialect, set by :func:`make_app` on a subclass of its own.
     """
 
     takes_forms = False
+    typeless = False
 
     @property
     def raw_path(self) -> str:
@@ -35,8 +36,6 @@ class WireRequest(Request):
         if uri is None:  # a server that keeps it to itself: the commonest spelling of the decoded path
             decoded = self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "")
             return quote(decoded.encode("latin-1"), safe="/:@!$&'()*+,;=~")
-        if not uri.startswith("/"):  # the absolute form, as a client sends it to a proxy
-            uri = "/" + uri.partition("://")[2].partition("/")[2]
         return str(uri).partition("?")[0]
 
     @cached_property
@@ -49,11 +48,11 @@ class WireRequest(Request):
     def get_json(self, force: bool = False, silent: bool = False, cache: bool = True) -> Any:
         """The body as a JSON value, or the fields of a form (text; a list where a name repeats).
 
-        The arguments are those of Flask and change nothing: the Content-Type is never asked for JSON, the answer is
+        The arguments are those of Flask and change nothing: the dialect says which Content-Types do, the answer is
         always kept, and a malformed body is always an error.
 
         Raises:
-            LocalmlError: ``INVALID`` for an empty or malformed body.
+            LocalmlError: ``INVALID`` for an empty or malformed body, ``MEDIA_TYPE`` for one that says to be no JSON.
         """
         if "localml.json" not in self.environ:
             self.environ["localml.json"] = self._read_body()
@@ -65,7 +64,15 @@ class WireRequest(Request):
             # curl -d labels everything as a form
             if not data.lstrip().startswith((b"{", b"[")):
                 return _fields(self)
-        return parse_json(self.get_data(cache=True))
+        data = self.get_data(cache=True)
+        if data and not self._says_json():
+            given = f"not {self.mimetype}" if self.mimetype else "and has none"
+            raise LocalmlError(Code.MEDIA_TYPE, f"Content-Type: must be application/json, {given}", field="body")
+        return parse_json(data)
+
+    def _says_json(self) -> bool:
+        """What a page of some other site may send unasked says something else, or nothing (W3C Fetch, 2.2.2)."""
+        return self.typeless or self.is_json or (self.takes_forms and self.mimetype in FORM_TYPES)
 
 
 def _fields(request: Request) -> dict[str, Any]:

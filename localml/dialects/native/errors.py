@@ -18,6 +18,7 @@ STATUS: dict[Code, int] = {
     Code.QUOTA: 422,
     Code.CAPACITY: 422,
     Code.TOO_LARGE: 413,
+    Code.MEDIA_TYPE: 415,
     Code.UNAVAILABLE: 503,
     Code.STORAGE: 507,
     Code.INTERNAL: 500,

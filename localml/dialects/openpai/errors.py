@@ -53,6 +53,7 @@ KINDS: dict[Code, str] = {
     Code.QUOTA: CLIENT,
     Code.CAPACITY: CLIENT,
     Code.TOO_LARGE: CLIENT,
+    Code.MEDIA_TYPE: CLIENT,
     Code.UNAVAILABLE: SERVER,
     Code.STORAGE: SERVER,
     Code.INTERNAL: SERVER,
@@ -64,6 +65,8 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a failure of the operation at hand."""
     if "missing" in error.details:
         return 404, _body(error.details["missing"], error.message)
+    if "refused" in error.details:  # whoever asks; the vendor has no such answer
+        return 403, _body(NOT_AUTHORIZED[0], error.message)
     kind = KINDS[error.code]
     if kind == ADDRESS:
         return (404 if error.code is Code.NO_ROUTE else 405), _body(NO_API, error.message)
