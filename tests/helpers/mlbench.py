@@ -37,12 +37,21 @@ class Answer:
 
 
 class Dashboard:
-    """A running server and a client of its MLBench API."""
+    """A running server and a client of its MLBench API, by default the administrator's.
 
-    def __init__(self, server: Server) -> None:
+    Args:
+        token: whose it is instead; empty for nobody's.
+    """
+
+    def __init__(self, server: Server, token: str | None = None) -> None:
         self.server = server
         self.platform: Platform = server.platform
         self.url = server.url
+        self.token = server.platform.credentials.token if token is None else token
+
+    def of(self, token: str) -> Dashboard:
+        """The same server with somebody else's token."""
+        return Dashboard(self.server, token)
 
     def call(self, method: str, path: str, body: Any = None, form: Any = None, **headers: str) -> Answer:
         """Send JSON (``body``; bytes as they are) or a form; ``path`` is below ``/api/``."""
@@ -51,6 +60,7 @@ class Dashboard:
             data = urlencode(form, doseq=True).encode()
         kind = "application/x-www-form-urlencoded" if form is not None else "application/json"
         sent = {"Content-Type": kind} if data is not None else {}
+        sent |= {"Authorization": f"Bearer {self.token}"} if self.token else {}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:

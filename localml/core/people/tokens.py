@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 from dataclasses import dataclass, replace
 
 from sqlmodel import Session, col, select
@@ -55,6 +57,36 @@ class Tokens:
             raise not_found("token", "given")
         return _info(row)
 
+    def kept(self, user: Caller, purpose: str, scope: Scope) -> str:
+        """A token that can be shown again: the same each time until it is ended, and another one then. It is not
+        stored either, but derived from what is: the installation's key, and when it was made.
+
+        Args:
+            purpose: what it is for, which is its name, too.
+        """
+        key, stored = self._identity.signing_key("kept-token"), scope.as_json()
+
+        def known(session: Session) -> str | None:
+            query = select(Token).where(Token.user_id == user.id, Token.purpose == purpose)
+            rows = [row for row in session.exec(query) if row.scope == stored and row.expires_at is None]
+            return next((one for row in rows if hash_token(one := _derived(key, row)) == row.hash), None)
+
+        def make(session: Session) -> str:
+            found, now = known(session), self._clock.now()
+            if found is None:
+                row = Token(hash="", user_id=user.id, purpose=purpose, name=purpose, scope=stored, created_at=now)
+                found = _derived(key, row)
+                row.hash = hash_token(found)
+                session.add(row)
+            return found
+
+        with self._store.read() as session:
+            found = known(session)
+        if found is None:
+            found = self._store.write(make)
+            self._identity.forget()
+        return found
+
     def that_may(self, action: Action, thing: Thing) -> tuple[str, ...]:
         """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted."""
         now = self._clock.now()
@@ -101,6 +133,11 @@ class Tokens:
         ended = self._store.write(act)
         self._identity.forget()
         return ended
+
+
+def _derived(key: bytes, row: Token) -> str:
+    text = f"{row.user_id}:{row.purpose}:{row.created_at!r}"
+    return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
 
 
 def _rows(session: Session, user: str) -> list[Token]:

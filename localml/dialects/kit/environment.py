@@ -1,4 +1,4 @@
-"""What a client of one of the APIs needs: where the server is, and the administrator's credentials."""
+"""What a client of one of the APIs needs: where the server is, and credentials."""
 
 from __future__ import annotations
 
@@ -6,24 +6,38 @@ from importlib import import_module
 from typing import Any
 
 from localml.core.errors import invalid
-from localml.core.people.identity import Credentials
+from localml.core.people.allow import MACHINE, Thing, allow
+from localml.core.people.identity import Caller, Credentials
+from localml.core.people.rights import Action, ThingKind
+from localml.core.people.scopes import Scope
 from localml.dialects import REGISTRY, served
+from localml.platform import Platform
 
 
-def environment(credentials: Credentials, dialect: str, url: str) -> dict[str, Any]:
-    """Endpoint and credentials for one API.
+def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> dict[str, Any]:
+    """Endpoint and credentials for one API: the administrator's, for administrators.
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
     client, or scripts written for it, read (the dialect's ``environment.py``); ``served`` says whether this version
-    answers them.
+    answers them. Where clients take credentials from the address alone (``ADDRESS_RIGHTS``), it holds name and a token
+    with these rights in that user's own workspace; other users get theirs, too.
 
     Raises:
-        LocalmlError: ``INVALID`` when there is no such API.
+        LocalmlError: ``INVALID`` when there is no such API, ``FORBIDDEN`` for whom there is none.
     """
     names = [one.name for one in REGISTRY]
     if dialect not in names:
         raise invalid("dialect", f"must be one of {', '.join(names)}, not {dialect!r}")
     its = import_module(f"localml.dialects.{dialect}.environment")
+    rights: tuple[str, ...] = getattr(its, "ADDRESS_RIGHTS", ())
+    if not rights:
+        allow(caller, Action.ADMINISTER, MACHINE)
+    allow(caller, Action.CREATE, Thing(ThingKind.TOKEN, caller.name, caller.name, caller.name))
+    user = platform.identity.user(platform.credentials.user) if caller.admin else caller
+    credentials = platform.credentials if caller.admin else Credentials(user.name, "", "", "", user.workspace, "")
+    if rights:
+        token = platform.tokens.kept(user, dialect, Scope.of(rights, workspace=user.workspace))
+        url = url.replace("://", f"://{user.name}:{token}@", 1)
     endpoint = url + its.BASE
     return {
         "dialect": dialect,

@@ -37,7 +37,8 @@ class Group(StrEnum):
 
 ALWAYS = frozenset({Group.HEALTH, Group.DOCUMENTS, Group.TOKENS})
 """From everywhere, whatever the settings are. The others are open to this machine only, but for
-:attr:`Group.PUBLIC_ENDPOINTS`, and ``up --closed`` closes them."""
+:attr:`Group.PUBLIC_ENDPOINTS`, and ``up --closed`` closes them: behind a proxy on this machine, for whom everybody is
+here, that is how to run it."""
 ASKED_FOR = frozenset({Group.MLBENCH})
 """Closed unless ``up --open`` names them."""
 
@@ -128,14 +129,8 @@ def opened(config: Config, api: str, request: Request) -> Open | None:
     wanted = (api, request.endpoint)
     for row in TABLE:
         if (row.api, row.operation) == wanted:
-            return row if is_open(config, row.group, caller_address(request)) else None
+            return row if is_open(config, row.group, request.remote_addr) else None
     return None
-
-
-def caller_address(request: Request) -> str | None:
-    """Where a request comes from; None for one that a proxy has passed on, which can be anywhere."""
-    forwarded = any(name in request.headers for name in ("Forwarded", "X-Forwarded-For", "Via"))
-    return None if forwarded else request.remote_addr
 
 
 def is_here(address: str | None) -> bool:

@@ -2,8 +2,14 @@
 
 Where the vendor's service differs from one machine, this dialect does so:
 
-- The vendor's API knows no authentication. It is answered without to clients on this machine, never to web pages of
-  other sites; from elsewhere it wants the user name and password or the token of localml's own API.
+- The vendor's API knows no authentication. Here it wants HTTP Basic or a bearer token, and the vendor's client takes
+  the former from its address: ``localml env mlbench`` prints one with a token that may read, start, stop and delete
+  its user's runs and nothing else. ``localml up --open mlbench`` answers programs on this machine without, in the
+  administrator's name.
+- Runs are in their user's own workspace, and each user sees those that it may read; administrators see all. One run is
+  active at a time, whoever's it is.
+- The programs of a run find the address in ``MLBENCH_DASHBOARD_URL``, with a token of their run alone: they read it and
+  post its metrics until it is over.
 - A run's workers are one gang that reaches each other by name. Their command is given ``{hosts}``, ``{rank}``,
   ``{run_id}`` and ``{backend}``, and the variables that ``torch.distributed`` reads.
 - A run that names no image trains the benchmark that comes with localml (``benchmark.py``) on all workers.
@@ -14,11 +20,13 @@ Where the vendor's service differs from one machine, this dialect does so:
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from flask import Flask, Response, request
 
 from localml.dialects.kit import Dialect, make_app
-from localml.dialects.mlbench.auth import authenticate
-from localml.dialects.mlbench.document import complete
+from localml.dialects.mlbench.auth import CHALLENGE, authenticate
+from localml.dialects.mlbench.document import SECURITY_SCHEMES, complete
 from localml.dialects.mlbench.errors import render_error
 from localml.dialects.mlbench.routes import api
 from localml.dialects.mlbench.translate.pods import POOL
@@ -34,8 +42,10 @@ DIALECT = Dialect(
     authenticate=authenticate,
     render_error=render_error,
     apis=(api,),
+    security_schemes=SECURITY_SCHEMES,
     document=complete,
     takes_forms=True,
+    scoped=True,
 )
 JSON, SCRIPT = "application/json", "text/javascript"
 
@@ -54,4 +64,6 @@ def _negotiate(response: Response) -> Response:
     if response.mimetype == JSON and request.accept_mimetypes.best_match([JSON, SCRIPT], JSON) == SCRIPT:
         response.content_type = SCRIPT
     response.headers["X-Content-Type-Options"] = "nosniff"
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = CHALLENGE
     return response

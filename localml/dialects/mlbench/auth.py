@@ -1,42 +1,46 @@
-"""Who calls an API that has no authentication: programs on this machine, and nobody else unasked.
+"""Who calls: HTTP Basic or a bearer token.
 
-A start of a run is a plain form, which any web page could make a browser on this machine send; browsers say where
-such a request comes from, and those of other sites are refused.
+The vendor's client knows no credentials and takes them from the address that it is given, as any client of HTTP does:
+``http://USER:TOKEN@HOST:PORT``, which ``localml env mlbench`` prints.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from urllib.parse import urlsplit
 
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
+from localml.dialects.kit.open import opened
 from localml.platform import Platform
 
-WORKERS_SEND = "mlbench.record_metric"
-"""What the containers of a run may call, whose addresses are not this machine's."""
+API = "mlbench"
+CHALLENGE = 'Basic realm="localml"'
+"""What a 401 says that it wants (RFC 9110, 11.6.1)."""
 _OWN_SITE = (None, "same-origin", "none")
 
 
 def authenticate(platform: Platform, request: Request) -> Caller:
-    """The administrator for programs on this machine, else whom the credentials name.
+    """Whom the credentials name; the administrator where authentication is switched off, or where MLBench was opened
+    (``up --open mlbench``) and a program on this machine sends none.
 
     Raises:
-        LocalmlError: ``FORBIDDEN`` for pages of other sites, ``UNAUTHENTICATED`` from elsewhere without credentials.
+        LocalmlError: ``FORBIDDEN`` for pages of other sites, ``UNAUTHENTICATED``.
     """
     _refuse_other_sites(request)
+    if not platform.config.auth:
+        return platform.identity.user(ADMIN)
     given = request.authorization
     if given is not None and given.type == "bearer" and given.token:
         return platform.identity.by_token(given.token)
     if given is not None and given.type == "basic" and given.username:
-        return platform.identity.by_password(given.username, given.password or "")
-    if _from_here(request.remote_addr) or request.endpoint == WORKERS_SEND or not platform.config.auth:
+        return platform.identity.by_basic(given.username, given.password or "")
+    if given is None and opened(platform.config, API, request):
         return platform.identity.user(ADMIN)
     raise LocalmlError(
         Code.UNAUTHENTICATED,
-        "from another machine this API wants a user name and password: http://USER:PASSWORD@HOST:PORT",
+        "this API wants credentials: the address that 'localml env mlbench' prints, http://USER:TOKEN@HOST:PORT",
     )
 
 
@@ -45,12 +49,3 @@ def _refuse_other_sites(request: Request) -> None:
     foreign = origin is not None and urlsplit(origin).netloc != request.host
     if foreign or request.headers.get("Sec-Fetch-Site") not in _OWN_SITE:
         raise LocalmlError(Code.FORBIDDEN, "pages of other sites may not call this API")
-
-
-def _from_here(address: str | None) -> bool:
-    try:
-        found = ipaddress.ip_address(address or "")
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return (mapped or found).is_loopback

@@ -8,6 +8,7 @@ same weights.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import random
@@ -87,7 +88,11 @@ class Dashboard:
     """Posts metrics as the vendor's client does; says once when the dashboard cannot be reached from here."""
 
     def __init__(self, url: str, run_id: str, rank: int) -> None:
-        self.url, self.run_id, self.rank = url, run_id, rank
+        parts = urllib.parse.urlsplit(url)
+        credentials = base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode()
+        self.headers = {"Authorization": f"Basic {credentials}"}
+        self.url = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # which is what urlopen can take
+        self.run_id, self.rank = run_id, rank
 
     def post(self, name: str, value: float, epoch: int) -> None:
         print(f"{name} @ {self.rank}: {value:.6g} (epoch {epoch})", flush=True)
@@ -103,7 +108,8 @@ class Dashboard:
         }
         data = urllib.parse.urlencode(fields).encode()
         try:
-            urllib.request.urlopen(f"{self.url}/api/metrics/", data, timeout=5).close()
+            request = urllib.request.Request(f"{self.url}/api/metrics/", data, self.headers)
+            urllib.request.urlopen(request, timeout=5).close()
         except (urllib.error.URLError, OSError) as error:
             print(f"metrics are only printed: {self.url} cannot be reached ({error})", flush=True)
             self.url = ""

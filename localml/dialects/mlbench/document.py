@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+SECURITY_SCHEMES: dict[str, Any] = {
+    "address": {"type": "http", "scheme": "basic"},
+    "token": {"type": "http", "scheme": "bearer"},
+}
 FORM, JSON, SCRIPT = "application/x-www-form-urlencoded", "application/json", "text/javascript"
 _VARY = {"Vary": {"description": "Always names Accept", "required": True, "schema": {"type": "string"}}}
 

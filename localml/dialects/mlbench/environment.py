@@ -6,6 +6,8 @@ from localml.core.people.identity import Credentials
 
 BASE = "/api"
 """What the API's endpoint adds to the server's URL."""
+ADDRESS_RIGHTS = ("workload:read", "workload:create", "workload:report", "workload:stop", "workload:delete")
+"""What the token in the address is good for, in its user's own workspace: the client takes no other credentials."""
 
 
 def variables(credentials: Credentials, url: str, endpoint: str) -> dict[str, str]:

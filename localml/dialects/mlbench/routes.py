@@ -10,6 +10,8 @@ from flask import Response, request
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people.allow import Thing, allow
+from localml.core.people.rights import Action, ThingKind
 from localml.core.subjects import Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
@@ -17,8 +19,20 @@ from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.mlbench import schemas
+from localml.dialects.mlbench.document import SECURITY_SCHEMES
 from localml.dialects.mlbench.translate.images import program_of
-from localml.dialects.mlbench.translate.pods import DIALECT, POOL, Source, find_pod, find_run, list_pods, runs, slug
+from localml.dialects.mlbench.translate.pods import (
+    DIALECT,
+    POOL,
+    Source,
+    all_runs,
+    find_pod,
+    find_run,
+    list_pods,
+    may_read,
+    runs,
+    slug,
+)
 from localml.dialects.mlbench.translate.readings import all_pods, by_name, lines_of, point_of, safe_name, zipped
 from localml.dialects.mlbench.translate.runs import job_metadata, run_answer, run_spec, stored_request
 from localml.dialects.mlbench.translate.times import micro_time
@@ -28,13 +42,15 @@ FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error}
 _NAME_TRIES = 8
 LAX: dict[str, Any] = {"strict_slashes": False}
 
-api = Operations("mlbench", __name__, url_prefix="/api", abp_responses=FAILURES)
+SECURITY: list[dict[str, list[Any]]] = [{name: []} for name in SECURITY_SCHEMES]
+
+api = Operations("mlbench", __name__, url_prefix="/api", abp_responses=FAILURES, abp_security=SECURITY)
 
 
 @api.get("/pods/", operation_id="listWorkerPods", tags=[{"name": "pods"}], responses={200: schemas.PodList}, **LAX)
 def list_worker_pods() -> list[dict[str, Any]]:
     """List worker pods"""
-    return [pod.model_dump() for pod in list_pods(platform())]
+    return [pod.model_dump() for pod in list_pods(platform(), caller())]
 
 
 @api.get(
@@ -42,7 +58,7 @@ def list_worker_pods() -> list[dict[str, Any]]:
 )
 def list_all_metrics() -> Response:
     """Read metrics of all worker pods"""
-    return Response(all_pods(platform()), mimetype="application/json")
+    return Response(all_pods(platform(), runs(platform(), caller())), mimetype="application/json")
 
 
 @api.post(
@@ -73,7 +89,7 @@ def record_metric(body: schemas.MetricCreate) -> tuple[dict[str, Any], int]:
 def get_metrics(path: schemas.SourcePath, query: schemas.MetricQuery) -> dict[str, Any] | Response:
     """Read metrics of one pod or run"""
     name = path.pod_name_or_run_id
-    source = find_pod(platform(), name) if query.metric_type == "pod" else _run_source(name)
+    source = find_pod(platform(), caller(), name) if query.metric_type == "pod" else _run_source(name)
     if query.format != "zip":
         return by_name(lines_of(platform(), source, query))
     answer = Response(zipped(platform(), source, query), mimetype="application/zip")
@@ -84,7 +100,7 @@ def get_metrics(path: schemas.SourcePath, query: schemas.MetricQuery) -> dict[st
 @api.get("/runs/", operation_id="listRuns", tags=[{"name": "runs"}], responses={200: schemas.RunList}, **LAX)
 def list_runs() -> list[dict[str, Any]]:
     """List benchmark runs"""
-    rows = runs(platform())
+    rows = runs(platform(), caller())
     details: dict[int, tuple[WorkloadSpec, Any]] = {}
     for start in range(0, len(rows), 500):
         details |= platform().workloads.details(row.id or 0 for row in rows[start : start + 500])
@@ -101,13 +117,17 @@ def list_runs() -> list[dict[str, Any]]:
 def start_run(body: schemas.RunCreate) -> dict[str, Any]:
     """Start a benchmark run"""
     program = program_of(body)
-    spec = run_spec(platform(), body, program, request.host_url.rstrip("/"), caller().name)
+    who = caller()
+    place = who.scope.workspace or who.workspace
+    allow(who, Action.CREATE, Thing(ThingKind.WORKLOAD, workspace=place))
+    spec = run_spec(platform(), body, program, request.host, who.name)
     name = slug(body.name)
     platform().pools.ensure(POOL, max_workloads=1)  # again, if somebody removed it meanwhile
     submission = Submission(
         name=name,
         spec=spec,
-        caller=caller(),
+        caller=who,
+        workspace=place,
         dialect=DIALECT,
         kind=Kind.JOB,
         pool=POOL,
@@ -133,7 +153,7 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
 )
 def get_run(path: schemas.RunPath) -> dict[str, Any]:
     """Show one run"""
-    full = find_run(platform(), path.run_id)
+    full = find_run(platform(), caller(), path.run_id)
     return {**_answer(full), "job_metadata": job_metadata(platform(), full)}
 
 
@@ -146,7 +166,7 @@ def get_run(path: schemas.RunPath) -> dict[str, Any]:
 )
 def delete_run(path: schemas.RunPath) -> tuple[str, int]:
     """Delete a run, after stopping it if it is active"""
-    find_run(platform(), path.run_id)
+    find_run(platform(), caller(), path.run_id, Action.DELETE)
     platform().workloads.delete(path.run_id, caller())
     return "", 204
 
@@ -163,9 +183,12 @@ def _answer(full: Full) -> dict[str, Any]:
 
 
 def _who_is_active() -> str:
-    active = runs(platform(), active=True)
+    """Only who may read a run is told which one it is."""
+    active = all_runs(platform(), active=True)
     if not active:
         return "a run was active until now; only one may be at a time"
+    if not may_read(caller(), active[0]):
+        return "a run of another user is active; only one run may be at a time"
     name = platform().workloads.get(active[0].id or 0).request["name"]
     return f"run {active[0].id} ('{name}') is active; only one run may be at a time"
 
@@ -173,12 +196,12 @@ def _who_is_active() -> str:
 def _source_of(body: schemas.MetricCreate) -> tuple[Source, dict[str, Any]]:
     """What a posted metric is of, and the member that says so."""
     if body.pod_name:
-        return find_pod(platform(), body.pod_name), {"pod_name": body.pod_name}
-    return _run_source(str(body.run_id)), {"run_id": body.run_id}
+        return find_pod(platform(), caller(), body.pod_name, Action.REPORT), {"pod_name": body.pod_name}
+    return _run_source(str(body.run_id), Action.REPORT), {"run_id": body.run_id}
 
 
-def _run_source(text: str) -> Source:
+def _run_source(text: str, action: Action = Action.READ) -> Source:
     if not (text.isascii() and text.isdigit()) or len(text) > 18:
         raise not_found("run", text[:30])
-    full = find_run(platform(), int(text))
+    full = find_run(platform(), caller(), int(text), action)
     return Source(full.row, full.request["name"])

@@ -86,7 +86,9 @@ class Server:
     def mlbench(self, method: str, path: str, form: str = "") -> bytes:
         """A request of MLBench, whose bodies are forms."""
         kind = {"Content_Type": "application/x-www-form-urlencoded"} if form else {}
-        return request(method, MLBENCH + path, form.encode(), **kind)
+        return request(
+            method, MLBENCH + path, form.encode(), Authorization=f"Bearer {self.credentials['token']}", **kind
+        )
 
     def cloudml(self, method: str, path: str, body: Any = None) -> bytes:
         """A signed request."""

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from helpers.mlbench import IMAGE, Dashboard
 
+from localml.client import Client
+
 pytestmark = pytest.mark.vendor
 PACKAGE = "mlbench-core==3.0.0"
 
@@ -48,8 +50,17 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def client(published: Any, dashboard: Dashboard) -> Iterator[Any]:
-    with published.ApiClient(url=dashboard.url.removeprefix("http://")) as one:
+    with Client(dashboard.url, dashboard.token) as own:
+        url = own.env("mlbench")["url"]
+    with published.ApiClient(url=url.removeprefix("http://")) as one:
         yield one
+
+
+def test_without_the_address_that_env_prints_it_gets_nowhere(published: Any, dashboard: Dashboard) -> None:
+    with published.ApiClient(url=dashboard.url.removeprefix("http://")) as one:
+        assert one.get_runs().result().status_code == 401
+        assert create(one).status_code == 401
+    assert dashboard.get("runs/") == []
 
 
 def create(client: Any, **options: Any) -> Any:

@@ -13,8 +13,9 @@ from typing import Any
 
 from localml.core.series.samples import Line, Point
 from localml.core.subjects import Subject
+from localml.core.work.tables import Workload
 from localml.dialects.mlbench.schemas import MetricCreate, MetricQuery
-from localml.dialects.mlbench.translate.pods import WORKER, Source, pod_name, runs
+from localml.dialects.mlbench.translate.pods import WORKER, Source, pod_name
 from localml.dialects.mlbench.translate.times import micro_time, parse_time
 from localml.platform import Platform
 
@@ -84,10 +85,10 @@ def by_name(lines: list[Line]) -> dict[str, list[dict[str, str]]]:
     }
 
 
-def all_pods(platform: Platform) -> Iterator[str]:
-    """The JSON text of the metrics of every pod that there was, run by run: they may be too many for the memory."""
+def all_pods(platform: Platform, found: list[Workload]) -> Iterator[str]:
+    """The JSON text of the metrics of every pod of these runs, one by one: they may be too many for the memory."""
     separator = "{"
-    for run in runs(platform):
+    for run in found:
         pods: dict[str, dict[str, Any]] = {}
         for line in platform.samples.lines(Subject.workload(run.id or 0)):
             role, _, index = line.replica.rpartition("-")

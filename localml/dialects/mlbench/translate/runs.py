@@ -51,7 +51,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
     """What to run for a request.
 
     Args:
-        dashboard: this server's URL as the client wrote it, without a final slash.
+        dashboard: host and port of this server as the client wrote them.
         owner: the user whose run it will be.
 
     Raises:
@@ -68,7 +68,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
             "MLBENCH_HOSTS": f"%{{hosts:{WORKER}}}",
             "MLBENCH_ADDRESSES": f"%{{addresses:{WORKER}:{_SEAT}}}",
             "MLBENCH_BACKEND": literal(program.backend),
-            "MLBENCH_DASHBOARD_URL": literal(dashboard),
+            "MLBENCH_DASHBOARD_URL": f"http://{owner}:%{{token}}@{literal(dashboard)}",
         },
         resources=Resources(cpu=_cpus(platform, run), gpu=1 if program.gpu else 0),
         count=run.num_workers,

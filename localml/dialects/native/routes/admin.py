@@ -61,8 +61,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/env/<dialect>")
     def env(path: schemas.DialectPath) -> Any:
         """What a client of one of the APIs needs to reach this server."""
-        admin_only(caller())
-        return environment(platform.credentials, path.dialect, request.host_url.rstrip("/"))
+        return environment(platform, caller(), path.dialect, request.host_url.rstrip("/"))
 
 
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
