@@ -137,6 +137,7 @@ class Platform:
             catalog=self.catalog,
             sealer=self.sealer,
             run_token=self.identity.run_token,
+            replica_token=self._replica_token,
         )
 
     def _open_work(self) -> None:
@@ -178,6 +179,7 @@ class Platform:
                 port=config.gateway_port,
                 names=config.hosts,
                 auth=config.auth,
+                replica_token=self._replica_token,
                 fetch=partial(fetch_unpacked, self.buckets),
                 names_in=partial(file_names, self.buckets),
                 check=self._possible,
@@ -213,6 +215,9 @@ class Platform:
         self.gpus.close()
         self.db.close()
         self.lock.release()
+
+    def _replica_token(self, attempt: int) -> str:
+        return self._vault.token("replica", str(attempt))
 
     def _tell(self, workload_id: int) -> None:
         self.feed.changed(Subject.workload(workload_id))

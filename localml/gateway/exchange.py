@@ -195,8 +195,9 @@ class Exchange:
 
     def _head(self, replica: Replica) -> bytes:
         request, first = self._request, self._request.first
-        extra = b"host: %b\r\nx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n" % (
+        extra = b"host: %b\r\n%bx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n" % (
             replica.pool.netloc,
+            replica.greeting,
             self._client.peer,
         )
         if host := first.get(b"host"):

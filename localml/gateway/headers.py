@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from localml.core.serving.specs import REPLICA_TOKEN
 from localml.httpd.headers import FRAMING, Header, dropped
 
 VARIANT = b"x-localml-variant"
+REPLICA = REPLICA_TOKEN.lower().encode()
 # the gateway is what clients see, so what a client says of proxies before it is not believed
 _NOT_FORWARDED = FRAMING | {b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host"}
-_NOT_FORWARDED |= {b"x-forwarded-proto", b"x-forwarded-prefix"}
+_NOT_FORWARDED |= {b"x-forwarded-proto", b"x-forwarded-prefix", REPLICA}
 CREDENTIALS = frozenset({b"authorization", b"x-auth-token"})
 
 
@@ -30,7 +32,7 @@ def request_lines(
 
 def answer_lines(headers: Iterable[Header], connection: bytes | None, location: bytes | None) -> bytearray:
     """The answer's end-to-end headers with ``location`` (if given) in place of its own, without the end of the head."""
-    skip = dropped(FRAMING, connection) | {VARIANT}
+    skip = dropped(FRAMING, connection) | {VARIANT, REPLICA}
     lines = bytearray()
     for lowered, name, value in headers:
         if lowered in skip:

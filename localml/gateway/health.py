@@ -37,7 +37,7 @@ async def probe(replica: Replica, check: HealthCheck) -> bool | None:
 
 async def _get(connection: Connection, replica: Replica, path: str) -> Answer:
     head = connection.begin(without_body=False)
-    lines = b"host: %b\r\nuser-agent: localml-gateway\r\naccept: */*\r\n" % replica.pool.netloc
+    lines = b"host: %b\r\n%buser-agent: localml-gateway\r\naccept: */*\r\n" % (replica.pool.netloc, replica.greeting)
     connection.write(b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), lines))
     answer = await head
     if answer.status != 101:

@@ -21,6 +21,7 @@ from localml.core.serving.routes_table import (
 )
 from localml.gateway.admission import Gate
 from localml.gateway.counts import VariantCounts
+from localml.gateway.headers import REPLICA
 from localml.gateway.upstream import Pool
 
 EJECT_FIRST = 0.5
@@ -35,13 +36,19 @@ class Replica:
 
     def __init__(self, route: ReplicaRoute, variant: str) -> None:
         self.id, self.url, self.variant = route.id, route.url, variant
-        self.state = route.state
         self.pool = Pool(route.url)
+        self.update(route)
         self.inflight = 0
         self.retired = False
         self.failures = 0
         self._timeouts = 0
         self.left_out_until = 0.0
+
+    def update(self, route: ReplicaRoute) -> None:
+        """Take over the table's entry."""
+        self.state = route.state
+        self.greeting = b"%b: %b\r\n" % (REPLICA, route.token.encode()) if route.token else b""
+        """The line by which it knows that a request is from here."""
 
     def usable(self, now: float) -> bool:
         """It gets new requests. After its time of being left out, one more request is the test."""
@@ -93,7 +100,7 @@ class Variant:
         self.replicas = []
         for entry in route.replicas:
             replica = known.pop((entry.id, entry.url), None) or Replica(entry, self.name)
-            replica.state = entry.state
+            replica.update(entry)
             self.replicas.append(replica)
         return list(known.values())
 
@@ -118,6 +125,14 @@ class Variant:
         """Of the ready replicas that are all left out, the one that comes back first."""
         left = [one for one in self.replicas if one.state is ReplicaState.READY and one not in tried]
         return min(left, key=lambda one: one.left_out_until, default=None)
+
+
+def _is_among(token: bytes | None, hashes: frozenset[str] | None) -> bool:
+    """A look into a set is safe, because it is for a hash: the time that it takes says nothing that helps to guess the
+    token. None are everybody's."""
+    if hashes is None:
+        return True
+    return token is not None and hashlib.sha256(token).hexdigest() in hashes
 
 
 _VERSION = re.compile(rb"/v2/models/[^/]+/versions/([^/?]+)")
@@ -176,11 +191,8 @@ class Endpoint:
         yield from self.leaving
 
     def admits(self, token: bytes | None) -> bool:
-        """Whether a caller with this token may come in. A look into a set is safe, because it is for a hash: the time
-        that it takes says nothing that helps to guess the token."""
-        if self._hashes is None:
-            return True
-        return token is not None and hashlib.sha256(token).hexdigest() in self._hashes
+        """Whether a caller with this token may come in."""
+        return _is_among(token, self._hashes)
 
     def of_version(self, path: bytes) -> str | None:
         """The variant that a path asks for by its version, where several serve and this one can; None for any."""
@@ -230,6 +242,7 @@ class Router:
     def __init__(self, wake: Callable[[str, str], None]) -> None:
         self.endpoints: dict[str, Endpoint] = {}
         self.generation = 0
+        self._readers: frozenset[str] | None = frozenset()
         self._wake = wake
         self._places: dict[str, Place] = {}
         self._depth = 0
@@ -249,6 +262,11 @@ class Router:
         self._places = places
         self._depth = max((prefix.count("/") for prefix in places), default=0)
         self.generation = table.generation
+        self._readers = None if table.reader_hashes is None else frozenset(table.reader_hashes)
+
+    def may_read(self, token: bytes | None) -> bool:
+        """Whether a caller with this token may read what is counted here."""
+        return _is_among(token, self._readers)
 
     def match(self, path: str, only: str = "") -> Place | None:
         """The place of the longest prefix that ``path`` (without query) begins with, at a slash.

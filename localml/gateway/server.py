@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localml.core.serving.gateway_stats import GatewayAddress, write_address
-from localml.core.serving.routes_table import RouteTable, wake_folder
+from localml.core.serving.routes_table import FORMAT, RouteTable, wake_folder
 from localml.gateway import headers as heads
 from localml.gateway.admission import NothingReady, Refused
 from localml.gateway.exchange import Exchange
@@ -87,7 +87,9 @@ class Gateway:
         port = int(self._server.sockets[0].getsockname()[1])
         self._door.open(_own_url(self._settings.host, port))
         self._tasks = [loop.create_task(run()) for run in (self._follower.run, self._listeners.run, self._sweep)]
-        write_address(self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port))
+        write_address(
+            self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port, format=FORMAT)
+        )
         self.report.write()
         log.info("listening on %s:%d", self._settings.host, port)
         return port
@@ -182,7 +184,7 @@ class Gateway:
                 raise Refused(403, "wrong_host", FOREIGN_HOST)
             place = self.router.match(path, client.only)
             if place is None:
-                self._own_page(path, client)
+                self._own_page(path, request, client)
                 return
             endpoint = place.endpoint
             _refuse_pages(request, host, endpoint)
@@ -259,7 +261,7 @@ class Gateway:
                 seconds = client.loop.time() - request.started_at
                 exchange.variant.counts.record(exchange.status, exchange.error, seconds)
 
-    def _own_page(self, path: str, client: Client) -> None:
+    def _own_page(self, path: str, request: Request, client: Client) -> None:
         if path == "/healthz":
             page = {
                 "status": "closing" if self.closing else "ok",
@@ -269,6 +271,8 @@ class Gateway:
             }
             client.send(200, json.dumps(page).encode())
         elif path == "/metrics":
+            if not self.router.may_read(_token(request)):
+                raise Refused(401, "unauthenticated", "what is counted here is told to a token of a user")
             client.send(200, self.report.metrics(), kind=METRICS_TYPE)
         else:
             self.report.unrouted += 1

@@ -39,6 +39,7 @@ class GatewayProcess:
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
         self.generation = 0
+        self.readers: tuple[str, ...] | None = None  # hashes of tokens; None lets everybody read the counts
         self._log = (data / "gateway.log").open("wb")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "localml.gateway", "--data", str(data), "--port", "0", *arguments],
@@ -74,7 +75,8 @@ class GatewayProcess:
     def write(self, *endpoints: EndpointRoute) -> None:
         """Put a new table in place and do not wait."""
         self.generation += 1
-        write_routes(self.data, RouteTable(generation=self.generation, endpoints=endpoints))
+        table = RouteTable(generation=self.generation, reader_hashes=self.readers, endpoints=endpoints)
+        write_routes(self.data, table)
 
     async def publish(self, *endpoints: EndpointRoute) -> None:
         """Put a new table in place and wait until it is in use, as the control plane does."""

@@ -109,6 +109,7 @@ class Rig:
             user=None,
             gpu=lambda uuid: GpuGrant(uuid, 0, simulated=True),
             host_cpus=64.0,
+            replica_token=lambda attempt: f"token-{attempt}",
         )
         inline = Inline()
         acts = Acts(lambda: None, dict.fromkeys(("start", "pin", "stop", "remove"), inline))

@@ -10,8 +10,9 @@ from typing import Any
 from helpers.models import times
 from helpers.rig import ME, Rig
 from localml.control.serving.controller import ServingController, Surroundings
-from localml.control.serving.probes import Answer
+from localml.control.serving.probes import Answer, Page
 from localml.control.serving.replicas import ServingSite
+from localml.control.serving.routes import Keys
 from localml.core.registry.registry import NewVersion, Registry
 from localml.core.serving.endpoints import Endpoints, NewEndpoint
 from localml.core.serving.gateway_stats import EndpointStats, GatewayStats, ReplicaStats, VariantStats, write_stats
@@ -30,15 +31,15 @@ class FakeProber:
     """Every replica is ready, but those whose workload's name has a word in ``trouble``."""
 
     def __init__(self) -> None:
-        self.urls: Mapping[Hashable, str] = {}
+        self.pages: Mapping[Hashable, Page] = {}
         self.trouble: dict[int, str] = {}  # replica -> why it is not ready
         self.all_ready = True
 
-    def watch(self, urls: Mapping[Hashable, str]) -> None:
-        self.urls = dict(urls)
+    def watch(self, pages: Mapping[Hashable, Page]) -> None:
+        self.pages = dict(pages)
 
     def answer(self, key: Any) -> Answer | None:
-        if key not in self.urls:
+        if key not in self.pages:
             return None
         why = self.trouble.get(key[0], "" if self.all_ready else "is loading")
         return Answer(not why, why)
@@ -79,7 +80,7 @@ class ServingRig(Rig):
             site=ServingSite(
                 CONTAINERS, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"
             ),
-            tokens=lambda row: ("a" * 64,),
+            keys=Keys(lambda row: ("a" * 64,), lambda: ("b" * 64,), lambda attempt: f"token-{attempt}"),
             why=lambda number: "there is no room",
             owner=lambda row: ME,
         )

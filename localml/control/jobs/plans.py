@@ -12,7 +12,9 @@ from pathlib import Path
 from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.errors import Code, LocalmlError
+from localml.core.serving.specs import TOKEN_VARIABLE
 from localml.core.work.specs import Mount, RegistryAuth, WorkloadSpec
+from localml.core.work.states import Kind
 from localml.engines.base import (
     LABEL_INSTALL,
     LABEL_WORKLOAD,
@@ -40,6 +42,10 @@ def _no_registry_auth(uri: str) -> RegistryAuth:
     raise LocalmlError(Code.INVALID, f"registry_auth: {uri} cannot be read here", field="registry_auth")
 
 
+def _no_token(attempt: int) -> str:
+    raise EngineError(f"attempt {attempt} serves, and there is no key to make its token from")
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """What all plans of an installation share.
@@ -48,7 +54,8 @@ class Site:
     one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
     that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
     ``registry_auth`` reads the credentials for an image from the object that a role names. ``run_token`` makes the
-    token of a workload, which is in no spec.
+    token of a workload, ``replica_token`` gives what an attempt (by id) to run an endpoint's replica knows the gateway by;
+    both are in no spec.
     """
 
     install: str
@@ -65,6 +72,7 @@ class Site:
     unseal: Callable[[WorkloadRow, str], str] = _no_secrets
     registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
     run_token: Callable[[int], str] = _no_run_token
+    replica_token: Callable[[int], str] = _no_token
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -103,6 +111,8 @@ def build(
     }
     if mounts:
         env["LOCALML_MOUNTS"] = json.dumps(mounts, separators=(",", ":"))
+    if row.kind == Kind.ENDPOINT:
+        env[TOKEN_VARIABLE] = site.replica_token(one.id)
     for label, (container, _) in ports.items():
         env[f"LOCALML_PORT_{_NOT_IN_VARIABLES.sub('_', label.upper())}"] = str(container)
     return ReplicaPlan(

@@ -34,6 +34,7 @@ def open_site(
     catalog: Catalog,
     sealer: Sealer,
     run_token: Callable[[int], str],
+    replica_token: Callable[[int], str],
 ) -> Site:
     """This machine as plans see it. Files that our own images write belong to the data directory's owner."""
     owner = config.data.stat()
@@ -59,6 +60,7 @@ def open_site(
         unseal=unseal,
         registry_auth=partial(read_registry_auth, buckets),
         run_token=run_token,
+        replica_token=replica_token,
     )
 
 

@@ -21,10 +21,10 @@ from sqlmodel import Session, func, select
 from localml.control.serving import records as serving_records
 from localml.control.serving.load import EndpointRecord, Known, ReplicaRecord, VariantRecord, load, view_of
 from localml.control.serving.plan import AddReplica, Step, StopReplica, bake_end, plan_endpoint
-from localml.control.serving.probes import Answer, Prober
+from localml.control.serving.probes import Answer, Page, Prober
 from localml.control.serving.published import Published
 from localml.control.serving.replicas import ServingSite, replica_spec, served_model
-from localml.control.serving.routes import Tokens
+from localml.control.serving.routes import Keys
 from localml.control.serving.scaling import scaled
 from localml.control.serving.stats import Statistics
 from localml.control.serving.views import EndpointView
@@ -63,20 +63,20 @@ class Surroundings:
     """What the controller works with.
 
     Attributes:
-        tokens: who may call an endpoint.
+        keys: who gets in where.
         why: why a queued workload waits.
         owner: the caller in whose name an endpoint's replicas are submitted.
         changed: told the ids of endpoints that changed.
-        learn: called with a ready replica's URL and its variant when the model's inputs are not known yet.
+        learn: called with where a ready replica serves and its variant when the model's inputs are not known yet.
     """
 
     data: Path
     site: ServingSite
-    tokens: Tokens
+    keys: Keys
     why: Callable[[int], str]
     owner: Callable[[Endpoint], Caller]
     changed: Callable[[int], None] = lambda _: None
-    learn: Callable[[str, EndpointRecord, VariantRecord], None] = lambda *_: None
+    learn: Callable[[Page, EndpointRecord, VariantRecord], None] = lambda *_: None
 
 
 class ServingController:
@@ -107,7 +107,7 @@ class ServingController:
         self._prober = prober or Prober(self.nudge)
         self._stats = Statistics(around.data, self._recorded)
         self._worker = Worker("serving", self.tick, what="serving", news=self._news, every=POLL_S)
-        self._published = Published(around.data, around.tokens)
+        self._published = Published(around.data, around.keys)
         self._enough: dict[int, float] = {}  # endpoint -> since when fewer replicas would do
         self._reasons: dict[int, tuple[float, str]] = {}
         self._watched: frozenset[int] = frozenset()
@@ -163,13 +163,20 @@ class ServingController:
         return records
 
     def _watch(self, records: Iterable[EndpointRecord]) -> None:
-        urls: dict[Hashable, str] = {}
+        pages: dict[Hashable, Page] = {}
         for record in records:
             for variant, one in record.replicas():
-                url = one.url(self._around.site.host)
-                if url is not None and one.row.state is not ReplicaState.DRAINING:
-                    urls[one.key] = url + variant.spec.health_path
-        self._prober.watch(urls)
+                page = self._page(one, variant.spec.health_path)
+                if page is not None and one.row.state is not ReplicaState.DRAINING:
+                    pages[one.key] = page
+        self._prober.watch(pages)
+
+    def _page(self, one: ReplicaRecord, path: str = "") -> Page | None:
+        """A page of a replica, as its server lets us in; None while it does not run."""
+        url = one.url(self._around.site.host)
+        if url is None or one.attempt is None:
+            return None
+        return Page(url + path, self._around.keys.replica(one.attempt.id or 0))
 
     def _converge(self, now: float) -> list[tuple[EndpointRecord, EndpointView]]:
         """Carry out plans until all endpoints are as they should be, as far as that can be now."""
@@ -224,14 +231,14 @@ class ServingController:
 
     def _after(self, record: EndpointRecord, steps: list[Step]) -> None:
         for variant, one in record.replicas():
-            url = one.url(self._around.site.host)
+            page = self._page(one)
             unknown = (
                 variant.version is not None
                 and variant.version.inputs is None
                 and not variant.spec.has_own_server(variant.version.format)
             )
-            if url is not None and unknown and any(serving_records.is_ready(step, one) for step in steps):
-                self._around.learn(url, record, variant)
+            if page is not None and unknown and any(serving_records.is_ready(step, one) for step in steps):
+                self._around.learn(page, record, variant)
         self._around.changed(record.id)
 
     # -- replicas --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import psutil
 
 from localml.control.worker import Worker
 from localml.core.serving.gateway_stats import address_path, read_address
-from localml.core.serving.routes_table import FOLDER, write_whole
+from localml.core.serving.routes_table import FOLDER, FORMAT, write_whole
 
 log = logging.getLogger("localml.control")
 
@@ -107,7 +107,7 @@ class GatewaySupervisor:
         if found is None:
             return None
         if not self._is_wanted(found):
-            log.info("the gateway listens elsewhere than is wanted now; it is replaced")
+            log.info("the gateway listens elsewhere than is wanted now, or is of an older version; it is replaced")
             _end(found)
             return None
         log.info("the gateway of an earlier server is adopted (process %d)", found.pid)
@@ -117,6 +117,9 @@ class GatewaySupervisor:
         try:
             words = found.cmdline()
         except psutil.Error:
+            return False
+        address = read_address(self._data)
+        if address is None or address.format < FORMAT:
             return False
         wanted = _arguments(self._data, self._host, self._port, self._names)
         return words[-len(wanted) :] == wanted or (self._port == 0 and words[-len(wanted) : -1] == wanted[:-1])

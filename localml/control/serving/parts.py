@@ -10,20 +10,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from localml.control.jobs.hostports import free_port, is_free
 from localml.control.serving.controller import ServingController, Surroundings
 from localml.control.serving.gateway_process import GatewaySupervisor
 from localml.control.serving.load import EndpointRecord, VariantRecord
 from localml.control.serving.outputs import OutputWatcher
+from localml.control.serving.probes import Page, get
 from localml.control.serving.replicas import SERVER_START, ServingSite, check_options, replica_spec, served_model
+from localml.control.serving.routes import Keys
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
 from localml.core.events.feed import Feed
 from localml.core.events.records import record_event
 from localml.core.logs.files import LogStore
-from localml.core.people.allow import Thing
+from localml.core.people.allow import MACHINE, Thing
 from localml.core.people.identity import Caller, Identity
 from localml.core.people.rights import Action, ThingKind
 from localml.core.people.tokens import Tokens
@@ -49,6 +50,7 @@ class Parts:
     Attributes:
         host, port, names: of the gateway (see :class:`GatewaySupervisor`).
         auth: whether requests to endpoints need a token (endpoints that are public never do).
+        replica_token: what the replica of an attempt (by id) knows the gateway and us by.
         check: refuses what can never run here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
         names_in: names of the files in a folder of objects; none where there is no such folder.
@@ -67,6 +69,7 @@ class Parts:
     port: int
     names: tuple[str, ...]
     auth: bool
+    replica_token: Callable[[int], str]
     fetch: Fetch
     names_in: Callable[[str], list[str]]
     check: Callable[[Submission], None]
@@ -84,7 +87,7 @@ class Serving:
         around = Surroundings(
             data=parts.data,
             site=parts.site,
-            tokens=self._tokens,
+            keys=Keys(self._tokens, self._readers, parts.replica_token),
             why=parts.why,
             owner=self._owner,
             changed=lambda number: parts.feed.changed(Subject.endpoint(number)),
@@ -150,6 +153,10 @@ class Serving:
             return None
         return self._parts.tokens.that_may(Action.USE, Thing.of(ThingKind.ENDPOINT, row))
 
+    def _readers(self) -> tuple[str, ...] | None:
+        """Of those who may see what this machine does."""
+        return self._parts.tokens.that_may(Action.READ, MACHINE) if self._parts.auth else None
+
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()
         try:
@@ -157,18 +164,14 @@ class Serving:
         except LocalmlError as error:
             log.error("%s (not recorded: %s)", message, error)
 
-    def _learn(self, url: str, record: EndpointRecord, variant: VariantRecord) -> None:
-        number, path = variant.row.model_version_id or 0, f"/v2/models/{record.row.route}"
-        threading.Thread(target=self._ask_io, args=(url, path, number), name="localml-learn", daemon=True).start()
+    def _learn(self, place: Page, record: EndpointRecord, variant: VariantRecord) -> None:
+        page = replace(place, url=f"{place.url}/v2/models/{record.row.route}")
+        number = variant.row.model_version_id or 0
+        threading.Thread(target=self._ask_io, args=(page, number), name="localml-learn", daemon=True).start()
 
-    def _ask_io(self, url: str, path: str, version_id: int) -> None:
-        parts = urlsplit(url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_LEARN_TIMEOUT_S)
+    def _ask_io(self, page: Page, version_id: int) -> None:
         try:
-            connection.request("GET", path)
-            found = json.loads(connection.getresponse().read())
+            found = json.loads(get(page, _LEARN_TIMEOUT_S)[1])
             self.registry.learn(version_id, found["inputs"], found["outputs"])
         except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, LocalmlError) as error:
             log.info("inputs of model version %d are not known: %s", version_id, error)
-        finally:
-            connection.close()

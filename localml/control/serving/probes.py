@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from localml.control.worker import Worker
+from localml.core.serving.specs import REPLICA_TOKEN
 
 FIRST_S, LAST_S = 0.05, 1.0
 READY_S = 5.0
@@ -33,9 +34,17 @@ class Answer:
     why: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a replica, and the token that it is asked with."""
+
+    url: str
+    token: str = field(default="", repr=False)
+
+
 @dataclass(slots=True)
 class _Watch:
-    url: str
+    page: Page
     due: float = 0.0
     wait: float = FIRST_S
     strikes: int = 0
@@ -43,19 +52,34 @@ class _Watch:
     answer: Answer | None = None
 
 
-def ask(url: str) -> str:
-    """GET a health page. Returns nothing when it answers 2xx, else why the replica is not ready."""
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_TIMEOUT_S)
+def get(page: Page, timeout: float, limit: int | None = None) -> tuple[int, bytes]:
+    """Status and body of a page of a replica.
+
+    Args:
+        timeout: seconds for connecting, and for each piece of the answer.
+        limit: bytes of the body that are read; all for None.
+
+    Raises:
+        OSError, http.client.HTTPException: there was no answer.
+    """
+    parts = urlsplit(page.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
+    headers = {"Connection": "close"} | ({REPLICA_TOKEN: page.token} if page.token else {})
     try:
-        connection.request("GET", parts.path or "/", headers={"Connection": "close"})
+        connection.request("GET", parts.path or "/", headers=headers)
         found = connection.getresponse()
-        body = found.read(4096)
-    except (OSError, http.client.HTTPException) as error:
-        return f"does not answer yet ({getattr(error, 'strerror', None) or type(error).__name__})"
+        return found.status, found.read(limit)
     finally:
         connection.close()
-    return "" if 200 <= found.status < 300 else f"answers {found.status}{_said(body)}"
+
+
+def ask(page: Page) -> str:
+    """GET a health page. Returns nothing when it answers 2xx, else why the replica is not ready."""
+    try:
+        status, body = get(page, _TIMEOUT_S, 4096)
+    except (OSError, http.client.HTTPException) as error:
+        return f"does not answer yet ({getattr(error, 'strerror', None) or type(error).__name__})"
+    return "" if 200 <= status < 300 else f"answers {status}{_said(body)}"
 
 
 def _said(body: bytes) -> str:
@@ -67,7 +91,7 @@ def _said(body: bytes) -> str:
 
 
 class Prober:
-    """Watches a set of URLs.
+    """Watches a set of pages.
 
     Args:
         changed: called from a thread of this when an answer differs from the one before.
@@ -75,7 +99,7 @@ class Prober:
     """
 
     def __init__(
-        self, changed: Callable[[], None], ask: Callable[[str], str] = ask, executor: Executor | None = None
+        self, changed: Callable[[], None], ask: Callable[[Page], str] = ask, executor: Executor | None = None
     ) -> None:
         self._changed = changed
         self._ask = ask
@@ -84,15 +108,15 @@ class Prober:
         self._lock = threading.Lock()
         self._worker = Worker("prober", self.tick, what="asking replicas")
 
-    def watch(self, urls: Mapping[Hashable, str]) -> None:
-        """From now on, exactly these (key -> URL); what is known of one that stays is kept."""
+    def watch(self, pages: Mapping[Hashable, Page]) -> None:
+        """From now on, exactly these; what is known of one that stays is kept."""
         with self._lock:
-            for key in self._watched.keys() - urls.keys():
+            for key in self._watched.keys() - pages.keys():
                 del self._watched[key]
-            for key, url in urls.items():
-                if key not in self._watched or self._watched[key].url != url:
-                    self._watched[key] = _Watch(url)
-        if urls:
+            for key, page in pages.items():
+                if key not in self._watched or self._watched[key].page != page:
+                    self._watched[key] = _Watch(page)
+        if pages:
             self._worker.start()
         self._worker.nudge()
 
@@ -119,7 +143,7 @@ class Prober:
         return min(waits, default=None)
 
     def _one(self, key: Hashable, watch: _Watch) -> None:
-        why = self._ask(watch.url)
+        why = self._ask(watch.page)
         with self._lock:
             before = watch.answer
             watch.asking = False

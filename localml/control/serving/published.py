@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from localml.control.serving.load import EndpointRecord, ReplicaRecord
-from localml.control.serving.routes import Tokens, route, table
+from localml.control.serving.routes import Keys, route, table
 from localml.control.serving.views import EndpointView
 from localml.core.failpoints import FAILPOINTS
 from localml.core.serving.routes_table import BadTable, RouteTable, read_routes, write_routes
@@ -23,12 +23,12 @@ class Published:
 
     Args:
         data: the data directory, whose table the gateway follows.
-        tokens: who may call an endpoint.
+        keys: who gets in where.
     """
 
-    def __init__(self, data: Path, tokens: Tokens) -> None:
+    def __init__(self, data: Path, keys: Keys) -> None:
         self._data = data
-        self._tokens = tokens
+        self._keys = keys
         self._written: RouteTable | None = None
         self._drains: dict[tuple[int, int], tuple[int, float]] = {}  # replica -> table's generation, when written
         self._generations: dict[str, int] = {}  # route -> of the table that last changed it
@@ -50,7 +50,7 @@ class Published:
 
     def has(self, record: EndpointRecord, view: EndpointView) -> bool:
         """Whether the table has an endpoint as it is now."""
-        return self._written is not None and route(record, view, self._tokens) in self._written.endpoints
+        return self._written is not None and route(record, view, self._keys) in self._written.endpoints
 
     def generation_of(self, name: str) -> int:
         """Of the table that last changed a route."""
@@ -60,7 +60,7 @@ class Published:
         """Write the table of these endpoints, unless it is what the gateway has."""
         before = self._written if self._written is not None else _read_or_none(self._data)
         generation = before.generation if before is not None else 0
-        made = table(pairs, self._tokens, generation)
+        made = table(pairs, self._keys, generation)
         if before is None or made != before:
             made = made.model_copy(update={"generation": generation + 1})
             write_routes(self._data, made)

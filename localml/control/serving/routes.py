@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from localml.control.serving.load import EndpointRecord, VariantRecord
 from localml.control.serving.plan import making_room, weights
@@ -28,8 +29,20 @@ _SCALE = 1000
 _ROUTED = frozenset({VariantState.SERVING, VariantState.BAKING, VariantState.RETIRING, VariantState.FAILED})
 _SLEEP_QUEUE_S = 300.0
 
-Tokens = Callable[[Endpoint], tuple[str, ...] | None]
-"""Hashes of the tokens that may call an endpoint; None lets everybody in."""
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Who gets in where. Hashes of tokens are None where everybody is let in.
+
+    Attributes:
+        callers: hashes of the tokens that may call an endpoint.
+        readers: hashes of the tokens that may read what the gateway counts.
+        replica: the token that the replica of an attempt (by id) is asked with.
+    """
+
+    callers: Callable[[Endpoint], tuple[str, ...] | None]
+    readers: Callable[[], tuple[str, ...] | None]
+    replica: Callable[[int], str]
 
 
 def replica_id(number: int, attempt: int | None) -> str:
@@ -37,15 +50,15 @@ def replica_id(number: int, attempt: int | None) -> str:
     return f"{number}-{attempt or 0}"
 
 
-def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], tokens: Tokens, generation: int) -> RouteTable:
+def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], keys: Keys, generation: int) -> RouteTable:
     """The whole table. Endpoints that are stopped or deleted stay in it while replicas drain."""
     routes: list[EndpointRoute] = []
     for one, view in _one_per_route(pairs):
         try:
-            routes.append(route(one, view, tokens))
+            routes.append(route(one, view, keys))
         except ValueError as error:  # one that the gateway would refuse must not take the others along
             log.error("the endpoint '%s' is left out of the route table: %s", one.row.route, error)
-    return RouteTable(generation=generation, endpoints=tuple(routes))
+    return RouteTable(generation=generation, reader_hashes=keys.readers(), endpoints=tuple(routes))
 
 
 def _one_per_route(
@@ -60,7 +73,7 @@ def _one_per_route(
     return found.values()
 
 
-def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> EndpointRoute:
+def route(record: EndpointRecord, view: EndpointView, keys: Keys) -> EndpointRoute:
     """One endpoint as the gateway shall have it."""
     shares, spec = weights(view), record.spec
     holds = view.wanted and (spec.scaling.minimum == 0 or making_room(view))
@@ -68,8 +81,8 @@ def route(record: EndpointRecord, view: EndpointView, tokens: Tokens) -> Endpoin
         name=record.row.route,
         model=record.model,
         port=None if view.deleted else spec.gateway_port,
-        token_hashes=None if spec.public else tokens(record.row),
-        variants=tuple(_variant(one, shares) for one in record.variants if one.row.state in _ROUTED),
+        token_hashes=None if spec.public else keys.callers(record.row),
+        variants=tuple(_variant(one, shares, keys) for one in record.variants if one.row.state in _ROUTED),
         limits=Limits(
             max_body=spec.max_body,
             timeout_s=spec.request_timeout,
@@ -87,13 +100,14 @@ def _only_infers(variant: VariantRecord) -> bool:
     return variant.version is not None and variant.version.format == ONNX and not variant.spec.image
 
 
-def _variant(one: VariantRecord, shares: dict[int, float]) -> VariantRoute:
+def _variant(one: VariantRecord, shares: dict[int, float], keys: Keys) -> VariantRoute:
     replicas = []
     for replica in one.replicas:
         row = replica.row
         if row.url is not None and row.state in (ReplicaState.READY, ReplicaState.DRAINING):
             state = RouteState.READY if row.state is ReplicaState.READY else RouteState.DRAINING
-            replicas.append(ReplicaRoute(id=replica_id(row.id or 0, row.attempt_id), url=row.url, state=state))
+            name, token = replica_id(row.id or 0, row.attempt_id), keys.replica(row.attempt_id or 0)
+            replicas.append(ReplicaRoute(id=name, url=row.url, state=state, token=token))
     weight = round(shares.get(one.row.id or 0, 0.0) * _SCALE)
     version = str(one.version.number) if one.version is not None else ""
     check = HealthCheck(path=one.spec.health_path)

@@ -71,7 +71,7 @@ class Tensorboard:
 
     Attributes:
         folder: where the event files are, as a path below the bucket tree; it need not exist yet.
-        token: what to open it with; None makes a new one, an empty one lets everybody in who reaches the port.
+        token: what to open it with; None makes a new one, and so does an empty one, which older versions took.
         image, command: of one's own instead of ours; the image must serve on port 6006.
         idle_limit: seconds without a request after which it is stopped; only ours tells, so not with an image or
             command of one's own.
@@ -166,12 +166,11 @@ class Tools:
         """
         if wanted.idle_limit is not None and (wanted.image or wanted.command):
             raise invalid("idle_limit", "an image or command of one's own does not tell when it was last used")
-        sealed = {} if wanted.token == "" else {_TENSORBOARD_TOKEN: self._sealed(owner, wanted.token)}
         role = Role(
             image=wanted.image or TENSORBOARD_IMAGE,
             command=wanted.command if wanted.image or wanted.command else _TENSORBOARD_COMMAND,
             env={_LOGDIR: literal(wanted.folder)},
-            sealed_env=sealed,
+            sealed_env={_TENSORBOARD_TOKEN: self._sealed(owner, wanted.token or None)},
             resources=wanted.resources,
             ports=(Port(label=HTTP, container=_TENSORBOARD_PORT),),
         )

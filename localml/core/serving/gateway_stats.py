@@ -92,11 +92,14 @@ class GatewayStats(_Frozen):
 
 
 class GatewayAddress(_Frozen):
-    """Where a gateway's process listens; it lives if a process ``pid`` does and answers ``/healthz``."""
+    """Where a gateway's process listens; it lives if a process ``pid`` does and answers ``/healthz``.
+
+    ``format`` is the :data:`localml.core.serving.routes_table.FORMAT` that it understands."""
 
     pid: int
     host: str
     port: int
+    format: int = 0
 
 
 def stats_path(data: Path) -> Path:

@@ -23,6 +23,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 FOLDER = "gateway"
 RESERVED = ("/healthz", "/metrics")
 """Paths that the gateway answers itself."""
+FORMAT = 1
+"""What of a table a gateway understands, said where it listens: 1 has tokens for replicas. A gateway of less is
+replaced, because replicas refuse what it sends."""
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 _PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
@@ -60,11 +63,13 @@ class ReplicaState(StrEnum):
 
 
 class ReplicaRoute(_Frozen):
-    """One HTTP server. ``url`` is ``http://host:port``; a replica that moves to another URL is another replica."""
+    """One HTTP server. ``url`` is ``http://host:port``; a replica that moves to another URL is another replica.
+    ``token`` goes with every request to it, as the header :data:`localml.core.serving.specs.REPLICA_TOKEN`."""
 
     id: str = Field(min_length=1, max_length=255)
     url: Annotated[str, AfterValidator(_checked_url)]
     state: ReplicaState = ReplicaState.READY
+    token: str = Field(default="", pattern=r"^[A-Za-z0-9_-]*$", repr=False)
 
 
 class HealthCheck(_Frozen):
@@ -157,9 +162,15 @@ class EndpointRoute(_Frozen):
 
 
 class RouteTable(_Frozen):
-    """All endpoints. ``generation`` is the control plane's own count, shown again in the gateway's statistics."""
+    """All endpoints.
+
+    Args:
+        generation: the control plane's own count, shown again in the gateway's statistics.
+        reader_hashes: SHA-256 (hex) of the tokens that may read the gateway's ``/metrics``; None lets everybody.
+    """
 
     generation: int = Field(default=0, ge=0)
+    reader_hashes: tuple[Annotated[str, _TOKEN_HASH], ...] | None = ()
     endpoints: tuple[EndpointRoute, ...] = ()
 
     @model_validator(mode="after")

@@ -11,6 +11,10 @@ from localml.core.work.specs import Frozen, Resources
 
 ENDPOINT_PORT = "http"
 """Label of the port that every replica serves on."""
+TOKEN_VARIABLE = "LOCALML_REPLICA_TOKEN"
+"""Environment variable of a replica: what requests from the gateway carry as :data:`REPLICA_TOKEN`."""
+REPLICA_TOKEN = "X-Localml-Replica-Token"
+"""Header by which a replica knows that a request comes from the gateway, or from the control plane."""
 
 
 class EndpointState(StrEnum):

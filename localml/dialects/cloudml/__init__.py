@@ -13,6 +13,7 @@ Where the vendor's service differs from one machine, this dialect does so:
   tensorboard is made of it by a request of its own.
 - A development environment is a JupyterLab, opened with the ``password`` of the request; there is no ssh. Its files
   are in the folder that localml keeps for the user under the environment's name, and outlast it.
+- A tensorboard's ``address`` ends in ``/?token=...``: the vendor's clients print it, and a browser opens it.
 - Environments count in the pool ``cloudml/dev/<organisation>``, tensorboards in ``cloudml/tensorboard/<organisation>``:
   the documented quota has no members for these, so ``tensorboard_quota`` and ``tensorboard_used`` count them, as the
   published client expects.

@@ -149,7 +149,9 @@ class Calls:
         """See :func:`find`; a client that came to an endpoint's own port finds that one alone."""
         endpoints = self._router.endpoints
         port = int(context.peer().rpartition(":")[2])
-        if name := self._only.get(port, ""):
+        if port not in self._only:
+            raise Failed(grpc.StatusCode.PERMISSION_DENIED, "this port is the gateway's own; call the gateway")
+        if name := self._only[port]:
             endpoints = {name: endpoints[name]} if name in endpoints else {}
         return find(endpoints, spec)
 

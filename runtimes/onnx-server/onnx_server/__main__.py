@@ -1,9 +1,13 @@
-"""``python -m onnx_server --model-dir DIR --name NAME``."""
+"""``python -m onnx_server --model-dir DIR --name NAME``.
+
+With ``LOCALML_REPLICA_TOKEN`` in the environment it answers only requests that carry it: those of localml's gateway.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -12,6 +16,7 @@ from pathlib import Path
 from onnx_server.server import run
 from onnx_server.settings import Settings
 
+TOKEN_VARIABLE = "LOCALML_REPLICA_TOKEN"
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 _NAME = re.compile(r"[A-Za-z0-9._~-]+")
@@ -83,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the server; returns its exit status."""
-    settings = Settings(**vars(parser().parse_args(arguments)))
+    # out of the environment, so that a kernel does not print it with its own
+    settings = Settings(**vars(parser().parse_args(arguments)), token=os.environ.pop(TOKEN_VARIABLE, ""))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     return run(settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -28,6 +29,8 @@ Headers = list[tuple[bytes, bytes]]
 _JSON, _BINARY = b"application/json", b"application/octet-stream"
 _DIGITS = 18
 _HEADER_LENGTH = b"inference-header-content-length"
+_TOKEN = b"x-localml-replica-token"
+_STRANGER = "this server answers localml's gateway alone; send the request there"
 
 
 class ClientGone(Exception):
@@ -49,6 +52,7 @@ class App:
         self._metrics = metrics
         self.draining = False
         """True from the moment that the server is told to end."""
+        self._token = settings.token.encode()
         self._infer_path = f"/v2/models/{settings.name}/infer"
         self._model_path = f"/v2/models/{settings.name}"
 
@@ -60,6 +64,8 @@ class App:
         path, method = scope["path"], scope["method"]
         infers = path.endswith("/infer") or path.startswith("/dlim/")
         try:
+            if self._token and not self._knows(scope["headers"]):
+                raise RequestError(401, _STRANGER)
             if infers:
                 status = 200
                 headers, body = await self._infer(path, method, scope, receive)
@@ -83,6 +89,13 @@ class App:
             log.debug("a client went away before its answer")
         if infers:  # counted when the answer is on its way
             self._metrics.request(status, took)
+
+    def _knows(self, headers: Headers) -> bool:
+        """Whether a request comes from who started this server."""
+        for name, value in headers:
+            if name == _TOKEN:
+                return hmac.compare_digest(value, self._token)
+        return False
 
     async def _infer(self, path: str, method: str, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
         self._version(path)  # refused before the body is read

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -11,6 +11,7 @@ class Settings:
     """Settings of a server.
 
     Attributes:
+        token: what every request must carry as ``X-Localml-Replica-Token``; empty lets everybody in.
         model_dir: the model's folder.
         name: the model's name in URLs.
         kernel: ``module:Class`` of a Python kernel; empty where the folder tells.
@@ -49,3 +50,4 @@ class Settings:
     body_timeout: float = 60.0
     drain_delay: float = 0.2
     drain_timeout: float = 30.0
+    token: str = field(default="", repr=False)

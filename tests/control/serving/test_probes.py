@@ -9,14 +9,16 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from helpers.rig import wait_until
 
-from localml.control.serving.probes import Answer, Prober, ask
+from localml.control.serving.probes import Answer, Page, Prober, ask
+from localml.core.serving.specs import REPLICA_TOKEN
 
 
-class Page(BaseHTTPRequestHandler):
+class Spoken(BaseHTTPRequestHandler):
     """Answers with what the server holds."""
 
     def do_GET(self) -> None:
         status, body = self.server.answer  # type: ignore[attr-defined]
+        self.server.shown = self.headers.get(REPLICA_TOKEN)  # type: ignore[attr-defined]
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body)
@@ -27,7 +29,7 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def page() -> Iterator[HTTPServer]:
-    server = HTTPServer(("127.0.0.1", 0), Page)
+    server = HTTPServer(("127.0.0.1", 0), Spoken)
     server.answer = (200, b"")  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -51,18 +53,19 @@ def test_what_a_page_says(
 ) -> None:
     monkeypatch.setattr("localml.control.serving.probes._TIMEOUT_S", 60.0)
     page.answer = answer  # type: ignore[attr-defined]
-    assert ask(f"http://127.0.0.1:{page.server_port}/v2/health/ready") == said
+    assert ask(Page(f"http://127.0.0.1:{page.server_port}/v2/health/ready", "word")) == said
+    assert page.shown == "word"  # type: ignore[attr-defined]
 
 
 def test_nobody_listens() -> None:
-    assert ask("http://127.0.0.1:9/x") == "does not answer yet (Connection refused)"
+    assert ask(Page("http://127.0.0.1:9/x")) == "does not answer yet (Connection refused)"
 
 
 @pytest.fixture
-def probing() -> Iterator[Callable[[Callable[[str], str]], tuple[Prober, list[None]]]]:
+def probing() -> Iterator[Callable[[Callable[[Page], str]], tuple[Prober, list[None]]]]:
     made: list[Prober] = []
 
-    def make(says: Callable[[str], str]) -> tuple[Prober, list[None]]:
+    def make(says: Callable[[Page], str]) -> tuple[Prober, list[None]]:
         changes: list[None] = []
         made.append(Prober(lambda: changes.append(None), says))
         return made[-1], changes
@@ -73,30 +76,30 @@ def probing() -> Iterator[Callable[[Callable[[str], str]], tuple[Prober, list[No
 
 
 def test_one_that_becomes_ready_is_noticed_and_told_once(
-    probing: Callable[[Callable[[str], str]], tuple[Prober, list[None]]],
+    probing: Callable[[Callable[[Page], str]], tuple[Prober, list[None]]],
 ) -> None:
     answers = iter(["loading", "loading", ""])
     prober, changes = probing(lambda _: next(answers, ""))
     assert prober.answer("a") is None
-    prober.watch({"a": "http://a"})
+    prober.watch({"a": Page("http://a")})
     wait_until(lambda: prober.answer("a") == Answer(True))
     wait_until(lambda: len(changes) == 2)  # loading, ready
 
 
 def test_one_failure_of_a_ready_one_is_forgiven(
-    probing: Callable[[Callable[[str], str]], tuple[Prober, list[None]]], monkeypatch: pytest.MonkeyPatch
+    probing: Callable[[Callable[[Page], str]], tuple[Prober, list[None]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("localml.control.serving.probes.READY_S", 0.01)
     monkeypatch.setattr("localml.control.serving.probes._AGAIN_S", 0.01)
     said: list[str] = []
     script = ["", "busy", "busy", "", "busy", "busy", "busy"]
 
-    def says(_: str) -> str:
+    def says(_: Page) -> str:
         said.append(script[min(len(said), len(script) - 1)])
         return said[-1]
 
     prober, changes = probing(says)
-    prober.watch({"a": "http://a"})
+    prober.watch({"a": Page("http://a")})
     wait_until(lambda: prober.answer("a") == Answer(False, "busy"))
     assert said[:7] == script
     wait_until(lambda: len(changes) >= 2)  # told a moment after it is known
@@ -104,12 +107,12 @@ def test_one_failure_of_a_ready_one_is_forgiven(
 
 
 def test_one_that_is_watched_no_more_is_forgotten(
-    probing: Callable[[Callable[[str], str]], tuple[Prober, list[None]]],
+    probing: Callable[[Callable[[Page], str]], tuple[Prober, list[None]]],
 ) -> None:
-    prober, _ = probing(lambda url: "" if url.endswith("b") else "no")
-    prober.watch({"a": "http://a"})
+    prober, _ = probing(lambda page: "" if page.url.endswith("b") else "no")
+    prober.watch({"a": Page("http://a")})
     wait_until(lambda: prober.answer("a") is not None)
-    prober.watch({"a": "http://b"})
+    prober.watch({"a": Page("http://b")})
     wait_until(lambda: prober.answer("a") == Answer(True))
     prober.watch({})
     assert prober.answer("a") is None

@@ -103,12 +103,14 @@ def test_there_is_no_address_until_a_container_runs_and_then_that_of_the_newest_
     assert tools.access(full(spec, Kind.NOTEBOOK, old, new, tries=2)).base == "http://127.0.0.1:40002"
 
 
-def test_a_tensorboard_shows_a_folder_of_the_buckets_with_or_without_a_token(tools: Tools) -> None:
+def test_a_tensorboard_shows_a_folder_of_the_buckets_and_always_has_a_token(tools: Tools) -> None:
     spec = tools.tensorboard("ann", Tensorboard("logs/%{index}", token="t"))
     assert spec.roles[0].env["LOCALML_LOGDIR"] == "logs/%%{index}"  # a name is no placeholder
     assert tools.access(full(spec, Kind.TENSORBOARD, container())).url == "http://127.0.0.1:40001/?token=t"
-    opened = tools.tensorboard("ann", Tensorboard("logs", token=""))
-    assert tools.access(full(opened, Kind.TENSORBOARD, container())).url == "http://127.0.0.1:40001/"
+    older = spec.model_copy(update={"roles": (spec.roles[0].model_copy(update={"sealed_env": {}}),)})
+    assert tools.access(full(older, Kind.TENSORBOARD, container())).url == "http://127.0.0.1:40001/"
+    changed = tools.tensorboard("ann", tools.tensorboard_of("ann", older))
+    assert len(tools.token(full(changed, Kind.TENSORBOARD))) >= 32
 
 
 def test_a_tensorboard_of_ours_may_stop_when_idle_and_one_of_the_users_own_may_not(tools: Tools) -> None:

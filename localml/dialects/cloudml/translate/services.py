@@ -4,7 +4,8 @@ A service is an endpoint of one version, named by model name and version togethe
 when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is a port that the
 service has to itself, where TensorFlow Serving's gRPC is spoken: vendor clients name the model there, and not the
 version. They predict without credentials, so where only this machine reaches the gateway none are needed; elsewhere a
-token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``.
+token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``;
+what the gateway sends it carries ``$LOCALML_REPLICA_TOKEN`` as ``X-Localml-Replica-Token``.
 """
 
 from __future__ import annotations

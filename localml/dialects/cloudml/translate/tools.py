@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from localml.config import LOOPBACK
 from localml.core.errors import invalid
 from localml.core.instances.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
 from localml.core.work.specs import Resources, WorkloadSpec
@@ -150,7 +149,6 @@ def board_spec(platform: Platform, owner: str, board: TensorboardCreate) -> Work
     folder = platform.buckets.path(board.logdir, field="logdir").relative_to(platform.buckets.root)
     wanted = Tensorboard(
         folder=folder.as_posix(),
-        token="" if platform.config.host in LOOPBACK else None,
         image=board.docker_image or "",
         command=("sh", "-c", board.docker_command) if board.docker_command else (),
         resources=Resources(),
@@ -160,9 +158,11 @@ def board_spec(platform: Platform, owner: str, board: TensorboardCreate) -> Work
 
 def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
     """A tensorboard as it is answered. Its port is chosen when it starts; until then it reads None, as the vendor's
-    does."""
+    does. Where it has a token ``address`` is ``HOST:PORT/?token=TOKEN``."""
     row, request = full.row, dict(full.request or {})
     access = access_of(full)
+    address = f"{access.host}:{access.port}"
+    page = (access.url or "").partition(address)[2].removesuffix("/")
     computed = {
         "org_id": row.workspace,
         "org_name": row.workspace,
@@ -171,7 +171,7 @@ def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
         "state": state_word(row),
         "create_time": plain_time(row.created_at),
         "update_time": plain_time(row.updated_at),
-        "address": f"{access.host}:{access.port}",
+        "address": address + page,  # all that the vendor's clients print; it is what a browser opens, token included
         "url": access.url,
     }
     return {**dict.fromkeys(TensorboardAnswer.model_fields), **request, **computed}
