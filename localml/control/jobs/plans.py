@@ -13,7 +13,7 @@ from localml.control.jobs.addresses import address_of, expanded, host_of, is_gan
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.errors import Code, LocalmlError
 from localml.core.serving.specs import TOKEN_VARIABLE
-from localml.core.work.specs import Mount, RegistryAuth, WorkloadSpec
+from localml.core.work.specs import PIDS, Mount, RegistryAuth, WorkloadSpec
 from localml.core.work.states import Kind
 from localml.engines.base import (
     LABEL_INSTALL,
@@ -125,7 +125,7 @@ def build(
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,
         shm=resources.shm,
-        pids=resources.pids,
+        pids=PIDS if resources.pids is None else resources.pids,
         gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
         binds=binds,
         ports=tuple(PublishedPort(label, inside, host) for label, (inside, host) in ports.items() if host),

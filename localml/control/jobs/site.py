@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from localml.config import LOOPBACK, Config
 from localml.control.jobs.hardware import Hardware
@@ -13,14 +14,18 @@ from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.plans import Site
 from localml.control.jobs.snapshot import WorkloadRow
 from localml.core.catalog import Catalog
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
+from localml.core.people.allow import MACHINE, may
+from localml.core.people.rights import Action
 from localml.core.people.sealing import Sealer
+from localml.core.work.specs import PIDS, Role, need_unprivileged
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
 from localml.objects import Buckets
 from localml.objects.registry_auth import read_registry_auth
 
 DEFAULT_IMAGE = "localml/base:latest"
+_THREADS_MAX = Path("/proc/sys/kernel/threads-max")
 
 
 def open_site(
@@ -64,11 +69,20 @@ def open_site(
     )
 
 
+def most_pids(setting: Path = _THREADS_MAX) -> int:
+    """Processes and threads that one replica of a user may ask for: an eighth of what this machine can have."""
+    try:
+        return max(PIDS, int(setting.read_text()) // 8)
+    except (OSError, ValueError):  # not Linux
+        return PIDS
+
+
 class Possible:
-    """Refuses, before anything is recorded, what can never run here: called with each submission.
+    """Refuses, before anything is recorded, what can never run here or not for its caller: called with each submission.
 
     Raises:
-        LocalmlError: ``INVALID`` or ``FORBIDDEN`` (mounts, sealed variables), ``CAPACITY`` with the numbers.
+        LocalmlError: ``INVALID`` or ``FORBIDDEN`` (mounts, sealed variables, ports, pids), ``CAPACITY`` with the
+            numbers.
     """
 
     def __init__(self, mounts: Mounts, sealer: Sealer, hardware: Hardware) -> None:
@@ -81,4 +95,17 @@ class Possible:
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
                 self._sealer.open(submission.caller.name, sealed)
+        if not may(submission.caller, Action.ADMINISTER, MACHINE):
+            for role in submission.spec.roles:
+                _check_share(role)
         self._hardware.check(submission.spec)
+
+
+def _check_share(role: Role) -> None:
+    """Refuse a user's role what would take the machine from others."""
+    for port in role.ports:
+        need_unprivileged(port.host, "ports")
+        need_unprivileged(port.prefer, "ports")
+    most = most_pids()
+    if (role.resources.pids or 0) > most:
+        raise invalid("pids", f"at most {most} processes and threads, not {role.resources.pids}")

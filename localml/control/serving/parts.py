@@ -24,7 +24,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.events.feed import Feed
 from localml.core.events.records import record_event
 from localml.core.logs.files import LogStore
-from localml.core.people.allow import MACHINE, Thing
+from localml.core.people.allow import MACHINE, Thing, may
 from localml.core.people.identity import Caller, Identity
 from localml.core.people.rights import Action, ThingKind
 from localml.core.people.tokens import Tokens
@@ -35,6 +35,7 @@ from localml.core.serving.endpoints import Endpoints
 from localml.core.serving.specs import EndpointSpec, VariantSpec
 from localml.core.serving.tables import Endpoint
 from localml.core.subjects import PLATFORM, Subject
+from localml.core.work.specs import need_unprivileged
 from localml.core.work.workloads import Submission, Workloads
 
 log = logging.getLogger("localml.control")
@@ -120,12 +121,14 @@ class Serving:
         with ExitStack() as held:
             return free_port(self.endpoints.gateway_ports(), held)
 
-    def need_free(self, port: int, field: str) -> None:
-        """Refuse a port that somebody listens on.
+    def need_free(self, port: int, field: str, caller: Caller) -> None:
+        """Refuse a port that somebody listens on, or that is not for this caller.
 
         Raises:
-            LocalmlError: ``CONFLICT`` naming the field.
+            LocalmlError: ``CONFLICT`` or ``INVALID`` naming the field.
         """
+        if not may(caller, Action.ADMINISTER, MACHINE):
+            need_unprivileged(port, field)
         if not is_free(port):
             raise LocalmlError(Code.CONFLICT, f"{field}: port {port} is in use on this machine", field=field)
 

@@ -11,12 +11,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from localml.core.errors import invalid
 from localml.core.quantities import parse_memory
 from localml.core.work.placeholders import Reference, references
 
 NAME = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._~][A-Za-z0-9._~-]{0,127}$")
 ROLE_NAME = re.compile(r"^[A-Za-z0-9._~-]{1,64}$")
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.~-]*$")
+
+
+UNPRIVILEGED = 1024
+"""The first port of a machine that is not one of the system's."""
+PIDS = 4096
+"""Processes and threads that a replica has at most unless it asks for another number."""
 
 
 class Frozen(BaseModel):
@@ -33,7 +40,8 @@ class Resources(Frozen):
     """What one replica needs. An amount left out is neither reserved nor limited.
 
     ``cpu`` in cores, memory amounts in bytes (text such as ``512M`` is taken), ``gpu`` as a whole number of
-    devices, or a fraction of one between 0 and 1 which is shared with others.
+    devices, or a fraction of one between 0 and 1 which is shared with others. ``pids`` is the most processes and
+    threads there may be, :data:`PIDS` when left out.
     """
 
     cpu: float | None = Field(default=None, gt=0, le=4096)
@@ -98,6 +106,16 @@ class Port(Frozen):
     host: int = Field(default=0, ge=0, le=65535)
     prefer: int = Field(default=0, ge=0, le=65535)
     publish: bool = True
+
+
+def need_unprivileged(port: int | None, field: str) -> None:
+    """Refuse a port of the machine that is one of the system's; 0 and None are none.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the field.
+    """
+    if port and port < UNPRIVILEGED:
+        raise invalid(field, f"port {port} is for administrators; others have those from {UNPRIVILEGED} on")
 
 
 class RetryPolicy(Frozen):

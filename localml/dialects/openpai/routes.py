@@ -34,7 +34,14 @@ from localml.dialects.openpai.translate.jobs import (
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
 from localml.dialects.openpai.translate.users import need, upsert
 
-MEMBERS = {"name": "jobName", "cpu": "cpuNumber", "memory": "memoryMB", "gpu": "gpuNumber", "pool": "virtualCluster"}
+MEMBERS = {
+    "name": "jobName",
+    "cpu": "cpuNumber",
+    "memory": "memoryMB",
+    "gpu": "gpuNumber",
+    "pool": "virtualCluster",
+    "ports": "portList",
+}
 
 api = Operations("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
 OPEN: list[dict[str, list[Any]]] = [{}]

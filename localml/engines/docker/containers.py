@@ -68,6 +68,7 @@ def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
         "NetworkMode": network,
         "Init": True,  # reaps zombies and hands signals on to programs that are no good init
         "SecurityOpt": ["no-new-privileges"],
+        "CapDrop": ["MKNOD", "NET_RAW"],  # a disk's device file in a bucket; packets in another container's name
         "LogConfig": LOG_CONFIG,
         "PortBindings": {
             f"{port.container}/tcp": [{"HostIp": plan.bind_address, "HostPort": str(port.host)}] for port in plan.ports

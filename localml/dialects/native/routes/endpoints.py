@@ -158,7 +158,7 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
     if not name:
         raise invalid("name", "is needed for a custom image")
     if body.gateway_port is not None:
-        platform.serving.need_free(body.gateway_port, "gateway_port")
+        platform.serving.need_free(body.gateway_port, "gateway_port", who)
     shared = ("image", "command", "port", "health_path", "resources", "env", "options")
     spec = VariantSpec.model_validate({key: getattr(body, key) for key in shared})
     settings = ("scaling", "public", "ready_timeout", "bake", "request_timeout", "max_concurrent", "gateway_port")
