@@ -63,6 +63,9 @@ class Capabilities:
             are taken.
         names_resolve: the members of a gang find each other by ``hostname``. Otherwise by their machine's address.
         gangs_spread: members on different nodes find each other, too.
+        accounts: replicas of users who are not trusted are to be given an account of this machine, and are kept apart
+            only so. Otherwise all are kept apart, unless ``exposes`` says something else.
+        exposes: why what one user's replica runs can reach what belongs to others; empty where it cannot.
     """
 
     images: bool = False
@@ -71,6 +74,8 @@ class Capabilities:
     ports_mapped: bool = False
     names_resolve: bool = False
     gangs_spread: bool = False
+    accounts: bool = False
+    exposes: str = ""
 
     @property
     def addresses_known(self) -> bool:
@@ -112,13 +117,24 @@ class PublishedPort:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Whom a replica runs as on its machine, for engines without containers; such numbers need no name there."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaPlan:
     """Everything an engine needs to start one container; made by the control loop from spec and placement.
 
     ``command`` replaces both entry point and arguments of the image; when empty, the image's own are used.
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
-    None for the image's own. ``env`` is complete: engines add nothing but the GPU variables. ``node`` is
+    None for the image's own. ``account`` is for engines that have :attr:`Capabilities.accounts`: such a replica sees of
+    the machine's private folders only ``binds``, at the paths that they have there, and its own. ``env`` is complete:
+    engines add nothing but the GPU variables, and who an account is. ``node`` is
     the name of the machine that it is placed on; an engine of one machine runs everything there.
     """
 
@@ -139,6 +155,7 @@ class ReplicaPlan:
     hostname: str = ""
     network: str | None = None
     user: str | None = None
+    account: Account | None = None
     node: str = ""
 
 

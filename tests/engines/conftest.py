@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from helpers.engine_kits import EngineKit, FakeKit, ProcessKit, docker_kit
+from helpers.engine_kits import BoxedKit, EngineKit, FakeKit, ProcessKit, docker_kit
 
 
-@pytest.fixture(params=["process", "fake", pytest.param("docker", marks=pytest.mark.docker)])
+@pytest.fixture(params=["process", "boxed", "fake", pytest.param("docker", marks=pytest.mark.docker)])
 def engine_kit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EngineKit]:
     kits: dict[str, Callable[[], EngineKit]] = {
         "process": lambda: ProcessKit(tmp_path / "replicas"),
+        "boxed": lambda: BoxedKit(tmp_path / "replicas"),
         "fake": FakeKit,
         "docker": docker_kit,
     }

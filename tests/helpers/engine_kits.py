@@ -13,7 +13,7 @@ import pytest
 
 from helpers.docker_image import tiny_image
 from localml.core.clock import ManualClock
-from localml.engines.base import LABEL_INSTALL, Engine, Observed, Phase, ReplicaPlan
+from localml.engines.base import LABEL_INSTALL, Account, Engine, Observed, Phase, ReplicaPlan
 from localml.engines.fake.engine import FakeEngine
 from localml.engines.process.engine import ProcessEngine
 
@@ -116,11 +116,27 @@ class EngineKit:
         return ReplicaPlan(**values)
 
 
+NOBODY = Account(2_000_000_001, 2_000_000_001, (2_000_000_000,))
+"""An account of no user."""
+
+
 class ProcessKit(EngineKit):
     grants_any_gpu = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(lambda install: ProcessEngine(root, install), "none", "conformance")
+
+
+class BoxedKit(ProcessKit):
+    """The process engine's replicas of somebody who is not trusted."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        if reason := self.engine.capabilities.exposes:
+            pytest.skip(reason)
+
+    def _plan(self, **fields: Any) -> ReplicaPlan:
+        return super()._plan(**{"account": NOBODY, **fields})
 
 
 class FakeKit(EngineKit):

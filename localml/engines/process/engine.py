@@ -1,9 +1,10 @@
 """The process engine: replicas as child processes, each in a folder of its own, each under a small supervisor.
 
-Made for machines without a container engine and for tests: a job starts in milliseconds. Nothing is isolated, and
-:meth:`ProcessEngine.nodes` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives the server;
-what it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know, so a new
-server finds everything.
+Made for machines without a container engine and for tests: a job starts in milliseconds. Replicas whose plan names an
+account run in a box (:mod:`localml.engines.process.box`), where the machine lets us make some; all others are not
+isolated, and :meth:`ProcessEngine.nodes` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives
+the server; what it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know,
+so a new server finds everything.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -43,10 +44,11 @@ from localml.engines.base import (
 from localml.engines.hints import Hints
 from localml.engines.process import cgroups, supervisor
 from localml.engines.process import io as process_io
+from localml.engines.process.boxes import Boxes
 from localml.engines.process.ends import observed, settled
 from localml.engines.process.exec import open_beside
 from localml.engines.process.exits import ExitWatcher, Watched
-from localml.engines.process.folder import UNFINISHED, PlanRecord, ReplicaDir
+from localml.engines.process.folder import UNFINISHED, Launch, PlanRecord, ReplicaDir
 from localml.engines.process.plan import Environments, LaunchMaker
 from localml.engines.process.spawn import Spawner
 from localml.engines.process.writes import WriteWatcher
@@ -80,10 +82,10 @@ class ProcessEngine:
         environments: from an image's name to additions to the environment (such as PATH of a virtual
             environment); None for an unknown image, which runs with the machine's own programs.
         cgroup: a control group to use; default is the delegated one, if there is one.
+        hidden: folders of which replicas in boxes see nothing but what they are given, such as the data directory.
     """
 
     name = "process"
-    capabilities = Capabilities()
 
     def __init__(
         self,
@@ -92,11 +94,14 @@ class ProcessEngine:
         *,
         environments: Environments | None = None,
         cgroup: Path | None = None,
+        hidden: Sequence[Path] = (),
     ) -> None:
         self._root = root.absolute()
         self._install = install
         self._cgroups = cgroups.named(cgroup) if cgroup else cgroups.delegated()
-        self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups)
+        self._prepare_root(hidden)
+        self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups, self._boxes)
+        self.capabilities = Capabilities(accounts=not self._boxes.trouble, exposes=self._boxes.exposes)
         self._name_locks = [threading.RLock() for _ in range(_NAME_LOCKS)]
         self._plans: dict[str, PlanRecord] = {}
         self._ended: dict[str, Observed] = {}
@@ -107,7 +112,6 @@ class ProcessEngine:
         self._closed = threading.Event()
         self._exits = ExitWatcher(self._on_exit)
         self._writes = WriteWatcher()
-        self._prepare_root()
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """This machine, as far as this process may use it."""
@@ -117,10 +121,7 @@ class ProcessEngine:
             memory=psutil.virtual_memory().total,
             engine=self.name,
             version=platform.release(),
-            isolation=(
-                "none: replicas are processes of the server's user on this machine, with its files, network and "
-                "installed programs; GPUs are kept apart by environment variables only"
-            ),
+            isolation=self._boxes.isolation,
         )
         return (node,)
 
@@ -246,7 +247,8 @@ class ProcessEngine:
             EngineError: the replica does not run, or the command did not end in time.
         """
         plan = self._running_plan(name)
-        return process_io.run_beside(command, plan.env, plan.workdir, timeout)
+        with self._boxes.beside(self._folder(name), plan, Launch(command, plan.env, plan.workdir)) as beside:
+            return process_io.run_beside(beside, timeout)
 
     def open(
         self,
@@ -259,7 +261,9 @@ class ProcessEngine:
         """See :meth:`Engine.open`. What the command leaves behind is killed when the stream is closed, because no
         container would end it."""
         plan = self._running_plan(name)
-        return open_beside(command, {**plan.env, **(env or {})}, plan.workdir, tty)
+        launch = Launch(command, {**plan.env, **(env or {})}, plan.workdir)
+        with self._boxes.beside(self._folder(name), plan, launch) as beside:
+            return open_beside(beside, tty)
 
     def _running_plan(self, name: str) -> PlanRecord:
         with self._name_lock(name):
@@ -286,10 +290,11 @@ class ProcessEngine:
         self._spawner.close()
         self._hints.close()
 
-    def _prepare_root(self) -> None:
+    def _prepare_root(self, hidden: Sequence[Path]) -> None:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._spawner = Spawner(self._root)
+            self._boxes = Boxes(self._root, hidden)
+            self._spawner = Spawner(self._root, *filter(None, [self._boxes.program]))
             for left in self._root.glob(f"{UNFINISHED}*"):
                 old = left.stat().st_mtime < time.time() - _UNFINISHED_AGE  # its maker's number may be another's now
                 if old or ReplicaDir(left).abandoned():

@@ -11,12 +11,12 @@ import signal
 import struct
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from localml.engines.base import EngineError, ExecStream, Stream
-from localml.engines.process.io import kill_session
+from localml.engines.process.io import Beside, kill_session
 from localml.engines.process.supervisor import start_ticks
 
 _CHUNK = 1 << 16
@@ -27,21 +27,19 @@ _GRACE_S = 1.0
 _ALL_SIGNALS = sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP})
 
 
-def open_beside(
-    command: tuple[str, ...], env: Mapping[str, str], workdir: str, tty: tuple[int, int] | None
-) -> ExecStream:
+def open_beside(beside: Beside, tty: tuple[int, int] | None) -> ExecStream:
     """Start a command; see :meth:`localml.engines.base.Engine.open`.
 
     Raises:
         EngineError: it cannot be started.
     """
     try:
-        return _on_terminal(command, env, workdir, tty) if tty else _on_pipes(command, env, workdir)
+        return _on_terminal(beside, tty) if tty else _on_pipes(beside)
     except OSError as error:
-        raise EngineError(f"cannot run {command[0]!r}: {error.strerror}") from error
+        raise EngineError(f"cannot run {beside.command[0]!r}: {error.strerror}") from error
 
 
-def _on_pipes(command: tuple[str, ...], env: Mapping[str, str], workdir: str) -> LocalExec:
+def _on_pipes(beside: Beside) -> LocalExec:
     with ExitStack() as theirs, ExitStack() as ours:
         pipes = []
         for _ in range(3):
@@ -51,12 +49,12 @@ def _on_pipes(command: tuple[str, ...], env: Mapping[str, str], workdir: str) ->
             theirs.callback(os.close, reading if number == 0 else writing)
             ours.callback(os.close, writing if number == 0 else reading)
         given = [pipes[0][0], pipes[1][1], pipes[2][1]]
-        pid = _spawn(command, env, workdir, [(os.POSIX_SPAWN_DUP2, one, number) for number, one in enumerate(given)])
+        pid = _spawn(beside, [(os.POSIX_SPAWN_DUP2, one, number) for number, one in enumerate(given)])
         ours.pop_all()
     return LocalExec(pid, pipes[0][1], {pipes[1][0]: "stdout", pipes[2][0]: "stderr"}, tty=False)
 
 
-def _on_terminal(command: tuple[str, ...], env: Mapping[str, str], workdir: str, size: tuple[int, int]) -> LocalExec:
+def _on_terminal(beside: Beside, size: tuple[int, int]) -> LocalExec:
     with ExitStack() as theirs, ExitStack() as ours:
         terminal, other = os.openpty()
         ours.callback(os.close, terminal)
@@ -64,17 +62,18 @@ def _on_terminal(command: tuple[str, ...], env: Mapping[str, str], workdir: str,
         _set_size(terminal, *size)
         # A controlling terminal is the first one that the leader of a new session opens, so it opens it by its name.
         opened = [(os.POSIX_SPAWN_OPEN, number, os.ttyname(other), os.O_RDWR, 0) for number in range(3)]
-        pid = _spawn(command, env, workdir, opened)
+        pid = _spawn(beside, opened)
         ours.pop_all()
     return LocalExec(pid, terminal, {terminal: "stdout"}, tty=True)
 
 
-def _spawn(command: tuple[str, ...], env: Mapping[str, str], workdir: str, files: list[tuple[Any, ...]]) -> int:
+def _spawn(beside: Beside, files: list[tuple[Any, ...]]) -> int:
+    passed = [(os.POSIX_SPAWN_DUP2, number, number) for number in beside.passed]
     return os.posix_spawnp(
         "sh",
-        (*_IN_FOLDER, workdir, *command),
-        dict(env),
-        file_actions=files,
+        (*_IN_FOLDER, beside.workdir, *beside.command),
+        dict(beside.env),
+        file_actions=[*files, *passed],
         setsid=True,
         setsigmask=[],
         setsigdef=_ALL_SIGNALS,

@@ -8,6 +8,7 @@ launch          engine     what the supervisor runs (:func:`encode_launch`)
 exit.part       engine     room reserved on the disk for ``exit.json``
 stdout, stderr  child      its output, exactly
 work/           child      where it runs unless the plan's work directory exists here
+tmp/            child      its /tmp, if it runs under an account of its own; of the rest it can then see nothing
 stop            engine     grace in seconds; read by the supervisor at SIGTERM, and before it begins
 lock            --         locked (POSIX record lock) by the supervisor as long as it lives
 running.json    superv.    process numbers, start time in ticks, boot id; written before the command begins
@@ -37,7 +38,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from localml.engines.base import STREAMS, EngineError, ReplicaPlan
+from localml.engines.base import STREAMS, Account, EngineError, ReplicaPlan
 
 UNFINISHED = ".new-"
 """Start of the names of folders that are being made, followed by the maker's process number."""
@@ -59,6 +60,7 @@ class PlanRecord:
     env: Mapping[str, str]
     workdir: str
     created_at: float
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class ReplicaDir:
         Raises:
             EngineError: the file system refuses (full, read-only, ...); nothing is left behind.
         """
-        record = PlanRecord(dict(labels), dict(launch.env), launch.workdir, time.time())
+        record = PlanRecord(dict(labels), dict(launch.env), launch.workdir, time.time(), plan.account)
         new = spare or self.beside()
         try:
             if spare is None:
@@ -147,7 +149,10 @@ class ReplicaDir:
             os.close(file)
 
     def _fill(self, plan: ReplicaPlan, record: PlanRecord, launch: Launch) -> None:
-        os.mkdir(f"{self._at}/work", 0o700)
+        for name in ("work", "tmp") if plan.account else ("work",):
+            os.mkdir(f"{self._at}/{name}", 0o700)
+            if plan.account:
+                os.chown(f"{self._at}/{name}", plan.account.uid, plan.account.gid)
         for name in STREAMS:
             _write_private(f"{self._at}/{name}", b"")
         _write_private(f"{self._at}/launch", launch.encode())
@@ -176,7 +181,9 @@ class ReplicaDir:
         data = self._read("plan.json")
         if data is None:
             return None
-        return PlanRecord(data["labels"], data["env"], data["workdir"], data["created_at"])
+        account = data.get("account")
+        known = Account(account["uid"], account["gid"], tuple(account["groups"])) if account else None
+        return PlanRecord(data["labels"], data["env"], data["workdir"], data["created_at"], known)
 
     def running(self) -> RunningRecord | None:
         """Who runs or ran; None before the supervisor got that far."""

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -106,7 +107,17 @@ def below(pid: int) -> Iterator[int]:
         waiting += found
 
 
-def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, timeout: float) -> ExecResult:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A command beside a replica; ``passed`` are descriptors that it inherits under their numbers."""
+
+    command: Sequence[str]
+    env: Mapping[str, str]
+    workdir: str
+    passed: Sequence[int] = ()
+
+
+def run_beside(beside: Beside, timeout: float) -> ExecResult:
     """Run a command to its end and take its output.
 
     Raises:
@@ -114,9 +125,10 @@ def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, t
     """
     try:
         process = subprocess.Popen(
-            command,
-            env=dict(env),
-            cwd=workdir,
+            beside.command,
+            env=dict(beside.env),
+            cwd=beside.workdir,
+            pass_fds=beside.passed,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -124,14 +136,14 @@ def run_beside(command: tuple[str, ...], env: Mapping[str, str], workdir: str, t
         )
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
-        return ExecResult(code, b"", f"localml: cannot run {command[0]!r}: {error.strerror}\n".encode())
+        return ExecResult(code, b"", f"localml: cannot run {beside.command[0]!r}: {error.strerror}\n".encode())
     with process:
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
-            raise EngineError(f"{command[0]!r} did not end within {timeout:g} s") from None
+            raise EngineError(f"{beside.command[0]!r} did not end within {timeout:g} s") from None
     code = process.returncode
     return ExecResult(code if code >= 0 else 128 - code, stdout, stderr)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from localml.engines.base import EngineError, ReplicaPlan
+from localml.engines.process.boxes import Boxes
 from localml.engines.process.cgroups import Cgroups
 from localml.engines.process.folder import Launch
 
@@ -23,11 +24,13 @@ class LaunchMaker:
     Args:
         environments: additions to the environment by image name.
         cgroups: what limits can be held by control groups.
+        boxes: where replicas run that have an account of their own.
     """
 
-    def __init__(self, environments: Environments, cgroups: Cgroups) -> None:
+    def __init__(self, environments: Environments, cgroups: Cgroups, boxes: Boxes) -> None:
         self._environments = environments
         self._cgroups = cgroups
+        self._boxes = boxes
         self._lock = threading.Lock()
         self._next_core = 0
         self.cores = sorted(os.sched_getaffinity(0))
@@ -36,13 +39,15 @@ class LaunchMaker:
         """What to run for a plan.
 
         Raises:
-            EngineError: no command, a port that would have to be mapped, or a text that no process can be given.
+            EngineError: no command, a port that would have to be mapped, an account where there are no boxes, or a text
+                that no process can be given.
         """
         for port in plan.ports:
             if port.container != port.host:
                 raise EngineError(f"port {port.label}: the process engine cannot map {port.container} to {port.host}")
-        workdir = _workdir(plan, default_workdir)
-        launch = Launch(plan.command, self._environment(plan, workdir), workdir, self._limits(plan))
+        workdir = _workdir(plan, self._boxes.workdir(plan.name) if plan.account else default_workdir)
+        env = self._environment(plan, workdir)
+        launch = Launch(plan.command, env, workdir, (*self._limits(plan), *self._isolation(plan, env)))
         launch.encode()  # refuse before anything is made
         return launch
 
@@ -50,8 +55,17 @@ class LaunchMaker:
         """The complete environment. Nothing else of the server's own gets in: it may hold secrets."""
         devices = ",".join(gpu.uuid for gpu in plan.gpus)
         host = {key: os.environ[key] for key in _HOST_ENV if key in os.environ}
+        if plan.account is not None:
+            host.pop("TMPDIR", None)  # a box has a /tmp of its own, and nobody knows its user's name
+            host.update(dict.fromkeys(("USER", "LOGNAME"), f"localml-{plan.account.uid}"))
         gpus = {"NVIDIA_VISIBLE_DEVICES": devices or "void", "CUDA_VISIBLE_DEVICES": devices}
         return {"HOME": workdir, **host, **(self._environments(plan.image) or {}), **plan.env, **gpus}
+
+    def _isolation(self, plan: ReplicaPlan, env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        if plan.account is not None:
+            return tuple(self._boxes.options(plan.name, plan.account, env, plan.binds))
+        # What it leaves in folders that it shares with boxes, these may change, too.
+        return () if self._boxes.trouble else (("umask", "002"),)
 
     def _limits(self, plan: ReplicaPlan) -> tuple[tuple[str, str], ...]:
         held = self._cgroups.parents

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_WAIT = 10.0
 """Seconds after which a zygote that does not answer is given up."""
-_ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,14 @@ class _Unanswered(Exception):
 class _Zygote:
     """One zygote process, asked by one thread at a time."""
 
-    def __init__(self, program: Path, supervisor_program: Path) -> None:
+    def __init__(self, program: Path, *forked: Path) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_ANSWER_WAIT)
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                _interpreter(program, supervisor_program),
-                _ENVIRONMENT,
+                interpreter(program, *forked),
+                ENVIRONMENT,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
                     (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_RDWR, 0),
@@ -94,14 +94,15 @@ class Spawner:
         root: the folder of the replicas' folders; both programs are kept there, compiled, because a script given to
             the interpreter is compiled at each start. The names tell versions apart: an engine of another one may use
             the same root.
+        boxes: the compiled program of boxes, where there are any.
 
     Raises:
         OSError: the programs cannot be written.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._supervisor = _compiled(supervisor, root)
-        self._program = _compiled(zygote, root)
+    def __init__(self, root: Path, *boxes: Path) -> None:
+        self._forked = (compiled(supervisor, root), *boxes)
+        self._program = compiled(zygote, root)
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
         self._usable = True
@@ -110,7 +111,7 @@ class Spawner:
         """Let the zygote begin now, so that the first replica does not wait for it; returns at once."""
         with self._lock, contextlib.suppress(_Unanswered):
             if self._usable and self._zygote is None:
-                self._zygote = _Zygote(self._program, self._supervisor)
+                self._zygote = _Zygote(self._program, *self._forked)
 
     def spawn(self, folder: Path) -> Spawned:
         """Start a supervisor for a replica's folder, in a session of its own.
@@ -137,7 +138,7 @@ class Spawner:
                     return None
                 fresh = self._zygote is None
                 try:
-                    self._zygote = self._zygote or _Zygote(self._program, self._supervisor)
+                    self._zygote = self._zygote or _Zygote(self._program, *self._forked)
                     return self._zygote.fork(folder)
                 except _Unanswered as error:
                     self._drop()
@@ -156,8 +157,8 @@ class Spawner:
         notes = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             sys.executable,
-            _interpreter(self._supervisor, folder),
-            _ENVIRONMENT,
+            interpreter(self._forked[0], folder),
+            ENVIRONMENT,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -169,11 +170,17 @@ class Spawner:
         return Spawned(pid, os.pidfd_open(pid))  # a child that nobody has reaped: the number is its own
 
 
-def _interpreter(*words: Path) -> list[str]:
+def interpreter(*words: object) -> list[str]:
+    """The command that runs a compiled program, without anything that the user or site would add."""
     return [sys.executable, "-I", "-S", "-E", *map(str, words)]
 
 
-def _compiled(module: ModuleType, root: Path) -> Path:
+def compiled(module: ModuleType, root: Path) -> Path:
+    """The compiled program of a module, in the folder of the replicas' folders; written anew.
+
+    Raises:
+        OSError: it cannot be.
+    """
     source = Path(str(module.__file__))
     version = zlib.crc32(source.read_bytes())
     program = root / f".{source.stem}-{sys.implementation.cache_tag}-{version:08x}.pyc"

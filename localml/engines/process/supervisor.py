@@ -15,6 +15,10 @@ import os
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM, SIGCHLD = 1, 2, 9, 14, 15, 17
 AWAITED = (SIGTERM, SIGALRM, SIGCHLD)
 DEFAULT_GRACE = 10.0
@@ -122,6 +126,7 @@ class Supervisor:
             except (OSError, ValueError):
                 pass  # SIGKILL, SIGSTOP and the C library's own
         self._limit()
+        self._isolate()
         signals.pthread_sigmask(signals.SIG_SETMASK, ())
         workdir = self.launch.option(b"workdir") or b"work"
         try:
@@ -151,6 +156,14 @@ class Supervisor:
                 os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(b",")])
         except (OSError, ValueError) as error:
             note(f"limit not set: {error}")
+
+    def _isolate(self) -> None:
+        """In the child: move into the box, if there is to be one. If it cannot be made, nothing runs."""
+        umask, box = self.launch.option(b"umask"), self.launch.option(b"box")
+        if umask:
+            os.umask(int(umask, 8))
+        if box:
+            load_program(os.fsdecode(box)).enter(self.launch.options)
 
     def _make_cgroups(self) -> None:
         for group, settings in self.launch.cgroups():
@@ -272,6 +285,16 @@ def record_end(
         except OSError:
             time.sleep(wait)
             wait = min(5.0, wait * 2)
+
+
+def load_program(path: str) -> Any:
+    """A compiled program beside this one, as a module; one that the zygote has is not loaded again."""
+    from importlib.machinery import SourcelessFileLoader
+
+    if path not in sys.modules:
+        module = sys.modules[path] = type(sys)(path)
+        SourcelessFileLoader(path, path).exec_module(module)
+    return sys.modules[path]
 
 
 def start_ticks(pid: int) -> int:

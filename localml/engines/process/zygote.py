@@ -1,9 +1,9 @@
 """The process engine's zygote: an interpreter that is ready, and forks one supervisor for each replica.
 
-Started by :class:`localml.engines.process.spawn.Spawner` as ``python -I -S -E zygote.pyc supervisor.pyc`` with a Unix
-socket (``SOCK_SEQPACKET``) as its standard input. A request is a replica's folder; the answer comes from the forked
-supervisor itself: its process number, and with it a pidfd, which no other process can get in between. The zygote holds
-no state: it ends when the server's side of the socket is closed, and what it forked goes on without it.
+Started by :class:`localml.engines.process.spawn.Spawner` as ``python -I -S -E zygote.pyc supervisor.pyc [box.pyc]``
+with a Unix socket (``SOCK_SEQPACKET``) as its standard input. A request is a replica's folder; the answer comes from
+the forked supervisor itself: its process number, and with it a pidfd, which no other process can get in between. The
+zygote holds no state: it ends when the server's side of the socket is closed, and what it forked goes on without it.
 
 Like the supervisor it imports nothing of localml and as little as possible of the standard library.
 """
@@ -22,7 +22,7 @@ from importlib.machinery import SourcelessFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 LONGEST = 1 << 16
 """Bytes that a request may have."""
@@ -74,17 +74,25 @@ def _answer(control: _socket.socket) -> None:
         pass
 
 
-def _load(path: str) -> Callable[[str], int]:
-    """The function ``main`` of the compiled supervisor."""
-    module = type(sys)("supervisor")
-    SourcelessFileLoader("supervisor", path).exec_module(module)
-    return module.main  # type: ignore[no-any-return]
+def _load(path: str) -> Any:
+    """A compiled program as a module."""
+    module = type(sys)("program")
+    SourcelessFileLoader("program", path).exec_module(module)
+    return module
 
 
-def main(supervisor: str) -> int:
-    """Serve the socket that is the standard input."""
+def main(supervisor: str, *boxes: str) -> int:
+    """Serve the socket that is the standard input.
+
+    Args:
+        supervisor: the program that is forked.
+        boxes: what it loads for replicas in boxes; here, so that it need not do so for each of them.
+    """
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what the server lets its children inherit would live as long as this
-    supervise = _load(supervisor)
+    program = _load(supervisor)
+    for box in boxes:
+        program.load_program(box)
+    supervise: Callable[[str], int] = program.main
     signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps; nobody here asks how a supervisor ended
     gc.freeze()  # its pages stay shared with the forks
     serve(_socket.socket(fileno=0), supervise)
@@ -92,4 +100,4 @@ def main(supervisor: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -35,9 +35,9 @@ def test_engines_are_found_by_name() -> None:
     assert {engine_class(name).name for name in ENGINES} == set(ENGINES)
 
 
-def test_it_says_that_nothing_is_isolated(process_kit: ProcessKit) -> None:
+def test_it_says_what_is_isolated(process_kit: ProcessKit) -> None:
     (node,) = process_kit.engine.nodes()
-    assert node.isolation.startswith("none:")
+    assert process_kit.engine.capabilities.accounts is not node.isolation.startswith("none:")
 
 
 def test_the_servers_own_environment_does_not_leak(process_kit: ProcessKit, monkeypatch: pytest.MonkeyPatch) -> None:

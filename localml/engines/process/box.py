@@ -1,0 +1,217 @@
+"""The box of a replica whose user is not trusted: an account of its own, and a view of the machine of its own.
+
+Run by the supervisor's child just before it turns into the command (:func:`enter`), and, as a program of its own
+(``python -I -S -E box.pyc NAMESPACE LAUNCH``), by commands that join a box which is there. A box is no container: it
+has the machine's network, devices and programs. What it has of its own:
+
+* uid, gid and groups; no privileges, and no way to new ones (``no_new_privs``);
+* a mount namespace. Folders that are *covered* (the data directory, those on the way that only root may enter) are
+  empty there but for the folders that are *shown*, which lie at the paths that they have outside;
+* ``/tmp``, ``/var/tmp`` and ``/dev/shm``; and ``/proc`` shows no processes of other users.
+
+Like the supervisor it imports nothing of localml and as little as possible of the standard library. Nothing is
+imported once a namespace was entered: a job may have put its own files there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import sys
+
+CLONE_NEWNS = 0x00020000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
+PR_SET_NO_NEW_PRIVS = 38
+SYS_OPENAT2 = 437  # the same on every architecture
+RESOLVE_NO_SYMLINKS = 0x04
+UMASK = 0o002
+"""What boxes write is for the group, too: folders that several users share give their files a group of all boxes."""
+PROC_OF_ITS_OWN = (5, 8)
+"""Kernel since which options of a mount of /proc are that mount's alone."""
+
+SCRATCH = (b"/tmp", b"/var/tmp")
+"""Where every box has the folder of its own that the option ``tmp`` names."""
+
+Options = list[tuple[bytes, bytes]]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OpenHow(ctypes.Structure):
+    """``struct open_how`` of linux/openat2.h."""
+
+    _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
+
+
+class Account:
+    """Who a box is: the options ``uid``, ``gid`` and ``group`` (one for each further group)."""
+
+    def __init__(self, options: Options) -> None:
+        self.uid = _number(options, b"uid")
+        self.gid = _number(options, b"gid")
+        self.groups = [int(value) for key, value in options if key == b"group"]
+
+    def become(self) -> None:
+        """Give up what root may, for good; standard output and error become this user's, so that it can reopen them."""
+        for descriptor in (0, 1, 2):
+            mode = os.fstat(descriptor).st_mode
+            if os.isatty(descriptor) or (descriptor and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode))):
+                os.fchown(descriptor, self.uid, -1)
+        os.umask(UMASK)
+        os.setgroups(self.groups)
+        os.setresgid(self.gid, self.gid, self.gid)
+        os.setresuid(self.uid, self.uid, self.uid)
+        _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def enter(options: Options) -> None:
+    """Make the box around this process.
+
+    Args:
+        options: the account's; ``cover`` (a folder); ``show`` and ``show-ro`` (a folder or file); ``tmp`` (the folder
+            that stands for /tmp and /var/tmp). All are paths without symbolic links.
+
+    Raises:
+        OSError: it cannot be made; then nothing may run.
+    """
+    account = Account(options)
+    separate()
+    shown = {path: (_handle(path), key == b"show-ro") for key, path in options if key in (b"show", b"show-ro")}
+    covered = [path for key, path in options if key == b"cover"]
+    tmp = next(_handle(path) for key, path in options if key == b"tmp")
+    for path in filter(os.path.isdir, SCRATCH):
+        _bind(tmp, path)
+    _cover(b"/dev/shm", b"mode=1777")
+    for path in sorted([*covered, *shown]):  # what lies below another comes after it
+        if path not in shown:
+            _cover(path, b"mode=755")
+            continue
+        handle, read_only = shown[path]
+        _make_place(path, handle)
+        _bind(handle, path)
+        if read_only:
+            _make_read_only(path)
+    _hide_processes()
+    account.become()
+
+
+def separate() -> None:
+    """Go on in a mount namespace of this process (or thread) alone, from which no mount gets out."""
+    _call("unshare", CLONE_NEWNS)
+    _mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
+
+
+def possible(folder: str) -> bool:
+    """Whether this machine lets us make boxes: tried out, by the calling thread, which should end then."""
+    try:
+        separate()
+        _cover(os.fsencode(folder), b"mode=755")
+    except OSError:
+        return False
+    return True
+
+
+def _handle(path: bytes) -> int:
+    """The file or folder of this path, if nobody has put a symbolic link in its way meanwhile."""
+    how = OpenHow(os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS)
+    number = _libc.syscall(SYS_OPENAT2, -100, path, ctypes.byref(how), ctypes.sizeof(how))
+    if number < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
+    return int(number)
+
+
+def _cover(path: bytes, mode: bytes) -> None:
+    """Put an empty folder over one; where there is none, because another one is covered that it lies in, nothing."""
+    if os.path.isdir(path):
+        _mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
+
+
+def _make_place(path: bytes, handle: int) -> None:
+    """Where something is mounted there must be something."""
+    if os.path.exists(path):
+        return
+    folder, _, _ = path.rpartition(b"/")
+    os.makedirs(folder, 0o755, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(handle).st_mode):
+        os.mkdir(path, 0o755)
+    else:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def _bind(handle: int, path: bytes) -> None:
+    _mount(b"/proc/self/fd/%d" % handle, path, None, MS_BIND | MS_REC, None)
+
+
+def _make_read_only(path: bytes) -> None:
+    kept = os.statvfs(path).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, None)
+
+
+def _hide_processes() -> None:
+    """Other users' command lines are none of a job's business. Where that cannot be, the box is no worse otherwise."""
+    release = os.uname().release.split(".")
+    if (int(release[0]), int(release[1])) >= PROC_OF_ITS_OWN:
+        try:
+            _mount(b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"hidepid=2")
+        except OSError:
+            pass
+
+
+def _mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, data: bytes | None) -> None:
+    _call("mount", source, target, kind, ctypes.c_ulong(flags), data, about=target)
+
+
+def _call(name: str, *arguments: object, about: bytes | None = None) -> None:
+    if getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}", about)
+
+
+def _number(options: Options, wanted: bytes) -> int:
+    return next(int(value) for key, value in options if key == wanted)
+
+
+def _pair(item: bytes) -> tuple[bytes, bytes]:
+    key, _, value = item.partition(b"=")
+    return key, value
+
+
+def main(namespace: int, launch: int) -> int:
+    """Join a box and run a command there.
+
+    Args:
+        namespace: descriptor of the box's mount namespace.
+        launch: descriptor of a file like the supervisor's ``launch``.
+    """
+    with open(launch, "rb") as file:
+        items = file.read().split(b"\0")[:-1]
+    first = items.index(b"")
+    second = items.index(b"", first + 1)
+    options = [_pair(item) for item in items[:first]]
+    env = dict(_pair(item) for item in items[first + 1 : second])
+    command, account = items[second + 1 :], Account(options)
+    workdir = next(value for key, value in options if key == b"workdir")
+    _call("setns", namespace, CLONE_NEWNS)
+    account.become()
+    os.close(namespace)
+    try:
+        os.chdir(workdir)
+        os.execvpe(command[0], command, env)
+    except OSError as error:
+        text = os.strerror(error.errno or 0).encode()
+        os.write(2, b"localml: cannot run '%s': %s\n" % (command[0], text))
+        return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,163 @@
+"""The process engine's side of boxes: whether they can be made, what each one sees, and how a command joins one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from localml.engines.base import Account, Bind, EngineError
+from localml.engines.process import box
+from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
+from localml.engines.process.io import Beside
+from localml.engines.process.spawn import ENVIRONMENT, compiled, interpreter
+
+_ALL_AS_ONE = "jobs run as the server's own user here, who can read its secrets and everybody's files"
+_NO_BOXES = (
+    "none: replicas are processes of the server's user on this machine, with its files, network and installed "
+    "programs; GPUs are kept apart by environment variables only"
+)
+_BOXES = (
+    "replicas of ordinary users run as a user of their own and see no private folder but what they are given; network, "
+    "devices and programs are the machine's, and GPUs are kept apart by environment variables only"
+)
+_SCRATCH = ("/tmp", "/var/tmp")
+_BEGIN_WAIT = 5.0
+"""Seconds that a replica which was just started may take to be in its box."""
+_NO_ROOT = "the server does not run as root"
+_NO_NAMESPACES = "the server is root, but may not make mount namespaces (CAP_SYS_ADMIN)"
+
+
+class Boxes:
+    """Keeps replicas apart whose plan names an account.
+
+    Args:
+        root: the folder of the replicas' folders.
+        hidden: folders of which a box sees nothing but what it is given.
+
+    Attributes:
+        trouble: why there can be no boxes; empty where there can.
+        exposes, isolation: the same as :class:`Capabilities` and :class:`NodeInfo` have it.
+        program: the compiled :mod:`localml.engines.process.box`.
+    """
+
+    def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
+        self._root = Path(os.path.realpath(root))
+        self._hidden = {self._root, *(Path(os.path.realpath(one)) for one in hidden)}
+        self.trouble = _trouble(self._root)
+        self.exposes = f"{_ALL_AS_ONE} ({self.trouble})" if self.trouble else ""
+        self.isolation = _NO_BOXES if self.trouble else _BOXES
+        self.program = None if self.trouble else compiled(box, self._root)
+
+    def options(
+        self, name: str, account: Account, env: Mapping[str, str], binds: Sequence[Bind]
+    ) -> Iterator[tuple[str, str]]:
+        """The supervisor's options for a replica in a box.
+
+        Raises:
+            EngineError: there are no boxes here.
+        """
+        if self.program is None:
+            raise EngineError(f"{name} cannot run under an account of its own: {self.trouble}")
+        yield "box", str(self.program)
+        yield from self.account(account)
+        folder = self._root / name
+        yield "tmp", str(folder / "tmp")
+        shown = self._shown(folder, env, binds)
+        covered = {top for path in shown if (top := self._covered(path)) is not None} | self._hidden
+        for path in covered:
+            yield "cover", str(path)
+        for path, read_only in shown.items():
+            if read_only or not covered.isdisjoint(path.parents) or str(path).startswith(_SCRATCH):
+                yield "show-ro" if read_only else "show", str(path)
+
+    @staticmethod
+    def account(account: Account) -> Iterator[tuple[str, str]]:
+        """The options that say who a box is."""
+        yield "uid", str(account.uid)
+        yield "gid", str(account.gid)
+        for group in account.groups:
+            yield "group", str(group)
+
+    def workdir(self, name: str) -> Path:
+        """Where a replica in a box runs: the path that its folder has without links, as boxes see no others."""
+        return self._root / name / "work"
+
+    @contextlib.contextmanager
+    def beside(self, folder: ReplicaDir, plan: PlanRecord, launch: Launch) -> Iterator[Beside]:
+        """How to run a command beside a running replica, in its box if it has one.
+
+        What joins a box begins as root: the job's environment is told to it, not given, for it would load what that
+        names.
+
+        Raises:
+            EngineError: the replica ended, or there are no boxes here any more.
+        """
+        if plan.account is None:
+            yield Beside(launch.command, launch.env, launch.workdir)
+            return
+        if self.program is None:
+            raise EngineError(f"the box of {folder.path.name} cannot be joined: {self.trouble}")
+        told = Launch(launch.command, launch.env, launch.workdir, tuple(self.account(plan.account)))
+        with contextlib.ExitStack() as stack:
+            passed = [_namespace(folder), os.memfd_create("launch", os.MFD_CLOEXEC)]
+            for number in passed:
+                stack.callback(os.close, number)
+            os.write(passed[1], told.encode())
+            os.lseek(passed[1], 0, os.SEEK_SET)
+            yield Beside(interpreter(self.program, *passed), ENVIRONMENT, "/", passed)
+
+    @staticmethod
+    def _shown(folder: Path, env: Mapping[str, str], binds: Sequence[Bind]) -> dict[Path, bool]:
+        """What a box sees of private folders -> whether it may only read it."""
+        shown = dict.fromkeys(_programs(env), True)
+        shown |= {Path(os.path.realpath(bind.source)): bind.read_only for bind in binds}
+        return {**shown, folder / "work": False}
+
+    def _covered(self, path: Path) -> Path | None:
+        """The topmost folder on the way to one that is hidden, or that not everybody may enter."""
+        for above in reversed(path.parents):
+            if above in self._hidden or not os.stat(above).st_mode & 0o001:
+                return above
+        return None
+
+
+def _namespace(folder: ReplicaDir) -> int:
+    """Descriptor of the mount namespace that a replica's first process is in."""
+    own = os.stat("/proc/self/ns/mnt").st_ino
+    deadline = time.monotonic() + _BEGIN_WAIT
+    while time.monotonic() < deadline:
+        running = folder.running()
+        if running is not None:
+            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+                found = os.open(f"/proc/{running.child}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                # Whose parent is the living supervisor, its number is no later process's.
+                if os.fstat(found).st_ino != own and psutil.Process(running.child).ppid() == folder.holder():
+                    return found
+                os.close(found)
+        time.sleep(0.005)
+    raise EngineError(f"{folder.path.name} does not run, or has not begun")
+
+
+def _trouble(folder: Path) -> str:
+    if os.geteuid() != 0:
+        return _NO_ROOT
+    found: list[bool] = []
+    trying = threading.Thread(target=lambda: found.append(box.possible(str(folder))))
+    trying.start()
+    trying.join()
+    return "" if found == [True] else _NO_NAMESPACES
+
+
+def _programs(env: Mapping[str, str]) -> Iterator[Path]:
+    """The folders of programs that an environment uses: Python's, the virtual environment's, further modules'."""
+    modules = env.get("PYTHONPATH", "").split(os.pathsep)
+    for name in {sys.prefix, sys.base_prefix, env.get("VIRTUAL_ENV", ""), *modules}:
+        if os.path.isabs(name) and os.path.exists(name):
+            yield Path(os.path.realpath(name))

@@ -1,0 +1,165 @@
+"""A replica that has an account of its own: what it cannot reach, and all that it can do all the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers.engine_kits import BoxedKit, ProcessKit, wait_until
+
+from localml.engines.base import Account, Bind, EngineError, Phase, ReplicaPlan
+from localml.engines.process.engine import ProcessEngine
+
+BOB = Account(2_000_000_002, 2_000_000_002, (2_000_000_000,))
+ALICE = Account(2_000_000_003, 2_000_000_003, (2_000_000_000,))
+
+
+@pytest.fixture
+def boxed_kit(tmp_path: Path) -> Iterator[BoxedKit]:
+    kit = BoxedKit(tmp_path / "replicas")
+    yield kit
+    kit.close()
+
+
+def said(kit: ProcessKit, plan: ReplicaPlan) -> str:
+    kit.run(plan)
+    return kit.output(plan.name)["stdout"].decode()
+
+
+def test_it_is_somebody_else_without_a_way_back(boxed_kit: BoxedKit) -> None:
+    script = "id -u; id -g; id -G; grep -E 'NoNewPrivs|CapEff|CapPrm|CapBnd' /proc/self/status | cut -f 2"
+    uid, gid, groups, effective, permitted, _, no_new = said(boxed_kit, boxed_kit.plan(script, account=BOB)).split(
+        "\n"
+    )[:7]
+    assert (uid, gid, groups) == ("2000000002", "2000000002", "2000000002 2000000000")
+    assert int(permitted, 16) == int(effective, 16) == 0
+    assert no_new == "1"
+
+
+def test_it_cannot_touch_what_decides_about_it(boxed_kit: BoxedKit) -> None:
+    """Its supervisor and the files that the engine believes."""
+    plan = boxed_kit.plan(
+        "kill -9 $PPID; for f in exit.json running.json stop notes plan.json launch lock stdout;"
+        " do echo x > ../$f; cat ../$f; done; rm -rf ..; mv ../work ../gone; ls -A ..; echo on"
+    )
+    seen = boxed_kit.run(plan)
+    assert (seen.exit_code, boxed_kit.output(plan.name)["stdout"]) == (0, b"work\non\n")
+    assert b"ermitted" in boxed_kit.output(plan.name)["stderr"] or b"denied" in boxed_kit.output(plan.name)["stderr"]
+
+
+def test_another_ones_replica_is_out_of_reach(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    script = "echo secret > here; echo $$; exec sleep 600"
+    alice = boxed_kit.plan(script, account=ALICE, env={"WORD": "hers"})
+    boxed_kit.engine.start(alice)
+    boxed_kit.wait_ready(alice.name)
+    pid = int(next(iter(boxed_kit.engine.logs(alice.name, {}, follow=False))).data)
+    hers = tmp_path / "replicas" / alice.name
+    tries = (
+        f"kill -9 {pid}; cat /proc/{pid}/environ /proc/{pid}/cmdline; ls /proc/{pid}/root/ /proc/{pid}/cwd/;"
+        f" cat {hers}/work/here {hers}/stdout {hers}/plan.json; ls {hers} {tmp_path}; echo bye"
+    )
+    bob = boxed_kit.plan(tries, account=BOB)
+    boxed_kit.run(bob)
+    output = boxed_kit.output(bob.name)
+    assert output["stdout"] == f"{tmp_path}:\nreplicas\nbye\n".encode()
+    assert boxed_kit.engine.inspect(alice.name).phase is Phase.RUNNING
+    assert boxed_kit.engine.exec(alice.name, ("cat", "here")).stdout == b"secret\n"
+
+
+def test_it_sees_what_it_is_given_and_nothing_beside_it(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    for name in ("given", "read", "kept"):
+        (tmp_path / name).mkdir(mode=0o777)
+        (tmp_path / name).chmod(0o777)
+        (tmp_path / name / "file").write_text(name)
+    tmp_path.chmod(0o700)
+    binds = (Bind(str(tmp_path / "given"), "/"), Bind(str(tmp_path / "read"), "/", read_only=True))
+    script = f"cd {tmp_path}; cat */file; echo; echo new > given/made; echo new > read/made; ls; echo $?"
+    plan = boxed_kit.plan(script, account=BOB, binds=binds)
+    assert said(boxed_kit, plan) == "givenread\ngiven\nread\nreplicas\n0\n"
+    assert b"Read-only" in boxed_kit.output(plan.name)["stderr"]
+    made = (tmp_path / "given" / "made").stat()
+    assert (made.st_uid, oct(made.st_mode & 0o777)) == (BOB.uid, "0o664")
+
+
+def test_a_link_put_in_the_way_of_what_it_is_given_starts_nothing(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    """What was checked is what is shown: between the plan and the start somebody may have swapped a folder."""
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "folder").symlink_to("/")
+    options = boxed_kit.engine._boxes  # type: ignore[attr-defined]
+    real = options._shown
+    options._shown = lambda *given: {**real(*given), tmp_path / "bucket" / "folder": False}
+    plan = boxed_kit.plan("echo ran", account=BOB)
+    seen = boxed_kit.run(plan)
+    assert (seen.exit_code, boxed_kit.output(plan.name)["stdout"]) == (126, b"")
+    assert b"symbolic links" in boxed_kit.output(plan.name)["stderr"]
+
+
+def test_the_scratch_folders_are_its_own(boxed_kit: BoxedKit) -> None:
+    script = "for d in /tmp /var/tmp /dev/shm; do ls $d; echo x > $d/mine; cat $d/mine; done"
+    for account in (BOB, ALICE):
+        output = said(boxed_kit, boxed_kit.plan(script, account=account)).split()
+        assert output.count("x") == 3
+        assert output.count("mine") == 1  # /tmp and /var/tmp are one folder
+    assert not Path("/dev/shm/mine").exists()
+    assert not Path("/tmp/mine").exists()
+
+
+def test_no_mount_of_a_box_gets_out_or_stays(boxed_kit: BoxedKit) -> None:
+    before = Path("/proc/self/mountinfo").read_text()
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    wait_until(lambda: boxed_kit.engine.exec(plan.name, ("true",)).exit_code == 0, "the box")
+    assert Path("/proc/self/mountinfo").read_text() == before
+    boxed_kit.engine.remove(plan.name)
+
+
+def test_a_command_beside_it_is_in_its_box(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    plan = boxed_kit.endless(account=BOB, env={"LD_PRELOAD": str(tmp_path / "evil.so"), "WORD": "its"})
+    boxed_kit.engine.start(plan)
+    answer = boxed_kit.engine.exec(
+        plan.name, ("sh", "-c", f"id -u; echo $WORD; pwd; ls {tmp_path}; cat /proc/1/environ")
+    )
+    work = tmp_path / "replicas" / plan.name / "work"
+    assert answer.stdout.decode().split() == [str(BOB.uid), "its", str(work), "replicas"]
+    assert boxed_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
+
+
+def test_a_terminal_in_its_box_is_its_own(boxed_kit: BoxedKit) -> None:
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    stream = boxed_kit.engine.open(plan.name, ("sh", "-c", 'id -u; echo hello > "$(tty)"'), tty=(80, 24))
+    found = b""
+    while piece := stream.read():
+        found += piece[1]
+    assert (stream.wait(), found.split()) == (0, [str(BOB.uid).encode(), b"hello"])
+    stream.close()
+
+
+def test_a_later_server_knows_whose_box_it_is(boxed_kit: BoxedKit) -> None:
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    boxed_kit.engine.close()
+    later = boxed_kit.reopen()
+    assert later.exec(plan.name, ("id", "-u")).stdout.split() == [str(BOB.uid).encode()]
+    later.stop(plan.name, 5)
+    assert wait_until(lambda: later.inspect(plan.name).phase is Phase.EXITED, "the end")
+
+
+def test_python_and_its_modules_are_there(boxed_kit: BoxedKit) -> None:
+    script = f"{sys.executable} -c 'import ssl, numpy, sys; print(sys.prefix)'"
+    assert said(boxed_kit, boxed_kit.plan(script, account=BOB)).strip() == sys.prefix
+
+
+def test_without_boxes_an_account_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather nothing than a job that runs as the server."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    engine = ProcessEngine(tmp_path, "i")
+    assert not engine.capabilities.accounts
+    assert "root" in engine.capabilities.exposes
+    with pytest.raises(EngineError, match="account of its own"):
+        engine.start(ReplicaPlan("job", "none", ("true",), account=BOB))
+    assert engine.inspect("job").phase is Phase.GONE
+    engine.close()
