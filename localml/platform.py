@@ -7,6 +7,7 @@ module-level state.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,15 @@ from localml.core.capacity import pools
 from localml.core.capacity.pools import Pools
 from localml.core.catalog import Catalog, load_catalog
 from localml.core.clock import Clock, SystemClock
+from localml.core.errors import LocalmlError
 from localml.core.events.feed import Feed
-from localml.core.events.records import Events
+from localml.core.events.records import Events, record_event
 from localml.core.instances.instances import Instances
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
-from localml.core.people.credentials import administrator
-from localml.core.people.identity import Identity
+from localml.core.people.credentials import Administrator
+from localml.core.people.identity import Credentials, Identity
+from localml.core.people.keys import Keys
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.people.tokens import Tokens
@@ -43,7 +46,7 @@ from localml.core.people.workspaces import Workspaces
 from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
-from localml.core.subjects import Subject
+from localml.core.subjects import PEOPLE, PLATFORM, Subject
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
 from localml.engines.choice import Chosen, choose_engine, container_ids
@@ -95,7 +98,8 @@ class Platform:
         self._open_work()
         self.serving = self._serving()
         self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
-        self.identity.nudge = self.serving.controller.nudge
+        self.identity.nudge = self._people_changed
+        self.identity.attempts.tell = self._guessed
 
     def _open_core(self) -> None:
         self.db = Database(prepare(self.data))
@@ -104,10 +108,11 @@ class Platform:
         vault = self._vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
         self.tokens = Tokens(self.db, self.clock, self.identity)
+        self.keys = Keys(self.db, self.identity)
         self.workspaces = Workspaces(self.db, self.clock, changed=self.identity.forget)
         self.sealer = Sealer(vault)
         self.tools = Tools(self.sealer, self.config.host)
-        self.credentials = administrator(self.data, self.identity, self.db, self.clock)
+        self._administrator = Administrator(self.data, self.identity, self.db, self.clock)
         self.feed = Feed()
         self.events = Events(self.db)
         self.logs = LogStore(self.data)
@@ -230,7 +235,23 @@ class Platform:
         self.serving.changed(workload_id)
         self.ssh.changed(workload_id)
 
+    def _people_changed(self) -> None:
+        """Whoever was let in for long is asked for again, and what was made for those who are gone ends."""
+        self._administrator.check()
+        self.feed.changed(PEOPLE)
+        self.serving.controller.nudge()
+
+    def _guessed(self, words: str) -> None:
+        now = self.clock.now()
+        with suppress(LocalmlError):  # on a full disk the log alone says it
+            self.db.write(lambda s: record_event(s, PLATFORM, "PasswordGuessed", words, now=now, warning=True))
+
     # -- questions -------------------------------------------------------------------------------
+
+    @property
+    def credentials(self) -> Credentials:
+        """The administrator's, as they are now."""
+        return self._administrator.credentials
 
     @property
     def gateway_url(self) -> str | None:

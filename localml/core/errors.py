@@ -25,6 +25,7 @@ class Code(StrEnum):
     CAPACITY = "capacity"  # the machine never has that much
     TOO_LARGE = "too_large"  # the body or the archive is over its limit
     MEDIA_TYPE = "media_type"  # the body's Content-Type is not one that is read
+    TOO_MANY_REQUESTS = "too_many_requests"  # try again after details["retry_after"] seconds
     UNAVAILABLE = "unavailable"  # the engine does not answer, or the server is going down
     STORAGE = "storage"  # the disk is full or the database cannot be written
     INTERNAL = "internal"  # a defect of localml

@@ -55,3 +55,5 @@ class Parent:
 
 PLATFORM = Subject(Noun.PLATFORM, 0)
 """The installation itself."""
+PEOPLE = Subject(Noun.USER, 0)
+"""All users, and what they are where."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+import logging
+import threading
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from localml.core.clock import Clock
+from localml.core.errors import LocalmlError
 from localml.core.events.records import record_event
 from localml.core.people.identity import ADMIN, Credentials, Identity
 from localml.core.people.secrets import new_password, write_private
@@ -15,34 +19,95 @@ from localml.core.subjects import PLATFORM
 
 CREDENTIALS_NAME = "credentials.json"
 
+log = logging.getLogger("localml.people")
 
-def administrator(data: Path, identity: Identity, store: Store, clock: Clock) -> Credentials:
-    """What the file in the data directory says.
 
-    New ones are made at first start, and where the file cannot be read: after a crash between the two writes of the
-    first start, or when the file was lost. Then an event says so.
+class Administrator:
+    """Keeps the file in the data directory good: whoever may read it is the owner of the installation.
+
+    New credentials are made at first start, where the file cannot be read (after a crash between the two writes of the
+    first start, or when it was lost), and where those in it were ended: by a new password of the administrator, or one
+    by one. The password is in the file for as long as it is the one that was made up here; one that somebody chose is
+    written down nowhere.
+
+    Attributes:
+        credentials: what the file says.
     """
-    path = data / CREDENTIALS_NAME
-    made = identity.first_credentials()
-    if made is not None:
-        return _keep(path, made)
-    try:
-        return Credentials(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        found = _keep(path, _renewed(identity))
-        why, now = f"{path.name} could not be read ({error})", clock.now()
-        store.write(lambda s: record_event(s, PLATFORM, "CredentialsRenewed", why, now=now, warning=True))
-        return found
 
+    def __init__(self, data: Path, identity: Identity, store: Store, clock: Clock) -> None:
+        self._path = data / CREDENTIALS_NAME
+        self._identity = identity
+        self._store = store
+        self._clock = clock
+        self._renewing = threading.Lock()
+        self._asked = 0
+        made = identity.first_credentials()
+        if made is not None:
+            self._keep(made)
+        else:
+            self._open()
 
-def _renewed(identity: Identity) -> Credentials:
-    caller = identity.user(ADMIN)
-    password = new_password()
-    identity.set_password(caller.name, password)
-    access, secret = identity.create_key(caller)
-    return Credentials(caller.name, password, access, secret, caller.workspace, identity.create_token(caller))
+    def check(self) -> None:
+        """Something about users changed: renew in the file what has ended. Whoever calls meanwhile need not wait."""
+        self._asked += 1
+        while self._renewing.acquire(blocking=False):
+            asked = self._asked
+            try:
+                self._renew()
+            finally:
+                self._renewing.release()
+            if asked == self._asked:
+                return
 
+    def _open(self) -> None:
+        try:
+            self.credentials = Credentials(**json.loads(self._path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            password = new_password()
+            self._identity.set_password(ADMIN, password, generated=True)
+            self._keep(Credentials(ADMIN, password, "", "", self._identity.user(ADMIN).workspace, ""))
+            self._tell(f"{self._path.name} could not be read ({error})")
+        if self._renew():
+            self._tell(f"what {self._path.name} held had ended")
 
-def _keep(path: Path, made: Credentials) -> Credentials:
-    write_private(path, json.dumps(asdict(made), indent=2).encode())
-    return made
+    def _renew(self) -> bool:
+        """Make anew what has ended; whether anything had that was there."""
+        held = self.credentials
+        key_ended, token_ended = not self._knows_key(held), not self._knows_token(held)
+        if not (key_ended or token_ended):
+            return False
+        caller = self._identity.user(ADMIN)
+        if key_ended:
+            access, secret = self._identity.create_key(caller, name=CREDENTIALS_NAME)
+            held = replace(held, access_key=access, secret_key=secret)
+        if token_ended:
+            held = replace(held, token=self._identity.create_token(caller, name=CREDENTIALS_NAME))
+        if held.password and not self._identity.has_password(ADMIN, held.password):
+            held = replace(held, password="")
+        ended = bool(self.credentials.token)
+        self._keep(held)
+        return ended
+
+    def _knows_key(self, held: Credentials) -> bool:
+        try:
+            return self._identity.by_key(held.access_key)[0].name == ADMIN
+        except LocalmlError:
+            return False
+
+    def _knows_token(self, held: Credentials) -> bool:
+        try:
+            return self._identity.by_token(held.token).name == ADMIN
+        except LocalmlError:
+            return False
+
+    def _keep(self, made: Credentials) -> None:
+        self.credentials = made
+        try:
+            write_private(self._path, json.dumps(asdict(made), indent=2).encode())
+        except OSError as error:  # the next start finds that what the file says has ended
+            log.error("%s could not be written, so the command line is shut out: %s", self._path, error)
+
+    def _tell(self, why: str) -> None:
+        now = self._clock.now()
+        with suppress(LocalmlError):
+            self._store.write(lambda s: record_event(s, PLATFORM, "CredentialsRenewed", why, now=now, warning=True))

@@ -64,7 +64,13 @@ def settle(session: Session, user: User, *, now: float) -> None:
         org = _organisation(session, user, now)
         user.org = org.id
         session.add(user)
-        add(session, org.id, user, MemberRole.OWNER if user.admin else MemberRole.EDITOR, now=now)
+        lead(session, user, now=now)
+
+
+def lead(session: Session, user: User, *, now: float) -> None:
+    """Make an administrator an owner of its organisation, and anybody else an editor."""
+    if user.org:
+        add(session, user.org, user, MemberRole.OWNER if user.admin else MemberRole.EDITOR, now=now)
 
 
 def add(session: Session, workspace: str, user: User, role: MemberRole, *, now: float) -> None:

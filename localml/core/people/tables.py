@@ -13,7 +13,8 @@ from localml.core.rows import enum_column
 
 class User(SQLModel, table=True):
     """Who calls. ``workspace`` is the user's own, and the project that vendors show; ``org`` is the shared one that
-    stands for an organisation where a vendor knows one per user (empty: none)."""
+    stands for an organisation where a vendor knows one per user (empty: none). ``generation`` counts how often all
+    credentials were ended: what was made for an earlier one is good for nothing."""
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
@@ -22,6 +23,7 @@ class User(SQLModel, table=True):
     workspace: str = Field(index=True)
     org: str = "default"
     created_at: float
+    generation: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
 
 
 class Workspace(SQLModel, table=True):
@@ -66,8 +68,11 @@ class AccessKey(SQLModel, table=True):
     id: str = Field(primary_key=True)
     user_id: int = Field(foreign_key="user.id", index=True)
     secret: bytes
+    name: str = Field(default="", sa_column_kwargs={"server_default": ""})  # what its owner calls it
+    made_by: str = Field(default="", sa_column_kwargs={"server_default": ""})  # name of the user who made it
     created_at: float
     disabled_at: float | None = None
+    used_at: float | None = None  # the last time that was written down, to the hour
 
 
 class Token(SQLModel, table=True):
@@ -77,6 +82,7 @@ class Token(SQLModel, table=True):
     user_id: int = Field(foreign_key="user.id", index=True)
     purpose: str = "api"
     name: str = Field(default="", sa_column_kwargs={"server_default": ""})  # what its owner calls it
+    made_by: str = Field(default="", sa_column_kwargs={"server_default": ""})  # name of the user who made it
     scope: Any = Field(default=None, sa_column=Column(JSON))  # Scope.stored(); NULL: all that its owner may
     created_at: float
     expires_at: float | None = None  # NULL: never

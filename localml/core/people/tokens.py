@@ -30,6 +30,7 @@ class TokenInfo:
     name: str
     purpose: str
     scope: Scope
+    made_by: str
     created_at: float
     expires_at: float | None
     used_at: float | None
@@ -130,9 +131,7 @@ class Tokens:
             session.delete(found[0])
             return _info(found[0])
 
-        ended = self._store.write(act)
-        self._identity.forget()
-        return ended
+        return self._identity.change(act)
 
 
 def _derived(key: bytes, row: Token) -> str:
@@ -154,4 +153,4 @@ def _id(row: Token) -> str:
 
 def _info(row: Token) -> TokenInfo:
     scope = Scope.stored(row.scope)
-    return TokenInfo(_id(row), row.name, row.purpose, scope, row.created_at, row.expires_at, row.used_at)
+    return TokenInfo(_id(row), row.name, row.purpose, scope, row.made_by, row.created_at, row.expires_at, row.used_at)

@@ -26,6 +26,7 @@ ERRORS: dict[Code, tuple[int, str]] = {
     Code.CAPACITY: (413, AS_IT_IS),
     Code.TOO_LARGE: (413, AS_IT_IS),
     Code.MEDIA_TYPE: (403, INVALID),
+    Code.TOO_MANY_REQUESTS: (429, AS_IT_IS),
     Code.UNAVAILABLE: (503, EXCEPTION),
     Code.STORAGE: (503, EXCEPTION),
     Code.INTERNAL: (503, EXCEPTION),

@@ -171,6 +171,8 @@ def _add_error_handlers(app: Flask, dialect: Dialect) -> None:
         response.status_code = status
         if "allowed" in error.details:
             response.headers["Allow"] = ", ".join(error.details["allowed"])
+        if "retry_after" in error.details:
+            response.headers["Retry-After"] = str(error.details["retry_after"])
         return response
 
     def unexpected(error: Exception) -> Response:

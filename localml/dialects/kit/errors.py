@@ -17,6 +17,7 @@ CODES = {
     405: Code.METHOD_NOT_ALLOWED,
     413: Code.TOO_LARGE,
     415: Code.MEDIA_TYPE,
+    429: Code.TOO_MANY_REQUESTS,
     503: Code.UNAVAILABLE,
 }
 

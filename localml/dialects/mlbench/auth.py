@@ -35,7 +35,7 @@ def authenticate(platform: Platform, request: Request) -> Caller:
     if given is not None and given.type == "bearer" and given.token:
         return platform.identity.by_token(given.token)
     if given is not None and given.type == "basic" and given.username:
-        return platform.identity.by_basic(given.username, given.password or "")
+        return platform.identity.by_basic(given.username, given.password or "", request.remote_addr or "")
     if given is None and opened(platform.config, API, request):
         return platform.identity.user(ADMIN)
     raise LocalmlError(

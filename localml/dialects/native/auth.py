@@ -33,7 +33,7 @@ def authenticate(platform: Platform, request: Request) -> Caller:
     if given is not None and given.type == "bearer" and given.token:
         return platform.identity.by_token(given.token)
     if given is not None and given.type == "basic" and given.username:
-        return platform.identity.by_basic(given.username, given.password or "")
+        return platform.identity.by_basic(given.username, given.password or "", request.remote_addr or "")
     raise LocalmlError(
         Code.UNAUTHENTICATED, "send 'Authorization: Bearer TOKEN' or a user name and password (HTTP Basic)"
     )

@@ -19,6 +19,7 @@ STATUS: dict[Code, int] = {
     Code.CAPACITY: 422,
     Code.TOO_LARGE: 413,
     Code.MEDIA_TYPE: 415,
+    Code.TOO_MANY_REQUESTS: 429,
     Code.UNAVAILABLE: 503,
     Code.STORAGE: 507,
     Code.INTERNAL: 500,

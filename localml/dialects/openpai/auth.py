@@ -18,16 +18,17 @@ ALGORITHM = "HS256"
 _PURPOSE = "openpai-token"
 
 
-def issue_token(platform: Platform, username: str, password: str, lifetime: int | None) -> str:
+def issue_token(platform: Platform, username: str, password: str, lifetime: int | None, address: str = "") -> str:
     """A token for a user.
 
     Args:
         lifetime: seconds; :data:`LIFETIME_S` when None.
+        address: where the password comes from.
 
     Raises:
-        LocalmlError: ``UNAUTHENTICATED`` when name or password is wrong.
+        LocalmlError: ``UNAUTHENTICATED`` when name or password is wrong, ``TOO_MANY_REQUESTS`` for who guesses.
     """
-    platform.identity.by_password(username, password)
+    platform.identity.by_password(username, password, address)
     caller, stamp = platform.identity.stamp(username)
     now = int(platform.clock.now())
     claims = {

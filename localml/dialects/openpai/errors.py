@@ -40,7 +40,7 @@ FAILURES: dict[str, Failure] = {
 """Operation -> its failure. All others answer :data:`INTERNAL` and the reason."""
 _OTHERS = Failure(INTERNAL, "")
 
-CLIENT, CALLER, SERVER, ADDRESS = "client", "caller", "server", "address"
+CLIENT, CALLER, SERVER, ADDRESS, PATIENCE = "client", "caller", "server", "address", "patience"
 KINDS: dict[Code, str] = {
     Code.INVALID: CLIENT,
     Code.UNAUTHENTICATED: CALLER,
@@ -54,6 +54,7 @@ KINDS: dict[Code, str] = {
     Code.CAPACITY: CLIENT,
     Code.TOO_LARGE: CLIENT,
     Code.MEDIA_TYPE: CLIENT,
+    Code.TOO_MANY_REQUESTS: PATIENCE,
     Code.UNAVAILABLE: SERVER,
     Code.STORAGE: SERVER,
     Code.INTERNAL: SERVER,
@@ -74,6 +75,8 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     failure = FAILURES.get(operation, _OTHERS)
     if kind == CALLER:
         return 401, _body(failure.error, failure.message) if operation == "issue_token" else _body(*NOT_AUTHORIZED)
+    if kind == PATIENCE:
+        return 429, _body("TooManyRequests", error.message)
     # on its own, this is what the vendor says of a name that is taken
     reason = "" if error.code is Code.CONFLICT else error.message
     words = ": ".join(part for part in (failure.message, reason) if part)

@@ -57,7 +57,7 @@ AUTHORIZED: ResponseDict = {401: schemas.Error}
 )
 def issue_token(body: schemas.Credentials) -> dict[str, str]:
     """Get an access token"""
-    token = make_token(platform(), body.username, body.password, body.expiration)
+    token = make_token(platform(), body.username, body.password, body.expiration, request.remote_addr or "")
     return {"token": token, "user": body.username}
 
 
@@ -82,7 +82,7 @@ def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
 def remove_user(body: schemas.UserName) -> dict[str, str]:
     """Remove a user"""
     need(caller(), Action.DELETE, Thing(ThingKind.USER, body.username))
-    platform().identity.remove_user(body.username)
+    platform().identity.remove_user(body.username, by=caller())
     return {"message": "remove successfully"}
 
 

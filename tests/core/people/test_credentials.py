@@ -11,7 +11,7 @@ from sqlmodel import select
 from localml.core.clock import ManualClock
 from localml.core.errors import LocalmlError
 from localml.core.events.tables import Event
-from localml.core.people.credentials import CREDENTIALS_NAME, administrator
+from localml.core.people.credentials import CREDENTIALS_NAME, Administrator
 from localml.core.people.identity import Credentials, Identity
 from localml.core.people.secrets import Vault
 from localml.store.database import Database
@@ -27,7 +27,7 @@ class Home:
         self.identity = Identity(self.db, Vault.open(data / "secret.key"), ManualClock())
 
     def credentials(self) -> Credentials:
-        return administrator(self.data, self.identity, self.db, ManualClock())
+        return Administrator(self.data, self.identity, self.db, ManualClock()).credentials
 
     def reasons(self) -> list[str]:
         with self.db.read() as session:

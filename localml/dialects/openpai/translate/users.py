@@ -34,6 +34,6 @@ def upsert(platform: Platform, caller: Caller, update: UserUpdate) -> None:
         raise not_found("user", update.username)
     if known:
         admin = update.admin if caller.admin else None
-        platform.identity.set_password(update.username, update.password, admin=admin)
+        platform.identity.set_password(update.username, update.password, admin=admin, by=caller)
     else:
-        platform.identity.create_user(update.username, update.password, admin=bool(update.admin))
+        platform.identity.create_user(update.username, update.password, admin=bool(update.admin), by=caller)

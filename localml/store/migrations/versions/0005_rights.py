@@ -5,11 +5,30 @@ Each topic is a function of its own and its reverse; they are undone in the oppo
 
 from collections.abc import Callable
 
+import sqlalchemy as sa
+from alembic import op
+
 revision = "0005"
 down_revision = "0004"
 
 
-_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ()
+def _keys() -> None:
+    """Key pairs have names and say when they were used; users count how often their credentials were ended."""
+    op.add_column("access_key", sa.Column("name", sa.String(), nullable=False, server_default=""))
+    op.add_column("access_key", sa.Column("made_by", sa.String(), nullable=False, server_default=""))
+    op.add_column("access_key", sa.Column("used_at", sa.Float(), nullable=True))
+    op.add_column("token", sa.Column("made_by", sa.String(), nullable=False, server_default=""))
+    op.add_column("user", sa.Column("generation", sa.Integer(), nullable=False, server_default="0"))
+
+
+def _no_keys() -> None:
+    op.drop_column("user", "generation")
+    op.drop_column("token", "made_by")
+    for column in ("used_at", "made_by", "name"):
+        op.drop_column("access_key", column)
+
+
+_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ((_keys, _no_keys),)
 """(do, undo)"""
 
 
