@@ -37,6 +37,7 @@ from localml.core.instances.instances import Instances
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.people.credentials import Administrator
+from localml.core.people.folders import by_number
 from localml.core.people.identity import Credentials, Identity
 from localml.core.people.keys import Keys
 from localml.core.people.sealing import Sealer
@@ -107,10 +108,11 @@ class Platform:
         self.public_ids = PublicIds(self.install)
         vault = self._vault = Vault.open(self.data / "secret.key")
         self.identity = Identity(self.db, vault, self.clock)
+        by_number(self.data, self.db)
         self.tokens = Tokens(self.db, self.clock, self.identity)
         self.keys = Keys(self.db, self.identity)
         self.workspaces = Workspaces(self.db, self.clock, changed=self.identity.forget)
-        self.sealer = Sealer(vault)
+        self.sealer = Sealer(vault, self.identity.was_called)
         self.tools = Tools(self.sealer, self.config.host)
         self._administrator = Administrator(self.data, self.identity, self.db, self.clock)
         self.feed = Feed()

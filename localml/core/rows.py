@@ -48,6 +48,12 @@ def enum_column(kind: type[StrEnum], default: StrEnum | None = None, *, required
     return Field(sa_column=column) if required else Field(default=default, sa_column=column)
 
 
+def owner_column() -> Any:
+    """A field of a table that holds whose a row is: a user's number, which is never another's. The name beside it is
+    the one that the user had, for show. 0 is nobody."""
+    return Field(sa_column_kwargs={"server_default": "0"})
+
+
 class Meta(SQLModel, table=True):
     """Facts about this installation (install id, when it was made)."""
 

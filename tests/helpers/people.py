@@ -8,5 +8,5 @@ from localml.core.ports import Store
 
 def add_workspaces(store: Store, *ids: str, owner: str = "me") -> None:
     """Make workspaces of these ids, which are their names, too."""
-    rows = [Workspace(id=one, name=one, owner=owner, created_at=1.0, updated_at=1.0) for one in ids]
+    rows = [Workspace(id=one, name=one, owner=owner, owner_id=1, created_at=1.0, updated_at=1.0) for one in ids]
     store.write(lambda session: session.add_all(rows))

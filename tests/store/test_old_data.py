@@ -16,25 +16,29 @@ from helpers.models import serving_server
 from helpers.old_data import FOLDER, ask
 from helpers.rig import wait_until
 
+from localml.client import Client, ClientError
 from localml.core.errors import LocalmlError
 from localml.store.database import FILE_NAME
 from localml.store.schema import HEAD, alembic_config, current, prepare
 from localml.testing import Localml, start
 
-OLD = FOLDER / "schema-0003.tar.gz"
+SCHEMAS = ("0003", "0004")
+"""Of which there is a directory."""
 ASSETS = ("endpoint", "variant", "endpoint_replica", "model", "model_version", "pool", "pool_grant", "user", "token")
 TABLES = (*ASSETS, "access_key", "workload", "workload_detail", "attempt", "gpu_lease", "event", "series", "sample")
 CHANGES = {"why", "used", "after"}
 """Members that are of a run of the server, not of the data; as are ports."""
 RENAMED = {"project": "workspace"}
 """Members of our own API that have another name since."""
+LEFTS = 2
+"""In the directory of schema 0004 the job of a user who was removed."""
 PORT = re.compile(r"(?<=127\.0\.0\.1):\d+")
 
 
-def unpack(folder: Path) -> Path:
-    """The old directory; returns it."""
+def unpack(folder: Path, schema: str) -> Path:
+    """The directory of an old schema; returns it."""
     data = folder / "data"
-    with tarfile.open(OLD) as tar:
+    with tarfile.open(FOLDER / f"schema-{schema}.tar.gz") as tar:
         tar.extractall(data, filter="data")
     data.joinpath("secret.key").chmod(0o600)
     data.joinpath("credentials.json").chmod(0o600)
@@ -63,38 +67,43 @@ def differences(old: Any, new: Any, at: str = "") -> Iterator[str]:
         yield f"{at}: {old!r} is now {new!r}"
 
 
-def test_an_old_directory_is_backed_up_and_keeps_every_row(tmp_path: Path) -> None:
-    data = unpack(tmp_path)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_an_old_directory_is_backed_up_and_keeps_every_row(tmp_path: Path, schema: str) -> None:
+    data = unpack(tmp_path, schema)
     path = data / FILE_NAME
     before = rows(path, *TABLES, "log_file", "gpu_mark", "node_mark", "meta", "sqlite_sequence")
     assert min(before.values()) > 0
     prepare(data)
     assert current(path) == HEAD
-    assert rows(path, *before) == before
+    with sqlite3.connect(path) as file:
+        (gone,) = file.execute("SELECT count(*) FROM user WHERE removed_at IS NOT NULL").fetchone()
+    assert rows(path, *before) == before | {"user": before["user"] + gone}
     (backup,) = (data / "backups").iterdir()
-    assert current(backup) == "0003"
+    assert current(backup) == schema
     assert rows(backup, *before) == before
 
 
-def test_a_damaged_file_is_left_as_it_was(tmp_path: Path) -> None:
-    data = unpack(tmp_path)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_a_damaged_file_is_left_as_it_was(tmp_path: Path, schema: str) -> None:
+    data = unpack(tmp_path, schema)
     path = data / FILE_NAME
     with sqlite3.connect(path) as file:
-        file.execute("UPDATE series SET workload_id = 999 WHERE id = 1")
+        file.execute(f"UPDATE series SET {'workload_id' if schema == '0003' else 'subject_id'} = 999 WHERE id = 1")
         file.execute("UPDATE gpu_lease SET attempt_id = 999")
     before = dump(path)
     with pytest.raises(LocalmlError, match=r"not upgraded: it has rows that refer to none \(gpu_lease -> attempt\)"):
         prepare(data)
-    assert current(path) == "0003"
+    assert current(path) == schema
     assert dump(path) == before
 
 
-def test_an_old_directory_can_be_migrated_back(tmp_path: Path) -> None:
-    data = unpack(tmp_path)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_an_old_directory_can_be_migrated_back(tmp_path: Path, schema: str) -> None:
+    data = unpack(tmp_path, schema)
     path = data / FILE_NAME
     before = dump(path)
     prepare(data)
-    command.downgrade(alembic_config(path), "0003")
+    command.downgrade(alembic_config(path), schema)
     assert dump(path) == before
 
 
@@ -109,11 +118,11 @@ def dump(path: Path) -> dict[str, list[tuple[Any, ...]]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
+@pytest.fixture(scope="module", params=SCHEMAS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Localml]:
     """A server of this version with the old directory."""
     folder = tmp_path_factory.mktemp("old")
-    unpack(folder)
+    unpack(folder, request.param)
     with serving_server(folder) as running:
         yield running
 
@@ -140,6 +149,24 @@ def test_work_goes_on(server: Localml) -> None:
     assert client.run(["echo", "new"], name="new", wait=True).id > client.get("waits").id
     client.start_endpoint("life")
     wait_until(lambda: client.endpoint("life").state == "ready", 60)
+
+
+def test_what_a_removed_user_left_is_not_that_of_the_next_of_its_name(tmp_path: Path) -> None:
+    unpack(tmp_path, "0004")
+    with serving_server(tmp_path) as server:
+        client = server.client
+        client.create_user("left", "another secret")
+        another = Client(server.url, client.create_token("left"))
+        assert [one for one in another.all(deleted=True) if one.owner == "left"] == []
+        for ask in (another.get, another.text, another.events, another.stop, another.delete):
+            with pytest.raises(ClientError, match=f"workload '{LEFTS}' does not exist"):
+                ask(LEFTS)
+        assert another.run(["echo", "mine"], name="lefts").owner == "left"
+        assert [one.name for one in another.all(owner="left")] == ["lefts"]
+        assert (client.get(LEFTS).owner, client.text(LEFTS)) == ("left", "lefts\n")
+        bob = Client(server.url, client.create_token("bob"))
+        assert [one.name for one in bob.all(owner="bob")] == ["bobs"]
+        bob.delete("bobs")
 
 
 def test_a_directory_of_the_first_schema_is_opened_and_works(tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 from localml.control.jobs.snapshot import WorkloadRow
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.allow import MACHINE, may
+from localml.core.people.folders import FOLDERS
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action
 from localml.core.work.specs import Mount, WorkloadSpec
 from localml.objects import Buckets
 
 WORKSPACE = "workspace:"
-"""Begins the source of a mount that names a workspace: a folder that localml keeps for a user."""
+"""Begins the source of a mount that names a folder that localml keeps for a user."""
 
 
 class Mounts:
@@ -23,11 +24,11 @@ class Mounts:
     such a bucket.
 
     Args:
-        data: the data directory; workspaces lie in its ``workspaces``.
+        data: the data directory; what it keeps for users lies in its :data:`FOLDERS`.
     """
 
     def __init__(self, data: Path, buckets: Buckets) -> None:
-        self._workspaces = data / "workspaces"
+        self._folders = data / FOLDERS
         self._buckets = buckets
 
     def check(self, spec: WorkloadSpec, caller: Caller) -> None:
@@ -38,7 +39,7 @@ class Mounts:
         """
         for mount in spec.mounts:
             if mount.source.startswith(WORKSPACE):
-                self.workspace(caller.name, mount.source.removeprefix(WORKSPACE))
+                self.folder(caller.id, mount.source.removeprefix(WORKSPACE))
             elif not self._is_of_machine(mount.source):
                 self._buckets.path(mount.source, field="mounts")
             elif not may(caller, Action.ADMINISTER, MACHINE):
@@ -50,16 +51,16 @@ class Mounts:
     def source(self, mount: Mount, row: WorkloadRow) -> Path:
         """The folder of this machine that a workload's mount stands for."""
         if mount.source.startswith(WORKSPACE):
-            return self.workspace(row.owner, mount.source.removeprefix(WORKSPACE))
+            return self.folder(row.owner_id, mount.source.removeprefix(WORKSPACE))
         if self._is_of_machine(mount.source):
             return Path(mount.source)
         return self._buckets.path(mount.source, field="mounts")
 
-    def workspace(self, owner: str, name: str) -> Path:
+    def folder(self, owner: int, name: str) -> Path:
         """The folder that localml keeps for a user under this name."""
         if not name or "/" in name or name.startswith("."):
             raise invalid("mounts", f"workspace name {name!r} must not be empty, start with '.' or hold '/'")
-        return self._workspaces / owner / name
+        return self._folders / str(owner) / name
 
     def _is_of_machine(self, source: str) -> bool:
         if not source.startswith("/"):

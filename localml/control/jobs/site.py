@@ -46,7 +46,7 @@ def open_site(
 
     def unseal(row: WorkloadRow, sealed: str) -> str:
         try:
-            return sealer.open(row.owner, sealed)
+            return sealer.open(row.owner_id, sealed)
         except LocalmlError as error:
             raise EngineError(error.message) from error
 
@@ -94,7 +94,7 @@ class Possible:
         self._mounts.check(submission.spec, submission.caller)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
-                self._sealer.open(submission.caller.name, sealed)
+                self._sealer.open(submission.caller.id, sealed)
         if not may(submission.caller, Action.ADMINISTER, MACHINE):
             for role in submission.spec.roles:
                 _check_share(role)

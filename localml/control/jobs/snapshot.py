@@ -25,6 +25,7 @@ class WorkloadRow:
     kind: str
     workspace: str
     owner: str
+    owner_id: int
     pool: str
     priority: int
     desired: Desired

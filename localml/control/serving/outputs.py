@@ -45,7 +45,7 @@ class OutputWatcher:
     """Registers what jobs leave.
 
     Args:
-        caller: a user by name and workspace.
+        caller: a user by number and workspace.
         names: of the files in a folder of objects; none where there is no such folder.
     """
 
@@ -54,7 +54,7 @@ class OutputWatcher:
         db: Store,
         registry: Registry,
         clock: Clock,
-        caller: Callable[[str, str], Caller],
+        caller: Callable[[int, str], Caller],
         names: Callable[[str], list[str]],
     ) -> None:
         self._db = db
@@ -103,7 +103,7 @@ class OutputWatcher:
             new = NewVersion(
                 name=name,
                 source=source,
-                caller=self._caller(row.owner, row.workspace),
+                caller=self._caller(row.owner_id, row.workspace),
                 workspace=row.workspace,
                 workload_id=row.id,
             )

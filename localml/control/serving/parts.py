@@ -148,7 +148,7 @@ class Serving:
 
     def _owner(self, row: Endpoint) -> Caller:
         """Replicas mount folders below the data directory, which is for administrators only otherwise."""
-        return replace(self._parts.identity.owner(row.owner, row.workspace), admin=True)
+        return replace(self._parts.identity.owner(row.owner_id, row.workspace), admin=True)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
         """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""

@@ -92,7 +92,7 @@ class Instances:
     """The service over instances.
 
     Args:
-        owner: the user of this name in this workspace, in whose name runs are submitted.
+        owner: the user of this number in this workspace, in whose name runs are submitted.
         nudge: told that a run is wanted which cannot begin yet.
         changed: told of an instance whose wanted run has begun, or never will.
     """
@@ -102,7 +102,7 @@ class Instances:
         store: Store,
         clock: Clock,
         workloads: Workloads,
-        owner: Callable[[str, str], Caller],
+        owner: Callable[[int, str], Caller],
         nudge: Callable[[], None] = lambda: None,
         changed: Callable[[Subject], None] = lambda _: None,
     ) -> None:
@@ -130,6 +130,7 @@ class Instances:
                 dialect=submission.dialect,
                 workspace=submission.workspace or submission.caller.workspace,
                 owner=submission.caller.name,
+                owner_id=submission.caller.id,
                 name=submission.name,
                 pool=submission.pool,
                 spec=submission.spec.model_dump_json(exclude_defaults=True),
@@ -306,7 +307,7 @@ class Instances:
         return Submission(
             name=row.name,
             spec=_at_its_ports(spec, found.run),
-            caller=self._owner(row.owner, row.workspace),
+            caller=self._owner(row.owner_id, row.workspace),
             dialect=row.dialect,
             kind=row.kind,
             workspace=row.workspace,

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
-from localml.core.rows import enum_column
+from localml.core.rows import enum_column, owner_column
 from localml.core.work.states import Kind
 
 
@@ -30,6 +30,7 @@ class Instance(SQLModel, table=True):
     dialect: str
     workspace: str
     owner: str
+    owner_id: int = owner_column()
     name: str
     pool: str
     spec: str  # WorkloadSpec as JSON, for the next run

@@ -128,8 +128,8 @@ class Tools:
         self._sealer = sealer
         self._host = "127.0.0.1" if bind_host in _ANYWHERE else bind_host
 
-    def notebook(self, owner: str, wanted: Notebook) -> WorkloadSpec:
-        """What to run for a notebook of this user.
+    def notebook(self, owner: int, wanted: Notebook) -> WorkloadSpec:
+        """What to run for a notebook of the user of this number.
 
         Raises:
             LocalmlError: ``INVALID`` naming ``token``, or what no spec can say.
@@ -158,8 +158,8 @@ class Tools:
             priority=wanted.priority,
         )
 
-    def tensorboard(self, owner: str, wanted: Tensorboard) -> WorkloadSpec:
-        """What to run for a TensorBoard of this user.
+    def tensorboard(self, owner: int, wanted: Tensorboard) -> WorkloadSpec:
+        """What to run for a TensorBoard of the user of this number.
 
         Raises:
             LocalmlError: ``INVALID`` naming ``token`` or ``idle_limit``.
@@ -183,7 +183,7 @@ class Tools:
             priority=wanted.priority,
         )
 
-    def notebook_of(self, owner: str, spec: WorkloadSpec) -> Notebook:
+    def notebook_of(self, owner: int, spec: WorkloadSpec) -> Notebook:
         """What a notebook's spec was made from: the reverse of :meth:`notebook`.
 
         Raises:
@@ -208,7 +208,7 @@ class Tools:
             priority=spec.priority,
         )
 
-    def tensorboard_of(self, owner: str, spec: WorkloadSpec) -> Tensorboard:
+    def tensorboard_of(self, owner: int, spec: WorkloadSpec) -> Tensorboard:
         """What a TensorBoard's spec was made from: the reverse of :meth:`tensorboard`.
 
         Raises:
@@ -243,13 +243,13 @@ class Tools:
 
     def token(self, full: Full) -> str:
         """The token; empty when it has none."""
-        return self._opened(full.row.owner, full.spec.roles[0], _TOKEN_NAMES.get(full.row.kind, ""))
+        return self._opened(full.row.owner_id, full.spec.roles[0], _TOKEN_NAMES.get(full.row.kind, ""))
 
-    def _opened(self, owner: str, role: Role, name: str) -> str:
+    def _opened(self, owner: int, role: Role, name: str) -> str:
         sealed = role.sealed_env.get(name)
         return self._sealer.open(owner, sealed) if sealed is not None else ""
 
-    def _sealed(self, owner: str, token: str | None) -> str:
+    def _sealed(self, owner: int, token: str | None) -> str:
         if token is not None and not _TOKEN.fullmatch(token):
             raise invalid("token", "must be 1 to 256 printable ASCII characters without blanks")
         return self._sealer.seal(owner, new_token() if token is None else token)

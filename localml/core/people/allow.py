@@ -19,6 +19,7 @@ class InWorkspace(Protocol):
     id: int | None
     name: str
     owner: str
+    owner_id: int
     workspace: str
 
 
@@ -29,22 +30,30 @@ class Thing:
     Attributes:
         id: None for one that is to be made.
         called: what the caller called it, which is what an answer says does not exist.
-        owner: name of the user whose it is, if it is anybody's.
+        owner: number of the user whose it is, if it is anybody's; a name may have been another user's before.
         workspace: id of the one that it is in, if it is in any; a workspace is in itself.
         granted: whether a grant of its own lets the caller use it; True for what knows no grants.
+        owner_name: what a refusal calls the owner.
     """
 
     noun: ThingKind
     id: str | None = None
     called: str = ""
-    owner: str | None = None
+    owner: int | None = None
     workspace: str | None = None
     granted: bool = True
+    owner_name: str = ""
 
     @classmethod
     def of(cls, noun: ThingKind, row: InWorkspace, called: str | None = None) -> Thing:
         """A row as a thing."""
-        return cls(noun, str(row.id), row.name if called is None else called, row.owner, row.workspace)
+        name = row.name if called is None else called
+        return cls(noun, str(row.id), name, row.owner_id, row.workspace, owner_name=row.owner)
+
+    @classmethod
+    def of_user(cls, caller: Caller, user: str, noun: ThingKind = ThingKind.USER) -> Thing:
+        """A user by name, or what is a user's; judged before it is looked up whether there is such a user at all."""
+        return cls(noun, user, user, caller.id if user == caller.name else None, owner_name=user)
 
 
 MACHINE = Thing(ThingKind.MACHINE, "local", "local")
@@ -97,7 +106,7 @@ def _has(caller: Caller, need: Need, thing: Thing) -> bool:
         return True
     if need is Need.GRANTED:
         return thing.granted
-    owns = thing.owner is not None and thing.owner == caller.name
+    owns = thing.owner is not None and thing.owner == caller.id
     if need is Need.SELF:
         return owns
     role = caller.roles.get(thing.workspace or "")
@@ -123,7 +132,7 @@ def _refusal(caller: Caller, action: Action, thing: Thing) -> str:
     words = f"{caller.name} may not {action} this {thing.noun}"
     if _has(caller, need, thing):
         return f"{words} with this token: its scope leaves that out"
-    return f"{words}: {_WANTED[need].format(owner=thing.owner)}"
+    return f"{words}: {_WANTED[need].format(owner=thing.owner_name)}"
 
 
 _WANTED: dict[Need, str] = {

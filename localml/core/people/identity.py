@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete
 
 from localml.core.capacity.tables import PoolGrant
 from localml.core.errors import Code, LocalmlError, invalid
@@ -79,7 +80,7 @@ class Identity(Recognition):
 
         def act(session: Session) -> Caller:
             need_current(session, by)
-            if session.exec(select(User).where(User.name == name)).first():
+            if session.exec(memberships.living(name)).first():
                 raise LocalmlError(Code.CONFLICT, f"user '{name}' exists", field="name")
             now, own = self._clock.now(), memberships.new_id()
             user = User(name=name, password_hash=hashed, admin=admin, workspace=own, org=org, created_at=now)
@@ -138,7 +139,8 @@ class Identity(Recognition):
         return self.change(act)
 
     def remove_user(self, name: str, *, by: Caller | None = None) -> None:
-        """Remove a user with its keys and tokens. Its workloads go on, and keep its name and its workspace.
+        """Remove a user with its keys and tokens. Its workloads go on, and keep its name and its workspace: what it
+        left is nobody's but its own, also when another user gets the name.
 
         Raises:
             LocalmlError: ``NOT_FOUND`` if there is none of that name, ``WRONG_STATE`` for :data:`ADMIN`,
@@ -153,7 +155,8 @@ class Identity(Recognition):
             revocation.end_all(session, user)
             session.execute(delete(PoolGrant).where(col(PoolGrant.user_id) == user.id))
             session.execute(delete(Membership).where(col(Membership.user_id) == user.id))
-            session.delete(user)
+            user.removed_at, user.password_hash, user.admin, user.org = self._clock.now(), "", False, ""
+            session.add(user)
 
         self.change(act)
 
@@ -230,7 +233,7 @@ class Identity(Recognition):
     def first_credentials(self) -> Credentials | None:
         """On an empty installation make the administrator with all kinds of credentials; None on any other."""
         with self._store.read() as session:
-            if session.exec(select(User.id)).first() is not None:
+            if session.exec(memberships.living()).first() is not None:
                 return None
         password = new_password()
         caller = self.create_user(ADMIN, password, admin=True, generated=True)
@@ -247,15 +250,40 @@ class Identity(Recognition):
             found = self._remember(self._users, name, caller, changes)
         return found
 
-    def owner(self, name: str, workspace: str) -> Caller:
-        """The user of this name, or what is left of one that was removed, for what goes on in its name."""
-        try:
-            found = self.user(name)
-        except LocalmlError:
-            found = Caller(0, name, False, workspace, "default")
+    def owner(self, number: int, workspace: str) -> Caller:
+        """The user of this number as it acts in a workspace, for what goes on in its name; one that was removed may
+        nothing any more. ``NOT_FOUND`` if there never was one."""
+        found = self._owners.get(number)
+        if found is None:
+            changes = self._changes
+            with self._store.read() as session:
+                found = self._remember(self._owners, number, _owner(session, number), changes)
         return replace(found, workspace=workspace)
+
+    def number(self, name: str) -> int | None:
+        """The number of the user who has this name now; None if nobody has."""
+        with suppress(LocalmlError):
+            return self.user(name).id
+        return None
+
+    def was_called(self, number: int, name: str, at: float) -> bool:
+        """Whether the user of this number had this name at a time that is known to the second."""
+        with self._store.read() as session:
+            user = session.get(User, number)
+        if user is None or user.name != name:
+            return False
+        return int(user.created_at) <= at and (user.removed_at is None or at <= user.removed_at)
 
     def users(self) -> list[Caller]:
         """All users, oldest first."""
         with self._store.read() as session:
-            return callers(session, session.exec(select(User).order_by(col(User.id))))
+            return callers(session, session.exec(memberships.living().order_by(col(User.id))))
+
+
+def _owner(session: Session, number: int) -> Caller:
+    user = session.get(User, number)
+    if user is None:
+        raise LocalmlError(Code.NOT_FOUND, f"user {number} does not exist")
+    if user.removed_at is not None:
+        return Caller(number, user.name, False, user.workspace, "")
+    return caller_of(session, user)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from localml.core.errors import LocalmlError, invalid, not_found
+from localml.core.errors import invalid, not_found
 from localml.core.people.rights import MemberRole
 from localml.core.people.tables import Membership, User, Workspace
 from localml.core.sql import driver
@@ -19,6 +19,12 @@ _LIVE = "SELECT 1 FROM workspace WHERE id = ? AND deleted_at IS NULL"
 def new_id() -> str:
     """A new workspace's id: 32 hexadecimal digits, as vendors' project ids are."""
     return secrets.token_hex(16)
+
+
+def living(name: str | None = None) -> SelectOfScalar[User]:
+    """The users that were not removed, or the one of this name."""
+    found = select(User).where(col(User.removed_at).is_(None))
+    return found if name is None else found.where(User.name == name)
 
 
 def need_live(session: Session, workspace: str) -> None:
@@ -56,7 +62,8 @@ def settle(session: Session, user: User, *, now: float) -> None:
     Raises:
         LocalmlError: ``INVALID`` (org) when it names somebody's own workspace, or one that was deleted.
     """
-    own = Workspace(id=user.workspace, name=user.name, owner=user.name, personal=True, created_at=now, updated_at=now)
+    own = _made_by(user, user.workspace, user.name, now)
+    own.personal = True
     session.add(own)
     session.flush()
     add(session, own.id, user, MemberRole.OWNER, now=now)
@@ -94,13 +101,29 @@ def _organisation(session: Session, user: User, now: float) -> Workspace:
     if found is None:
         found = session.exec(shared_named(user.org)).first()
     if found is None:
-        found = Workspace(id=user.org, name=user.org, owner=user.name, origin="cloudml", created_at=now, updated_at=now)
+        found = _made_by(user, user.org, user.org, now)
+        found.origin = _ORGANISATION
         session.add(found)
         session.flush()
-    if found.personal or found.deleted_at is not None:
-        raise _no_organisation(user.org, found)
+    reason = _no_organisation(found)
+    if reason:
+        raise invalid("org", f"'{user.org}' {reason}")
     return found
 
 
-def _no_organisation(org: str, found: Workspace) -> LocalmlError:
-    return invalid("org", f"'{org}' {'is the own workspace of ' + found.owner if found.personal else 'was deleted'}")
+def _made_by(user: User, workspace: str, name: str, now: float) -> Workspace:
+    return Workspace(id=workspace, name=name, owner=user.name, owner_id=user.id or 0, created_at=now, updated_at=now)
+
+
+def _no_organisation(found: Workspace) -> str:
+    """Why it cannot be one; empty when it can."""
+    if found.personal:
+        return f"is the own workspace of {found.owner}"
+    if found.deleted_at is not None:
+        return "was deleted"
+    return "" if found.origin in _OF_USERS else f"is the workspace of the {found.origin} API"
+
+
+_ORGANISATION = "cloudml"
+_OF_USERS = ("native", _ORGANISATION)
+"""Origins of the workspaces that users make; the others are made by a dialect, for all."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sqlalchemy import Update, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
@@ -24,6 +24,7 @@ from localml.core.people.secrets import Vault, hash_token, password_matches
 from localml.core.people.tables import AccessKey, Token, User
 from localml.core.ports import Store
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 _USED_S = 3600.0
@@ -91,7 +92,7 @@ def caller_of(session: Session, user: User) -> Caller:
 
 def user_row(session: Session, name: str) -> User:
     """The row of a user; ``NOT_FOUND`` if there is none of this name."""
-    user = session.exec(select(User).where(User.name == name)).first()
+    user = session.exec(memberships.living(name)).first()
     if user is None:
         raise LocalmlError(Code.NOT_FOUND, f"user '{name}' does not exist")
     return user
@@ -113,6 +114,7 @@ class Recognition:
         self._vault = vault
         self._clock = clock
         self._users: dict[str, Caller] = {}
+        self._owners: dict[int, Caller] = {}
         self._keys: dict[str, _KnownKey] = {}
         self._tokens: dict[str, _KnownToken] = {}
         self._stamps: dict[str, tuple[Caller, str]] = {}
@@ -141,7 +143,7 @@ class Recognition:
         with self._store.read() as session:
             key = session.get(AccessKey, access_key)
             user = session.get(User, key.user_id) if key is not None and key.disabled_at is None else None
-            caller = caller_of(session, user) if user is not None else None
+            caller = caller_of(session, user) if user is not None and user.removed_at is None else None
         if key is None or caller is None:
             raise LocalmlError(Code.UNAUTHENTICATED, "the access key is not known")
         known = _KnownKey(caller, self._vault.unseal(key.secret), key.used_at or 0.0)
@@ -182,7 +184,7 @@ class Recognition:
         with self._store.read() as session:
             row = session.get(Token, hashed)
             user = session.get(User, row.user_id) if row is not None else None
-            caller = caller_of(session, user) if user is not None else None
+            caller = caller_of(session, user) if user is not None and user.removed_at is None else None
         if row is None or caller is None:
             raise LocalmlError(Code.UNAUTHENTICATED, "the token is not known")
         caller = replace(caller, scope=Scope.stored(row.scope))
@@ -216,7 +218,7 @@ class Recognition:
     def _match(self, name: str, password: str, mark: bytes) -> Caller | None:
         changes = self._changes
         with self._store.read() as session:
-            user = session.exec(select(User).where(User.name == name)).first()
+            user = session.exec(memberships.living(name)).first()
             caller = caller_of(session, user) if user is not None else None
         stored = user.password_hash if user is not None else _NOBODY
         if not password_matches(stored, password) or caller is None:
@@ -239,7 +241,7 @@ class Recognition:
     def has_password(self, name: str, password: str) -> bool:
         """Whether this is a user's password; for the server's own use, which no guesser reaches."""
         with self._store.read() as session:
-            user = session.exec(select(User).where(User.name == name)).first()
+            user = session.exec(memberships.living(name)).first()
         return user is not None and password_matches(user.password_hash, password)
 
     def stamp(self, name: str) -> tuple[Caller, str]:
@@ -285,11 +287,11 @@ class Recognition:
         """Drop what is cached, after a user, key, token or membership was changed."""
         with self._lock:
             self._changes += 1
-            for cache in (self._users, self._keys, self._tokens, self._stamps, self._passwords):
+            for cache in (self._users, self._owners, self._keys, self._tokens, self._stamps, self._passwords):
                 cache.clear()
         self.nudge()
 
-    def _remember(self, cache: dict[str, T], key: str, value: T, changes: int) -> T:
+    def _remember(self, cache: dict[K, T], key: K, value: T, changes: int) -> T:
         """Cache what was read when there had been so many changes, unless there were more since."""
         with self._lock:
             if changes == self._changes:

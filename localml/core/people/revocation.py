@@ -49,5 +49,5 @@ def need_current(session: Session, *callers: Caller | None) -> None:
         if caller is None:
             continue
         user = session.get(User, caller.id)
-        if user is None or user.name != caller.name or user.generation != caller.generation:
+        if user is None or user.removed_at is not None or user.generation != caller.generation:
             raise LocalmlError(Code.UNAUTHENTICATED, f"the credentials of {caller.name} were ended meanwhile")

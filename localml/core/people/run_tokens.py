@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import re
 
-from sqlmodel import Session, select
+from sqlmodel import Session
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.rights import Action, ThingKind
@@ -49,7 +49,7 @@ def judged(session: Session, key: bytes, token: str) -> tuple[User, Scope]:
     row = session.get(Workload, number)
     if row is None or row.state in TERMINAL or row.deleted_at is not None:
         raise LocalmlError(Code.UNAUTHENTICATED, "the token is that of a run that is over")
-    owner = session.exec(select(User).where(User.name == row.owner)).first()
-    if owner is None:
+    owner = session.get(User, row.owner_id)
+    if owner is None or owner.removed_at is not None:
         raise LocalmlError(Code.UNAUTHENTICATED, "the token is that of a run whose owner was removed")
     return owner, Scope(_RIGHTS, row.workspace, (ThingKind.WORKLOAD, str(number)))

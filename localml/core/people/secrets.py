@@ -65,6 +65,10 @@ class Vault:
         """Decrypt what :meth:`seal` gave."""
         return self._fernet.decrypt(sealed).decode()
 
+    def sealed_at(self, sealed: bytes) -> int:
+        """When :meth:`seal` gave it, in whole seconds."""
+        return self._fernet.extract_timestamp(sealed)
+
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner can read, whole or not at all."""

@@ -8,22 +8,29 @@ from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 from localml.core.people.rights import MemberRole
-from localml.core.rows import enum_column
+from localml.core.rows import enum_column, owner_column
 
 
 class User(SQLModel, table=True):
     """Who calls. ``workspace`` is the user's own, and the project that vendors show; ``org`` is the shared one that
     stands for an organisation where a vendor knows one per user (empty: none). ``generation`` counts how often all
-    credentials were ended: what was made for an earlier one is good for nothing."""
+    credentials were ended: what was made for an earlier one is good for nothing.
+
+    The row of one that was removed stays, so that its number is never another's: what it left is known by that. Its
+    name is free. Who looks for users asks :func:`localml.core.people.memberships.living`.
+    """
+
+    __table_args__ = (Index("uq_user_live_name", "name", unique=True, sqlite_where=text("removed_at IS NULL")),)
 
     id: int | None = Field(default=None, primary_key=True)
-    name: str = Field(unique=True)
+    name: str
     password_hash: str
     admin: bool = False
     workspace: str = Field(index=True)
     org: str = "default"
     created_at: float
     generation: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    removed_at: float | None = None
 
 
 class Workspace(SQLModel, table=True):
@@ -42,7 +49,8 @@ class Workspace(SQLModel, table=True):
     id: str = Field(primary_key=True)
     name: str
     description: str = ""
-    owner: str  # the user who made it
+    owner: str  # the name of the user who made it
+    owner_id: int = owner_column()
     personal: bool = False  # a user's own, which comes with the user
     everyone: MemberRole | None = enum_column(MemberRole)  # what all users are in it, members or not
     origin: str = "native"  # the dialect that it was made through

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.people import memberships
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller, Identity, callers
 from localml.core.people.rights import Action
@@ -103,7 +104,7 @@ class Tokens:
         if self._all[0] != version:
             with self._store.read() as session:
                 rows = session.exec(select(Token).order_by(Token.hash)).all()
-                users = session.exec(select(User).where(col(User.id).in_({row.user_id for row in rows})))
+                users = session.exec(memberships.living().where(col(User.id).in_({row.user_id for row in rows})))
                 owners = {caller.id: caller for caller in callers(session, users)}
             found = [
                 (row.hash, row.expires_at, replace(owners[row.user_id], scope=Scope.stored(row.scope))) for row in rows
@@ -140,10 +141,10 @@ def _derived(key: bytes, row: Token) -> str:
 
 
 def _rows(session: Session, user: str) -> list[Token]:
-    number = session.exec(select(User.id).where(User.name == user)).first()
-    if number is None:
+    found = session.exec(memberships.living(user)).first()
+    if found is None:
         raise not_found("user", user)
-    query = select(Token).where(Token.user_id == number)
+    query = select(Token).where(Token.user_id == found.id)
     return list(session.exec(query.order_by(col(Token.created_at), col(Token.hash))))
 
 

@@ -47,7 +47,8 @@ class Member:
 
 def thing_of(row: Workspace, called: str | None = None) -> Thing:
     """A workspace as what rights are asked about."""
-    return Thing(ThingKind.WORKSPACE, row.id, row.name if called is None else called, row.owner, row.id)
+    name = row.name if called is None else called
+    return Thing(ThingKind.WORKSPACE, row.id, name, row.owner_id, row.id, owner_name=row.owner)
 
 
 class Workspaces:
@@ -61,6 +62,7 @@ class Workspaces:
         self._store = store
         self._clock = clock
         self._changed = changed
+        self._of_dialects: dict[str, str] = {}
 
     def create(
         self,
@@ -89,6 +91,7 @@ class Workspaces:
                 name=name,
                 description=description,
                 owner=caller.name,
+                owner_id=caller.id,
                 everyone=everyone,
                 origin=origin,
                 created_at=now,
@@ -100,17 +103,37 @@ class Workspaces:
 
         return self._written(act)
 
-    def ensure(self, workspace: str, *, owner: str, everyone: MemberRole | None, origin: str) -> None:
-        """Make a dialect's own workspace, which is named like its id, if there is none; an existing one stays."""
+    def ensure(self, origin: str, *, owner: Caller, everyone: MemberRole) -> str:
+        """Make a dialect's own workspace, which all users are in, if there is none; returns its id.
+
+        Its id and its name are the dialect's where they are free: one that somebody made stays as it is, and is not
+        opened to all.
+        """
+        query = select(Workspace.id).where(Workspace.origin == origin, col(Workspace.deleted_at).is_(None))
         with self._store.read() as session:
-            if session.get(Workspace, workspace) is not None:
-                return
-            taken = session.exec(shared_named(workspace)).first() is not None
-        name, now = f"{workspace} ({origin})" if taken else workspace, self._clock.now()
-        row = Workspace(
-            id=workspace, name=name, owner=owner, everyone=everyone, origin=origin, created_at=now, updated_at=now
-        )
-        self._written(lambda session: _store_named(session, row))
+            found = session.exec(query.order_by(col(Workspace.created_at), Workspace.id)).first()
+            taken = session.get(Workspace, origin) is not None
+            named = session.exec(shared_named(origin)).first() is not None
+        if found is None:
+            now = self._clock.now()
+            row = Workspace(
+                id=memberships.new_id() if taken else origin,
+                name=f"{origin} ({origin})" if named else origin,
+                owner=owner.name,
+                owner_id=owner.id,
+                everyone=everyone,
+                origin=origin,
+                created_at=now,
+                updated_at=now,
+            )
+            found = row.id
+            self._written(lambda session: _store_named(session, row))
+        self._of_dialects[origin] = found
+        return found
+
+    def of_dialect(self, origin: str) -> str:
+        """The id that :meth:`ensure` gave."""
+        return self._of_dialects[origin]
 
     def get(self, workspace: str) -> Workspace:
         """A workspace by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
@@ -278,7 +301,7 @@ def _live(session: Session, workspace: str) -> Workspace:
 
 
 def _user(session: Session, name: str) -> User:
-    found = session.exec(select(User).where(User.name == name)).first()
+    found = session.exec(memberships.living(name)).first()
     if found is None:
         raise not_found("user", name)
     return found
@@ -293,18 +316,16 @@ def _store_named(session: Session, row: Workspace) -> None:
         raise LocalmlError(Code.CONFLICT, f"name: a workspace '{name}' exists", field="name") from None
 
 
-def _owners(session: Session, row: Workspace) -> frozenset[str]:
-    query = select(User.name).where(
-        Membership.workspace == row.id, Membership.user_id == User.id, Membership.role == MemberRole.OWNER
-    )
+def _owners(session: Session, row: Workspace) -> frozenset[int]:
+    query = select(Membership.user_id).where(Membership.workspace == row.id, Membership.role == MemberRole.OWNER)
     return frozenset(session.exec(query))
 
 
-def _check_owners(session: Session, row: Workspace, before: frozenset[str]) -> None:
+def _check_owners(session: Session, row: Workspace, before: frozenset[int]) -> None:
     """A workspace that had an owner keeps one. Administrators look after those that have none: a dialect's own, an
     organisation without an administrator, and what a user who was removed has left."""
     now = _owners(session, row)
-    if row.personal and row.owner in before - now:
+    if row.personal and row.owner_id in before - now:
         raise LocalmlError(Code.WRONG_STATE, f"{row.owner} stays owner of the own workspace")
     if before and not now and row.everyone is None:
         raise LocalmlError(Code.WRONG_STATE, f"workspace {row.name} would have no owner")
@@ -314,7 +335,7 @@ def _in_use(session: Session, row: Workspace) -> str:
     """Why it cannot be deleted; empty when it can."""
     if row.personal:
         return f"is {row.owner}'s own"
-    if session.exec(select(User.id).where(User.org == row.id)).first() is not None:
+    if session.exec(memberships.living().where(User.org == row.id)).first() is not None:
         return "is the organisation of users"
     found = [
         f"{number} {word}{'s' if number > 1 else ''}"

@@ -123,6 +123,7 @@ class Registry:
             model_id=model.id or 0,
             number=number,
             owner=new.caller.name,
+            owner_id=new.caller.id,
             source=new.source,
             format=described.format,
             runtime=described.runtime,
@@ -159,7 +160,14 @@ class Registry:
         memberships.need_live(session, workspace)
         model = session.exec(_live([workspace]).where(Model.name == new.name)).first()
         if model is None:
-            model = Model(workspace=workspace, owner=new.caller.name, name=new.name, created_at=now, updated_at=now)
+            model = Model(
+                workspace=workspace,
+                owner=new.caller.name,
+                owner_id=new.caller.id,
+                name=new.name,
+                created_at=now,
+                updated_at=now,
+            )
         model.description = new.description or model.description
         model.updated_at = now
         session.add(model)

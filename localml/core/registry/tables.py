@@ -7,6 +7,8 @@ from typing import Any
 from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
+from localml.core.rows import owner_column
+
 
 class Model(SQLModel, table=True):
     """A name under which versions of weights are registered."""
@@ -18,6 +20,7 @@ class Model(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     workspace: str
     owner: str
+    owner_id: int = owner_column()
     name: str
     description: str = ""
     created_at: float
@@ -35,6 +38,7 @@ class ModelVersion(SQLModel, table=True):
     model_id: int = Field(foreign_key="model.id")
     number: int
     owner: str
+    owner_id: int = owner_column()
     source: str  # the URI as given
     format: str  # onnx | python | wmla-kernel
     runtime: str  # of the catalogue

@@ -130,6 +130,7 @@ class Endpoints:
             dialect=new.dialect,
             workspace=new.workspace or new.caller.workspace,
             owner=new.caller.name,
+            owner_id=new.caller.id,
             name=new.name,
             route=route,
             pool=new.pool,

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Index, false, text
 from sqlmodel import Field, SQLModel
 
-from localml.core.rows import enum_column
+from localml.core.rows import enum_column, owner_column
 from localml.core.serving.specs import EndpointState, ReplicaState, VariantState
 from localml.core.work.states import Desired
 
@@ -32,6 +32,7 @@ class Endpoint(SQLModel, table=True):
     dialect: str
     workspace: str
     owner: str
+    owner_id: int = owner_column()
     name: str
     route: str
     pool: str

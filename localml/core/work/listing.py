@@ -41,8 +41,9 @@ _EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 class Query:
     """Which workloads to list. Empty members do not restrict; ``contains`` is a part of the name, spelled exactly.
 
-    ``parent``: only its children. ``created_at`` sorts by order of arrival, which is what it means. ``after`` is a
-    cursor from the page before.
+    ``owner`` is a name, which several users may have had; ``owner_id`` says which of them. ``parent``: only its
+    children. ``created_at`` sorts by order of arrival, which is what it means. ``after`` is a cursor from the page
+    before.
     """
 
     kinds: tuple[Kind, ...] = ()
@@ -51,6 +52,7 @@ class Query:
     workspace: str | None = None
     workspaces: Collection[str] | None = None  # any of these
     owner: str | None = None
+    owner_id: int | None = None
     pool: str | None = None
     name: str | None = None
     parent: Subject | None = None
@@ -174,6 +176,8 @@ def _filters(query: Query, through: Collection[str], *, live: bool = True) -> li
     found = [one for conditions in _conditions(query, through).values() for one in conditions]
     if query.contains:
         found.append(func.instr(col(Workload.name), query.contains) > 0)
+    if query.owner_id is not None:  # there is no index of it: few users had another's name
+        found.append(col(Workload.owner_id) == query.owner_id)
     if live and not query.deleted:
         found.append(col(Workload.deleted_at).is_(None))
     return found

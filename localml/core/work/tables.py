@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
-from localml.core.rows import enum_column
+from localml.core.rows import enum_column, owner_column
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.causes import Cause
 from localml.core.work.states import AttemptState, Desired, Kind, State
@@ -61,6 +61,7 @@ class Workload(SQLModel, table=True):
     dialect: str
     workspace: str
     owner: str
+    owner_id: int = owner_column()
     name: str
     version: str = ""  # of a child of a job: which version it is, as its API says it
     pool: str

@@ -135,6 +135,7 @@ class Workloads:
             "dialect": submission.dialect,
             "workspace": submission.workspace or submission.caller.workspace,
             "owner": submission.caller.name,
+            "owner_id": submission.caller.id,
             "name": submission.name,
             "version": submission.version,
             "pool": submission.pool,

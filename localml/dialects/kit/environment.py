@@ -32,7 +32,7 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
     rights: tuple[str, ...] = getattr(its, "ADDRESS_RIGHTS", ())
     if not rights:
         allow(caller, Action.ADMINISTER, MACHINE)
-    allow(caller, Action.CREATE, Thing(ThingKind.TOKEN, caller.name, caller.name, caller.name))
+    allow(caller, Action.CREATE, Thing.of_user(caller, caller.name, ThingKind.TOKEN))
     user = platform.identity.user(platform.credentials.user) if caller.admin else caller
     credentials = platform.credentials if caller.admin else Credentials(user.name, "", "", "", user.workspace, "")
     if rights:

@@ -120,7 +120,7 @@ def start_run(body: schemas.RunCreate) -> dict[str, Any]:
     who = caller()
     place = who.scope.workspace or who.workspace
     allow(who, Action.CREATE, Thing(ThingKind.WORKLOAD, workspace=place))
-    spec = run_spec(platform(), body, program, request.host, who.name)
+    spec = run_spec(platform(), body, program, request.host, who)
     name = slug(body.name)
     platform().pools.ensure(POOL, max_workloads=1)  # again, if somebody removed it meanwhile
     submission = Submission(

@@ -53,7 +53,7 @@ def workspace_for(platform: Platform, caller: Caller, reference: str | None, nou
     place = caller.scope.workspace or caller.workspace
     if reference is not None:
         place = platform.workspaces.find(caller, reference).id
-    allow(caller, Action.CREATE, Thing(noun, owner=caller.name, workspace=place))
+    allow(caller, Action.CREATE, Thing(noun, owner=caller.id, workspace=place))
     return place
 
 

@@ -24,7 +24,7 @@ from localml.dialects.openpai.document import SECURITY_SCHEMES, complete
 from localml.dialects.openpai.errors import render_error
 from localml.dialects.openpai.routes import api
 from localml.dialects.openpai.translate.clusters import DEFAULT, pool_of
-from localml.dialects.openpai.translate.jobs import WORKSPACE
+from localml.dialects.openpai.translate.jobs import DIALECT as ORIGIN
 from localml.platform import Platform
 
 __all__ = ["create_app"]
@@ -46,5 +46,5 @@ DIALECT = Dialect(
 def create_app(platform: Platform) -> Flask:
     """The app that serves this dialect of a platform. The virtual cluster ``default`` exists from then on."""
     platform.pools.ensure(pool_of(DEFAULT))
-    platform.workspaces.ensure(WORKSPACE, owner=ADMIN, everyone=MemberRole.MEMBER, origin="openpai")
+    platform.workspaces.ensure(ORIGIN, owner=platform.identity.user(ADMIN), everyone=MemberRole.MEMBER)
     return make_app(DIALECT, platform)

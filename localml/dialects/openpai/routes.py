@@ -25,11 +25,11 @@ from localml.dialects.openpai.translate.answers import status, summary
 from localml.dialects.openpai.translate.clusters import DEFAULT, all_clusters, assign, one_cluster, usable_pool
 from localml.dialects.openpai.translate.jobs import (
     DIALECT,
-    WORKSPACE,
     check_cluster,
     folders_of,
     job_spec,
     output_folder,
+    workspace,
 )
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
 from localml.dialects.openpai.translate.users import need, upsert
@@ -220,7 +220,7 @@ def get_virtual_cluster(path: schemas.ClusterPath) -> dict[str, Any]:
 
 
 def _find(name: str) -> Full | None:
-    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, workspace=WORKSPACE)
+    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, workspace=workspace(platform()))
 
 
 def _job(path: schemas.JobPath) -> Full:
@@ -241,7 +241,7 @@ def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | Non
             caller=who,
             dialect=DIALECT,
             kind=Kind.JOB,
-            workspace=WORKSPACE,
+            workspace=workspace(platform()),
             pool=pool,
             request=given,
             replaces=replaces,
@@ -258,16 +258,17 @@ def _start(job: Full) -> None:
         if row.desired is Desired.STOP:
             raise LocalmlError(Code.WRONG_STATE, f"job {row.name} is still being stopped")
         return
-    owner = next((user for user in platform().identity.users() if user.name == row.owner), caller())
+    owner = next((user for user in platform().identity.users() if user.id == row.owner_id), caller())
     _submit(schemas.JobConfig.model_validate(job.request), job.request, owner, replaces=row.id)
 
 
 def _all_jobs(owner: str | None) -> list[Workload]:
-    """Live jobs, the newest first. This API has no pages."""
+    """Live jobs, the newest first; of the user who has the name now, or else of who had it. This API has no pages."""
+    number = None if owner is None else platform().identity.number(owner)
     found: list[Workload] = []
     cursor: str | None = None
     while True:
-        query = Query(kinds=(Kind.JOB,), dialect=DIALECT, owner=owner, limit=1000, after=cursor)
+        query = Query(kinds=(Kind.JOB,), dialect=DIALECT, owner=owner, owner_id=number, limit=1000, after=cursor)
         page = platform().workloads.page(query)
         found += page.items
         cursor = page.cursor

@@ -29,14 +29,14 @@ def spec(source: str) -> WorkloadSpec:
 
 
 def source(mounts: Mounts, text: str) -> Path:
-    row = cast(WorkloadRow, SimpleNamespace(owner="eva"))
+    row = cast(WorkloadRow, SimpleNamespace(owner_id=USER.id))
     return mounts.source(Mount(source=text, target="/data"), row)
 
 
 def test_sources_are_folders_of_the_tree_of_the_user_and_of_the_machine(mounts: Mounts, tmp_path: Path) -> None:
     assert source(mounts, "fds://sets/one") == tmp_path / "buckets/sets/one"
     assert source(mounts, "/sets/one") == tmp_path / "buckets/sets/one"
-    assert source(mounts, "workspace:lab") == tmp_path / "workspaces/eva/lab"
+    assert source(mounts, "workspace:lab") == tmp_path / "folders/2/lab"
     assert source(mounts, str(tmp_path)) == tmp_path
 
 

@@ -50,13 +50,13 @@ class Lab:
 
     def start(self, idle_limit: float | None = LIMIT, name: str = "lab") -> int:
         wanted = Notebook(name, idle_limit=idle_limit, resources=Resources(gpu=1))
-        number = self.rig.submit(name, self.tools.notebook(ME.name, wanted), kind=Kind.NOTEBOOK)
+        number = self.rig.submit(name, self.tools.notebook(ME.id, wanted), kind=Kind.NOTEBOOK)
         self.rig.settle()
         return number
 
     def start_board(self, idle_limit: float | None = LIMIT, token: str | None = None) -> int:
         wanted = Tensorboard("logs", token=token, idle_limit=idle_limit, resources=Resources(gpu=1))
-        number = self.rig.submit("board", self.tools.tensorboard(ME.name, wanted), kind=Kind.TENSORBOARD)
+        number = self.rig.submit("board", self.tools.tensorboard(ME.id, wanted), kind=Kind.TENSORBOARD)
         self.rig.settle()
         return number
 
@@ -65,7 +65,7 @@ def _with_key(rig: Rig, folder: Path) -> object:
     from dataclasses import replace
 
     sealer = Sealer(Vault.open(folder / "secret.key"))
-    site = replace(rig.loop._site, unseal=lambda row, sealed: sealer.open(row.owner, sealed))
+    site = replace(rig.loop._site, unseal=lambda row, sealed: sealer.open(row.owner_id, sealed))
     rig.loop._launcher._site = site
     return site
 
@@ -223,7 +223,7 @@ def test_a_notebook_that_is_stopped_is_stopped_whatever_its_exit_code(lab: Lab) 
 
 
 def test_the_time_limit_of_a_notebook_stops_it_and_is_no_failure(lab: Lab) -> None:
-    spec = lab.tools.notebook(ME.name, Notebook("lab", time_limit=60))
+    spec = lab.tools.notebook(ME.id, Notebook("lab", time_limit=60))
     number = lab.rig.submit("lab", spec, kind=Kind.NOTEBOOK)
     lab.rig.settle()
     lab.rig.clock.advance(60)
@@ -234,7 +234,7 @@ def test_the_time_limit_of_a_notebook_stops_it_and_is_no_failure(lab: Lab) -> No
 
 
 def test_somebody_elses_sealed_token_fails_the_start_and_says_so(lab: Lab) -> None:
-    foreign = lab.tools.notebook("somebody", Notebook("lab"))
+    foreign = lab.tools.notebook(7, Notebook("lab"))
     number = lab.rig.submit("lab", foreign, kind=Kind.NOTEBOOK)
     lab.rig.settle()
     row = lab.rig.get(number).row

@@ -23,7 +23,7 @@ CHANGES = frozenset(Action) - {Action.READ, Action.USE}
 roles = st.dictionaries(st.sampled_from(PLACES), st.sampled_from(MemberRole))
 callers = st.builds(
     Caller,
-    id=st.just(1),
+    id=st.sampled_from([1, 2]),
     name=st.sampled_from(["me", "you"]),
     admin=st.booleans(),
     workspace=st.just("own"),
@@ -34,7 +34,7 @@ things = st.builds(
     Thing,
     noun=st.sampled_from(ThingKind),
     id=st.sampled_from([None, "1", "2", "team"]),
-    owner=st.sampled_from([None, "me", "you"]),
+    owner=st.sampled_from([None, 1, 2]),
     workspace=st.sampled_from([None, *PLACES]),
     granted=st.booleans(),
 )
@@ -143,7 +143,7 @@ def test_who_may_not_see_is_told_the_same_as_for_what_does_not_exist(
     caller: Caller, thing: Thing, action: Action
 ) -> None:
     thing = replace(thing, id="1", called="it")
-    stranger = replace(caller, admin=False, name="stranger", roles={})
+    stranger = replace(caller, admin=False, id=3, name="stranger", roles={})
     if thing.noun in IN_WORKSPACES and action is not Action.CREATE:
         with pytest.raises(LocalmlError, match=rf"^{thing.noun} 'it' does not exist$"):
             allow(stranger, action, thing)
@@ -157,8 +157,8 @@ def test_lists_show_what_can_be_read(caller: Caller, thing: Thing) -> None:
 
 
 ME = Caller(1, "me", False, "own", "", {"own": MemberRole.OWNER, "team": MemberRole.MEMBER})
-MINE = Thing(ThingKind.WORKLOAD, "1", "mine", "me", "team")
-YOURS = Thing(ThingKind.WORKLOAD, "2", "yours", "you", "team")
+MINE = Thing(ThingKind.WORKLOAD, "1", "mine", 1, "team", owner_name="me")
+YOURS = Thing(ThingKind.WORKLOAD, "2", "yours", 2, "team", owner_name="you")
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,13 @@ def test_what_each_role_may_with_a_workload(role: MemberRole, mine: str, yours: 
         assert {action for action in Action if may(caller, action, thing)} == {Action(one) for one in wanted.split()}
 
 
+def test_who_has_the_name_of_an_owner_does_not_own() -> None:
+    another = replace(ME, id=3)
+    assert told(another, Action.STOP, MINE) is Code.FORBIDDEN
+    assert told(another, Action.ENTER, MINE) is Code.FORBIDDEN
+    assert told(replace(ME, name="renamed"), Action.STOP, MINE) is None
+
+
 def test_a_refusal_says_who_may() -> None:
     with pytest.raises(LocalmlError, match="only you, editors of its workspace and administrators may") as caught:
         allow(ME, Action.STOP, YOURS)
@@ -206,8 +213,8 @@ def test_a_token_for_one_workload_knows_no_other() -> None:
 
 def test_a_token_for_one_workspace_stays_in_it() -> None:
     token = replace(ME, scope=Scope.of(workspace="team"))
-    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner="me", workspace="team")) is None
-    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner="me", workspace="own")) is Code.NOT_FOUND
+    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner=1, workspace="team")) is None
+    assert told(token, Action.CREATE, Thing(ThingKind.WORKLOAD, owner=1, workspace="own")) is Code.NOT_FOUND
     assert told(token, Action.READ, MACHINE) is None
     assert told(token, Action.USE, Thing(ThingKind.POOL, "default")) is None
     assert told(token, Action.READ, Thing(ThingKind.OBJECT, "s3://b/k")) is Code.NOT_FOUND

@@ -95,7 +95,7 @@ def test_a_revoked_token_is_worth_nothing(place: Place) -> None:
 
 def test_which_tokens_may_use_an_endpoint_follows_every_change(place: Place) -> None:
     team = place.workspaces.create(place.ann, "team").id
-    endpoint = Thing(ThingKind.ENDPOINT, "7", "digits", "ann", team)
+    endpoint = Thing(ThingKind.ENDPOINT, "7", "digits", place.ann.id, team)
     by_all = place.identity.create_token(place.admin)
     anns = place.identity.create_token(place.ann)
     bobs = place.identity.create_token(place.bob)

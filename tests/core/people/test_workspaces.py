@@ -10,10 +10,11 @@ from helpers.rig import job
 
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.allow import may
 from localml.core.people.identity import Caller, Identity
-from localml.core.people.rights import MemberRole
+from localml.core.people.rights import Action, MemberRole
 from localml.core.people.secrets import Vault
-from localml.core.people.workspaces import Workspaces
+from localml.core.people.workspaces import Workspaces, thing_of
 from localml.core.work.workloads import Submission, Workloads
 from localml.store.database import Database
 from localml.store.schema import prepare
@@ -101,9 +102,41 @@ def test_a_workspace_for_everyone_needs_no_members(place: Place) -> None:
 def test_a_dialects_own_workspace_is_made_once_whatever_is_named_so(place: Place) -> None:
     place.workspaces.create(place.ann, "openpai")
     for _ in range(2):
-        place.workspaces.ensure("openpai", owner="admin", everyone=MemberRole.MEMBER, origin="openpai")
+        assert place.workspaces.ensure("openpai", owner=place.admin, everyone=MemberRole.MEMBER) == "openpai"
+        assert place.workspaces.of_dialect("openpai") == "openpai"
     assert place.workspaces.find(place.bob, "openpai").id == "openpai"
     assert place.names(place.ann) == ["ann", "openpai", "openpai (openpai)"]
+
+
+def test_an_organisation_of_the_same_name_is_not_opened_for_a_dialect(place: Place) -> None:
+    place.identity.create_user("cloud", "secret", org="openpai")
+    own = place.workspaces.ensure("openpai", owner=place.admin, everyone=MemberRole.MEMBER)
+    assert own != "openpai"
+    assert place.workspaces.ensure("openpai", owner=place.admin, everyone=MemberRole.MEMBER) == own
+    assert place.workspaces.get("openpai").everyone is None
+    assert place.names(place.bob) == ["bob", "openpai (openpai)"]
+    assert place.names(place.cloud) == ["cloud", "openpai", "openpai (openpai)"]
+
+
+def test_nobody_is_given_a_dialects_own_workspace_as_an_organisation(place: Place) -> None:
+    place.workspaces.ensure("openpai", owner=place.admin, everyone=MemberRole.MEMBER)
+    with pytest.raises(LocalmlError, match="'openpai' is the workspace of the openpai API") as caught:
+        place.identity.create_user("cloud", "secret", org="openpai")
+    assert (caught.value.code, caught.value.field) == (Code.INVALID, "org")
+
+
+def test_what_a_removed_user_made_is_not_that_of_the_next_of_its_name(place: Place) -> None:
+    team = place.workspaces.create(place.ann, "team").id
+    before = place.ann
+    place.identity.remove_user("ann")
+    after = place.identity.create_user("ann", "secret", org="")
+    assert (after.id, after.workspace) != (before.id, before.workspace)
+    assert place.names(after) == ["ann"]
+    assert place.workspaces.members(team) == []
+    assert [user.name for user in place.identity.users()] == ["admin", "bob", "ann"]
+    left = place.identity.owner(before.id, team)
+    assert (left.name, left.workspace, left.admin, dict(left.roles)) == ("ann", team, False, {})
+    assert not may(left, Action.READ, thing_of(place.workspaces.get(team)))
 
 
 def test_names_are_taken_once_and_are_free_again(place: Place) -> None:

@@ -88,7 +88,7 @@ def test_each_run_has_a_key_of_its_own_which_is_stored_sealed(dashboard: Dashboa
         full = dashboard.platform.workloads.get(number)
         (role,) = full.spec.roles
         assert "PRIVATE KEY" not in full.spec.model_dump_json()
-        keys.append(dashboard.platform.sealer.open("admin", role.sealed_env["LOCALML_MPI_KEY"]))
+        keys.append(dashboard.platform.sealer.open(full.row.owner_id, role.sealed_env["LOCALML_MPI_KEY"]))
         assert [(port.label, port.publish) for port in role.ports] == [("rendezvous", False), ("ssh", False)]
         dashboard.clean()
     assert len(set(keys)) == 2

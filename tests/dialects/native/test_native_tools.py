@@ -240,7 +240,7 @@ def board(admin: Http, localml: Localml) -> Iterator[Callable[..., str]]:
 
     def start(name: str, program: str, *, token: str | None = None, idle_limit: float = 1) -> str:
         wanted = Tensorboard("logs", token=token, idle_limit=idle_limit)
-        spec = localml.platform.tools.tensorboard("admin", wanted)
+        spec = localml.platform.tools.tensorboard(1, wanted)
         path = {"PYTHONPATH": str(runtimes_dir() / "tensorboard")}
         update = {"image": "", "command": ("python3", "-c", program), "env": path}
         spec = spec.model_copy(update={"roles": (spec.roles[0].model_copy(update=update),)})

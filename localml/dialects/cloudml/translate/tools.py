@@ -35,7 +35,7 @@ _EVERYBODY = {"0.0.0.0/0", "::/0"}
 """What the published client sends as a whitelist when it is given none."""
 
 
-def dev_spec(platform: Platform, owner: str, dev: DevEnvCreate) -> WorkloadSpec:
+def dev_spec(platform: Platform, owner: int, dev: DevEnvCreate) -> WorkloadSpec:
     """What to run for a development environment.
 
     Raises:
@@ -138,7 +138,7 @@ def _entry(protocol: str, port: int, address: str, whitelists: Mapping[int, list
     return {"protocol": protocol, "port": port, "address": address, "whitelist": whitelists.get(port, [])}
 
 
-def board_spec(platform: Platform, owner: str, board: TensorboardCreate) -> WorkloadSpec:
+def board_spec(platform: Platform, owner: int, board: TensorboardCreate) -> WorkloadSpec:
     """What to run for a tensorboard.
 
     Raises:

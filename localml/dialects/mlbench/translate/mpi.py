@@ -20,7 +20,7 @@ fi
 """
 
 
-def with_mpi(platform: Platform, role: Role, owner: str) -> Role:
+def with_mpi(platform: Platform, role: Role, owner: int) -> Role:
     """The workers' role with SSH between them, by a key that is made here and stored only sealed.
 
     Raises:

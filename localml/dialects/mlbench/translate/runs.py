@@ -10,6 +10,7 @@ from typing import Any
 
 from localml.core.logs.reader import last_bytes
 from localml.core.logs.sources import Selection
+from localml.core.people.identity import Caller
 from localml.core.work.placeholders import literal
 from localml.core.work.specs import Completion, Port, Resources, Role, WorkloadSpec
 from localml.core.work.tables import Workload
@@ -47,7 +48,7 @@ fi
 """
 
 
-def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: str, owner: str) -> WorkloadSpec:
+def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: str, owner: Caller) -> WorkloadSpec:
     """What to run for a request.
 
     Args:
@@ -68,7 +69,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
             "MLBENCH_HOSTS": f"%{{hosts:{WORKER}}}",
             "MLBENCH_ADDRESSES": f"%{{addresses:{WORKER}:{_SEAT}}}",
             "MLBENCH_BACKEND": literal(program.backend),
-            "MLBENCH_DASHBOARD_URL": f"http://{owner}:%{{token}}@{literal(dashboard)}",
+            "MLBENCH_DASHBOARD_URL": f"http://{owner.name}:%{{token}}@{literal(dashboard)}",
         },
         resources=Resources(cpu=_cpus(platform, run), gpu=1 if program.gpu else 0),
         count=run.num_workers,
@@ -76,7 +77,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
         # where only the first worker runs the command, the others wait until it has ended
         completion=Completion() if program.everywhere else Completion(min_succeeded=1),
     )
-    return WorkloadSpec(roles=(with_mpi(platform, role, owner) if program.mpi else role,))
+    return WorkloadSpec(roles=(with_mpi(platform, role, owner.id) if program.mpi else role,))
 
 
 def _cpus(platform: Platform, run: RunCreate) -> float:

@@ -151,7 +151,7 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
         raise invalid("model", "give a registered model, or an image")
     workspace = workspace_for(platform, who, body.workspace, ThingKind.ENDPOINT)
     if body.public:
-        allow(who, Action.SHARE, Thing(ThingKind.ENDPOINT, owner=who.name, workspace=workspace))
+        allow(who, Action.SHARE, Thing(ThingKind.ENDPOINT, owner=who.id, workspace=workspace))
     allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
     version = find_model(platform, who, body.model) if body.model else None
     name = body.name or (version.model.name if version is not None else "")

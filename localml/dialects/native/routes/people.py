@@ -43,14 +43,14 @@ def _add_users(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/users/<name>")
     def remove_user(path: schemas.UserPath) -> Any:
         """Remove a user with its keys and tokens; its workloads go on."""
-        allow(caller(), Action.DELETE, _of(path.name, ThingKind.USER))
+        allow(caller(), Action.DELETE, Thing.of_user(caller(), path.name))
         platform.identity.remove_user(path.name)
         return {"name": path.name}
 
     @api.put("/users/<name>/password")
     def set_password(path: schemas.UserPath, body: schemas.PasswordIn) -> Any:
         """Change a password; everybody may change their own."""
-        allow(caller(), Action.CHANGE, _of(path.name, ThingKind.USER))
+        allow(caller(), Action.CHANGE, Thing.of_user(caller(), path.name))
         platform.identity.set_password(path.name, body.password)
         return {"name": path.name}
 
@@ -59,13 +59,13 @@ def _add_tokens(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/users/<name>/tokens", responses={"200": schemas.TokensOut})
     def list_tokens(path: schemas.UserPath) -> Any:
         """A user's tokens; everybody may list their own."""
-        allow(caller(), Action.READ, _of(path.name, ThingKind.TOKEN))
+        allow(caller(), Action.READ, Thing.of_user(caller(), path.name, ThingKind.TOKEN))
         return {"tokens": [_token(one) for one in platform.tokens.of(path.name)]}
 
     @api.post("/users/<name>/tokens", responses={"201": schemas.NewTokenOut})
     def create_token(path: schemas.UserPath, body: schemas.TokenIn) -> Any:
         """A new token for a user, which is shown this once; everybody may make their own."""
-        allow(caller(), Action.CREATE, _of(path.name, ThingKind.TOKEN))
+        allow(caller(), Action.CREATE, Thing.of_user(caller(), path.name, ThingKind.TOKEN))
         owner = platform.identity.user(path.name)
         scope = _scope(platform, owner, body)
         token = platform.identity.create_token(owner, name=body.name, lifetime=body.lifetime, scope=scope)
@@ -74,13 +74,8 @@ def _add_tokens(api: APIBlueprint, platform: Platform) -> None:
     @api.delete("/users/<name>/tokens/<token>", responses={"200": schemas.TokenOut})
     def revoke_token(path: schemas.TokenPath) -> Any:
         """End a token, by id or name; everybody may end their own."""
-        allow(caller(), Action.DELETE, _of(path.name, ThingKind.TOKEN))
+        allow(caller(), Action.DELETE, Thing.of_user(caller(), path.name, ThingKind.TOKEN))
         return _token(platform.tokens.revoke(path.name, path.token))
-
-
-def _of(user: str, noun: ThingKind) -> Thing:
-    """A user, or what is a user's; who that is stands in the address, and is judged before it is looked up."""
-    return Thing(noun, user, user, user)
 
 
 def _user(one: Caller) -> dict[str, Any]:

@@ -140,10 +140,10 @@ def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceF
         change = _change(platform, old, body) if body.model_fields_set - {"name", "workspace"} else None
         return platform.instances.start(old.row.id or 0, who, change)
     if isinstance(body, tool_schemas.NotebookChange):
-        spec = platform.tools.notebook(who.name, _notebook(body, Notebook(folder=name)))
+        spec = platform.tools.notebook(who.id, _notebook(body, Notebook(folder=name)))
         source = {"folder": body.folder or name}
     else:
-        spec = platform.tools.tensorboard(who.name, _tensorboard(platform, body, Tensorboard("")))
+        spec = platform.tools.tensorboard(who.id, _tensorboard(platform, body, Tensorboard("")))
         source = {"logdir": body.logdir or ""}
     return platform.instances.create(
         Submission(name, spec, who, DIALECT, kind, workspace=place, pool=body.pool, request=source)
@@ -179,7 +179,7 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
     """
     if body.model_fields_set & _INWARD:
         allow(caller(), Action.ENTER, Thing.of(ThingKind.WORKLOAD, found.row))
-    owner, request = found.row.owner, dict(found.row.request or {})
+    owner, request = found.row.owner_id, dict(found.row.request or {})
     spec: WorkloadSpec
     if isinstance(body, tool_schemas.NotebookChange):
         notebook = _notebook(body, platform.tools.notebook_of(owner, found.spec))

@@ -124,6 +124,7 @@ def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
         dialect=query.dialect,
         workspaces=reached(platform, who, ThingKind.WORKLOAD, query.workspace),
         owner=query.owner,
+        owner_id=None if who.admin or query.owner is None else platform.identity.number(query.owner),
         pool=query.pool,
         name=query.name,
         parent=_parent(query),

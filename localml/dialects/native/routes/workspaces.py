@@ -74,7 +74,7 @@ def _add_members(api: APIBlueprint, platform: Platform) -> None:
         """End a membership; everybody may leave."""
         leaves = path.user == caller().name
         if leaves:
-            allow(caller(), Action.CHANGE, Thing(ThingKind.USER, owner=path.user))
+            allow(caller(), Action.CHANGE, Thing.of_user(caller(), path.user))
         found = _find(platform, path.ref, Action.READ if leaves else Action.SHARE)
         answer = _full(platform, found)
         platform.workspaces.remove_member(found, path.user)

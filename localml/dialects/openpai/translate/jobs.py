@@ -15,8 +15,6 @@ from localml.objects.registry_auth import read_registry_auth
 from localml.platform import Platform
 
 DIALECT = "openpai"
-WORKSPACE = "openpai"
-"""Of all jobs: their names are unique among all users, who each see all."""
 MAX_CODE = 200 << 20
 """Bytes that ``codeDir`` may hold."""
 ONLY_TASK = "main"
@@ -38,6 +36,11 @@ exec "$shell" -c "$1"
 
 Images are the user's own and hold no launcher of ours; a shell is all that they need to have.
 """
+
+
+def workspace(platform: Platform) -> str:
+    """The one that all jobs are in: their names are unique among all users, who each see all."""
+    return platform.workspaces.of_dialect(DIALECT)
 
 
 def folders_of(job: JobConfig, *, user: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, ThingKind
+from localml.core.people.rights import Action
 from localml.dialects.openpai.schemas import UserUpdate
 from localml.platform import Platform
 
@@ -24,7 +24,7 @@ def upsert(platform: Platform, caller: Caller, update: UserUpdate) -> None:
             change who does not.
     """
     known = any(user.name == update.username for user in platform.identity.users())
-    user = Thing(ThingKind.USER, update.username, owner=update.username)
+    user = Thing.of_user(caller, update.username)
     need(caller, Action.CHANGE if update.modify is not False else Action.CREATE, user)
     if update.admin:
         need(caller, Action.ADMINISTER, user)
