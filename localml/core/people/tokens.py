@@ -13,6 +13,7 @@ from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people import memberships
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller, Identity, callers
+from localml.core.people.revocation import need_current
 from localml.core.people.rights import Action
 from localml.core.people.scopes import Scope
 from localml.core.people.secrets import hash_token
@@ -74,6 +75,7 @@ class Tokens:
             return next((one for row in rows if hash_token(one := _derived(key, row)) == row.hash), None)
 
         def make(session: Session) -> str:
+            need_current(session, user)
             found, now = known(session), self._clock.now()
             if found is None:
                 row = Token(hash="", user_id=user.id, purpose=purpose, name=purpose, scope=stored, created_at=now)
@@ -107,7 +109,9 @@ class Tokens:
                 users = session.exec(memberships.living().where(col(User.id).in_({row.user_id for row in rows})))
                 owners = {caller.id: caller for caller in callers(session, users)}
             found = [
-                (row.hash, row.expires_at, replace(owners[row.user_id], scope=Scope.stored(row.scope))) for row in rows
+                (row.hash, row.expires_at, replace(owners[row.user_id], scope=Scope.stored(row.scope)))
+                for row in rows
+                if row.user_id in owners
             ]
             self._all = version, found
         return self._all[1]

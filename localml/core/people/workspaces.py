@@ -98,7 +98,7 @@ class Workspaces:
                 updated_at=now,
             )
             _store_named(session, row)
-            memberships.add(session, row.id, _user(session, caller.name), MemberRole.OWNER, now=now)
+            memberships.add(session, row.id, _maker(session, caller), MemberRole.OWNER, now=now)
             return row
 
         return self._written(act)
@@ -304,6 +304,14 @@ def _user(session: Session, name: str) -> User:
     found = session.exec(memberships.living(name)).first()
     if found is None:
         raise not_found("user", name)
+    return found
+
+
+def _maker(session: Session, caller: Caller) -> User:
+    """The caller's row: by number, since the name may be another user's by now."""
+    found = session.get(User, caller.id)
+    if found is None or found.removed_at is not None:
+        raise not_found("user", caller.name)
     return found
 
 
