@@ -263,12 +263,7 @@ class Gateway:
 
     def _own_page(self, path: str, request: Request, client: Client) -> None:
         if path == "/healthz":
-            page = {
-                "status": "closing" if self.closing else "ok",
-                "generation": self.router.generation,
-                "table_error": self.report.table_error,
-                "port_error": self.report.port_error,
-            }
+            page = {"status": "closing" if self.closing else "ok", "generation": self.router.generation}
             client.send(200, json.dumps(page).encode())
         elif path == "/metrics":
             if not self.router.may_read(_token(request)):
