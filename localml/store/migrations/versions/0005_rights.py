@@ -30,15 +30,15 @@ def _no_keys() -> None:
 
 def _services() -> None:
     """Services of Cloud-ML are open on loopback, and no more than that: they kept what the server listened on then."""
-    op.execute(_rename.format(old="public", new="open_here"))
+    op.get_bind().exec_driver_sql(_rename.format(old="public", new="open_here"))
 
 
 def _no_services() -> None:
-    op.execute(_rename.format(old="open_here", new="public"))
+    op.get_bind().exec_driver_sql(_rename.format(old="open_here", new="public"))
 
 
 _rename = """
-UPDATE endpoint SET spec = json_set(json_remove(spec, '$.{old}'), '$.{new}', json('true'))
+UPDATE endpoint SET spec = replace(spec, '"{old}":true', '"{new}":true')
 WHERE dialect = 'cloudml' AND json_extract(spec, '$.{old}')
 """
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ((_keys, _no_keys), (_services, _no_services))
