@@ -186,6 +186,7 @@ class Platform:
                 port=config.gateway_port,
                 names=config.hosts,
                 auth=config.auth,
+                closed=config.closed,
                 replica_token=self._replica_token,
                 fetch=partial(fetch_unpacked, self.buckets),
                 names_in=partial(file_names, self.buckets),

@@ -57,7 +57,7 @@ class Dispatcher:
                 return self._app(factory)(environ, start_response)
         if refusal is not None:
             return _answer(start_response, "403 Forbidden", refusal)
-        return self._own_page(path, environ["REQUEST_METHOD"], start_response)
+        return self._own_page(path, environ, start_response)
 
     def _refusal(self, environ: WSGIEnvironment) -> str | None:
         """Why nobody may ask this, if so: it is meant for another machine, or made by another site's page."""
@@ -67,10 +67,10 @@ class Dispatcher:
         origin, site = environ.get("HTTP_ORIGIN"), environ.get("HTTP_SEC_FETCH_SITE")
         return FOREIGN_PAGE if from_foreign_page(environ["REQUEST_METHOD"], host, origin, site) else None
 
-    def _own_page(self, path: str, method: str, start_response: StartResponse) -> Iterable[bytes]:
+    def _own_page(self, path: str, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         page = {"/healthz": self._health, "/metrics": self._metrics}.get(path)
-        if page is not None and method in ("GET", "HEAD"):
-            return page(start_response)
+        if page is not None and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return page(environ, start_response)
         if page is not None:
             return _answer(start_response, "405 Method Not Allowed", f"{path} can only be read")
         known = ", ".join(prefix for prefix, _ in DIALECTS)
@@ -91,23 +91,34 @@ class Dispatcher:
                     app = self._apps[factory] = make(self._platform)
         return app
 
-    def _health(self, start_response: StartResponse) -> Iterable[bytes]:
-        body = {"status": "ok", "version": __version__, "engine": self._platform.engine.name}
-        return _send(start_response, "200 OK", "application/json", json.dumps(body).encode())
+    def _health(self, _: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """That it answers; anybody may ask, and is told no more."""
+        return _send(start_response, "200 OK", "application/json", b'{"status": "ok"}')
 
-    def _metrics(self, start_response: StartResponse) -> Iterable[bytes]:
+    def _metrics(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        from localml.dialects.kit.authorization import CHALLENGE, metrics_reader
         from localml.metrics import CONTENT_TYPE, render
 
+        try:
+            metrics_reader(self._platform, environ.get("HTTP_AUTHORIZATION"), environ.get("REMOTE_ADDR"))
+        except LocalmlError as error:
+            status = _REFUSALS.get(error.code, "403 Forbidden")
+            return _answer(start_response, status, error.message, ("WWW-Authenticate", CHALLENGE))
         return _send(start_response, "200 OK", CONTENT_TYPE, render(self._platform))
 
 
-def _send(start_response: StartResponse, status: str, kind: str, body: bytes) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body)))])
+_REFUSALS = {Code.UNAUTHENTICATED: "401 Unauthorized", Code.TOO_MANY_REQUESTS: "429 Too Many Requests"}
+
+
+def _send(
+    start_response: StartResponse, status: str, kind: str, body: bytes, *more: tuple[str, str]
+) -> Iterable[bytes]:
+    start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *more])
     return [body]
 
 
-def _answer(start_response: StartResponse, status: str, message: str) -> Iterable[bytes]:
-    return _send(start_response, status, "application/json", json.dumps({"message": message}).encode())
+def _answer(start_response: StartResponse, status: str, message: str, *more: tuple[str, str]) -> Iterable[bytes]:
+    return _send(start_response, status, "application/json", json.dumps({"message": message}).encode(), *more)
 
 
 class Server:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
 import urllib3
 from helpers.rig import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
+from localml.core.people.scopes import Scope
 from localml.metrics import CONTENT_TYPE, render
 from localml.testing import Localml
 
@@ -52,8 +55,28 @@ def test_workloads_queue_gpus_and_pools(localml_fresh: Localml) -> None:
     assert labelled(after, "localml_gpu_leased", index="0") == [0]
 
 
-def test_they_are_served_without_credentials(localml: Localml) -> None:
-    answer = urllib3.request("GET", f"{localml.url}/metrics")
-    assert (answer.status, answer.headers["Content-Type"]) == (200, CONTENT_TYPE)
-    assert b"localml_build_info" in answer.data
-    answer.release_conn()
+def test_they_are_served_to_tokens_of_administrators_that_may_read_the_machine(localml: Localml) -> None:
+    identity = localml.platform.identity
+    admin, reading = identity.user("admin"), Scope.of(["machine:read"])
+    scraper = identity.create_token(admin, name="prometheus", scope=reading)
+    basic = base64.b64encode(f"admin:{scraper}".encode()).decode()
+    for value in (f"Bearer {localml.platform.credentials.token}", f"Bearer {scraper}", f"Basic {basic}"):
+        status, headers, text = metrics(localml, value)
+        assert (status, headers["Content-Type"]) == (200, CONTENT_TYPE)
+        assert b"localml_build_info" in text
+    ann = identity.create_user("ann-of-metrics", "a password")
+    others = [identity.create_token(ann), identity.create_token(ann, scope=reading)]
+    others += [identity.create_token(admin, scope=Scope.of(["workload:read"]))]
+    assert [metrics(localml, f"Bearer {token}")[0] for token in others] == [403, 403, 403]
+    for wrong in (None, "Bearer guessed", "Basic !", "Digest x"):
+        status, headers, text = metrics(localml, wrong)
+        assert (status, headers["WWW-Authenticate"]) == (401, 'Basic realm="localml"')
+        assert b"localml_" not in text
+    identity.remove_user("ann-of-metrics")
+
+
+def metrics(localml: Localml, authorization: str | None) -> tuple[int, urllib3.HTTPHeaderDict, bytes]:
+    """What is answered to who sends this header."""
+    sent = {} if authorization is None else {"Authorization": authorization}
+    answer = urllib3.request("GET", f"{localml.url}/metrics", headers=sent)
+    return answer.status, answer.headers, answer.data

@@ -263,16 +263,11 @@ class Gateway:
 
     def _own_page(self, path: str, request: Request, client: Client) -> None:
         if path == "/healthz":
-            page = {
-                "status": "closing" if self.closing else "ok",
-                "generation": self.router.generation,
-                "table_error": self.report.table_error,
-                "port_error": self.report.port_error,
-            }
+            page = {"status": "closing" if self.closing else "ok", "generation": self.router.generation}
             client.send(200, json.dumps(page).encode())
         elif path == "/metrics":
             if not self.router.may_read(_token(request)):
-                raise Refused(401, "unauthenticated", "what is counted here is told to a token of a user")
+                raise Refused(401, "unauthenticated", "what is counted here is told to a token of an administrator")
             client.send(200, self.report.metrics(), kind=METRICS_TYPE)
         else:
             self.report.unrouted += 1

@@ -83,7 +83,7 @@ def test_a_port_that_somebody_has_is_named_and_taken_once_it_is_free(gateway: Ga
                 holder.listen()
                 port = int(holder.getsockname()[1])
                 await gateway.publish(endpoint("a", one, port=port))
-                told = gateway.health()["port_error"]
+                told = gateway.stats().port_error
                 assert f"port {port} of a cannot be listened on" in told
             await until(lambda: gateway.stats().port_error is None)
             return await ask(port, "/x")

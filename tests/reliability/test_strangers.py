@@ -11,12 +11,20 @@ from typing import Any
 
 import pytest
 import urllib3
+from helpers.gateway import running
 from helpers.mlbench import Dashboard, open_dashboard
 from helpers.rig import wait_until
 
 from localml.config import load
 from localml.core.errors import LocalmlError
+from localml.core.people.scopes import Scope
+from localml.core.serving.routes_table import EndpointRoute, RouteTable, write_routes
+from localml.core.work.listing import Query
+from localml.dialects import REGISTRY
+from localml.dialects.kit.open import ALWAYS, ASKED_FOR, GATEWAY, SERVER, TABLE, Group
+from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
+from localml.server import Dispatcher
 
 METRIC = {"name": "loss", "date": "2020-01-01", "value": "1"}
 MLBENCH = [
@@ -105,13 +113,14 @@ def test_mlbench_is_open_when_asked_for_and_only_to_this_machine(tmp_path: Path)
         one.server.close()
 
 
-def called_from(app: Any, address: str) -> Any:
+def called_from(app: Any, address: str, body: Any = None) -> Any:
     """Calls an app as if from another address; answers the status."""
 
     def call(method: str, path: str, **headers: str) -> int:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         where = {"REMOTE_ADDR": address}
-        return int(app.test_client().open(path, method=method, headers=sent, environ_overrides=where).status_code)
+        answer = app.test_client().open(path, method=method, headers=sent, json=body, environ_overrides=where)
+        return int(answer.status_code)
 
     return call
 
@@ -182,8 +191,6 @@ def test_users_see_their_own_runs_and_administrators_all(fake: Dashboard) -> Non
 
 
 def test_a_token_with_a_scope_is_held_to_it(fake: Dashboard) -> None:
-    from localml.core.people.scopes import Scope
-
     number = fake.start()["id"]
     admin = fake.platform.identity.user("admin")
     reader = fake.of(fake.platform.identity.create_token(admin, scope=Scope.of(["workload:read"])))
@@ -213,3 +220,115 @@ def test_what_runs_in_a_run_gets_the_address_with_a_token_of_this_run_alone(serv
     assert ada.call("DELETE", f"runs/{run}").status == 204
     wait_until(lambda: not served.get("pods/"), 60)
     assert program.call("POST", "metrics/", form={"run_id": run, **METRIC}).status == 401
+
+
+# -- the table ---------------------------------------------------------------------------------------
+
+GROUPS: list[tuple[dict[str, Any], str, frozenset[Group]]] = [
+    ({}, "127.0.0.1", frozenset(Group) - ASKED_FOR),
+    ({}, "::1", frozenset(Group) - ASKED_FOR),
+    ({}, "192.0.2.7", ALWAYS),
+    ({"host": "0.0.0.0"}, "127.0.0.1", frozenset(Group) - ASKED_FOR),
+    ({"host": "0.0.0.0", "open": ("mlbench",)}, "172.17.0.2", ALWAYS),
+    ({"open": ("mlbench",)}, "127.0.0.1", frozenset(Group)),
+    ({"closed": True}, "127.0.0.1", ALWAYS),
+]
+"""(settings, where a request comes from, what is open to it)"""
+
+
+@pytest.mark.parametrize(("settings", "address", "groups"), GROUPS)
+def test_what_answers_without_credentials_is_what_the_table_lists(
+    settings: dict[str, Any], address: str, groups: frozenset[Group], tmp_path: Path
+) -> None:
+    config = load({}, data=tmp_path / "data", engine="fake", gpus="none", port=0, **settings)
+    platform = Platform(config, engine=FakeEngine())
+    try:
+        dispatcher = Dispatcher(platform)
+        for one in REGISTRY:
+            wanted = {row.operation for row in TABLE if row.api == one.name and row.group in groups}
+            apps = [dispatcher.app(prefix) for prefix in one.prefixes[:1]]
+            assert {name for app in apps for name in open_operations(app, address, platform)} == wanted, one.name
+    finally:
+        platform.close()
+
+
+def open_operations(app: Any, address: str, platform: Platform) -> set[str]:
+    """Names of all operations of an app that do not ask who calls, by trying each; name and password are in the body
+    alone, where only the operation that takes them there looks."""
+    given = {"username": "admin", "password": platform.credentials.password}
+    call, found = called_from(app, address, given), set()
+    for rule in app.url_map.iter_rules():
+        values = dict.fromkeys(rule.arguments, 1)
+        path = rule.build(values)[1]
+        for method in rule.methods - {"HEAD", "OPTIONS"}:
+            if call(method, path) not in (401, 405):
+                found.add(rule.endpoint)
+    return found
+
+
+def test_the_servers_own_pages_are_in_the_table(fake: Dashboard) -> None:
+    assert {row.operation for row in TABLE if row.api == SERVER} == {"/healthz"}
+    answers = {path: urllib3.request("GET", fake.url + path) for path in ("/healthz", "/metrics", "/", "/ui", "/x")}
+    assert {path: answer.status for path, answer in answers.items()} == {
+        "/healthz": 200,
+        "/metrics": 401,
+        "/": 404,
+        "/ui": 404,
+        "/x": 404,
+    }
+    assert answers["/healthz"].json() == {"status": "ok"}
+
+
+def test_the_gateways_pages_are_in_the_table(tmp_path: Path) -> None:
+    names = ["/healthz", "ports of Cloud-ML's services", "endpoints made with --public"]
+    assert [row.operation for row in TABLE if row.api == GATEWAY] == names  # tests/control/serving tells of the latter
+    for gateway in running(tmp_path / "data"):
+        write_routes(gateway.data, RouteTable(generation=7, endpoints=(EndpointRoute(name="net", token_hashes=()),)))
+        wait_until(lambda stats=gateway.stats: stats().generation == 7, 60)
+        statuses = {
+            path: urllib3.request("GET", gateway.url + path).status
+            for path in ("/healthz", "/metrics", "/endpoints/net/", "/v2/models/net", "/x")
+        }
+        assert statuses == {"/healthz": 200, "/metrics": 401, "/endpoints/net/": 401, "/v2/models/net": 401, "/x": 404}
+        assert set(gateway.health()) == {"status", "generation"}
+
+
+def test_each_row_has_its_reason_and_no_operation_is_there_twice() -> None:
+    keys = [(row.api, row.operation) for row in TABLE]
+    assert len(set(keys)) == len(keys)
+    assert [row for row in TABLE if len(row.reason.split()) < 5] == []
+    assert {row.group for row in TABLE} == set(Group)
+    assert {row.api for row in TABLE} == {SERVER, GATEWAY, *(one.name for one in REGISTRY if one.prefixes)}
+
+
+# -- what is open shows no secret --------------------------------------------------------------------
+
+
+def test_openpais_open_reads_show_nothing_that_is_sealed(served: Dashboard) -> None:
+    platform = served.platform
+    with platform.buckets.open("hdfs://any/auth.txt", "wb") as file:
+        file.write(b"registry.example\nsomebody\nregistry-password\n")
+    job = {
+        "jobName": "secretive",
+        "image": "any",
+        "authFile": "hdfs://any/auth.txt",
+        "taskRoles": [
+            {"name": "main", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "sleep 600"}
+        ],
+    }
+    bearer = {"Authorization": f"Bearer {served.token}"}
+    made = urllib3.request("POST", f"{served.url}/api/v1/jobs", json=job, headers=bearer)
+    assert made.status == 201, made.data
+    number = platform.workloads.page(Query(dialect="openpai")).items[0].id or 0
+    wait_until(lambda: platform.workloads.row(number).state == "running", 60)
+    key = urllib3.request("GET", f"{served.url}/api/v1/jobs/secretive/ssh/privateKey", headers=bearer).data.decode()
+    secrets = ["registry-password", platform.identity.run_token(number), *key.splitlines()[1:-1]]
+    secrets += [platform.credentials.token, platform.credentials.password, platform.credentials.secret_key]
+    paths = ["jobs", "jobs/secretive", "jobs/secretive/config", "jobs/secretive/ssh", "virtual-clusters"]
+    paths += ["virtual-clusters/default"]
+    for path in paths:
+        answer = urllib3.request("GET", f"{served.url}/api/v1/{path}")
+        assert answer.status == 200, (path, answer.data)
+        assert [secret for secret in secrets if secret and secret in answer.data.decode()] == [], path
+    assert urllib3.request("GET", f"{served.url}/api/v1/jobs/secretive/ssh/privateKey").status == 401
+    platform.workloads.stop(number, platform.identity.user("admin"))

@@ -226,3 +226,21 @@ def first_schema(data: Path) -> None:
             "INSERT INTO sample VALUES (1, ?, ?, NULL, NULL)",
             [(1_500_000_000 * 10**6, 0.25), (1_500_000_001 * 10**6, 0.125)],
         )
+
+
+def test_services_of_cloudml_are_open_to_this_machine_alone_from_now_on(tmp_path: Path) -> None:
+    path = unpack(tmp_path) / FILE_NAME
+
+    def specs() -> dict[tuple[int, str], dict[str, Any]]:
+        with sqlite3.connect(path) as file:
+            return {
+                (row[0], row[1]): json.loads(row[2]) for row in file.execute("SELECT id, dialect, spec FROM endpoint")
+            }
+
+    before = specs()
+    prepare(path.parent)
+    for key, spec in specs().items():
+        old = before[key]
+        if key[1] == "cloudml":
+            assert (old.pop("public"), spec.pop("open_here")) == (True, True)
+        assert spec == old

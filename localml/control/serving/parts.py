@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from localml.config import LOOPBACK
 from localml.control.jobs.hostports import free_port, is_free
 from localml.control.serving.controller import ServingController, Surroundings
 from localml.control.serving.gateway_process import GatewaySupervisor
@@ -50,7 +51,7 @@ class Parts:
 
     Attributes:
         host, port, names: of the gateway (see :class:`GatewaySupervisor`).
-        auth: whether requests to endpoints need a token (endpoints that are public never do).
+        auth: whether requests to endpoints need a token (those that are public do only where it is ``closed``).
         replica_token: what the replica of an attempt (by id) knows the gateway and us by.
         check: refuses what can never run here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
@@ -70,6 +71,7 @@ class Parts:
     port: int
     names: tuple[str, ...]
     auth: bool
+    closed: bool
     replica_token: Callable[[int], str]
     fetch: Fetch
     names_in: Callable[[str], list[str]]
@@ -88,7 +90,13 @@ class Serving:
         around = Surroundings(
             data=parts.data,
             site=parts.site,
-            keys=Keys(self._tokens, self._readers, parts.replica_token),
+            keys=Keys(
+                self._tokens,
+                self._readers,
+                parts.replica_token,
+                here=parts.host in LOOPBACK,
+                closed=parts.closed and parts.auth,
+            ),
             why=parts.why,
             owner=self._owner,
             changed=lambda number: parts.feed.changed(Subject.endpoint(number)),
@@ -157,8 +165,10 @@ class Serving:
         return self._parts.tokens.that_may(Action.USE, Thing.of(ThingKind.ENDPOINT, row))
 
     def _readers(self) -> tuple[str, ...] | None:
-        """Of those who may see what this machine does."""
-        return self._parts.tokens.that_may(Action.READ, MACHINE) if self._parts.auth else None
+        """Of administrators, because what is counted names the endpoints of all."""
+        if not self._parts.auth:
+            return None
+        return self._parts.tokens.that_may(Action.READ, MACHINE, administrators=True)
 
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()

@@ -19,7 +19,7 @@ from localml.core.serving.routes_table import (
     VariantRoute,
 )
 from localml.core.serving.routes_table import ReplicaState as RouteState
-from localml.core.serving.specs import ReplicaState, VariantState
+from localml.core.serving.specs import EndpointSpec, ReplicaState, VariantState
 from localml.core.serving.tables import Endpoint
 
 log = logging.getLogger("localml.control")
@@ -35,14 +35,23 @@ class Keys:
     """Who gets in where. Hashes of tokens are None where everybody is let in.
 
     Attributes:
-        callers: hashes of the tokens that may call an endpoint.
+        callers: hashes of the tokens that may call an endpoint that is not open.
         readers: hashes of the tokens that may read what the gateway counts.
         replica: the token that the replica of an attempt (by id) is asked with.
+        here: whether only this machine reaches the gateway.
+        closed: whether every endpoint wants a token, public or not.
     """
 
     callers: Callable[[Endpoint], tuple[str, ...] | None]
     readers: Callable[[], tuple[str, ...] | None]
     replica: Callable[[int], str]
+    here: bool = True
+    closed: bool = False
+
+    def of(self, row: Endpoint, spec: EndpointSpec) -> tuple[str, ...] | None:
+        """Hashes of the tokens that may call an endpoint."""
+        free = spec.public or (spec.open_here and self.here)
+        return None if free and not self.closed else self.callers(row)
 
 
 def replica_id(number: int, attempt: int | None) -> str:
@@ -81,7 +90,7 @@ def route(record: EndpointRecord, view: EndpointView, keys: Keys) -> EndpointRou
         name=record.row.route,
         model=record.model,
         port=None if view.deleted else spec.gateway_port,
-        token_hashes=None if spec.public else keys.callers(record.row),
+        token_hashes=keys.of(record.row, spec),
         variants=tuple(_variant(one, shares, keys) for one in record.variants if one.row.state in _ROUTED),
         limits=Limits(
             max_body=spec.max_body,

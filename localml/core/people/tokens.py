@@ -79,6 +79,7 @@ class Tokens:
             found, now = known(session), self._clock.now()
             if found is None:
                 row = Token(hash="", user_id=user.id, purpose=purpose, name=purpose, scope=stored, created_at=now)
+                row.made_by = user.name
                 found = _derived(key, row)
                 row.hash = hash_token(found)
                 session.add(row)
@@ -88,16 +89,22 @@ class Tokens:
             found = known(session)
         if found is None:
             found = self._store.write(make)
-            self._identity.forget()
+            self._identity.added()
         return found
 
-    def that_may(self, action: Action, thing: Thing) -> tuple[str, ...]:
-        """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted."""
+    def that_may(self, action: Action, thing: Thing, *, administrators: bool = False) -> tuple[str, ...]:
+        """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted.
+
+        Args:
+            administrators: only theirs.
+        """
         now = self._clock.now()
         return tuple(
             hashed
             for hashed, expires_at, caller in self._known()
-            if (expires_at is None or expires_at > now) and may(caller, action, thing)
+            if (expires_at is None or expires_at > now)
+            and (caller.admin or not administrators)
+            and may(caller, action, thing)
         )
 
     def _known(self) -> list[tuple[str, float | None, Caller]]:

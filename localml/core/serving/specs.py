@@ -104,6 +104,7 @@ class EndpointSpec(Frozen):
         max_body: bytes of a request's body.
         max_concurrent: requests at a time at the gateway; None has no limit.
         public: whether requests need no token.
+        open_here: whether they need none where only this machine reaches the gateway, because clients send none.
         gateway_port: a port of the gateway that leads to this endpoint alone, beside the gateway's own.
     """
 
@@ -116,6 +117,7 @@ class EndpointSpec(Frozen):
     max_body: int = Field(default=1 << 30, gt=0)
     max_concurrent: int | None = Field(default=None, ge=1)
     public: bool = False
+    open_here: bool = False
     gateway_port: int | None = Field(default=None, ge=1, le=65535)
     priority: int = Field(default=100, ge=-1000, le=1000)
 

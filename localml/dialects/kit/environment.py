@@ -19,8 +19,8 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
     client, or scripts written for it, read (the dialect's ``environment.py``); ``served`` says whether this version
-    answers them. Where clients take credentials from the address alone (``ADDRESS_RIGHTS``), it holds name and a token
-    with these rights in that user's own workspace; other users get theirs, too.
+    answers them. Where clients take credentials from the address alone (``ADDRESS_RIGHTS``), ``url`` holds name and a
+    token with these rights in that user's own workspace; other users get theirs, too.
 
     Raises:
         LocalmlError: ``INVALID`` when there is no such API, ``FORBIDDEN`` for whom there is none.
@@ -35,10 +35,10 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
     allow(caller, Action.CREATE, Thing.of_user(caller, caller.name, ThingKind.TOKEN))
     user = platform.identity.user(platform.credentials.user) if caller.admin else caller
     credentials = platform.credentials if caller.admin else Credentials(user.name, "", "", "", user.workspace, "")
+    endpoint = url + its.BASE
     if rights:
         token = platform.tokens.kept(user, dialect, Scope.of(rights, workspace=user.workspace))
         url = url.replace("://", f"://{user.name}:{token}@", 1)
-    endpoint = url + its.BASE
     return {
         "dialect": dialect,
         "url": url,

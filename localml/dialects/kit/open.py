@@ -17,8 +17,8 @@ from flask import Request
 from localml.config import Config
 from localml.dialects import REGISTRY
 
-SERVER, GATEWAY, PORTS = "server", "gateway", "ports"
-"""What is no dialect: the server's own pages, the model gateway, ports that containers have to themselves."""
+SERVER, GATEWAY = "server", "gateway"
+"""What is no dialect: the server's own pages, and the model gateway."""
 
 
 class Group(StrEnum):
@@ -30,7 +30,6 @@ class Group(StrEnum):
     FRAMEWORKS = "cloudml-frameworks"
     OPENPAI_READS = "openpai-reads"
     CLOUDML_SERVICES = "cloudml-services"
-    CLOUDML_TENSORBOARDS = "cloudml-tensorboards"
     PUBLIC_ENDPOINTS = "public-endpoints"
     MLBENCH = "mlbench"
 
@@ -48,7 +47,7 @@ class Open:
     """One operation.
 
     Attributes:
-        api: a dialect's name, or one of :data:`SERVER`, :data:`GATEWAY` and :data:`PORTS`.
+        api: a dialect's name, or :data:`SERVER` or :data:`GATEWAY`.
         operation: name of the endpoint (``blueprint.function``), or the path.
         as_admin: it is done in the administrator's name, which the dialect's ``authenticate`` sees to; the others
             have no caller.
@@ -62,7 +61,6 @@ class Open:
 
 
 _READS = "the vendor's document has it without a token, and its clients and pages read so"
-_NO_TOKEN = "the vendor's client knows no credentials"
 
 
 def _rows(api: str, group: Group, reason: str, *names: str, as_admin: bool = False) -> Iterator[Open]:
@@ -97,12 +95,11 @@ TABLE: tuple[Open, ...] = (
         "post_frameworks",
     ),
     Open(GATEWAY, "ports of Cloud-ML's services", Group.CLOUDML_SERVICES, "its gRPC clients send no credentials"),
-    Open(PORTS, "Cloud-ML's tensorboards", Group.CLOUDML_TENSORBOARDS, _NO_TOKEN),
     Open(GATEWAY, "endpoints made with --public", Group.PUBLIC_ENDPOINTS, "who may share the endpoint has said so"),
     *_rows(
         "mlbench",
         Group.MLBENCH,
-        _NO_TOKEN,
+        "the vendor's client knows no credentials, where it is not given the address that 'localml env' prints",
         "list_worker_pods",
         "list_all_metrics",
         "record_metric",

@@ -25,7 +25,8 @@ from http import HTTPStatus
 from flask import Flask, Response, request
 
 from localml.dialects.kit import Dialect, make_app
-from localml.dialects.mlbench.auth import CHALLENGE, authenticate
+from localml.dialects.kit.authorization import CHALLENGE
+from localml.dialects.mlbench.auth import authenticate
 from localml.dialects.mlbench.document import SECURITY_SCHEMES, complete
 from localml.dialects.mlbench.errors import render_error
 from localml.dialects.mlbench.routes import api

@@ -13,6 +13,7 @@ from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import Registered
 from localml.core.serving.records import EndpointFull
 from localml.core.work.workloads import Full, Query
+from localml.dialects.kit.authorization import caller_by
 from localml.platform import Platform
 
 SECURITY_SCHEMES: dict[str, Any] = {
@@ -29,11 +30,9 @@ def authenticate(platform: Platform, request: Request) -> Caller:
     """
     if not platform.config.auth:
         return platform.identity.user(ADMIN)
-    given = request.authorization
-    if given is not None and given.type == "bearer" and given.token:
-        return platform.identity.by_token(given.token)
-    if given is not None and given.type == "basic" and given.username:
-        return platform.identity.by_basic(given.username, given.password or "", request.remote_addr or "")
+    found = caller_by(platform, request.authorization, request.remote_addr)
+    if found is not None:
+        return found
     raise LocalmlError(
         Code.UNAUTHENTICATED, "send 'Authorization: Bearer TOKEN' or a user name and password (HTTP Basic)"
     )

@@ -86,5 +86,5 @@ def _capacity(server: Server) -> dict[str, bytes]:
         "Cloud-ML quota": server.cloudml("GET", "/quota"),
         "OpenPAI virtual clusters": server.openpai("GET", "/virtual-clusters"),
         "MLBench pods": server.mlbench("GET", "/pods/"),
-        "/metrics": request("GET", "/metrics"),
+        "/metrics": request("GET", "/metrics", Authorization=f"Bearer {server.credentials['token']}"),
     }

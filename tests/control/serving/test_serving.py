@@ -12,12 +12,14 @@ from helpers.rig import ME
 from helpers.serving_rig import PROMPT, ServingRig
 
 from localml.control.serving.load import EndpointRecord
+from localml.control.serving.routes import Keys
 from localml.control.serving.views import EndpointView
 from localml.core.errors import Code, LocalmlError
 from localml.core.prune import PruneRules, prune
 from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.routes_table import wake_folder
 from localml.core.serving.specs import EndpointSpec, Scaling, VariantSpec
+from localml.core.serving.tables import Endpoint
 from localml.core.serving.variants import NewVariant
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import Resources
@@ -498,3 +500,20 @@ def test_a_restart_changes_nothing_for_the_gateway(rig: ServingRig) -> None:
     rig.restart()
     rig.run()
     assert rig.table() == before
+
+
+@pytest.mark.parametrize(
+    ("spec", "here", "closed", "free"),
+    [
+        (EndpointSpec(), True, False, False),
+        (EndpointSpec(public=True), False, False, True),
+        (EndpointSpec(public=True), True, True, False),
+        (EndpointSpec(open_here=True), True, False, True),
+        (EndpointSpec(open_here=True), False, False, False),
+        (EndpointSpec(open_here=True), True, True, False),
+    ],
+)
+def test_who_needs_no_token_at_an_endpoint(spec: EndpointSpec, here: bool, closed: bool, free: bool) -> None:
+    hashes = ("a" * 64,)
+    keys = Keys(lambda row: hashes, lambda: (), str, here=here, closed=closed)
+    assert keys.of(Endpoint(name="net"), spec) == (None if free else hashes)

@@ -1,11 +1,12 @@
 """Model services of Cloud-ML as endpoints, and back.
 
-A service is an endpoint of one version, named by model name and version together. Its model is copied into the registry
-when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is a port that the
-service has to itself, where TensorFlow Serving's gRPC is spoken: vendor clients name the model there, and not the
-version. They predict without credentials, so where only this machine reaches the gateway none are needed; elsewhere a
-token of our own API is. An image of one's own serves HTTP on ``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``;
-what the gateway sends it carries ``$LOCALML_REPLICA_TOKEN`` as ``X-Localml-Replica-Token``.
+A service is an endpoint of one version, named by model name and version together. Its model is copied into the
+registry when the service is created. The gateway serves it over HTTP, as ``http_address`` says; ``address`` is a port
+that the service has to itself, where TensorFlow Serving's gRPC is spoken: vendor clients name the model there, and not
+the version. They predict without credentials, so where only this machine reaches the gateway none are needed (unless
+the server is ``--closed``); elsewhere a token of our own API is. An image of one's own serves HTTP on
+``$LOCALML_PORT_HTTP`` and answers ``/v2/health/ready``; what the gateway sends it carries ``$LOCALML_REPLICA_TOKEN``
+as ``X-Localml-Replica-Token``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from localml.config import LOOPBACK
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
 from localml.core.registry.registry import NewVersion, Registered
@@ -111,7 +111,7 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
         caller=who,
         spec=EndpointSpec(
             scaling=Scaling(minimum=replicas, maximum=replicas),
-            public=platform.config.host in LOOPBACK,
+            open_here=True,
             gateway_port=platform.serving.free_port(),
         ),
         dialect=DIALECT,

@@ -115,10 +115,25 @@ def _together() -> None:
     op.execute(f"DELETE FROM workspace WHERE {own}")
 
 
+def _services() -> None:
+    """Services of Cloud-ML are open on loopback, and no more than that: they kept what the server listened on then."""
+    op.get_bind().exec_driver_sql(_rename.format(old="public", new="open_here"))
+
+
+def _no_services() -> None:
+    op.get_bind().exec_driver_sql(_rename.format(old="open_here", new="public"))
+
+
+_rename = """
+UPDATE endpoint SET spec = replace(spec, '"{old}":true', '"{new}":true')
+WHERE dialect = 'cloudml' AND json_extract(spec, '$.{old}')
+"""
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_keys, _no_keys),
     (_owners, _no_owners),
     (_apart, _together),
+    (_services, _no_services),
 )
 """(do, undo)"""
 
