@@ -54,8 +54,8 @@ class Site:
     one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
     that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
     ``registry_auth`` reads the credentials for an image from the object that a role names. ``run_token`` makes the
-    token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway by; both
-    are in no spec.
+    token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway by;
+    both are in no spec.
     """
 
     install: str

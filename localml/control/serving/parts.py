@@ -157,8 +157,8 @@ class Serving:
         return self._parts.tokens.that_may(Action.USE, Thing.of(ThingKind.ENDPOINT, row))
 
     def _readers(self) -> tuple[str, ...] | None:
-        """Of those who may see what this machine does."""
-        return self._parts.tokens.that_may(Action.READ, MACHINE) if self._parts.auth else None
+        """Of administrators: what the gateway counts names the endpoints of all."""
+        return self._parts.tokens.that_may(Action.ADMINISTER, MACHINE) if self._parts.auth else None
 
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()
