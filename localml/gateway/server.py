@@ -272,7 +272,7 @@ class Gateway:
             client.send(200, json.dumps(page).encode())
         elif path == "/metrics":
             if not self.router.may_read(_token(request)):
-                raise Refused(401, "unauthenticated", "what is counted here is for administrators")
+                raise Refused(401, "unauthenticated", "what is counted here is told to a token of an administrator")
             client.send(200, self.report.metrics(), kind=METRICS_TYPE)
         else:
             self.report.unrouted += 1

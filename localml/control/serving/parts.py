@@ -157,8 +157,10 @@ class Serving:
         return self._parts.tokens.that_may(Action.USE, Thing.of(ThingKind.ENDPOINT, row))
 
     def _readers(self) -> tuple[str, ...] | None:
-        """Of administrators: what the gateway counts names the endpoints of all."""
-        return self._parts.tokens.that_may(Action.ADMINISTER, MACHINE) if self._parts.auth else None
+        """Of administrators, because what is counted names the endpoints of all."""
+        if not self._parts.auth:
+            return None
+        return self._parts.tokens.that_may(Action.READ, MACHINE, administrators=True)
 
     def _tell(self, reason: str, message: str, warning: bool) -> None:
         now = self._parts.clock.now()

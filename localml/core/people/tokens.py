@@ -88,13 +88,19 @@ class Tokens:
             self._identity.forget()
         return found
 
-    def that_may(self, action: Action, thing: Thing) -> tuple[str, ...]:
-        """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted."""
+    def that_may(self, action: Action, thing: Thing, *, administrators: bool = False) -> tuple[str, ...]:
+        """SHA-256 (hex) of all tokens that have not expired and with which their owners may do this, sorted.
+
+        Args:
+            administrators: only theirs.
+        """
         now = self._clock.now()
         return tuple(
             hashed
             for hashed, expires_at, caller in self._known()
-            if (expires_at is None or expires_at > now) and may(caller, action, thing)
+            if (expires_at is None or expires_at > now)
+            and (caller.admin or not administrators)
+            and may(caller, action, thing)
         )
 
     def _known(self) -> list[tuple[str, float | None, Caller]]:
