@@ -77,8 +77,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with servers(data, gateway_port=0, gpus="none") as running:
         running.start()
         yield _serve(running)
-        assert running.current is not None
-        running.current.api.call("DELETE", "/endpoints/net")
+        api = running.current.api if running.current is not None else running.start().api
+        api.call("DELETE", "/endpoints/net")
+        wait_for(lambda: all(one["ended_at"] for one in api.get("/workloads", kind="endpoint")["workloads"]))
+        wait_for(lambda: not any((data / "replicas").glob("lml-*/plan.json")))
     gateway_process.stop(data, timeout=2)
 
 
