@@ -13,7 +13,7 @@ import io
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Lock
 from typing import TextIO, cast
 
@@ -120,8 +120,9 @@ def guarded() -> Iterator[None]:
         yield
     finally:
         for one in made:
-            one.finish()
-            one.flush()
+            with suppress(OSError):  # a terminal that is gone
+                one.finish()
+                one.flush()
         sys.stdout, sys.stderr = before
 
 
