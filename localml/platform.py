@@ -159,7 +159,9 @@ class Platform:
             unhealthy=self.gpus.health,
             changed=self._changed,
         )
-        self._possible = Possible(self.mounts, self.sealer, self.hardware)
+        self._possible = Possible(
+            self.mounts, self.sealer, self.hardware, {self.config.port, self.config.gateway_port} - {0}
+        )
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed)
         self.restarts = Restarts(self.instances)

@@ -9,6 +9,7 @@ import typer
 
 from localml.cli import machine, people, serve, server, ssh, storage, tools, upkeep, work
 from localml.cli.common import Json, print_json
+from localml.cli.terminal import guarded
 
 app = typer.Typer(
     name="localml",
@@ -50,6 +51,11 @@ def _main(
 
 def run(arguments: list[str]) -> int:
     """Carry out a command line; returns the exit code."""
+    with guarded():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     chosen = _narrowed(arguments)
     try:

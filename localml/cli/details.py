@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from localml.cli import show
+from localml.cli.terminal import visible
 from localml.client import Replica, Workload
 from localml.core.quantities import format_duration, format_memory
 
@@ -30,11 +31,11 @@ def print_workload(found: Workload) -> None:
     rows += [("Why", line) for line in explain(found)]
     for label, value in rows:
         line = Text(f"{label + ':':<9} ", style="bold")
-        console.print(line.append(value if isinstance(value, Text) else Text(value, style="not bold")))
+        console.print(line.append(value if isinstance(value, Text) else Text(visible(value), style="not bold")))
     for role in found.spec.get("roles", ()):
-        console.print(Text(f"\nRole {role.get('name', 'main')}", style="bold"))
+        console.print(Text(f"\nRole {visible(role.get('name', 'main'))}", style="bold"))
         for text in _role(role, found.images):
-            console.print(Text(f"  {text}"))
+            console.print(Text(f"  {visible(text)}"))
     if found.replicas:
         console.print()
         _print_replicas(found.replicas)

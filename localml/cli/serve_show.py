@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import typer
 
 from localml.cli import show
+from localml.cli.terminal import visible
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def follow(client: Client, made: Endpoint, timeout: float, *, quiet: bool) -> En
     if quiet or not sys.stderr.isatty():
         return client.wait_endpoint(made.id, timeout)
     deadline = time.monotonic() + timeout
-    with show.console(err=True).status(_progress(made)) as status:
+    with show.bar_console().status(_progress(made)) as status:
         while True:
             left = deadline - time.monotonic()
             try:
@@ -141,8 +142,10 @@ def follow(client: Client, made: Endpoint, timeout: float, *, quiet: bool) -> En
                 status.update(_progress(client.endpoint(made.id)))
 
 
-def _progress(one: Endpoint) -> str:
-    return f"{one.name} is {one.state}" + (f": {one.message}" if one.message else "")
+def _progress(one: Endpoint) -> Any:
+    from rich.text import Text
+
+    return Text(visible(f"{one.name} is {one.state}" + (f": {one.message}" if one.message else "")))
 
 
 def prediction(found: dict[str, Any], took: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from localml.cli.terminal import below, visible
 from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
@@ -33,6 +34,13 @@ def console(*, err: bool = False) -> Console:
     return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 200)
 
 
+def bar_console() -> Console:
+    """A console for what moves the cursor on standard error; it is given nothing of others' that is not ``visible``."""
+    from rich.console import Console
+
+    return Console(file=below(sys.stderr), highlight=False)
+
+
 def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
     """A plain table on standard output, or one sentence when it would have no rows."""
     if not rows:
@@ -49,7 +57,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=column not in ("MESSAGE", "WHY", "DESCRIPTION"))
     for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+        made.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
     return made
 
 
@@ -57,7 +65,7 @@ def state(name: str) -> Any:
     """A state in its colour."""
     from rich.text import Text
 
-    return Text(name, style=COLOURS.get(name, ""))
+    return Text(visible(name), style=COLOURS.get(name, ""))
 
 
 def ago(at: float | None) -> str:
@@ -93,10 +101,12 @@ def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda _: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    # what is printed meanwhile goes the usual way, and not through the bar's console
+    with Progress(
+        *columns, console=bar_console(), transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bars:
         task = bars.add_task("", total=total)
         yield lambda size: bars.update(task, advance=size)

@@ -7,11 +7,11 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from localml.cli import show
+from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
@@ -213,6 +213,9 @@ def logs(
     role: Annotated[str | None, typer.Option(help="Only this role.")] = None,
     index: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
     attempt: Annotated[str | None, typer.Option(help="A try by number, or 'all'; the newest by default.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Let the terminal obey all that was written, not colours only.")
+    ] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -224,26 +227,26 @@ def logs(
             _logs_json(client, name, query, follow=follow)
         elif follow:
             try:
-                _print_followed(client, name, **query)
+                _print_followed(client, name, raw=raw, **query)
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
         else:
-            _print_output(client, name, query)
+            _print_output(client, name, query, raw=raw)
 
 
-def _print_output(client: Client, name: str, query: dict[str, Any]) -> None:
-    """Bytes as they are; a long log that goes into a file has a bar."""
+def _print_output(client: Client, name: str, query: dict[str, Any], *, raw: bool) -> None:
+    """Bytes as they are, unless a terminal would obey them; a long log that goes into a file has a bar."""
     parts = client.parts(name, **query)
     first = next(parts, None)
     if first is None:
         return
-    left, out = first.left(first.end), sys.stdout.buffer
-    into_file = stat.S_ISREG(os.fstat(out.fileno()).st_mode)
+    left, write = first.left(first.end), terminal.output_writer(sys.stdout, raw=raw)
+    into_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     with show.bytes_bar(left + len(first.data), quiet=not (left and into_file)) as progress:
         for part in chain([first], parts):
-            out.write(part.data)
+            write(part.data)
             progress(len(part.data))
-    out.flush()
+    sys.stdout.flush()
 
 
 def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool) -> None:
@@ -258,7 +261,7 @@ def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool
     print_json({"name": name, "text": text})
 
 
-def _print_followed(client: Client, ref: int | str, *, err: bool = False, **query: Any) -> None:
+def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: bool = False, **query: Any) -> None:
     """Output as it comes; with several replicas whole lines, each marked with its replica."""
     found = client.get(ref)
     roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
@@ -267,15 +270,21 @@ def _print_followed(client: Client, ref: int | str, *, err: bool = False, **quer
     for piece in client.follow(ref, **query):
         target = sys.stderr if err or piece.stream == "stderr" else sys.stdout
         if not several:
-            target.write(piece.text)
+            terminal.show_output(target, piece.text, raw=raw)
         else:
             key = (piece.replica, piece.stream)
             *lines, held[key] = (held.get(key, "") + piece.text).split("\n")
-            target.writelines(f"[{piece.replica}] {line}\n" for line in lines)
+            for line in lines:
+                _print_marked(target, piece.replica, line, raw=raw)
         target.flush()
     for (replica, stream), rest in held.items():
         if rest:
-            (sys.stderr if err or stream == "stderr" else sys.stdout).write(f"[{replica}] {rest}\n")
+            _print_marked(sys.stderr if err or stream == "stderr" else sys.stdout, replica, rest, raw=raw)
+
+
+def _print_marked(target: TextIO, replica: str, line: str, *, raw: bool) -> None:
+    line = terminal.settled(target, line, raw=raw)
+    terminal.show_output(target, f"[{replica}] {line}\n", raw=raw)
 
 
 @command

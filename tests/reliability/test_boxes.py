@@ -13,7 +13,9 @@ from helpers.openpai import PaiClient, role
 from helpers.rig import wait_until
 
 from localml.config import Config
+from localml.control.jobs.hostports import is_free
 from localml.control.jobs.site import most_pids
+from localml.control.serving import gateway_process
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
 from localml.core.work.specs import PIDS, Port, Resources, Role, WorkloadSpec
@@ -27,12 +29,15 @@ from localml.platform import Platform
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    config = Config(tmp_path_factory.mktemp("boxes"), engine="fake", gpus="none", cpus=8, memory=16 << 30, port=0)
+    config = Config(
+        tmp_path_factory.mktemp("boxes"), engine="fake", gpus="none", port=7070, gateway_port=0
+    )  # nobody listens there
     opened = Platform(config)
     opened.start()
     opened.identity.create_user("user", "a password", admin=False)
     yield opened
     opened.close()
+    gateway_process.stop(config.data, timeout=2)
 
 
 @pytest.fixture
@@ -61,6 +66,13 @@ def test_the_systems_ports_are_for_administrators(platform: Platform, user: Call
     assert submit(platform, user, ports=(Port(label="p", container=80), Port(label="q", host=20_001)))
 
 
+def test_nobody_waits_for_the_server_at_its_own_door(platform: Platform, user: Caller) -> None:
+    for caller in (user, platform.identity.user("admin")):
+        for port in (Port(label="p", host=platform.config.port), Port(label="p", prefer=platform.config.port)):
+            with pytest.raises(LocalmlError, match=r"ports: .* localml's own"):
+                submit(platform, caller, ports=(port,))
+
+
 def test_openpai_names_its_own_member(platform: Platform) -> None:
     platform.pools.set_limits("openpai/default")
     client = PaiClient(into(create_app(platform))).login("user", "a password")
@@ -71,11 +83,12 @@ def test_openpai_names_its_own_member(platform: Platform) -> None:
 
 def test_an_endpoints_own_port_is_none_of_the_systems_either(platform: Platform, user: Caller) -> None:
     send = into(native.create_app(platform))
+    low = next(port for port in range(1023, 0, -1) if is_free(port))
 
     def create(caller: Caller) -> Any:
         token = platform.identity.create_token(caller)
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        body = {"name": "low", "image": "their/server:1", "gateway_port": 443}
+        body = {"name": "low", "image": "their/server:1", "gateway_port": low}
         return send("POST", "/localml/v1/endpoints", headers, json.dumps(body).encode())
 
     refused = create(user)

@@ -77,8 +77,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with servers(data, gateway_port=0, gpus="none") as running:
         running.start()
         yield _serve(running)
-        assert running.current is not None
-        running.current.api.call("DELETE", "/endpoints/net")
+        api = running.current.api if running.current is not None else running.start().api
+        api.call("DELETE", "/endpoints/net")
+        wait_for(lambda: all(one["ended_at"] for one in api.get("/workloads", kind="endpoint")["workloads"]))
+        wait_for(lambda: not any((data / "replicas").glob("lml-*/plan.json")))
     gateway_process.stop(data, timeout=2)
 
 
@@ -109,6 +111,16 @@ def test_a_replica_answers_the_gateway_and_nobody_else(served: Served) -> None:
 def test_it_answers_whoever_has_the_gateways_word(served: Served) -> None:
     headers = {REPLICA_TOKEN: served.token}
     assert _HTTP.request("GET", f"{served.replica}/v2/health/ready", headers=headers).status == 200
+
+
+def test_only_administrators_read_what_the_gateway_counts(served: Served) -> None:
+    metrics = f"{served.endpoint['infer_url'].split('/endpoints/')[0]}/metrics"
+    admin = json.loads((served.data / "credentials.json").read_text())["token"]
+    served.api.post("/users", {"name": "somebody", "password": "a password"})
+    user = served.api.post("/users/somebody/tokens", {"name": "reads"})["token"]
+    for token, status in (("", 401), (user, 401), (admin, 200)):
+        answer = _HTTP.request("GET", metrics, headers={"Authorization": f"Bearer {token}"})
+        assert (answer.status, b"localml_gateway" in answer.data) == (status, status == 200)
 
 
 def test_a_body_of_somebody_else_is_refused_before_it_is_read(served: Served) -> None:
@@ -195,7 +207,7 @@ def test_checks_and_websockets_bring_it_too(gateway: GatewayProcess) -> None:
     asyncio.run(act())
 
 
-def test_what_the_gateway_counts_is_told_to_who_may_see_the_machine(gateway: GatewayProcess) -> None:
+def test_what_the_gateway_counts_is_told_to_those_whom_the_table_names(gateway: GatewayProcess) -> None:
     gateway.readers = (token_hash("mine"),)
     asyncio.run(gateway.publish())
     for token, status in ((None, 401), ("guess", 401), ("mine", 200)):

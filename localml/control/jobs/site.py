@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -85,20 +85,29 @@ class Possible:
             numbers.
     """
 
-    def __init__(self, mounts: Mounts, sealer: Sealer, hardware: Hardware) -> None:
+    def __init__(self, mounts: Mounts, sealer: Sealer, hardware: Hardware, own_ports: Collection[int]) -> None:
         self._mounts = mounts
         self._sealer = sealer
         self._hardware = hardware
+        self._own_ports = own_ports
 
     def __call__(self, submission: Submission) -> None:
         self._mounts.check(submission.spec, submission.caller)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
                 self._sealer.open(submission.caller.id, sealed)
-        if not may(submission.caller, Action.ADMINISTER, MACHINE):
-            for role in submission.spec.roles:
+        administers = may(submission.caller, Action.ADMINISTER, MACHINE)
+        for role in submission.spec.roles:
+            self._check_ports(role)
+            if not administers:
                 _check_share(role)
         self._hardware.check(submission.spec)
+
+    def _check_ports(self, role: Role) -> None:
+        """Nobody waits at the server's or gateway's own door for its next restart, and the tokens that come then."""
+        for port in role.ports:
+            if port.host in self._own_ports or port.prefer in self._own_ports:
+                raise invalid("ports", f"port {port.host or port.prefer} is localml's own")
 
 
 def _check_share(role: Role) -> None:
