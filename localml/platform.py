@@ -237,8 +237,8 @@ class Platform:
 
     def _people_changed(self) -> None:
         """Whoever was let in for long is asked for again, and what was made for those who are gone ends."""
-        self._administrator.check()
         self.feed.changed(PEOPLE)
+        self._administrator.check()
         self.serving.controller.nudge()
 
     def _guessed(self, words: str) -> None:
