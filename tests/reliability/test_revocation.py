@@ -367,3 +367,29 @@ def test_races_of_requests_with_a_removal_leave_nobody_in(server: Server, admin:
             for one in asking:
                 one.result(60)
         assert user.gets_in() == set()
+
+
+def test_notebooks_of_a_removed_user_are_stopped_and_begin_no_more_and_jobs_go_on(
+    server: Server, admin: Client, user: User
+) -> None:
+    team = admin.people.create_workspace(f"lab of {user.name}")
+    admin.people.set_member(team.id, user.name)
+    mine, boss = Http(server.url, user.ways["token"]), Http(server.url, _bearer(server))
+    body = {"name": "lab", "workspace": team.id, "command": ["sleep", "600"], "image": "none"}
+    run = mine("POST", "/notebooks", body).json["workload_id"]
+    wait_until(lambda: server.platform.workloads.row(run).state == "running")
+    instance = server.platform.instances.of_run(server.platform.workloads.row(run))
+    assert instance is not None
+    admin.people.remove_user(user.name)
+    wait_until(lambda: server.platform.workloads.row(run).state == "stopped")
+    [event] = [one for one in server.platform.instances.events(instance.row.id or 0) if one.reason == "StopRequested"]
+    assert event.message == f"its owner {user.name} was removed"
+    refused = boss("POST", "/notebooks/lab/start")
+    assert (refused.status, "was removed; make another one" in refused.json["error"]["message"]) == (409, True)
+    assert server.platform.workloads.row(user.job).state == "running"
+    for http in (mine, boss):
+        http.close()
+
+
+def _bearer(server: Server) -> dict[str, str]:
+    return {"Authorization": f"Bearer {server.platform.credentials.token}"}
