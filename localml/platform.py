@@ -24,6 +24,7 @@ from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
 from localml.control.watch.gpus import GpuWatch
 from localml.control.watch.idle import IdleWatch
+from localml.control.watch.leavers import Leavers
 from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
 from localml.core.capacity import pools
@@ -34,6 +35,7 @@ from localml.core.errors import LocalmlError
 from localml.core.events.feed import Feed
 from localml.core.events.records import Events, record_event
 from localml.core.instances.instances import Instances
+from localml.core.instances.tables import Instance
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.people.credentials import Administrator
@@ -99,6 +101,12 @@ class Platform:
         self._open_work()
         self.serving = self._serving()
         self.registry, self.endpoints = self.serving.registry, self.serving.endpoints
+        self._told_of_people = (
+            self.serving.controller.nudge,
+            self.ssh.people_changed,
+            self.leavers.nudge,
+            self._administrator.check,
+        )
         self.identity.nudge = self._people_changed
         self.identity.attempts.tell = self._guessed
 
@@ -163,11 +171,22 @@ class Platform:
             self.mounts, self.sealer, self.hardware, {self.config.port, self.config.gateway_port} - {0}
         )
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
-        self.instances = Instances(self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed)
+        self.instances = Instances(
+            self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
+        )
         self.restarts = Restarts(self.instances)
+        self.leavers = Leavers(self.instances)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
-        self.ssh = Shells(self.data, self._vault, self.workloads, self.engine, self.buckets, self._site.bind_address)
+        self.ssh = Shells(
+            self.data,
+            self._vault,
+            self.workloads,
+            self.engine,
+            self.buckets,
+            self._site.bind_address,
+            self.identity.users,
+        )
 
     def _serving(self) -> Serving:
         config, site, cache = self.config, self._site, self.config.cache
@@ -205,6 +224,7 @@ class Platform:
         self.reconciler.start()
         self.idle.start()
         self.restarts.start()
+        self.leavers.start()
         self.sampler.start()
         self.serving.start()
         self.ssh.start()
@@ -216,6 +236,7 @@ class Platform:
         self.gpu_watch.close()
         self.idle.close()
         self.restarts.close()
+        self.leavers.close()
         self.ssh.close()
         self.serving.close()
         self.reconciler.close()
@@ -242,9 +263,12 @@ class Platform:
 
     def _people_changed(self) -> None:
         """Whoever was let in for long is asked for again, and what was made for those who are gone ends."""
-        self._administrator.check()
         self.feed.changed(PEOPLE)
-        self.serving.controller.nudge()
+        for told in self._told_of_people:
+            told()
+
+    def _gone(self, row: Instance) -> bool:
+        return row.owner not in {user.name for user in self.identity.users()}
 
     def _guessed(self, words: str) -> None:
         now = self.clock.now()

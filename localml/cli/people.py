@@ -54,6 +54,7 @@ def add(app: typer.Typer) -> None:
     tokens.command("list")(list_tokens)
     tokens.command("revoke")(revoke_token)
     app.add_typer(tokens, name="token")
+    app.add_typer(tokens, name="tokens", hidden=True)  # as the others are called
 
 
 @command

@@ -374,11 +374,11 @@ class Client(Serving, Objects):
 
     def create_user(self, name: str, password: str, *, admin: bool = False) -> dict[str, Any]:
         """Add a user; the answer holds a token and a key pair, which are shown once."""
-        return dict(self._http.json("POST", "/users", {"name": name, "password": password, "admin": admin}))
+        return self.people.create_user(name, password, admin=admin)
 
     def set_password(self, name: str, password: str) -> None:
-        """Change a user's password."""
-        self._http.json("PUT", f"/users/{_part(name)}/password", {"password": password})
+        """Change a user's password; see :meth:`localml.client.people.People.set_password`."""
+        self.people.set_password(name, password)
 
     def create_token(self, user: str, **members: Any) -> str:
         """A new token for a user; members as in :meth:`localml.client.people.People.create_token`."""

@@ -22,9 +22,41 @@ class Token:
     name: str
     purpose: str
     scope: dict[str, Any] | None
+    made_by: str
     created_at: float
     expires_at: float | None
     used_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key pair, but for its secret; ``id`` is the access key, ``used_at`` is exact to the hour."""
+
+    id: str
+    name: str
+    made_by: str
+    created_at: float
+    used_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user; ``workspace`` is the id of its own, ``org`` of its organisation's."""
+
+    id: int
+    name: str
+    admin: bool
+    workspace: str
+    org: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How many credentials of a user were ended; ``token`` is a new one for who has ended its own, else None."""
+
+    tokens: int
+    keys: int
+    token: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +96,43 @@ class People:
         """Name of the user who calls."""
         return str(self._http.json("GET", "/status")["user"])
 
+    def users(self) -> list[User]:
+        """All users, oldest first; for administrators."""
+        return [make(User, one) for one in self._http.json("GET", "/users")["users"]]
+
+    def create_user(self, name: str, password: str, *, admin: bool = False) -> dict[str, Any]:
+        """Add a user; the answer holds a token and a key pair, which are shown once."""
+        return dict(self._http.json("POST", "/users", {"name": name, "password": password, "admin": admin}))
+
     def remove_user(self, name: str) -> None:
-        """Remove a user with its keys and tokens; its workloads go on."""
+        """Remove a user with its keys and tokens; its jobs go on, its notebooks and TensorBoards are stopped."""
         self._http.json("DELETE", f"/users/{_part(name)}")
+
+    def set_password(self, name: str, password: str) -> Ended:
+        """Change a user's password, which ends all else that it gets in with. Who changes the own one goes on with the
+        token in the answer, as this client does."""
+        return self._ended(self._http.json("PUT", f"/users/{_part(name)}/password", {"password": password}))
+
+    def end_credentials(self, name: str) -> Ended:
+        """End all that a user gets in with but the password; as :meth:`set_password` otherwise."""
+        return self._ended(self._http.json("DELETE", f"/users/{_part(name)}/credentials"))
+
+    def _ended(self, answer: dict[str, Any]) -> Ended:
+        if answer["token"] is not None:
+            self._http.use(answer["token"])
+        return Ended(**answer["ended"], token=answer["token"])
+
+    def keys(self, user: str) -> list[Key]:
+        """A user's key pairs, oldest first."""
+        return [make(Key, one) for one in self._http.json("GET", f"/users/{_part(user)}/keys")["keys"]]
+
+    def create_key(self, user: str, *, name: str = "") -> dict[str, Any]:
+        """A new key pair for a user; the answer holds it as ``access_key`` and ``secret_key``, this once."""
+        return dict(self._http.json("POST", f"/users/{_part(user)}/keys", {"name": name}))
+
+    def revoke_key(self, user: str, key: str) -> Key:
+        """End a key pair, by access key or name."""
+        return make(Key, self._http.json("DELETE", f"/users/{_part(user)}/keys/{_part(key)}"))
 
     def tokens(self, user: str) -> list[Token]:
         """A user's tokens, oldest first."""

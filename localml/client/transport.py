@@ -82,6 +82,10 @@ class Transport:
         self._headers = headers
         self._pool = urllib3.PoolManager(num_pools=2, maxsize=8, retries=False)
 
+    def use(self, token: str) -> None:
+        """Go on with another token."""
+        self._headers = {**self._headers, "Authorization": f"Bearer {token}"}
+
     @property
     def authorization(self) -> dict[str, str]:
         """The header that says who calls; empty without a token."""

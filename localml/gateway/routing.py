@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from localml.core.serving.routes_table import (
     EndpointRoute,
@@ -135,6 +137,13 @@ def _is_among(token: bytes | None, hashes: frozenset[str] | None) -> bool:
     return token is not None and hashlib.sha256(token).hexdigest() in hashes
 
 
+class Guest(Protocol):
+    """A client whose request is being answered."""
+
+    def cut(self) -> None:
+        """End its connection at once."""
+
+
 _VERSION = re.compile(rb"/v2/models/[^/]+/versions/([^/?]+)")
 Choice = tuple[Variant, Replica]
 
@@ -149,6 +158,7 @@ class Endpoint:
         self.variants: dict[str, Variant] = {}
         self.gate = Gate(lambda: wake(self.name, self.route.wake_hint))
         self.leaving: list[Replica] = []
+        self._inside: dict[Guest, bytes | None] = {}  # with their tokens
         self.refused: dict[str, int] = {}
         self.last_request_at: float | None = None
 
@@ -156,6 +166,7 @@ class Endpoint:
         """Take over the table's entry."""
         self.route = route
         self._hashes = None if route.token_hashes is None else frozenset(route.token_hashes)
+        self._put_out()
         old, self.variants = self.variants, {}
         for entry in route.variants:
             variant = old.pop(entry.name) if entry.name in old else Variant(entry.name)
@@ -189,6 +200,21 @@ class Endpoint:
             yield from variant.replicas
         self.leaving = [one for one in self.leaving if one.inflight]
         yield from self.leaving
+
+    @contextmanager
+    def inside(self, guest: Guest, token: bytes | None) -> Iterator[None]:
+        """While a request of a client that was let in lasts; it is cut off when its token is taken away."""
+        self._inside[guest] = token
+        try:
+            yield
+        finally:
+            self._inside.pop(guest, None)
+
+    def _put_out(self) -> None:
+        for guest, token in list(self._inside.items()):
+            if not self.admits(token):
+                self.refused["revoked"] = self.refused.get("revoked", 0) + 1
+                guest.cut()
 
     def admits(self, token: bytes | None) -> bool:
         """Whether a caller with this token may come in."""

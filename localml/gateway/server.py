@@ -219,8 +219,14 @@ class Gateway:
 
     async def _let_in(self, request: Request, client: Client, place: Place, path: bytes) -> None:
         endpoint = place.endpoint
-        if not endpoint.admits(_token(request)):
+        token = _token(request)
+        if not endpoint.admits(token):
             raise Refused(401, "unauthenticated", "this endpoint takes a token that is valid for it")
+        with endpoint.inside(client, token):
+            await self._serve(request, client, place, path)
+
+    async def _serve(self, request: Request, client: Client, place: Place, path: bytes) -> None:
+        endpoint = place.endpoint
         forced = request.first.get(heads.VARIANT)
         name = forced.decode("latin-1") if forced is not None else None
         if name is not None and name not in endpoint.variants:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from localml.httpd.guard import GUARD, Guard
 from localml.httpd.headers import FRAMING
 from localml.httpd.held import FileAnswer, Held, Parked
 
@@ -56,6 +57,12 @@ class Call:
         self._running = False
         self._given_up = False
         self._open = False
+
+    @property
+    def guard(self) -> Guard | None:
+        """Who was let in, as the app says."""
+        found: Guard | None = self._environ.get(GUARD)
+        return found
 
     # -- steps -------------------------------------------------------------------------------------
 

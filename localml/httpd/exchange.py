@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 
 from localml.httpd.call import Call
 from localml.httpd.connection import Client
 from localml.httpd.environ import set_input
+from localml.httpd.guard import GUARD, Guard, Watch
 from localml.httpd.headers import LAST_CHUNK, chunk
 from localml.httpd.held import PARKED, FileAnswer, Held, Parked
 from localml.httpd.request import Request
@@ -60,8 +63,20 @@ class Exchange:
             finally:
                 if call.give_up():
                     self._workers.submit(call.close)
-            await parked.wait(self._waiters.run)
-            environ = {**environ, PARKED: parked}
+            await self._wait(parked, call.guard)
+            environ = {**environ, PARKED: parked, GUARD: call.guard}
+
+    async def _wait(self, parked: Parked, guard: Guard | None) -> None:
+        """Wait for what a request waits for, or until it is to be asked again because a right was lost."""
+        lost = self._client.loop.create_future()
+        waiting = self._client.loop.create_task(parked.wait(self._waiters.run))
+        try:
+            with Watch(guard, self._waiters.run, partial(lost.set_result, None)):
+                await asyncio.wait((waiting, lost), return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                waiting.result()
+        finally:
+            waiting.cancel()
 
     def _call(self, app: WSGIApplication, environ: WSGIEnvironment, body: bytes | BinaryIO) -> Call:
         own = dict(environ)  # apps write into it
@@ -79,6 +94,16 @@ class Exchange:
         self._start(call)
         if self._bodiless:
             return
+        if not call.complete:
+            with Watch(call.guard, self._waiters.run, self._lost):
+                await self._body(call)
+        self._end()
+
+    def _lost(self) -> None:
+        """The answer is for somebody who may not have it any more; an end would say that it is whole."""
+        self._client.cut()
+
+    async def _body(self, call: Call) -> None:
         if isinstance(call.result, Held):
             async with aclosing(call.result.pieces(self._waiters.run)) as pieces:
                 async for piece in pieces:
@@ -88,10 +113,9 @@ class Exchange:
             while piece := await self._waiters.run(call.result.read):
                 self._send(piece)
                 await self._drain()
-        elif not call.complete:
+        else:
             while not await self._workers.run(call.more):
                 await self._drain()
-        self._end()
 
     def _start(self, call: Call) -> None:
         if not call.status:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from click import Command, Context
 
+from localml.cli.users import complete_keys, complete_users
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -106,3 +109,51 @@ def test_a_token_for_one_workload_alone(cli: Cli) -> None:
 def test_what_is_refused_says_why(cli: Cli, arguments: tuple[str, ...], words: str) -> None:
     refused = cli(*arguments)
     assert (refused.code, words in refused.err) == (1, True), refused.err
+
+
+def test_a_user_from_add_to_remove(cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch) -> None:
+    def typed(text: str) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+
+    typed("secret\n")
+    token = cli("users", "add", "kim").out.rpartition(" ")[2].strip()
+    assert "kim" in cli("users").out
+    assert {"admin", "kim"} <= {one["name"] for one in cli("users", "list", "--json").json["users"]}
+    assert [label for label, _ in complete_users(Context(Command("users")), "ki")] == ["kim"]
+    with monkeypatch.context() as environment:
+        environment.setenv("LOCALML_URL", localml.url)
+        environment.setenv("LOCALML_TOKEN", token)
+        environment.delenv("LOCALML_DATA")
+        assert cli("keys", "--json").json["keys"][0]["made_by"] == "kim"
+        typed("changed\n")
+        said = cli("users", "password", "kim").out
+        assert said.startswith("the password of kim is changed: 1 tokens and 1 keys are good for nothing now\n")
+        assert cli("keys").code == 1
+        environment.setenv("LOCALML_TOKEN", said.rpartition(" ")[2].strip())
+        assert cli("keys").out == "No keys.\n"
+    typed("")
+    assert cli("users", "password", "kim").code == 1
+    assert cli("users", "revoke", "kim", "--json").json == {"tokens": 1, "keys": 0, "token": None}
+    assert cli("users", "remove", "kim").out == "user kim is removed\n"
+    assert cli("users", "remove", "kim").code == 1
+
+
+def test_a_key_from_create_to_revoke(cli: Cli) -> None:
+    access, secret = cli("keys", "create", "--name", "laptop").out.split()
+    assert len(secret) == 40
+    [made] = [one for one in cli("keys", "list", "--json").json["keys"] if one["id"] == access]
+    assert (made["name"], made["made_by"], made["used_at"]) == ("laptop", "admin", None)
+    assert [access, "laptop"] in [line.split()[:2] for line in cli("keys").out.splitlines()]
+    assert secret not in cli("keys").out
+    assert (access, "laptop") in complete_keys(Context(Command("keys")), "AK")
+    assert cli("keys", "revoke", "laptop").out == "key laptop is revoked\n"
+    assert cli("keys", "revoke", access).code == 1
+
+
+def test_the_administrators_own_password_is_changed_and_the_command_line_goes_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("chosen\n"))
+    assert cli("users", "password", "admin").code == 0
+    assert cli("tokens", "list").code == 0
+    assert cli("env", "openpai", "--format", "json").json["password"] == ""

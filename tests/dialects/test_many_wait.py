@@ -13,6 +13,7 @@ from helpers.rig import wait_until
 
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
+from localml.core.subjects import PEOPLE
 from localml.platform import Platform
 from localml.server import Server
 
@@ -43,7 +44,7 @@ def admin(server: Server) -> Iterator[Http]:
 
 def waiting(platform: Platform) -> int:
     """How many wait for a change of anything."""
-    return sum(len(each) for each in list(platform.feed._watchers.values()))
+    return sum(len(each) for about, each in list(platform.feed._watchers.items()) if about != PEOPLE)
 
 
 def opened(server: Server, line: str, headers: dict[str, str]) -> list[Talk]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, WSMsgType, web
+from aiohttp import ClientError, ClientSession, WSMsgType, web
 from helpers.gateway import GatewayProcess, client, endpoint, exchange, raw_replica, replica, request_head, says
 
 from localml.core.serving.routes_table import Alias, token_hash
@@ -288,6 +289,51 @@ def test_websockets_pass_both_ways(gateway: GatewayProcess) -> None:
                 big = bytes(range(256)) * 10_000
                 await socket.send_bytes(big)
                 assert await socket.receive_bytes() == big[::-1]
+
+    asyncio.run(act())
+
+
+def test_what_is_open_ends_when_its_token_is_taken_away(gateway: GatewayProcess) -> None:
+    """A WebSocket and a stream of events, of one token of two; within a second of the table's change."""
+
+    async def handler(request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/ws":
+            socket = web.WebSocketResponse()
+            await socket.prepare(request)
+            async for message in socket:
+                await socket.send_str(message.data)
+            return socket
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        for _ in range(1000):
+            await answer.write(b"data: 1\n\n")
+            await asyncio.sleep(0.05)
+        return answer
+
+    async def act() -> None:
+        async with replica(handler) as url, client(gateway) as session:
+            both = (token_hash("ends"), token_hash("stays"))
+            await gateway.publish(endpoint("digits", url, token_hashes=both))
+            sockets, streams = {}, {}
+            for token in ("ends", "stays"):
+                headers = {"Authorization": f"Bearer {token}"}
+                sockets[token] = await session.ws_connect("/endpoints/digits/ws", headers=headers)
+                streams[token] = await session.get("/endpoints/digits/events", headers=headers)
+                assert await streams[token].content.readline() == b"data: 1\n"
+            began = time.monotonic()
+            gateway.write(endpoint("digits", url, token_hashes=both[1:]))
+            ended = await sockets["ends"].receive(timeout=30)
+            assert ended.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
+            with pytest.raises(ClientError):
+                await streams["ends"].content.read()
+            assert time.monotonic() - began < 5.0  # measured: hundredths, if the machine does nothing else
+            await sockets["stays"].send_str("still here")
+            assert (await sockets["stays"].receive(timeout=30)).data == "still here"
+            await streams["stays"].content.readline()
+            assert await streams["stays"].content.readline() == b"data: 1\n"
+            for token in ("ends", "stays"):
+                streams[token].close()
+                await sockets[token].close()
 
     asyncio.run(act())
 

@@ -1,4 +1,4 @@
-"""Keys of ssh access: one pair for each workload, one for the host.
+"""Keys of ssh access: one pair for each workload and user, one for the host.
 
 They are computed from the installation's key file and never stored, so that they are the same after a restart and
 nothing is left of them when a workload is gone.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from localml.core.people.identity import Caller
 from localml.core.people.secrets import Vault
 
 
@@ -24,13 +25,15 @@ def host_key(vault: Vault) -> KeyPair:
     return _pair(vault, "ssh host")
 
 
-def workload_key(vault: Vault, workload_id: int, created_at: float) -> KeyPair:
-    """The only key that opens a workload's containers.
+def workload_key(vault: Vault, workload_id: int, created_at: float, user: Caller) -> KeyPair:
+    """The only key that opens a workload's containers for a user. It is another one once the user's credentials were
+    ended.
 
     Args:
         created_at: of the workload; its id may be given again when the newest workload is pruned.
     """
-    return _pair(vault, f"ssh workload {workload_id} of {created_at!r}")
+    whose = f"user {user.id} {user.workspace} {user.generation}"
+    return _pair(vault, f"ssh workload {workload_id} of {created_at!r} for {whose}")
 
 
 def _pair(vault: Vault, purpose: str) -> KeyPair:

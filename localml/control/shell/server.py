@@ -56,6 +56,7 @@ class Container:
 
 
 Find = Callable[[Place], Container | None]
+Admits = Callable[[Place, str], bool]
 
 
 class ShellServer:
@@ -65,11 +66,13 @@ class ShellServer:
         host: the address to listen on.
         host_key: in OpenSSH's format for private keys.
         find: tells what runs at a place now; called on a thread where it may take its time.
+        admits: whether a public key (``ssh-ed25519 BASE64``) lets in to a place now; called as ``find`` is.
     """
 
-    def __init__(self, engine: Engine, host: str, host_key: bytes, find: Find) -> None:
+    def __init__(self, engine: Engine, host: str, host_key: bytes, find: Find, admits: Admits) -> None:
         self.engine = engine
         self.find = find
+        self.admits = admits
         self._host = host
         self._host_key = asyncssh.import_private_key(host_key)
         self._listeners: dict[Place, asyncssh.SSHAcceptor] = {}
@@ -78,13 +81,13 @@ class ShellServer:
         self._thread = threading.Thread(target=self._loop.run_forever, name="localml-ssh", daemon=True)
         self._thread.start()
 
-    def listen(self, place: Place, public_key: str, port: int) -> int:
-        """Let a key in to a place; returns the port, which is the wanted one if that is free (0: any).
+    def listen(self, place: Place, port: int) -> int:
+        """Open a place; returns the port, which is the wanted one if that is free (0: any).
 
         Raises:
             OSError: no port can be had.
         """
-        return self._call(self._listen(place, asyncssh.import_public_key(public_key), port))
+        return self._call(self._listen(place, port))
 
     def shut(self, workload_id: int) -> None:
         """Close the listeners of a workload that is over, and end all sessions."""
@@ -109,6 +112,23 @@ class ShellServer:
 
         self._call(act())
 
+    def inside(self) -> set[tuple[Place, str]]:
+        """The keys of those who have connections, or are about to, and where these lead."""
+
+        async def act() -> set[tuple[Place, str]]:
+            return {(guest.place, guest.key) for guest in self._guests if guest.key}
+
+        return self._call(act())
+
+    def put_out(self, keys: set[tuple[Place, str]]) -> None:
+        """End the connections that came with these keys."""
+
+        async def act() -> None:
+            for guest in [one for one in self._guests if (one.place, one.key) in keys]:
+                guest.dismiss("you may not be here any more")
+
+        self._call(act())
+
     def close(self) -> None:
         """End everything."""
         if self._loop.is_closed():
@@ -129,19 +149,19 @@ class ShellServer:
     def _call(self, act: Coroutine[Any, Any, R]) -> R:
         return asyncio.run_coroutine_threadsafe(act, self._loop).result(_CALL_S)
 
-    async def _listen(self, place: Place, key: asyncssh.SSHKey, port: int) -> int:
+    async def _listen(self, place: Place, port: int) -> int:
         if place not in self._listeners:
             try:
-                self._listeners[place] = await self._bind(place, key, port)
+                self._listeners[place] = await self._bind(place, port)
             except OSError:
                 if not port:
                     raise
-                self._listeners[place] = await self._bind(place, key, 0)
+                self._listeners[place] = await self._bind(place, 0)
         return int(self._listeners[place].get_port())
 
-    async def _bind(self, place: Place, key: asyncssh.SSHKey, port: int) -> asyncssh.SSHAcceptor:
+    async def _bind(self, place: Place, port: int) -> asyncssh.SSHAcceptor:
         return await asyncssh.create_server(
-            lambda: Guest(self, place, key),
+            lambda: Guest(self, place),
             self._host,
             port,
             server_host_keys=[self._host_key],
@@ -169,11 +189,12 @@ class ShellServer:
 class Guest(asyncssh.SSHServer):
     """One client's connection."""
 
-    def __init__(self, server: ShellServer, place: Place, key: asyncssh.SSHKey) -> None:
+    def __init__(self, server: ShellServer, place: Place) -> None:
         self.place = place
+        self.key = ""
+        """The public key that let it in, or is being judged."""
         self.container: Container | None = None
         self._server = server
-        self._key = key
         self._connection: Any = None
         self._finding = asyncio.Lock()
         self._streams: set[AsyncExec] = set()
@@ -205,9 +226,15 @@ class Guest(asyncssh.SSHServer):
         """Keys, and nothing else."""
         return True
 
-    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Only the workload's own."""
-        return key.public_data == self._key.public_data
+    async def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Only those of who may enter."""
+        shown = key.export_public_key("openssh").decode("ascii", "replace").split()[:2]
+        self.key = " ".join(shown)  # before it is judged: who is put out meanwhile is looked for by it
+        loop = asyncio.get_running_loop()
+        admitted = await loop.run_in_executor(None, self._server.admits, self.place, self.key)
+        if not admitted:
+            self.key = ""
+        return admitted
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         """``ssh -L``."""

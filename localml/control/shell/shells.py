@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +21,12 @@ from urllib.parse import quote
 
 from localml.control.shell.keys import KeyPair, host_key, workload_key
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.allow import Thing, may
+from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, ThingKind
 from localml.core.people.secrets import Vault, write_private
 from localml.core.work.states import TERMINAL, AttemptState
+from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Workloads
 from localml.engines.base import Engine
 from localml.objects import Buckets
@@ -49,9 +54,9 @@ class ShellDoor:
 class ShellInfo:
     """How to reach a workload.
 
-    ``folder`` is an object URI. It holds the public key for as long as the workload lives; the private one is never put
-    there, because every job can read the buckets: it is given out by :meth:`Shells.private_key` only. ``host_key`` is
-    what the server identifies itself with, as in a ``known_hosts`` file.
+    ``folder`` is an object URI. It holds the owner's public key for as long as the workload lives; the private one is
+    never put there, because every job can read the buckets: it is given out by :meth:`Shells.private_key` only.
+    ``host_key`` is what the server identifies itself with, as in a ``known_hosts`` file.
     """
 
     doors: tuple[ShellDoor, ...]
@@ -72,10 +77,18 @@ class Shells:
     Args:
         data: the data directory.
         host: the address to listen on.
+        users: all there are, as they are now.
     """
 
     def __init__(
-        self, data: Path, vault: Vault, workloads: Workloads, engine: Engine, buckets: Buckets, host: str
+        self,
+        data: Path,
+        vault: Vault,
+        workloads: Workloads,
+        engine: Engine,
+        buckets: Buckets,
+        host: str,
+        users: Callable[[], list[Caller]],
     ) -> None:
         self._file = data / "ssh" / _PORTS
         self._vault = vault
@@ -83,6 +96,7 @@ class Shells:
         self._engine = engine
         self._buckets = buckets
         self._host = host
+        self._users = users
         self._lock = threading.Lock()
         self._ports: dict[int, dict[str, int]] = self._read_ports()
         self._server: ShellServer | None = None
@@ -110,19 +124,44 @@ class Shells:
             host_key(self._vault).public,
         )
 
-    def private_key(self, workload_id: int) -> bytes:
-        """The key that opens a workload's containers, as a key file of OpenSSH. For its owner only.
+    def private_key(self, workload_id: int, user: Caller) -> bytes:
+        """The key that opens a workload's containers for a user, as a key file of OpenSSH. For that user only, and for
+        as long as it may enter.
 
         Raises:
             LocalmlError: ``NOT_FOUND``.
         """
-        return self._key(self._workloads.get(workload_id)).private
+        return self._key(self._workloads.row(workload_id), user).private
 
     def changed(self, workload_id: int) -> None:
         """Something about a workload changed: perhaps sessions must end. Returns at once."""
         if workload_id in self._ports:
             with suppress(RuntimeError):  # the server is going down
                 self._checks.submit(self._check_safely, workload_id)
+
+    def people_changed(self) -> None:
+        """Something about users changed: perhaps somebody may not be inside any more. Returns at once."""
+        if self._server is not None:
+            with suppress(RuntimeError):  # the server is going down
+                self._checks.submit(self._put_out)
+
+    def admits(self, place: Place, public: str) -> bool:
+        """Whether a key is that of somebody who may enter now."""
+        try:
+            row = self._workloads.row(place.workload_id)
+        except LocalmlError:
+            return False
+        thing = Thing.of(ThingKind.WORKLOAD, row)
+        let_in = (user for user in self._users() if may(user, Action.ENTER, thing))
+        return any(self._key(row, user).public == public for user in let_in)
+
+    def _put_out(self) -> None:
+        server = self._server
+        if server is not None:
+            try:
+                server.put_out({one for one in server.inside() if not self.admits(*one)})
+            except Exception:
+                log.exception("putting out those who may not be inside any more failed")
 
     def close(self) -> None:
         """End all sessions and listeners; a later server opens the same ports again."""
@@ -137,7 +176,7 @@ class Shells:
         running = _running(full)
         if not running:
             return ()
-        number, key = full.row.id or 0, self._key(full).public
+        number = full.row.id or 0
         with self._lock:
             server = self._open_server()
             ports = self._ports.setdefault(number, {})
@@ -145,12 +184,12 @@ class Shells:
             doors = []
             for (role, index), name in running.items():
                 label = f"{role}/{index}"
-                ports[label] = self._listen(server, number, role, index, key, ports.get(label, 0))
+                ports[label] = self._listen(server, number, role, index, ports.get(label, 0))
                 doors.append(ShellDoor(role, index, name, self._host, ports[label]))
             if ports != before:
                 self._write_ports()
         if not before:
-            self._publish(full, key)
+            self._publish(full)
             self.changed(number)  # it may have ended meanwhile
         return tuple(doors)
 
@@ -160,15 +199,15 @@ class Shells:
         if self._server is None:
             from localml.control.shell.server import ShellServer
 
-            self._server = ShellServer(self._engine, self._host, host_key(self._vault).private, self._find)
+            self._server = ShellServer(self._engine, self._host, host_key(self._vault).private, self._find, self.admits)
         return self._server
 
     @staticmethod
-    def _listen(server: ShellServer, number: int, role: str, index: int, key: str, port: int) -> int:
+    def _listen(server: ShellServer, number: int, role: str, index: int, port: int) -> int:
         from localml.control.shell.server import Place
 
         try:
-            return server.listen(Place(number, role, index), key, port)
+            return server.listen(Place(number, role, index), port)
         except OSError as error:
             raise LocalmlError(Code.UNAVAILABLE, f"no port for ssh can be had: {error.strerror or error}") from error
 
@@ -215,8 +254,8 @@ class Shells:
             if self._ports.pop(number, None) is not None:
                 self._write_ports()
 
-    def _key(self, full: Full) -> KeyPair:
-        return workload_key(self._vault, full.row.id or 0, full.row.created_at)
+    def _key(self, row: Workload, user: Caller) -> KeyPair:
+        return workload_key(self._vault, row.id or 0, row.created_at, user)
 
     # -- the public key in the bucket tree ---------------------------------------------------------
 
@@ -226,7 +265,9 @@ class Shells:
         owner, name = quote(full.row.owner, safe=""), f"{full.row.name}-{full.row.id}"
         return f"hdfs://localml:9000/Container/{owner}/{name}/ssh/keyFiles"
 
-    def _publish(self, full: Full, key: str) -> None:
+    def _publish(self, full: Full) -> None:
+        """The owner's, if it is a user still."""
+        key = next((self._key(full.row, one).public for one in self._users() if one.name == full.row.owner), "")
         with self._buckets.open(f"{self._folder(full)}/{full.row.name}.pub", "wb") as file:
             file.write(f"{key} {full.row.name}\n".encode())
 

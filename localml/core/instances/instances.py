@@ -95,6 +95,7 @@ class Instances:
         owner: the user of this number in this workspace, in whose name runs are submitted.
         nudge: told that a run is wanted which cannot begin yet.
         changed: told of an instance whose wanted run has begun, or never will.
+        gone: whether the owner of one is no user any more: nothing begins in that name.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Instances:
         owner: Callable[[int, str], Caller],
         nudge: Callable[[], None] = lambda: None,
         changed: Callable[[Subject], None] = lambda _: None,
+        gone: Callable[[Instance], bool] = lambda _: False,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -112,6 +114,7 @@ class Instances:
         self._owner = owner
         self.nudge = nudge
         self._changed = changed
+        self._gone = gone
 
     # -- changes ---------------------------------------------------------------------------------
 
@@ -167,8 +170,10 @@ class Instances:
             change: what is to be different from now on.
 
         Raises:
-            LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises; it stays stopped then, and what it was.
+            LocalmlError: ``NOT_FOUND``, ``WRONG_STATE`` when its owner was removed, and what :meth:`create` raises; it
+                stays stopped then, and what it was.
         """
+        self._need_owner(number)
         self._check(number, change)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
@@ -181,7 +186,8 @@ class Instances:
         return self._want(number, act)
 
     def restart(self, number: int, caller: Caller) -> InstanceFull:
-        """Stop it if it runs, and start it again."""
+        """Stop it if it runs, and start it again; ``WRONG_STATE`` when its owner was removed."""
+        self._need_owner(number)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             row.asked = row.run + 1
@@ -219,6 +225,12 @@ class Instances:
             self._tell(session, row, "Changed", f"changed by {caller.name}, from the next start on")
 
         return self._want(number, act)
+
+    def _need_owner(self, number: int) -> None:
+        row = self.get(number).row
+        if self._gone(row):
+            words = f"{row.owner}, in whose name {row.name} ran, was removed; make another one"
+            raise LocalmlError(Code.WRONG_STATE, words)
 
     def _check(self, number: int, change: Change | None) -> None:
         """Refuse settings with which it can never run here, before they take the place of those that it has."""
@@ -314,6 +326,10 @@ class Instances:
             pool=row.pool,
             request=row.request,
         )
+
+    def left_behind(self) -> list[InstanceFull]:
+        """Those that run, or are about to, and whose owner was removed."""
+        return [one for one in self._read(_live()) if one.live and self._gone(one.row)]
 
     def pending(self) -> list[InstanceFull]:
         """Those of which another run is wanted."""

@@ -54,6 +54,8 @@ class Administrator:
             asked = self._asked
             try:
                 self._renew()
+            except LocalmlError as error:  # the disk is full, say: the next change, or start, tries again
+                log.error("%s holds what has ended, and cannot be renewed: %s", self._path, error)
             finally:
                 self._renewing.release()
             if asked == self._asked:

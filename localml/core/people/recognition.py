@@ -119,6 +119,7 @@ class Recognition:
         self._tokens: dict[str, _KnownToken] = {}
         self._stamps: dict[str, tuple[Caller, str]] = {}
         self._passwords: dict[str, tuple[bytes, Caller]] = {}  # the last right one of each name, by its mark
+        self._right: dict[str, tuple[bytes, str]] = {}  # its mark, and what was stored of it: no change makes it wrong
         self._marks = os.urandom(32)  # never leaves this process
         self._changes = 0  # so that what was read before a change is not cached after it
         self._lock = threading.Lock()  # between that comparison and the caching
@@ -198,8 +199,8 @@ class Recognition:
     def by_password(self, name: str, password: str, address: str = "") -> Caller:
         """The user with this name and password.
 
-        A password that was right is known again without being stretched anew, until something changes: by a keyed hash,
-        whose key is this process's own.
+        A password that was right is known again without being stretched anew, until there is another one: by a keyed
+        hash, whose key is this process's own.
 
         Args:
             address: where it comes from.
@@ -213,16 +214,22 @@ class Recognition:
         known = self._passwords.get(name)
         if known is not None and hmac.compare_digest(known[0], mark):
             return known[1]
+        right = self._right.get(name)
+        if right is not None and hmac.compare_digest(right[0], mark) and (found := self._match(name, None, mark)):
+            return found
         return self.attempts.judged((mark, changes), name, address, lambda: self._match(name, password, mark))
 
-    def _match(self, name: str, password: str, mark: bytes) -> Caller | None:
+    def _match(self, name: str, password: str | None, mark: bytes) -> Caller | None:
+        """The user whose password it is; without one that whose password of this mark is the same as it was."""
         changes = self._changes
         with self._store.read() as session:
             user = session.exec(memberships.living(name)).first()
             caller = caller_of(session, user) if user is not None else None
         stored = user.password_hash if user is not None else _NOBODY
-        if not password_matches(stored, password) or caller is None:
+        matches = self._right.get(name) == (mark, stored) if password is None else password_matches(stored, password)
+        if not matches or caller is None:
             return None
+        self._right[name] = (mark, stored)
         return self._remember(self._passwords, name, (mark, caller), changes)[1]
 
     def by_basic(self, name: str, secret: str, address: str = "") -> Caller:

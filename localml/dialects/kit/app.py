@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Request, Response, g, jsonify, request
 from flask_openapi.models.info import Info
@@ -20,11 +20,13 @@ from localml.core.people.identity import Caller
 from localml.dialects.kit.bodies import enforce, merged
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
+from localml.dialects.kit.guard import Watchman
 from localml.dialects.kit.open import opened
 from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.httpd.body import BodyBroken, BodyTooLarge
+from localml.httpd.guard import GUARD
 from localml.httpd.origin import REFUSED
 from localml.httpd.server import TOO_LARGE
 from localml.platform import Platform
@@ -98,7 +100,7 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
         enforce(app, request)
         free = opened(platform.config, api_name, request)
         if request.endpoint is not None and (free is None or free.as_admin):
-            g.caller = who = dialect.authenticate(platform, request)
+            g.caller = who = _let_in(dialect, platform)
             if who.scope.restricts and not dialect.scoped:
                 raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")
 
@@ -108,6 +110,17 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     app.add_url_rule(f"{dialect.prefix}/{DOCUMENT}", "document", _document_view(dialect))
     app.wsgi_app = _merge_slashes(app.wsgi_app)  # type: ignore[assignment,method-assign]
     return app
+
+
+def _let_in(dialect: Dialect, platform: Platform) -> Caller:
+    """Who calls; whoever has waited for an answer and lost a right meanwhile does not get it."""
+    asked = cast(Request, request._get_current_object())  # type: ignore[attr-defined]
+    guard = Watchman(platform.feed, lambda: dialect.authenticate(platform, asked))
+    before: Watchman | None = request.environ.get(GUARD)
+    if before is not None and not before.holds():
+        raise LocalmlError(Code.FORBIDDEN, "what you may was changed while this waited; ask again")
+    request.environ[GUARD] = before or guard
+    return guard.caller
 
 
 def _document_view(dialect: Dialect) -> Callable[[], Response]:

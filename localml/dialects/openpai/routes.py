@@ -171,7 +171,7 @@ def get_private_key(path: schemas.JobPath) -> Response:
     """What the key pair's download link leads to. It opens a shell, so it is for the job's owner only."""
     job = _job(path)
     need(caller(), Action.ENTER, Thing.of(ThingKind.WORKLOAD, job.row))
-    key = ssh_service(platform()).private_key(job.row.id or 0)
+    key = ssh_service(platform()).private_key(job.row.id or 0, caller())
     headers = {"Content-Disposition": "attachment", "Cache-Control": "no-store"}
     return Response(key, mimetype="application/octet-stream", headers=headers)
 

@@ -73,7 +73,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def enter(site: Site, tmp_path: Path) -> Callable[[int], OpenSsh]:
     def make(number: int) -> OpenSsh:
         door = site.platform.ssh.info(number).doors[0]
-        return OpenSsh(tmp_path / "client", door.host, door.port, site.platform.ssh.private_key(number))
+        return OpenSsh(
+            tmp_path / "client",
+            door.host,
+            door.port,
+            site.platform.ssh.private_key(number, site.platform.identity.user(ADMIN)),
+        )
 
     return make
 

@@ -97,7 +97,8 @@ def lets_in(way: Callable[[], Any]) -> bool:
     try:
         way()
     except LocalmlError as error:
-        assert error.code in GONE
+        if error.code not in GONE:
+            raise
         return False
     return True
 
@@ -192,10 +193,8 @@ def test_a_thousand_races_of_an_end_with_requests_leave_none_alive(place: Place)
 def test_a_key_and_a_token_are_listed_and_ended_one_by_one(place: Place) -> None:
     ways = place.ann()
     other, _ = place.identity.create_key(place.caller, name="laptop", by=place.boss)
-    assert [(one.name, one.made_by, one.used_at) for one in place.keys.of("ann")] == [
-        ("", "ann", None),
-        ("laptop", "boss", None),
-    ]
+    made = {(one.name, one.made_by, one.used_at) for one in place.keys.of("ann")}
+    assert made == {("", "ann", None), ("laptop", "boss", None)}
     place.identity.by_key(other)
     assert place.keys.find(other).used_at == place.clock.now()
     assert place.keys.revoke("ann", "laptop").id == other

@@ -76,7 +76,7 @@ def ready(client: PaiClient, platform: Platform) -> Iterator[PaiClient]:
         folder = "hdfs://localml:9000/Container/admin/test/ssh/keyFiles"
         public_key_name, private_key_name = "test.pub", "test"
 
-        def private_key(self, workload_id: int) -> bytes:
+        def private_key(self, workload_id: int, user: Any) -> bytes:
             return b"key"
 
     before = getattr(platform, "ssh", None)

@@ -314,7 +314,7 @@ def test_the_private_key_is_for_the_owner(
     bob.submit("job", role())
 
     class Ssh:
-        def private_key(self, workload_id: int) -> bytes:
+        def private_key(self, workload_id: int, user: Any) -> bytes:
             return b"key of %d" % workload_id
 
     with pytest.MonkeyPatch.context() as patched:

@@ -33,6 +33,6 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return {
             "user": _USER,
             "doors": [asdict(door) | {"host": called(door.host)} for door in info.doors],
-            "private_key": platform.ssh.private_key(number).decode(),
+            "private_key": platform.ssh.private_key(number, caller()).decode(),
             "host_key": info.host_key,
         }

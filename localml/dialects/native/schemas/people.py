@@ -20,6 +20,12 @@ class TokenPath(UserPath):
     token: str
 
 
+class KeyPath(UserPath):
+    """A user's key pair, by access key or name."""
+
+    key: str
+
+
 class UserIn(Strict):
     """A new user; ``org`` is its organisation's workspace, which is made if there is none."""
 
@@ -33,6 +39,52 @@ class PasswordIn(Strict):
     """A user's new password."""
 
     password: str
+
+
+class EndedCounts(BaseModel):
+    """How many of a user's credentials were ended."""
+
+    tokens: int
+    keys: int
+
+
+class EndedOut(BaseModel):
+    """What a user's new password, or an end of all credentials, has ended; ``token`` is a new one for who did so to
+    its own."""
+
+    name: str
+    ended: EndedCounts
+    token: str | None
+
+
+class KeyIn(Strict):
+    """A new key pair."""
+
+    name: str = Field(default="", max_length=128)
+
+
+class KeyOut(BaseModel):
+    """A key pair; ``id`` is the access key. ``used_at`` is exact to the hour."""
+
+    id: str
+    name: str
+    made_by: str
+    created_at: float
+    used_at: float | None
+
+
+class NewKeyOut(KeyOut):
+    """A new key pair; ``secret_key`` is shown this once."""
+
+    user: str
+    access_key: str
+    secret_key: str
+
+
+class KeysOut(BaseModel):
+    """A user's key pairs, oldest first."""
+
+    keys: list[KeyOut]
 
 
 class TokenIn(Strict):
@@ -64,6 +116,7 @@ class TokenOut(BaseModel):
     name: str
     purpose: str
     scope: ScopeOut | None
+    made_by: str
     created_at: float
     expires_at: float | None
     used_at: float | None

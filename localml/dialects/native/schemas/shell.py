@@ -18,8 +18,8 @@ class SshDoorOut(BaseModel):
 class SshOut(BaseModel):
     """Ssh access of a workload.
 
-    ``doors`` holds the replicas that run now. ``private_key`` is a key file of OpenSSH, the only key that opens them;
-    ``host_key`` is what the server identifies itself with, as in a ``known_hosts`` file.
+    ``doors`` holds the replicas that run now. ``private_key`` is a key file of OpenSSH, which opens them for the
+    caller; ``host_key`` is what the server identifies itself with, as in a ``known_hosts`` file.
     """
 
     user: str

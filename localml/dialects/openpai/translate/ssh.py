@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 from urllib.parse import quote, urlsplit
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.identity import Caller
 from localml.core.work.workloads import Full
 from localml.dialects.kit.addresses import WILDCARDS
 from localml.platform import Platform
@@ -36,7 +37,7 @@ class SshService(Protocol):
 
     def info(self, workload_id: int) -> SshInfo: ...
 
-    def private_key(self, workload_id: int) -> bytes: ...
+    def private_key(self, workload_id: int, user: Caller) -> bytes: ...
 
 
 def ssh_service(platform: Platform) -> SshService:

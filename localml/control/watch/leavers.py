@@ -1,0 +1,47 @@
+"""What opens a shell in the name of somebody who is no user any more is stopped: notebooks and TensorBoards.
+
+Their address holds a token that the user knows. Jobs and endpoints go on.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from localml.control.watch.idle import STOPPER
+from localml.control.worker import Worker
+from localml.core.errors import Code, LocalmlError
+from localml.core.instances.instances import Instances
+
+log = logging.getLogger("localml.control")
+
+
+class Leavers:
+    """Looks when users have changed, and when the server starts."""
+
+    def __init__(self, instances: Instances) -> None:
+        self._instances = instances
+        self._worker = Worker("leavers", self.tick, what="stopping what was left behind")
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._worker.start()
+
+    def nudge(self) -> None:
+        """Users have changed."""
+        self._worker.nudge()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._worker.close()
+
+    def tick(self) -> float | None:
+        """Stop what runs, or is about to."""
+        for one in self._instances.left_behind():
+            try:
+                self._instances.stop(one.row.id or 0, STOPPER, f"its owner {one.row.owner} was removed")
+            except LocalmlError as error:
+                if error.code is not Code.NOT_FOUND:  # deleted meanwhile
+                    raise
+            else:
+                log.info("%s %s is stopped: its owner was removed", one.row.kind, one.row.name)
+        return None
