@@ -50,7 +50,7 @@ class Boxes:
     def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
         self._root = Path(os.path.realpath(root))
         self._hidden = {self._root, *(Path(os.path.realpath(one)) for one in hidden)}
-        self.trouble = _trouble(self._root)
+        self.trouble = trouble()
         self.exposes = f"{_ALL_AS_ONE} ({self.trouble})" if self.trouble else ""
         self.isolation = _NO_BOXES if self.trouble else _BOXES
         self.program = None if self.trouble else compiled(box, self._root)
@@ -145,11 +145,12 @@ def _namespace(folder: ReplicaDir) -> int:
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
 
 
-def _trouble(folder: Path) -> str:
+def trouble() -> str:
+    """Why there can be no boxes on this machine; empty where there can."""
     if os.geteuid() != 0:
         return _NO_ROOT
     found: list[bool] = []
-    trying = threading.Thread(target=lambda: found.append(box.possible(str(folder))))
+    trying = threading.Thread(target=lambda: found.append(box.possible()))
     trying.start()
     trying.join()
     return "" if found == [True] else _NO_NAMESPACES
