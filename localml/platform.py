@@ -193,6 +193,7 @@ class Platform:
                 fetch=partial(fetch_unpacked, self.buckets),
                 names_in=partial(file_names, self.buckets),
                 check=self._possible,
+                admits=self.accounts.check,
                 missing=partial(unbuilt, self.engine.name, cache, self.catalog),
                 why=self._why_words,
             )

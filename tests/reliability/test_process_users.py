@@ -57,6 +57,7 @@ class House:
     def close(self) -> None:
         for client in (self.admin, self.bob, self.alice):
             client.close()
+        self.platform.reconciler.close()  # what waits for those that are ended now would begin
         for name in self.platform.engine.list():
             self.platform.engine.remove(name)
         self.server.close()
@@ -171,3 +172,11 @@ def test_what_waited_when_trust_ended_is_refused_when_it_starts(
         found.admin.stop(first.id)
         job = found.bob.wait(waits.id)
         assert (job.state, "--trust-users" in job.message) == ("failed", True)
+
+
+def test_an_endpoint_of_who_may_run_nothing_is_refused_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localml.engines.process.boxes.trouble", lambda: "the server does not run as root")
+    with house(tmp_path / "data") as found, pytest.raises(ClientError, match="bob may run nothing here"):
+        found.bob.serve(None, name="net", image="their/server:1")
