@@ -18,6 +18,9 @@ from localml.core.quantities import parse_memory
 ENGINES = ("auto", "docker", "process", "fake")
 DEFAULT_PORT = 7070
 DEFAULT_GATEWAY_PORT = 7071
+DEFAULT_UIDS = 2_000_000_000
+"""Above what is given to people (to 60000), service managers, containers (to 1879048191) and subordinate uids."""
+_LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPENABLE = {
     "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
@@ -38,6 +41,8 @@ class Config:
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
     ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
+    ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
+    where it can, ``uids`` is the number that the users' accounts begin with.
     ``hosts`` are further names under which this server may be called (Host header).
     ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
     (``dialects/kit/open.py``).
@@ -55,6 +60,8 @@ class Config:
     cpu_overcommit: float = 4.0
     max_replicas: int = 0
     threads: int = 32
+    trust_users: bool = False
+    uids: int = DEFAULT_UIDS
     hosts: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
     closed: bool = False
@@ -77,6 +84,8 @@ class Config:
             raise invalid("open", f"must be {' or '.join(OPENABLE)}, not {unknown[0]!r}")
         if self.open and self.closed:
             raise invalid("closed", "cannot be together with open")
+        if not 1000 <= self.uids <= _LAST_UIDS:
+            raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
 
@@ -130,4 +139,6 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "hosts": _names,
     "open": _names,
     "closed": _truth,
+    "trust_users": _truth,
+    "uids": int,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from localml.config import LOOPBACK, Config
+from localml.control.jobs.accounts import Accounts
 from localml.control.jobs.demands import Reason
 from localml.control.jobs.hardware import GpuView as GpuView
 from localml.control.jobs.hardware import Hardware, Size
@@ -142,6 +143,9 @@ class Platform:
         size = Size(config.cpus, config.memory, config.cpu_overcommit, config.max_replicas)
         self.hardware = Hardware(self.db, self.gpus, self.clock, size)
         self.mounts = Mounts(self.data, self.buckets)
+        self.accounts = Accounts(
+            self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.user
+        )
         self._site = open_site(
             config,
             self.install,
@@ -153,6 +157,7 @@ class Platform:
             sealer=self.sealer,
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
+            accounts=self.accounts,
         )
 
     def _open_work(self) -> None:
@@ -167,9 +172,8 @@ class Platform:
             unhealthy=self.gpus.health,
             changed=self._changed,
         )
-        self._possible = Possible(
-            self.mounts, self.sealer, self.hardware, {self.config.port, self.config.gateway_port} - {0}
-        )
+        own_ports = {self.config.port, self.config.gateway_port} - {0}
+        self._possible = Possible(self.accounts, self.mounts, self.sealer, self.hardware, own_ports)
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
@@ -212,6 +216,7 @@ class Platform:
                 fetch=partial(fetch_unpacked, self.buckets),
                 names_in=partial(file_names, self.buckets),
                 check=self._possible,
+                admits=self.accounts.check,
                 missing=partial(unbuilt, self.engine.name, cache, self.catalog),
                 why=self._why_words,
             )

@@ -4,8 +4,9 @@
 ...     job = localml.client.run(["python", "-c", "print(42)"], gpus=1, wait=True)
 ...     assert localml.client.text(job.id) == "42\\n"
 
-Jobs are child processes, GPUs are simulated; ``localml_gpus`` in pytest's configuration says how many (or what else
-``localml up --gpus`` takes). Nothing of localml is imported until a test asks for a fixture.
+Jobs are child processes of yours, whichever user starts them; GPUs are simulated; ``localml_gpus`` in pytest's
+configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml is imported until a test asks
+for a fixture.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _start(data: Path, gpus: str) -> Localml:
     from localml.platform import Platform
     from localml.server import Server
 
-    platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0))
+    platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0, trust_users=True))
     try:
         server = Server(platform)
     except BaseException:

@@ -104,6 +104,7 @@ def _banner(server: Server) -> Banner:
         "version": __version__,
         "url": server.url,
         "pid": os.getpid(),
+        "users": platform.accounts.words(),
         "gpus": gpus,
         "gpu_source": platform.gpus.reason,
         "opened": platform.config.opened,

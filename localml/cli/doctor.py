@@ -77,6 +77,20 @@ def _docker(_: Path) -> Iterator[Check]:
         client.close()
 
 
+def _users(_: Path) -> Iterator[Check]:
+    """Whether several people can use this machine without trusting each other."""
+    from localml.engines.docker import docker_available
+    from localml.engines.process.boxes import trouble
+
+    if docker_available() is None:
+        yield Check("users", Level.OK, "containers keep their jobs apart")
+    elif not (reason := trouble()):
+        yield Check("users", Level.OK, "child processes of each run as a user of their own, and see no other's files")
+    else:
+        advice = "Use Docker, or run as root; 'localml up --trust-users' runs all jobs as the server's own user."
+        yield Check("users", Level.WARN, f"only administrators may run jobs: {reason}", advice)
+
+
 def _docker_time(info: dict[str, Any]) -> float:
     from datetime import datetime
 
@@ -209,6 +223,7 @@ def _clock(_: Path) -> Iterator[Check]:
 _CHECKS: tuple[tuple[str, Callable[[Path], Iterator[Check]]], ...] = (
     ("python", _python),
     ("docker", _docker),
+    ("users", _users),
     ("gpus", _gpus),
     ("images", _images),
     ("memory", _memory),

@@ -45,6 +45,9 @@ def up(
     closed: Annotated[
         bool, typer.Option("--closed", help="Everything asks who calls, also what vendors leave open on a machine.")
     ] = False,
+    trust_users: Annotated[
+        bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Start the server."""
@@ -64,6 +67,7 @@ def up(
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
         closed=closed or None,
+        trust_users=trust_users or None,
     )
     if detach:
         _show_banner(serving.start_detached(config), as_json=as_json)
@@ -78,6 +82,8 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     typer.secho(f"localml {banner['version']} is up at {banner['url']}", fg=typer.colors.GREEN)
     note = f" ({banner['engine_note']})" if banner["engine_note"] else ""
     typer.echo(f"  engine       {banner['engine']}{note}")
+    if banner["users"]:
+        typer.echo(f"  users        {banner['users']}")
     typer.echo(f"  GPUs         {_gpu_words(banner['gpus'], banner['gpu_source'])}")
     typer.echo(f"  data         {banner['data']}, process {banner['pid']}")
     from localml.client.transport import data_directory

@@ -41,7 +41,7 @@ def choose_engine(config: Config, install: str, clock: Clock, catalog: Catalog) 
             return Chosen(DockerEngine(install, bind_address=config.host))
         if config.engine == "docker":
             raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")
-        note = f"no Docker ({trouble}): jobs run as child processes, without isolation"
+        note = f"no Docker ({trouble}): jobs run as child processes"
     return Chosen(_process_engine(config, install, catalog), note)
 
 
@@ -50,7 +50,7 @@ def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:
 
     known = Environments(config.cache, runtimes_dir()).env_for
     engine: Engine = engine_class("process")(
-        config.data / "replicas", install, environments=_built_environments(catalog, known)
+        config.data / "replicas", install, environments=_built_environments(catalog, known), hidden=[config.data]
     )
     return engine
 

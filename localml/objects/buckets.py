@@ -153,7 +153,7 @@ class Buckets:
                 pass
             with self._handle(real, create=True) as folder:
                 if shared:
-                    os.fchmod(folder, 0o777)
+                    os.fchmod(folder, stat.S_IMODE(os.fstat(folder).st_mode) | 0o777)
         return True
 
     def put(self, source: Path, uri: str, *, progress: Progress | None = None, field: str = "uri") -> int:

@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
@@ -61,9 +61,20 @@ def _open_folder(name: str, parent: int, *, create: bool) -> int:
     except FileNotFoundError:
         if not create:
             raise
-    with suppress(FileExistsError):  # somebody else's is as good
+    try:
         os.mkdir(name, dir_fd=parent)
-    return os.open(name, _FOLDER, dir_fd=parent)
+    except FileExistsError:  # somebody else's is as good
+        return os.open(name, _FOLDER, dir_fd=parent)
+    made = os.open(name, _FOLDER, dir_fd=parent)
+    _share_like(parent, made)
+    return made
+
+
+def _share_like(folder: int, made: int) -> None:
+    """What is made in a folder that a group shares (setgid) may be written by that group, too."""
+    if os.fstat(folder).st_mode & stat.S_ISGID:
+        mode = stat.S_IMODE(os.fstat(made).st_mode)
+        os.fchmod(made, mode | (mode & 0o700) >> 3)
 
 
 def open_regular(name: str, folder: int) -> io.BufferedReader:
@@ -95,6 +106,7 @@ class AtomicFile(io.BufferedWriter):
         self._keep = True
         try:
             handle = os.open(self._part, _CREATE, 0o666, dir_fd=self._folder)
+            _share_like(self._folder, handle)
         except BaseException:
             os.close(self._folder)
             self._folder = -1

@@ -35,7 +35,7 @@ def test_child_processes_stand_in_for_docker_and_say_so(tmp_path: Path) -> None:
     chosen = choose(tmp_path, "auto")
     assert chosen.engine.name == "process"
     assert "no Docker (nothing listens at the socket)" in chosen.note
-    assert "without isolation" in chosen.note
+    assert "child processes" in chosen.note
     chosen.engine.close()
 
 

@@ -209,12 +209,19 @@ class Servers:
     """Starts servers on one data directory, one at a time.
 
     Args:
-        settings: of :func:`localml.config.load`; engine ``process`` and any free port unless given.
+        settings: of :func:`localml.config.load`; engine ``process`` for users who trust each other, and any free port
+            unless given.
     """
 
     def __init__(self, data: Path, **settings: Any) -> None:
         self.data = data
-        defaults = {"engine": "process", "port": 0, "data": str(data), "cache": str(data / "cache")}
+        defaults = {
+            "engine": "process",
+            "trust_users": True,
+            "port": 0,
+            "data": str(data),
+            "cache": str(data / "cache"),
+        }
         self._settings = {**defaults, **settings}
         self.log = data.with_name(data.name + ".log")
         self.current: Running | None = None

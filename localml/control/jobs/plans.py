@@ -18,6 +18,7 @@ from localml.core.work.states import Kind
 from localml.engines.base import (
     LABEL_INSTALL,
     LABEL_WORKLOAD,
+    Account,
     Bind,
     Capabilities,
     EngineError,
@@ -25,6 +26,7 @@ from localml.engines.base import (
     PublishedPort,
     ReplicaPlan,
 )
+from localml.objects.sharing import share
 
 BUCKETS_IN_CONTAINER = "/buckets"
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
@@ -55,7 +57,7 @@ class Site:
     that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
     ``registry_auth`` reads the credentials for an image from the object that a role names. ``run_token`` makes the
     token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway by;
-    both are in no spec.
+    both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises ``EngineError``.
     """
 
     install: str
@@ -73,6 +75,7 @@ class Site:
     registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
     run_token: Callable[[int], str] = _no_run_token
     replica_token: Callable[[int], str] = _no_token
+    account: Callable[[WorkloadRow], Account | None] = lambda row: None
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -92,7 +95,8 @@ def build(
     """The plan of one attempt. ``gang`` are all attempts of the same try, this one included."""
     role = spec.role(one.role)
     ports = dict(one.ports or {})
-    binds, mounts = _binds(site, row, spec)
+    account = site.account(row)
+    binds, mounts = _binds(site, row, spec, account)
     resources = role.resources
     buckets = BUCKETS_IN_CONTAINER if site.capabilities.mounts else str(site.buckets)
     env = {
@@ -133,6 +137,7 @@ def build(
         hostname=host_of(spec, role.name, one.index),
         network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
         node=one.node,
+        account=account,
         user=site.user if site.our_image(role.image or site.default_image) else None,
     )
 
@@ -141,7 +146,9 @@ def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
     return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
 
 
-def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind, ...], dict[str, str]]:
+def _binds(
+    site: Site, row: WorkloadRow, spec: WorkloadSpec, account: Account | None
+) -> tuple[tuple[Bind, ...], dict[str, str]]:
     """Bind mounts, and target -> real path for engines that mount nothing."""
     found = [Bind(str(site.buckets), BUCKETS_IN_CONTAINER)]
     for mount in spec.mounts:
@@ -152,7 +159,28 @@ def _binds(site: Site, row: WorkloadRow, spec: WorkloadSpec) -> tuple[tuple[Bind
         found.append(Bind(str(source), mount.target, mount.read_only))
     if site.capabilities.mounts:
         return tuple(found), {}
-    return (), {bind.target: bind.source for bind in found[1:]}
+    if account is not None:
+        for bind in found:
+            _lend(bind, account, site.buckets)
+    return tuple(found) if account else (), {bind.target: bind.source for bind in found[1:]}
+
+
+def _lend(bind: Bind, account: Account, buckets: Path) -> None:
+    """Let an account write what it is given: a bucket with everybody who may, any other folder alone.
+
+    Raises:
+        EngineError: somebody put a link in its way.
+    """
+    source = Path(bind.source)
+    try:
+        if not source.is_dir():
+            return  # what it lies in was lent as a whole
+        if source.is_relative_to(buckets):
+            share(buckets, source, group=account.groups[0])
+        elif not bind.read_only:
+            share(source.parent, source, group=account.gid, owner=account.uid)
+    except OSError as error:
+        raise EngineError(f"{source} cannot be given to a job: {error.strerror}") from error
 
 
 def _give_away(path: Path, user: str | None) -> None:

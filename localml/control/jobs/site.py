@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from localml.config import LOOPBACK, Config
+from localml.control.jobs.accounts import Accounts
 from localml.control.jobs.hardware import Hardware
 from localml.control.jobs.holdings import LOCAL
 from localml.control.jobs.mounts import Mounts
@@ -40,6 +41,7 @@ def open_site(
     sealer: Sealer,
     run_token: Callable[[int], str],
     replica_token: Callable[[int], str],
+    accounts: Accounts,
 ) -> Site:
     """This machine as plans see it. Files that our own images write belong to the data directory's owner."""
     owner = config.data.stat()
@@ -63,6 +65,7 @@ def open_site(
         gpu=hardware.grant,
         host_cpus=float(os.cpu_count() or 1),
         unseal=unseal,
+        account=accounts.of,
         registry_auth=partial(read_registry_auth, buckets),
         run_token=run_token,
         replica_token=replica_token,
@@ -81,17 +84,21 @@ class Possible:
     """Refuses, before anything is recorded, what can never run here or not for its caller: called with each submission.
 
     Raises:
-        LocalmlError: ``INVALID`` or ``FORBIDDEN`` (mounts, sealed variables, ports, pids), ``CAPACITY`` with the
-            numbers.
+        LocalmlError: ``INVALID`` or ``FORBIDDEN`` (mounts, sealed variables, ports, pids, users from whom the engine
+            protects nobody), ``CAPACITY`` with the numbers.
     """
 
-    def __init__(self, mounts: Mounts, sealer: Sealer, hardware: Hardware, own_ports: Collection[int]) -> None:
+    def __init__(
+        self, accounts: Accounts, mounts: Mounts, sealer: Sealer, hardware: Hardware, own_ports: Collection[int]
+    ) -> None:
+        self._accounts = accounts
         self._mounts = mounts
         self._sealer = sealer
         self._hardware = hardware
         self._own_ports = own_ports
 
     def __call__(self, submission: Submission) -> None:
+        self._accounts.check(submission.caller)
         self._mounts.check(submission.spec, submission.caller)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():

@@ -53,7 +53,7 @@ class Parts:
         host, port, names: of the gateway (see :class:`GatewaySupervisor`).
         auth: whether requests to endpoints need a token (those that are public do only where it is ``closed``).
         replica_token: what the replica of an attempt (by id) knows the gateway and us by.
-        check: refuses what can never run here.
+        check: refuses what can never run here, admits who may run nothing here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
         names_in: names of the files in a folder of objects; none where there is no such folder.
     """
@@ -76,6 +76,7 @@ class Parts:
     fetch: Fetch
     names_in: Callable[[str], list[str]]
     check: Callable[[Submission], None]
+    admits: Callable[[Caller], None]
     missing: Callable[[str], str]
     why: Callable[[int], str]
 
@@ -105,7 +106,9 @@ class Serving:
         self.controller = ServingController(
             parts.db, parts.workloads, parts.logs, parts.clock, around, gateway=self.gateway
         )
-        self.endpoints = Endpoints(parts.db, parts.clock, check=self._check, nudge=self.controller.nudge)
+        self.endpoints = Endpoints(
+            parts.db, parts.clock, check=self._check, admits=parts.admits, nudge=self.controller.nudge
+        )
         self.outputs = OutputWatcher(parts.db, self.registry, parts.clock, parts.identity.owner, parts.names_in)
 
     def start(self) -> None:

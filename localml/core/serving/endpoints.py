@@ -83,11 +83,13 @@ class Endpoints:
         clock: Clock,
         *,
         check: Callable[[VariantSpec, ModelVersion | None, int], None] = lambda *_: None,
+        admits: Callable[[Caller], None] = lambda _: None,
         nudge: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._check = check
+        self._admits = admits
         self._nudge = nudge
 
     # -- changes ---------------------------------------------------------------------------------
@@ -106,6 +108,7 @@ class Endpoints:
             field = "route" if new.route else "name"
             raise invalid(field, f"{route!r} {ROUTE_WORDS}")
         check_set(new.variants)
+        self._admits(new.caller)
         wanted = self._all_checked(new.variants, new.spec)
 
         def act(session: Session) -> int:

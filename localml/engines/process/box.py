@@ -31,7 +31,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVA
     16384,
     1 << 18,
 )
-PR_SET_NO_NEW_PRIVS = 38
+PR_GET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 27, 38
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_SYMLINKS = 0x04
 UMASK = 0o002
@@ -97,10 +97,10 @@ def enter(options: Options) -> None:
             _cover(path, b"mode=755")
             continue
         handle, read_only = shown[path]
-        _make_place(path, handle)
-        _bind(handle, path)
+        inside = max((one for one in (*covered, *shown) if path.startswith(one + b"/")), key=len, default=b"")
+        _bind(handle, _link(_place(path, handle, fresh=inside not in shown)))
         if read_only:
-            _make_read_only(path)
+            _make_read_only(_link(_handle(path)))
     _hide_processes()
     account.become()
 
@@ -111,14 +111,15 @@ def separate() -> None:
     _mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
 
 
-def possible(folder: str) -> bool:
+def possible() -> bool:
     """Whether this machine lets us make boxes: tried out, by the calling thread, which should end then."""
     try:
         separate()
-        _cover(os.fsencode(folder), b"mode=755")
+        _bind(_handle(SCRATCH[0]), SCRATCH[0])
+        _cover(SCRATCH[0], b"mode=1777")
     except OSError:
         return False
-    return True
+    return bool(_libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == 0)  # else who is no longer root may keep what root may
 
 
 def _handle(path: bytes) -> int:
@@ -136,25 +137,32 @@ def _cover(path: bytes, mode: bytes) -> None:
         _mount(b"tmpfs", path, b"tmpfs", MS_NOSUID | MS_NODEV, mode)
 
 
-def _make_place(path: bytes, handle: int) -> None:
-    """Where something is mounted there must be something."""
-    if os.path.exists(path):
-        return
-    folder, _, _ = path.rpartition(b"/")
-    os.makedirs(folder, 0o755, exist_ok=True)
-    if stat.S_ISDIR(os.fstat(handle).st_mode):
+def _place(path: bytes, shown: int, *, fresh: bool) -> int:
+    """What something is to be mounted on, without following links; made if it lies in one of our empty folders."""
+    try:
+        return _handle(path)
+    except FileNotFoundError:
+        if not fresh:
+            raise
+    os.makedirs(path.rpartition(b"/")[0], 0o755, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(shown).st_mode):
         os.mkdir(path, 0o755)
     else:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    return _handle(path)
 
 
-def _bind(handle: int, path: bytes) -> None:
-    _mount(b"/proc/self/fd/%d" % handle, path, None, MS_BIND | MS_REC, None)
+def _bind(handle: int, target: bytes) -> None:
+    _mount(_link(handle), target, None, MS_BIND | MS_REC, None)
 
 
-def _make_read_only(path: bytes) -> None:
-    kept = os.statvfs(path).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    _mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, None)
+def _make_read_only(mounted: bytes) -> None:
+    kept = os.statvfs(mounted).f_flag & (MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    _mount(None, mounted, None, MS_REMOUNT | MS_BIND | MS_RDONLY | kept, None)
+
+
+def _link(handle: int) -> bytes:
+    return b"/proc/self/fd/%d" % handle
 
 
 def _hide_processes() -> None:

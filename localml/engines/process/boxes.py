@@ -27,11 +27,11 @@ _BOXES = (
     "replicas of ordinary users run as a user of their own and see no private folder but what they are given; network, "
     "devices and programs are the machine's, and GPUs are kept apart by environment variables only"
 )
-_SCRATCH = ("/tmp", "/var/tmp")
+_SCRATCH = (Path("/tmp"), Path("/var/tmp"))
 _BEGIN_WAIT = 5.0
 """Seconds that a replica which was just started may take to be in its box."""
 _NO_ROOT = "the server does not run as root"
-_NO_NAMESPACES = "the server is root, but may not make mount namespaces (CAP_SYS_ADMIN)"
+_NO_NAMESPACES = "the server is root, but may not make mount namespaces (CAP_SYS_ADMIN, Linux 5.6)"
 
 
 class Boxes:
@@ -49,8 +49,9 @@ class Boxes:
 
     def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
         self._root = Path(os.path.realpath(root))
-        self._hidden = {self._root, *(Path(os.path.realpath(one)) for one in hidden)}
-        self.trouble = _trouble(self._root)
+        self._real = {path: Path(os.path.realpath(path)) for path in (root, *hidden)}
+        self._hidden = set(self._real.values())
+        self.trouble = trouble()
         self.exposes = f"{_ALL_AS_ONE} ({self.trouble})" if self.trouble else ""
         self.isolation = _NO_BOXES if self.trouble else _BOXES
         self.program = None if self.trouble else compiled(box, self._root)
@@ -73,8 +74,10 @@ class Boxes:
         covered = {top for path in shown if (top := self._covered(path)) is not None} | self._hidden
         for path in covered:
             yield "cover", str(path)
+        places: dict[Path, bool | None] = {**dict.fromkeys((*covered, *_SCRATCH)), **shown}
         for path, read_only in shown.items():
-            if read_only or not covered.isdisjoint(path.parents) or str(path).startswith(_SCRATCH):
+            around = next((places[one] for one in path.parents if one in places), False)
+            if read_only is not around:  # else it is seen as it is with what it lies in
                 yield "show-ro" if read_only else "show", str(path)
 
     @staticmethod
@@ -113,12 +116,16 @@ class Boxes:
             os.lseek(passed[1], 0, os.SEEK_SET)
             yield Beside(interpreter(self.program, *passed), ENVIRONMENT, "/", passed)
 
-    @staticmethod
-    def _shown(folder: Path, env: Mapping[str, str], binds: Sequence[Bind]) -> dict[Path, bool]:
+    def _shown(self, folder: Path, env: Mapping[str, str], binds: Sequence[Bind]) -> dict[Path, bool]:
         """What a box sees of private folders -> whether it may only read it."""
         shown = dict.fromkeys(_programs(env), True)
-        shown |= {Path(os.path.realpath(bind.source)): bind.read_only for bind in binds}
+        shown |= {self._without_links(Path(bind.source)): bind.read_only for bind in binds}
         return {**shown, folder / "work": False}
+
+    def _without_links(self, path: Path) -> Path:
+        """A path with the links above hidden folders resolved; below, where jobs may make some, none is followed."""
+        above = next((one for one in self._real if path.is_relative_to(one)), None)
+        return path if above is None else self._real[above] / path.relative_to(above)
 
     def _covered(self, path: Path) -> Path | None:
         """The topmost folder on the way to one that is hidden, or that not everybody may enter."""
@@ -145,11 +152,12 @@ def _namespace(folder: ReplicaDir) -> int:
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
 
 
-def _trouble(folder: Path) -> str:
+def trouble() -> str:
+    """Why there can be no boxes on this machine; empty where there can."""
     if os.geteuid() != 0:
         return _NO_ROOT
     found: list[bool] = []
-    trying = threading.Thread(target=lambda: found.append(box.possible(str(folder))))
+    trying = threading.Thread(target=lambda: found.append(box.possible()))
     trying.start()
     trying.join()
     return "" if found == [True] else _NO_NAMESPACES

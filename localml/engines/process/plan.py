@@ -46,12 +46,13 @@ class LaunchMaker:
             if port.container != port.host:
                 raise EngineError(f"port {port.label}: the process engine cannot map {port.container} to {port.host}")
         workdir = _workdir(plan, self._boxes.workdir(plan.name) if plan.account else default_workdir)
-        env = self._environment(plan, workdir)
-        launch = Launch(plan.command, env, workdir, (*self._limits(plan), *self._isolation(plan, env)))
+        programs = self._environments(plan.image) or {}
+        env = self._environment(plan, workdir, programs)
+        launch = Launch(plan.command, env, workdir, (*self._limits(plan), *self._isolation(plan, programs)))
         launch.encode()  # refuse before anything is made
         return launch
 
-    def _environment(self, plan: ReplicaPlan, workdir: str) -> dict[str, str]:
+    def _environment(self, plan: ReplicaPlan, workdir: str, programs: Mapping[str, str]) -> dict[str, str]:
         """The complete environment. Nothing else of the server's own gets in: it may hold secrets."""
         devices = ",".join(gpu.uuid for gpu in plan.gpus)
         host = {key: os.environ[key] for key in _HOST_ENV if key in os.environ}
@@ -59,11 +60,12 @@ class LaunchMaker:
             host.pop("TMPDIR", None)  # a box has a /tmp of its own, and nobody knows its user's name
             host.update(dict.fromkeys(("USER", "LOGNAME"), f"localml-{plan.account.uid}"))
         gpus = {"NVIDIA_VISIBLE_DEVICES": devices or "void", "CUDA_VISIBLE_DEVICES": devices}
-        return {"HOME": workdir, **host, **(self._environments(plan.image) or {}), **plan.env, **gpus}
+        return {"HOME": workdir, **host, **programs, **plan.env, **gpus}
 
-    def _isolation(self, plan: ReplicaPlan, env: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    def _isolation(self, plan: ReplicaPlan, programs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
         if plan.account is not None:
-            return tuple(self._boxes.options(plan.name, plan.account, env, plan.binds))
+            return tuple(self._boxes.options(plan.name, plan.account, programs, plan.binds))
         # What it leaves in folders that it shares with boxes, these may change, too.
         return () if self._boxes.trouble else (("umask", "002"),)
 

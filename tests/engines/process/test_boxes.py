@@ -84,17 +84,46 @@ def test_it_sees_what_it_is_given_and_nothing_beside_it(boxed_kit: BoxedKit, tmp
     assert (made.st_uid, oct(made.st_mode & 0o777)) == (BOB.uid, "0o664")
 
 
-def test_a_link_put_in_the_way_of_what_it_is_given_starts_nothing(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", ["folder", "folder/below"])
+def test_a_link_put_in_the_way_of_what_it_is_given_starts_nothing(
+    boxed_kit: BoxedKit, tmp_path: Path, place: str
+) -> None:
     """What was checked is what is shown: between the plan and the start somebody may have swapped a folder."""
+    (tmp_path / "secret" / "below").mkdir(parents=True)
     (tmp_path / "bucket").mkdir()
-    (tmp_path / "bucket" / "folder").symlink_to("/")
-    options = boxed_kit.engine._boxes  # type: ignore[attr-defined]
-    real = options._shown
-    options._shown = lambda *given: {**real(*given), tmp_path / "bucket" / "folder": False}
-    plan = boxed_kit.plan("echo ran", account=BOB)
+    (tmp_path / "bucket" / "folder").symlink_to(tmp_path / "secret")
+    plan = boxed_kit.plan("echo ran", account=BOB, binds=(Bind(str(tmp_path / "bucket" / place), "/x"),))
     seen = boxed_kit.run(plan)
     assert (seen.exit_code, boxed_kit.output(plan.name)["stdout"]) == (126, b"")
     assert b"symbolic links" in boxed_kit.output(plan.name)["stderr"]
+
+
+def test_what_its_environment_names_is_not_shown_for_that(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    hidden = tmp_path / "private" / "open"
+    hidden.mkdir(parents=True)
+    (hidden / "file").write_text("secret")
+    hidden.parent.chmod(0o700)
+    env = {"PYTHONPATH": str(hidden), "VIRTUAL_ENV": str(hidden), "PATH": f"{hidden}:/usr/bin:/bin"}
+    assert said(boxed_kit, boxed_kit.plan(f"cat {hidden}/file; echo on", account=BOB, env=env)) == "on\n"
+
+
+def test_a_part_of_what_it_may_write_may_be_read_only(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    for path in (tmp_path / "bucket", tmp_path / "bucket" / "data", tmp_path / "bucket" / "out"):
+        path.mkdir()
+        path.chmod(0o777)
+    sources = {tmp_path / "bucket": False, tmp_path / "bucket" / "data": True, tmp_path / "bucket" / "out": False}
+    binds = tuple(Bind(str(path), "/x", read_only) for path, read_only in sources.items())
+    said(boxed_kit, boxed_kit.plan(f"cd {tmp_path}/bucket; touch data/x; touch y out/z", account=BOB, binds=binds))
+    assert sorted(path.name for path in (tmp_path / "bucket").rglob("*")) == ["data", "out", "y", "z"]
+
+
+def test_a_user_namespace_uncovers_nothing(boxed_kit: BoxedKit, tmp_path: Path) -> None:
+    """In one of its own it may mount; what was mounted over is locked there."""
+    (tmp_path / "secret").write_text("secret")
+    tmp_path.chmod(0o755)
+    tries = "umount -l /tmp; umount /tmp; mount --bind / /mnt; mount --rbind / /mnt;"
+    script = f"unshare -Urm sh -c '{tries} cat {tmp_path}/secret /mnt{tmp_path}/secret'; echo on"
+    assert said(boxed_kit, boxed_kit.plan(script, account=BOB)) == "on\n"
 
 
 def test_the_scratch_folders_are_its_own(boxed_kit: BoxedKit) -> None:

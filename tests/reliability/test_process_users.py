@@ -1,0 +1,182 @@
+"""A colleague who attacks from a job of the process engine: what the job reaches, and that it can work all the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localml.client import Client
+from localml.client.errors import ClientError
+from localml.config import DEFAULT_UIDS, load
+from localml.platform import Platform
+from localml.server import Server
+
+SECRETS = ("credentials.json", "secret.key", "localml.db", "localml.db-wal", "server.json")
+
+
+class House:
+    """A server with the process engine, an administrator and two users."""
+
+    def __init__(self, data: Path, **settings: Any) -> None:
+        config = load({}, data=data, engine="process", gpus="simulated:1", port=0, gateway_port=0)
+        self.platform = Platform(replace(config, **settings))
+        self.server = Server(self.platform)
+        self.server.start()
+        self.data = data
+        self.admin = Client(self.server.url, self.platform.credentials.token)
+        self.bob, self.alice = (self._user(name) for name in ("bob", "alice"))
+
+    def _user(self, name: str) -> Client:
+        if name not in {one["name"] for one in self.admin.users()}:
+            self.admin.create_user(name, f"{name}'s password")
+        return Client(self.server.url, self.admin.create_token(name))
+
+    def uid(self, name: str) -> int:
+        return DEFAULT_UIDS + self.platform.identity.user(name).id
+
+    def run(self, who: Client, script: str, **members: Any) -> str:
+        """The output of a job that succeeds."""
+        job = who.run(["sh", "-c", script], wait=True, **members)
+        text = who.text(job.id)
+        assert job.state == "succeeded", (job.message, text)
+        return text
+
+    def begin(self, who: Client, script: str) -> Any:
+        """A job that has written its first line, and that line."""
+        job = who.run(["sh", "-c", script])
+        lines = who.follow(job.id)
+        first = next(iter(lines))
+        return job, first.text.strip()
+
+    def close(self) -> None:
+        for client in (self.admin, self.bob, self.alice):
+            client.close()
+        self.platform.reconciler.close()  # what waits for those that are ended now would begin
+        for name in self.platform.engine.list():
+            self.platform.engine.remove(name)
+        self.server.close()
+
+
+@contextmanager
+def house(data: Path, **settings: Any) -> Iterator[House]:
+    found = House(data, **settings)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture
+def boxes(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path / "data") as found:
+        if reason := found.platform.engine.capabilities.exposes:
+            pytest.skip(reason)
+        yield found
+
+
+def test_a_job_reads_no_secret_of_the_installation(boxes: House) -> None:
+    output = boxes.run(boxes.bob, f"cd {boxes.data}; for f in {' '.join(SECRETS)}; do cat $f; done 2>&1; ls -A; id -u")
+    lines = output.splitlines()
+    assert all("No such file" in line or "denied" in line for line in lines[: len(SECRETS)])
+    assert lines[len(SECRETS) :] == ["buckets", "replicas", str(boxes.uid("bob"))]
+    assert all((boxes.data / name).exists() for name in SECRETS[:3]), "there was something to read"
+
+
+def test_no_secret_of_the_installation_is_anywhere_else(boxes: House) -> None:
+    """Other ways to the same files: the processes of others, links of the kernel, memory."""
+    server = os.getpid()
+    ways = [f"/proc/{server}/{one}" for one in ("root", "cwd", "environ", "mem", "maps", "fd", "cmdline")]
+    output = boxes.run(boxes.bob, f"for w in {' '.join(ways)}; do ls -d $w/ || cat $w; done 2>/dev/null; echo none")
+    assert output == "none\n"
+
+
+def test_a_job_reads_nothing_of_a_colleague(boxes: House) -> None:
+    hers, pid = boxes.begin(boxes.alice, "echo $$; echo word > here; exec sleep 600")
+    name = next(name for name in boxes.platform.engine.list() if f"-{hers.id}-" in name)
+    folder = boxes.data / "replicas" / name
+    tries = f"cat {folder}/work/here {folder}/stdout /proc/{pid}/environ /proc/{pid}/cwd/here; ls {folder.parent}"
+    output = boxes.run(boxes.bob, f"({tries}; kill -9 {pid}) 2>/dev/null; echo on")
+    assert output.splitlines()[1:] == ["on"], "what is before that is its own folder"
+    assert name not in output
+    assert boxes.alice.get(hers.id).state == "running"
+
+
+def test_a_job_cannot_say_how_it_ended(boxes: House) -> None:
+    forged = "kill -9 $PPID; echo '{}' > ../exit.json; rm -rf ../*; mv ../../* /tmp; sleep 0.1; exit 7"
+    job = boxes.bob.run(["sh", "-c", f"({forged}) 2>/dev/null"], wait=True)
+    assert (job.state, job.exit_code) == ("failed", 7)
+
+
+def test_it_trains_on(boxes: House) -> None:
+    """Its folder, objects that others put there and that it writes, Python, a network of its machine, the scratch."""
+    boxes.bob.put("fds://set/in/numbers", b"1 2 3")
+    program = (
+        "import os, tempfile, getpass, socket, multiprocessing as m; b = os.environ['LOCALML_BUCKETS'];"
+        "n = open(b + '/set/in/numbers').read().split(); os.makedirs(b + '/set/out', exist_ok=True);"
+        "open(b + '/set/out/sum', 'w').write(str(sum(map(int, n)))); open('mine', 'w').write('x');"
+        "open(b + '/set/in/numbers', 'a').write(' 4');"
+        "tempfile.TemporaryFile().write(b'x'); socket.create_server(('127.0.0.1', 0)); m.Queue().put(1);"
+        "print(os.getcwd() == os.environ['HOME'], getpass.getuser())"
+    )
+    job = boxes.bob.run(["python3", "-c", program], image="localml/base:latest", wait=True)
+    assert boxes.bob.text(job.id) == f"True localml-{boxes.uid('bob')}\n"
+    assert (boxes.data / "buckets/set/out/sum").read_text() == "6"
+    assert (boxes.data / "buckets/set/in/numbers").read_text() == "1 2 3 4"
+
+
+def test_what_one_makes_in_a_common_bucket_the_other_changes(boxes: House) -> None:
+    for who, word in ((boxes.bob, "bob"), (boxes.admin, "admin"), (boxes.alice, "alice")):
+        boxes.run(who, f"mkdir -p $LOCALML_BUCKETS/hdfs/{word} && cd $LOCALML_BUCKETS/hdfs && echo {word} >> common")
+    for who in (boxes.admin, boxes.alice, boxes.bob):
+        boxes.run(who, "cd $LOCALML_BUCKETS/hdfs && for d in bob admin alice; do echo x >> $d/file || exit 1; done")
+    assert (boxes.data / "buckets/hdfs/common").read_text().split() == ["bob", "admin", "alice"]
+
+
+def test_a_shell_in_a_job_is_no_way_out(boxes: House) -> None:
+    job, _ = boxes.begin(boxes.bob, "echo ready; sleep 600")
+    name = next(iter(boxes.platform.engine.list()))
+    answer = boxes.platform.engine.exec(name, ("sh", "-c", f"id -u; cat {boxes.data}/credentials.json"))
+    assert answer.stdout.decode().split() == [str(boxes.uid("bob"))]
+    boxes.bob.stop(job.id)
+
+
+def test_the_administrators_job_runs_as_the_server(boxes: House) -> None:
+    assert boxes.run(boxes.admin, "id -u") == f"{os.getuid()}\n"
+
+
+def test_where_nothing_keeps_them_apart_users_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localml.engines.process.boxes.trouble", lambda: "the server does not run as root")
+    with house(tmp_path / "data") as found:
+        with pytest.raises(ClientError, match=r"bob may run nothing here.*--trust-users") as refused:
+            found.bob.run(["true"])
+        assert refused.value.code == "forbidden"
+        assert found.run(found.admin, "echo runs") == "runs\n"
+        found.admin.create_user("carol", "a password")
+
+
+def test_what_waited_when_trust_ended_is_refused_when_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localml.engines.process.boxes.trouble", lambda: "the server does not run as root")
+    with house(tmp_path / "data", trust_users=True) as found:
+        assert found.run(found.bob, "id -u") == f"{os.getuid()}\n"
+        first = found.admin.run(["sleep", "600"], gpus=1)
+        waits = found.bob.run(["true"], gpus=1)
+    with house(tmp_path / "data") as found:
+        found.admin.stop(first.id)
+        job = found.bob.wait(waits.id)
+        assert (job.state, "--trust-users" in job.message) == ("failed", True)
+
+
+def test_an_endpoint_of_who_may_run_nothing_is_refused_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localml.engines.process.boxes.trouble", lambda: "the server does not run as root")
+    with house(tmp_path / "data") as found, pytest.raises(ClientError, match="bob may run nothing here"):
+        found.bob.serve(None, name="net", image="their/server:1")
