@@ -75,6 +75,11 @@ def allow(caller: Caller, action: Action, thing: Thing) -> None:
     raise LocalmlError(Code.FORBIDDEN, _refusal(caller, action, thing))
 
 
+def may_add_version(caller: Caller, model: InWorkspace) -> None:
+    """:func:`allow` to register another version of a model that there is, which changes what its name stands for."""
+    allow(caller, Action.CHANGE, Thing.of(ThingKind.MODEL, model))
+
+
 def may(caller: Caller, action: Action, thing: Thing) -> bool:
     """Whether the caller may: the roles say so, and the token's scope leaves it in."""
     return caller.scope.covers(action, thing.noun, thing.id, thing.workspace) and _has(

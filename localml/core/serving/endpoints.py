@@ -47,6 +47,8 @@ from localml.core.subjects import Subject
 from localml.core.work.specs import NAME
 from localml.core.work.states import Desired
 
+Only = Callable[[Endpoint], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
@@ -351,18 +353,18 @@ class Endpoints:
             return full(session, [row])[0]
 
     def find(
-        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None
+        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None, only: Only = bool
     ) -> EndpointFull:
-        """A live endpoint by name, route or id.
+        """A live endpoint of these workspaces (None: of all) by name, route or id.
 
         Args:
-            workspaces: None looks in all workspaces.
             prefer: a workspace whose endpoint goes before those of others.
+            only: whether an endpoint is there for whoever asks.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
         """
-        found = self.list(workspaces)
+        found = [one for one in self.list(workspaces) if only(one.row)]
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
         if not same and reference.isascii() and reference.isdigit():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -370,10 +370,14 @@ class Workloads:
         """Events of a workload, oldest first."""
         return Events(self._store).of(Subject.workload(number), after=after, limit=limit)
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> how many that are not pruned."""
+    def counts(self, workspaces: Collection[str] | None = None) -> dict[tuple[str, str], int]:
+        """(kind, state) -> how many that are not pruned, in these workspaces or (None) in all."""
+        kind, state = col(Workload.kind), col(Workload.state)
         with self._store.read() as session:
-            return count_workloads(session)
+            if workspaces is None:
+                return count_workloads(session)
+            query = select(kind, state, func.count()).where(col(Workload.workspace).in_(list(workspaces)))
+            return {(one, two): int(count) for one, two, count in session.execute(query.group_by(kind, state))}
 
 
 def _taken(submission: Submission) -> LocalmlError:
