@@ -286,7 +286,7 @@ class World:
             **{"user": MARK, "org": alice.caller.org, "pool": f"{MARK}-pool", "bucket": f"{MARK}-bucket"},
             **{"number": str(job), "train": f"{MARK}-train", "dev": f"{MARK}-dev", "pai": f"{MARK}-pai"},
             **{"service": f"{MARK}-service", "tb": f"{MARK}-tb", "orgpool": f"cloudml/train/{alice.caller.org}"},
-            **{"pod": f"{MARK}-run-1-worker-0"},
+            "pod": self.do(alice, "GET", "/api/pods/", dialect="mlbench")[0]["name"],
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
         self._wait_for_rest()

@@ -43,7 +43,7 @@ def tried(world: World) -> Iterator[tuple[Operation, Try]]:
     """Every operation with all that is tried with it."""
     for op in world.operations():
         for one in RECIPES.get(str(op), ()):
-            if "{bucket}" in f"{one}" or op.dialect == "mlbench":
+            if "{bucket}" in f"{one}":
                 continue
             yield op, one
 
