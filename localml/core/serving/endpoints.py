@@ -21,10 +21,11 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.people import memberships
+from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
-from localml.core.serving.records import EndpointFull, full
+from localml.core.serving.records import EndpointFull, Only, full
 from localml.core.serving.shares import give_share, give_shares
 from localml.core.serving.specs import EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
@@ -46,8 +47,6 @@ from localml.core.serving.variants import (
 from localml.core.subjects import Subject
 from localml.core.work.specs import NAME
 from localml.core.work.states import Desired
-
-Only = Callable[[Endpoint], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,7 @@ class Endpoints:
         if not ROUTE.fullmatch(route):
             field = "route" if new.route else "name"
             raise invalid(field, f"{route!r} {ROUTE_WORDS}")
+        need_priority(new.caller, new.spec.priority)
         check_set(new.variants)
         wanted = self._all_checked(new.variants, new.spec)
 
