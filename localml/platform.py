@@ -297,8 +297,9 @@ class Platform:
         return self.reconciler.why(workload_id)
 
     def _why_words(self, workload_id: int) -> str:
+        """For what others read, too: it names no workload."""
         reason = self.why(workload_id)
-        return reason.message if reason is not None else ""
+        return reason.discreet if reason is not None else ""
 
     def images(self) -> Images:
         """The runtimes as this engine has them."""

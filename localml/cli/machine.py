@@ -73,7 +73,7 @@ def _percent(value: int | None) -> str:
 
 def _lease(lease: dict[str, Any]) -> str:
     share = "" if lease["fraction"] >= 1 else f" ({lease['fraction']:g})"
-    return f"{lease['name'] or lease['workload_id']}{share}"
+    return (lease["name"] or "somebody else's") + share
 
 
 def _condition(one: Gpu) -> str:

@@ -48,7 +48,7 @@ def run(
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Where it starts.")] = None,
     retries: Annotated[int, typer.Option(help="How often it is tried again when it fails.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    priority: Annotated[int, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")] = 0,
     pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
     workspace: Place = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,

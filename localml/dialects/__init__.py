@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class PoolsFor(Enum):
+    """Whom the pools below an API's name are for, whatever API the work comes through."""
+
+    EVERYBODY = auto()
+    GRANTED = auto()  # whom they were granted; the one named default everybody
+    MEMBERS = auto()  # the last part is the id of a workspace: those who may make something in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,12 +23,13 @@ class Registered:
 
     name: str
     prefixes: tuple[str, ...] = ()
+    pools: PoolsFor = PoolsFor.EVERYBODY
 
 
 REGISTRY = (
     Registered("native", ("/localml/v1",)),
-    Registered("cloudml", ("/cloud_ml",)),
-    Registered("openpai", ("/api/v1",)),
+    Registered("cloudml", ("/cloud_ml",), PoolsFor.MEMBERS),
+    Registered("openpai", ("/api/v1",), PoolsFor.GRANTED),
     Registered("mlbench", ("/api/pods", "/api/metrics", "/api/runs", "/api/openapi.json")),
     Registered("wmla"),
     Registered("modelarts"),

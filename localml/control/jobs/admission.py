@@ -129,7 +129,7 @@ class Pass:
         """What those wait for that stand behind it in its line."""
         if self.head is None or self.head[0] is not job:
             return found
-        return Reason("behind", f"waits behind '{job.name}', which {found.message}", found.short, (job.id,))
+        return Reason("behind", f", which {found.words}", found.short, (job.id,), ahead=job.name)
 
     def _open(self) -> Iterable[Node]:
         return (node for node in self.nodes.values() if not node.closed)
@@ -161,8 +161,8 @@ class Pass:
                 return Reason("pool", words, frozenset(short), self._holders_in(pool.name))
             ahead = self.pool_heads.get(pool.name)
             if ahead and (need.uses() | {"workloads"}) & ahead[1]:
-                words = f"waits behind '{ahead[0].name}' in pool '{pool.name}'"
-                return Reason("behind", words, ahead[1], (ahead[0].id,))
+                words = f" in pool '{pool.name}'"
+                return Reason("behind", words, ahead[1], (ahead[0].id,), ahead=ahead[0].name)
         return None
 
     def _holders_in(self, pool: str) -> tuple[int, ...]:
@@ -181,8 +181,8 @@ class Pass:
         rest = self.free.minus(need)
         if "replicas" not in short and not (need.uses() & short) and not (rest.short(first.shape.need) - short):
             return None
-        words = f"waits behind '{first.name}', which {self.misfits[first.shape].message}"
-        return Reason("behind", words, short, (first.id,))
+        words = f", which {self.misfits[first.shape].words}"
+        return Reason("behind", words, short, (first.id,), ahead=first.name)
 
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)

@@ -185,10 +185,26 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a workload waits: what it is short of, who has it, and when it may start (None: nobody knows)."""
+    """Why a workload waits: what it is short of, who has it, and when it may start (None: nobody knows).
+
+    Attributes:
+        words: why; what follows the name where there is one.
+        ahead: name of the workload that it waits behind, the only one that is named.
+    """
 
     code: str  # hold | pool | resources | behind | closed | pending
-    message: str
+    words: str
     short: frozenset[str] = frozenset()
     holders: tuple[int, ...] = ()
     expected_start: float | None = None
+    ahead: str = ""
+
+    @property
+    def message(self) -> str:
+        """Why, in a sentence."""
+        return f"waits behind '{self.ahead}'{self.words}" if self.ahead else self.words
+
+    @property
+    def discreet(self) -> str:
+        """The same for those who may not know who is ahead."""
+        return f"waits behind another workload{self.words}" if self.ahead else self.words

@@ -31,6 +31,7 @@ class GpuView:
     leases: tuple[GpuLease, ...]
     mark: GpuMark | None
     trouble: str
+    discreet: str = ""  # the same without what other programs of the machine are called
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class Hardware:
                 tuple(leases.get(gpu.uuid, ())),
                 marks.get(gpu.uuid),
                 health.get(gpu.uuid) or busy.get(gpu.uuid, ""),
+                health.get(gpu.uuid) or ("used by others" if gpu.uuid in busy else ""),
             )
             for gpu in self._gpus.devices()
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -181,6 +181,15 @@ class Pools:
             )
             for number, pool in pools.items()
         ]
+
+    def used_in(self, workspaces: Collection[str]) -> set[str]:
+        """Paths of the pools that something in these workspaces is in, or was."""
+        found: set[str] = set()
+        with self._store.read() as session:
+            for kind in (Workload, Endpoint, Instance):
+                query = select(kind.pool).where(col(kind.workspace).in_(list(workspaces))).distinct()
+                found.update(session.exec(query))
+        return found
 
     def load(self, path: str) -> Load:
         """What goes on in a pool and below it; an empty load if there is no such pool."""

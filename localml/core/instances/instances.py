@@ -21,6 +21,7 @@ from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.instances.tables import Instance
+from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import update_rows
@@ -174,7 +175,7 @@ class Instances:
                 stays stopped then, and what it was.
         """
         self._need_owner(number)
-        self._check(number, change)
+        self._check(number, caller, change)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             over = run.state in TERMINAL or run.desired is Desired.STOP
@@ -218,7 +219,7 @@ class Instances:
         Raises:
             LocalmlError: ``NOT_FOUND``, and what :meth:`create` raises for a spec that can never run here.
         """
-        self._check(number, change)
+        self._check(number, caller, change)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
             _apply(row, change)
@@ -232,10 +233,12 @@ class Instances:
             words = f"{row.owner}, in whose name {row.name} ran, was removed; make another one"
             raise LocalmlError(Code.WRONG_STATE, words)
 
-    def _check(self, number: int, change: Change | None) -> None:
+    def _check(self, number: int, caller: Caller, change: Change | None) -> None:
         """Refuse settings with which it can never run here, before they take the place of those that it has."""
         if change is not None and change.spec is not None:
-            wanted = self._submission(self.get(number), change.spec)
+            found = self.get(number)
+            need_priority(caller, change.spec.priority, found.spec.priority)
+            wanted = self._submission(found, change.spec)
             self._workloads.check(replace(wanted, pool=change.pool or wanted.pool))
 
     def delete(self, number: int, caller: Caller) -> InstanceFull:

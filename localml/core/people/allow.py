@@ -8,9 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.people.identity import Caller
-from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, ThingKind
+from localml.core.people.rights import (
+    LEAST_PRIORITY,
+    MOST_PRIORITY,
+    NEEDS,
+    OWNERS,
+    ROLE_OF,
+    USERS_PRIORITY,
+    Action,
+    MemberRole,
+    Need,
+    ThingKind,
+)
 
 
 class InWorkspace(Protocol):
@@ -73,6 +84,28 @@ def allow(caller: Caller, action: Action, thing: Thing) -> None:
             raise not_found(ThingKind.WORKSPACE, thing.workspace)
         raise not_found(thing.noun, thing.called)
     raise LocalmlError(Code.FORBIDDEN, _refusal(caller, action, thing))
+
+
+def may_add_version(caller: Caller, model: InWorkspace) -> None:
+    """:func:`allow` to register another version of a model that there is, which changes what its name stands for."""
+    allow(caller, Action.CHANGE, Thing.of(ThingKind.MODEL, model))
+
+
+def need_priority(caller: Caller, wanted: int, before: int | None = None) -> None:
+    """Refuse a priority in the queue that is beyond what a caller may give.
+
+    Args:
+        before: what it has already, given by whomever; that may stay.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming ``priority`` and the range.
+    """
+    administers = may(caller, Action.ADMINISTER, MACHINE)
+    most = MOST_PRIORITY if administers else USERS_PRIORITY
+    if wanted == before or LEAST_PRIORITY <= wanted <= most:
+        return
+    more = "" if administers else "; more is for administrators"
+    raise invalid("priority", f"must be between {LEAST_PRIORITY} and {most}, not {wanted}{more}")
 
 
 def may(caller: Caller, action: Action, thing: Thing) -> bool:

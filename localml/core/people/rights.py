@@ -120,6 +120,10 @@ NEEDS: dict[ThingKind, dict[Action, Need]] = {
 }
 """noun -> action -> what it asks for. Total; ``tests/core/people/test_allow.py`` proves that it is."""
 
+LEAST_PRIORITY, USERS_PRIORITY, MOST_PRIORITY = -1000, 100, 1000
+"""What orders the queue: up to the second for every user, up to the third for administrators. The queue is one for all
+workspaces, and everybody owns one: so a role in a workspace raises nobody above others."""
+
 ROLE_OF: dict[Need, MemberRole] = {
     Need.VIEWER: MemberRole.VIEWER,
     Need.MEMBER: MemberRole.MEMBER,

@@ -48,6 +48,7 @@ class NewVersion:
         format: what it is; found out when empty (see :func:`localml.core.registry.files.describe`).
         workload_id: the workload that wrote it.
         reuse: take the newest version with the same files, if there is one, and register nothing.
+        allowed: asked before a version is added to a model that there is; raises for who may not.
     """
 
     name: str
@@ -58,6 +59,7 @@ class NewVersion:
     workspace: str | None = None
     workload_id: int | None = None
     reuse: bool = False
+    allowed: Callable[[Model], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class Registry:
                 created_at=now,
                 updated_at=now,
             )
+        else:
+            new.allowed(model)
         model.description = new.description or model.description
         model.updated_at = now
         session.add(model)
@@ -199,19 +203,25 @@ class Registry:
         return [(model, found.get(model.id or 0, [])) for model in models]
 
     def find(
-        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None
+        self,
+        reference: str,
+        workspaces: Collection[str] | None = None,
+        *,
+        prefer: str | None = None,
+        only: Callable[[Model], bool] = lambda _: True,
     ) -> Registered:
         """A version by ``name`` (the newest), ``name:number``, or ``name:latest``.
 
         Args:
             workspaces: None looks in all workspaces.
             prefer: a workspace whose model goes before those of others.
+            only: says of a model whether it is there at all for whoever asks.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when models of several workspaces have the name.
         """
         name, colon, wanted = reference.partition(":")
-        models = [one for one in self.models(workspaces) if one[0].name == name]
+        models = [one for one in self.models(workspaces) if one[0].name == name and only(one[0])]
         models = [one for one in models if one[0].workspace == prefer] or models
         if not models:
             raise not_found("model", name)

@@ -21,10 +21,11 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.people import memberships
+from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
-from localml.core.serving.records import EndpointFull, full
+from localml.core.serving.records import EndpointFull, Only, full
 from localml.core.serving.shares import give_share, give_shares
 from localml.core.serving.specs import EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
@@ -107,6 +108,7 @@ class Endpoints:
         if not ROUTE.fullmatch(route):
             field = "route" if new.route else "name"
             raise invalid(field, f"{route!r} {ROUTE_WORDS}")
+        need_priority(new.caller, new.spec.priority)
         check_set(new.variants)
         self._admits(new.caller)
         wanted = self._all_checked(new.variants, new.spec)
@@ -354,18 +356,18 @@ class Endpoints:
             return full(session, [row])[0]
 
     def find(
-        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None
+        self, reference: str, workspaces: Collection[str] | None = None, *, prefer: str | None = None, only: Only = bool
     ) -> EndpointFull:
-        """A live endpoint by name, route or id.
+        """A live endpoint of these workspaces (None: of all) by name, route or id.
 
         Args:
-            workspaces: None looks in all workspaces.
             prefer: a workspace whose endpoint goes before those of others.
+            only: whether an endpoint is there for whoever asks.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
         """
-        found = self.list(workspaces)
+        found = [one for one in self.list(workspaces) if only(one.row)]
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
         if not same and reference.isascii() and reference.isdigit():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sqlmodel import Session, col, select
@@ -11,6 +11,9 @@ from localml.core.registry.tables import Model, ModelVersion
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointSpec, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
 from localml.core.work.tables import Workload
+
+Only = Callable[[Endpoint], bool]
+"""Whether an endpoint is there for whoever asks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.people import memberships
+from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.sql import insert_row, read_rows
@@ -88,9 +89,9 @@ class Workloads:
             also: what else belongs in the same transaction, given the new id.
 
         Raises:
-            LocalmlError: ``INVALID`` (name), ``CONFLICT`` (a live workload has that name, or the parent a child of that
-                index), ``CAPACITY`` (more than the machine has), ``QUOTA`` (only with ``refuse_over_quota``),
-                ``NOT_FOUND`` (the workspace, a dependency).
+            LocalmlError: ``INVALID`` (name, priority), ``CONFLICT`` (a live workload has that name, or the parent a
+                child of that index), ``CAPACITY`` (more than the machine has), ``QUOTA`` (only with
+                ``refuse_over_quota``), ``NOT_FOUND`` (the workspace, a dependency).
         """
         return self._queue(submission, also)[0]
 
@@ -117,6 +118,8 @@ class Workloads:
                 "name",
                 f"{submission.name!r} must be 1 to 128 letters, digits, . _ ~ - (no - at its start), not '.' or '..'",
             )
+        if submission.parent is None and submission.replaces is None:  # others take over one that was allowed
+            need_priority(submission.caller, submission.spec.priority)
         self._check(submission)
         values, detail = self._values(submission)
 
@@ -370,10 +373,14 @@ class Workloads:
         """Events of a workload, oldest first."""
         return Events(self._store).of(Subject.workload(number), after=after, limit=limit)
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """(kind, state) -> how many that are not pruned."""
+    def counts(self, workspaces: Collection[str] | None = None) -> dict[tuple[str, str], int]:
+        """(kind, state) -> how many that are not pruned, in these workspaces or (None) in all."""
+        kind, state = col(Workload.kind), col(Workload.state)
         with self._store.read() as session:
-            return count_workloads(session)
+            if workspaces is None:
+                return count_workloads(session)
+            query = select(kind, state, func.count()).where(col(Workload.workspace).in_(list(workspaces)))
+            return {(one, two): int(count) for one, two, count in session.execute(query.group_by(kind, state))}
 
 
 def _taken(submission: Submission) -> LocalmlError:

@@ -46,6 +46,7 @@ DIALECT = Dialect(
     security_schemes=SECURITY_SCHEMES,
     document=complete,
     typeless=True,
+    scoped=True,
 )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ from localml.dialects.kit.bodies import enforce, merged
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.guard import Watchman
-from localml.dialects.kit.open import opened
+from localml.dialects.kit.open import ALWAYS, opened
 from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
@@ -99,10 +100,13 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
             raise RequestEntityTooLarge
         enforce(app, request)
         free = opened(platform.config, api_name, request)
-        if request.endpoint is not None and (free is None or free.as_admin):
-            g.caller = who = _let_in(dialect, platform)
-            if who.scope.restricts and not dialect.scoped:
-                raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")
+        if request.endpoint is None:
+            return
+        if free is None or free.as_admin:
+            g.caller = _known(dialect, platform)
+        elif free.group not in ALWAYS and request.authorization is not None:
+            with _strangers_too():
+                g.caller = _known(dialect, platform)
 
     app.before_request(identify)
     for api in dialect.apis:
@@ -112,7 +116,7 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     return app
 
 
-def _let_in(dialect: Dialect, platform: Platform) -> Caller:
+def _known(dialect: Dialect, platform: Platform) -> Caller:
     """Who calls; whoever has waited for an answer and lost a right meanwhile does not get it."""
     asked = cast(Request, request._get_current_object())  # type: ignore[attr-defined]
     guard = Watchman(platform.feed, lambda: dialect.authenticate(platform, asked))
@@ -120,7 +124,20 @@ def _let_in(dialect: Dialect, platform: Platform) -> Caller:
     if before is not None and not before.holds():
         raise LocalmlError(Code.FORBIDDEN, "what you may was changed while this waited; ask again")
     request.environ[GUARD] = before or guard
-    return guard.caller
+    who = guard.caller
+    if who.scope.restricts and not dialect.scoped:
+        raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")
+    return who
+
+
+@contextmanager
+def _strangers_too() -> Iterator[None]:
+    """For what is open: who is known sees what is theirs to see, and whose credentials are none is anybody."""
+    try:
+        yield
+    except LocalmlError as error:
+        if error.code is not Code.UNAUTHENTICATED:
+            raise
 
 
 def _document_view(dialect: Dialect) -> Callable[[], Response]:

@@ -18,5 +18,10 @@ def platform() -> Platform:
 
 
 def caller() -> Caller:
-    """Who calls, as the dialect's ``authenticate`` found out. Operations that are public have no caller."""
+    """Who calls, as the dialect's ``authenticate`` found out. Operations that are open have no caller."""
     return cast(Caller, g.caller)
+
+
+def known_caller() -> Caller | None:
+    """The same for operations that are open: None for who has said nothing."""
+    return cast("Caller | None", g.get("caller"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError, not_found
-from localml.core.people.allow import MACHINE, Thing, allow, may, places, reach
+from localml.core.people.allow import MACHINE, InWorkspace, Thing, allow, may, places, reach
 from localml.core.people.identity import ADMIN, Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import Registered
@@ -82,14 +83,16 @@ def find(platform: Platform, caller: Caller, reference: str, action: Action = Ac
 
 def find_endpoint(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> EndpointFull:
     """An endpoint by name, route or id that the caller may do this to; fails as :func:`find` does."""
-    found = platform.endpoints.find(reference, places(caller), prefer=_prefer(caller))
+    seen = partial(_seen, caller, ThingKind.ENDPOINT)
+    found = platform.endpoints.find(reference, places(caller), prefer=_prefer(caller), only=seen)
     allow(caller, action, Thing.of(ThingKind.ENDPOINT, found.row, reference))
     return found
 
 
 def find_model(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> Registered:
     """A model's version by ``name`` or ``name:version`` that the caller may do this to; fails as :func:`find` does."""
-    found = platform.registry.find(reference, places(caller), prefer=_prefer(caller))
+    seen = partial(_seen, caller, ThingKind.MODEL)
+    found = platform.registry.find(reference, places(caller), prefer=_prefer(caller), only=seen)
     allow(caller, action, Thing.of(ThingKind.MODEL, found.model, reference))
     return found
 
@@ -103,12 +106,17 @@ def _by_id(platform: Platform, caller: Caller, reference: str) -> Full | None:
         if error.code is Code.NOT_FOUND:
             return None
         raise
-    return found if may(caller, Action.READ, Thing.of(ThingKind.WORKLOAD, found.row)) else None
+    return found if _seen(caller, ThingKind.WORKLOAD, found.row) else None
+
+
+def _seen(caller: Caller, noun: ThingKind, row: InWorkspace) -> bool:
+    return may(caller, Action.READ, Thing.of(noun, row))
 
 
 def _by_name(platform: Platform, caller: Caller, name: str) -> Full:
     """Names are unique within a workspace, dialect and kind only."""
     rows = platform.workloads.page(Query(name=name, workspaces=places(caller))).items
+    rows = [row for row in rows if _seen(caller, ThingKind.WORKLOAD, row)]
     chosen = [row for row in rows if row.workspace == _prefer(caller)] or rows
     if not chosen:
         raise not_found("workload", name)

@@ -40,6 +40,7 @@ DIALECT = Dialect(
     security_schemes=SECURITY_SCHEMES,
     document=complete,
     takes_forms=True,
+    scoped=True,
 )
 
 

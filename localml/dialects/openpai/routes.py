@@ -8,13 +8,13 @@ from flask import Response, request
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.people.allow import Thing
+from localml.core.people.allow import Thing, may, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.work.states import TERMINAL, Desired, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
-from localml.dialects.kit import Operations, caller, platform
+from localml.dialects.kit import Operations, caller, known_caller, platform
 from localml.dialects.kit.addresses import called
 from localml.dialects.kit.errors import renamed
 from localml.dialects.openpai import schemas
@@ -121,6 +121,7 @@ def list_jobs(query: schemas.ListQuery) -> list[dict[str, Any]]:
 )
 def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
     """Submit a job"""
+    need(caller(), Action.CREATE, Thing(ThingKind.WORKLOAD, workspace=workspace(platform())))
     try:
         _submit(body, schemas.as_config(request.get_json()), caller())
     except LocalmlError as error:
@@ -204,6 +205,7 @@ def set_execution_type(path: schemas.JobPath, body: schemas.ExecutionType) -> di
 )
 def list_virtual_clusters() -> dict[str, Any]:
     """List virtual clusters"""
+    _need_clusters()
     return all_clusters(platform())
 
 
@@ -216,11 +218,23 @@ def list_virtual_clusters() -> dict[str, Any]:
 )
 def get_virtual_cluster(path: schemas.ClusterPath) -> dict[str, Any]:
     """Show one virtual cluster"""
+    _need_clusters()
     return one_cluster(platform(), path.vcName)
 
 
+def _need_clusters() -> None:
+    who = known_caller()
+    if who is not None:
+        need(who, Action.READ, Thing(ThingKind.POOL))
+
+
 def _find(name: str) -> Full | None:
-    return platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, workspace=workspace(platform()))
+    """The job of that name, if there is one for who calls; without credentials, where that is allowed, any."""
+    who = known_caller()
+    found = platform().workloads.find(dialect=DIALECT, kind=Kind.JOB, name=name, workspace=workspace(platform()))
+    if found is None or who is None:
+        return found
+    return found if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, found.row)) else None
 
 
 def _job(path: schemas.JobPath) -> Full:
@@ -263,12 +277,17 @@ def _start(job: Full) -> None:
 
 
 def _all_jobs(owner: str | None) -> list[Workload]:
-    """Live jobs, the newest first; of the user who has the name now, or else of who had it. This API has no pages."""
+    """Live jobs that who calls may see, the newest first; of the user who has the name now, or else of who had it.
+    This API has no pages."""
     number = None if owner is None else platform().identity.number(owner)
+    who = known_caller()
+    places = None if who is None else reach(who, ThingKind.WORKLOAD)
     found: list[Workload] = []
     cursor: str | None = None
     while True:
-        query = Query(kinds=(Kind.JOB,), dialect=DIALECT, owner=owner, owner_id=number, limit=1000, after=cursor)
+        query = Query(
+            (Kind.JOB,), dialect=DIALECT, owner=owner, owner_id=number, workspaces=places, limit=1000, after=cursor
+        )
         page = platform().workloads.page(query)
         found += page.items
         cursor = page.cursor

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people import rights
-from localml.core.people.allow import MACHINE, Thing, allow, may, reach
+from localml.core.people.allow import MACHINE, Thing, allow, may, need_priority, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import NEEDS, OWNERS, ROLE_OF, Action, MemberRole, Need, ThingKind
 from localml.core.people.scopes import EVERYTHING, Scope
@@ -189,6 +189,19 @@ def test_who_has_the_name_of_an_owner_does_not_own() -> None:
     assert told(another, Action.STOP, MINE) is Code.FORBIDDEN
     assert told(another, Action.ENTER, MINE) is Code.FORBIDDEN
     assert told(replace(ME, name="renamed"), Action.STOP, MINE) is None
+
+
+@pytest.mark.parametrize(
+    ("who", "most"),
+    [(ME, 100), (replace(ME, admin=True), 1000), (replace(ME, admin=True, scope=Scope.of(["workload"])), 100)],
+)
+def test_priorities_have_a_range_for_each_role(who: Caller, most: int) -> None:
+    for wanted in (-1000, 0, most):
+        need_priority(who, wanted)
+    for wanted in (-1001, most + 1):
+        with pytest.raises(LocalmlError, match=f"^priority: must be between -1000 and {most}, not {wanted}"):
+            need_priority(who, wanted)
+    need_priority(who, 900, before=900)  # somebody who might has given it
 
 
 def test_a_refusal_says_who_may() -> None:

@@ -13,10 +13,10 @@ from helpers.cloudml import SignedClient, into
 
 from localml.core.errors import Code
 from localml.core.people.rights import MemberRole
-from localml.core.work.specs import Mount, WorkloadSpec
+from localml.core.work.specs import Mount, WorkloadSpec, single
 from localml.core.work.states import Desired, State
 from localml.core.work.tables import Workload
-from localml.core.work.workloads import Query
+from localml.core.work.workloads import Query, Submission
 from localml.dialects.cloudml.errors import ERRORS
 from localml.dialects.cloudml.translate.training import STATE_WORDS, state_word
 from localml.platform import Platform
@@ -291,12 +291,16 @@ def test_organisations_see_their_own_jobs_only(client: SignedClient, stranger: S
     assert [one["org_id"] for one in stranger.get("/train").json["data"]] == ["elsewhere"]
 
 
-def test_a_shared_workspace_is_an_organisation_of_its_editors(stranger: SignedClient, platform: Platform) -> None:
-    team = platform.workspaces.create(platform.identity.user("admin"), "cloudml-team").id
+def test_a_shared_workspace_is_an_organisation_of_its_members(stranger: SignedClient, platform: Platform) -> None:
+    admin = platform.identity.user("admin")
+    team = platform.workspaces.create(admin, "cloudml-team").id
+    work = Submission("shared", single(["true"]), admin, "cloudml", workspace=team)
+    platform.workloads.submit(work)
     assert stranger.get(f"/train?org_id={team}").status == 403
-    for role, status in ((MemberRole.MEMBER, 403), (MemberRole.EDITOR, 200)):
+    for role, status in ((MemberRole.VIEWER, 403), (MemberRole.MEMBER, 403), (MemberRole.EDITOR, 200)):
         platform.workspaces.set_member(team, "eve", role)
-        assert stranger.get(f"/train?org_id={team}").status == status
+        assert stranger.get(f"/train?org_id={team}").status == 200
+        assert stranger.delete(f"/train/shared?org_id={team}").status == status
     own = platform.identity.user("eve").workspace
     assert stranger.get(f"/train?org_id={own}").status == 403  # nobody's own is one
 

@@ -189,6 +189,30 @@ def test_what_is_refused(bob: Http, eve: Http, method: str, path: str, body: Any
     assert (answer.status, answer.json["error"]["field"]) == (status, field)
 
 
+def test_priorities_above_all_users_work_are_for_administrators(bob: Http, eve: Http, admin: Http, team: str) -> None:
+    def work(priority: int, **rest: Any) -> dict[str, Any]:
+        return {"spec": {**sh("true"), "priority": priority}, **rest}
+
+    words = "priority: must be between -1000 and 100, not 101; more is for administrators"
+    refused = bob("POST", "/workloads", work(101))
+    assert (*error(refused), refused.json["error"]["field"]) == (400, words, "priority")
+    for priority in (-1000, 100):
+        assert bob("POST", "/workloads", work(priority)).json["priority"] == priority
+    assert bob("POST", "/workloads", work(101, kind="notebook")).status == 400
+    assert admin("POST", "/workloads", work(1000)).json["priority"] == 1000
+    lab = {"name": "lab", "workspace": "team", "command": ["sleep", "60"]}
+    assert error(bob("POST", "/notebooks", lab | {"priority": 101})) == (400, words)
+    assert bob("POST", "/notebooks", lab | {"priority": 50}).json["priority"] == 50
+    assert error(bob("PATCH", "/notebooks/lab", {"priority": 101})) == (400, words)
+    assert admin("PATCH", "/notebooks/lab", {"priority": 500}).status == 200
+    bob("PUT", "/workspaces/team/members/eve", {"role": "editor"})
+    assert error(eve("PATCH", "/notebooks/lab", {"priority": 501})) == (400, words.replace("101", "501"))
+    assert eve("PATCH", "/notebooks/lab", {"time_limit": 600}).status == 200  # what an administrator gave stays
+    bob("POST", "/notebooks/lab/restart")
+    bob("GET", "/workloads/lab/wait?timeout=60")
+    assert bob("DELETE", "/notebooks/lab").status == 200
+
+
 class TestTokens:
     """Tokens with a name, an end and a scope."""
 
@@ -248,16 +272,25 @@ class TestTokens:
             assert token("POST", "/users", {"name": "mal", "password": "x", "admin": True}).status == 403
             assert token("PUT", "/users/admin/password", {"password": "x"}).status == 403
 
-    def test_open_no_api_that_does_not_know_of_scopes(self, localml: Localml) -> None:
+    def test_are_held_to_their_scope_by_every_api(self, localml: Localml) -> None:
         import urllib3
 
-        for scope in ([], ["read"]):
-            token = localml.client.create_token("admin", scope=scope)
-            headers = {"Authorization": f"Bearer {token}"}
-            for path in ("/api/v1/user", "/api/runs"):
-                method = "DELETE" if path.endswith("user") else "GET"
-                found = urllib3.request(method, localml.url + path, headers=headers, json={"username": "nobody"})
-                assert (found.status in (401, 403)) == bool(scope), found.data
+        token = localml.client.create_token("admin", scope=["read"])
+        headers = {"Authorization": f"Bearer {token}"}
+        for path in ("/api/v1/jobs", "/api/v1/virtual-clusters", "/api/runs/", "/api/pods/"):
+            assert urllib3.request("GET", localml.url + path, headers=headers).status == 200
+        job = {"jobName": "by-token", "image": "i"}
+        for method, path, body in (
+            ("DELETE", "/api/v1/user", {"username": "nobody"}),
+            ("POST", "/api/v1/jobs", job),
+            ("DELETE", "/api/runs/1/", None),
+        ):
+            found = urllib3.request(method, localml.url + path, headers=headers, json=body)
+            assert found.status in (401, 403, 404), (path, found.data)
+        nothing = localml.client.create_token("admin", scope=["token:delete"], thing="token:none")
+        for path in ("/api/v1/jobs", "/api/v1/virtual-clusters"):  # open to nobody, and closed to who says so much
+            headers = {"Authorization": f"Bearer {nothing}"}
+            assert urllib3.request("GET", localml.url + path, headers=headers).status == 401
 
 
 def test_no_operation_forgets_to_ask(localml: Localml, admin: Http) -> None:

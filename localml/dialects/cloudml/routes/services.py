@@ -9,6 +9,8 @@ from flask_openapi.models.tag import Tag
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code
+from localml.core.people.allow import Thing, allow
+from localml.core.people.rights import Action, ThingKind
 from localml.core.serving.records import EndpointFull
 from localml.dialects.cloudml.document import SCHEME
 from localml.dialects.cloudml.errors import worded
@@ -16,7 +18,7 @@ from localml.dialects.cloudml.schemas import services as service_schemas
 from localml.dialects.cloudml.schemas import training as schemas
 from localml.dialects.cloudml.translate import services as models
 from localml.dialects.cloudml.translate.events import endpoint_event_list
-from localml.dialects.cloudml.translate.orgs import org_of
+from localml.dialects.cloudml.translate.orgs import org_for, org_of
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.logs import json_answer
@@ -40,7 +42,7 @@ ONE = "/<model_name>/<model_version>"
 @api.get("", operation_id="listModelServices", tags=TAGS, responses={200: service_schemas.ModelServiceList, **FOUND})
 def list_model_services(query: schemas.OrgQuery) -> dict[str, Any]:
     """List model services"""
-    org = org_of(platform(), caller(), query.org_id)
+    org = org_of(platform(), caller(), ThingKind.ENDPOINT, query.org_id)
     return {"data": [models.answer(platform(), one) for one in models.listed(platform(), org)]}
 
 
@@ -52,10 +54,10 @@ def list_model_services(query: schemas.OrgQuery) -> dict[str, Any]:
 )
 def create_model_service(body: service_schemas.ModelServiceCreate) -> dict[str, Any]:
     """Create a model service"""
-    org = org_of(platform(), caller(), None)
+    org, pool = org_for(platform(), caller(), ThingKind.ENDPOINT, "model")
     failed = dict.fromkeys(_TRIED, "Failed to create model or consume quota in localml: {message}")
     with worded(failed), renamed(**_MEMBERS):
-        made = models.create(platform(), caller(), org, body, request.get_json())
+        made = models.create(platform(), caller(), org, pool, body, request.get_json())
     return models.answer(platform(), made)
 
 
@@ -70,7 +72,7 @@ def get_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[
 )
 def delete_model_service(path: schemas.ModelPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Delete a model service"""
-    service = _service(path, query)
+    service = _service(path, query, Action.DELETE)
     words = f"Fail to delete model service: {path.model_name}, exception: {{message}}"
     with worded(dict.fromkeys(_TRIED, words)):
         platform().endpoints.delete(service.row.id or 0, caller())
@@ -89,6 +91,8 @@ def list_model_service_events(path: schemas.ModelPath, query: schemas.OrgQuery) 
     return endpoint_event_list(platform(), _service(path, query).row).model_dump()
 
 
-def _service(path: schemas.ModelPath, query: schemas.OrgQuery) -> EndpointFull:
-    org = org_of(platform(), caller(), query.org_id)
-    return models.find(platform(), org, path.model_name, path.model_version)
+def _service(path: schemas.ModelPath, query: schemas.OrgQuery, action: Action = Action.READ) -> EndpointFull:
+    org = org_of(platform(), caller(), ThingKind.ENDPOINT, query.org_id)
+    found = models.find(platform(), org, path.model_name, path.model_version)
+    allow(caller(), action, Thing.of(ThingKind.ENDPOINT, found.row))
+    return found

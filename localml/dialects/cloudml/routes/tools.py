@@ -10,6 +10,7 @@ from flask import request
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Full, Submission
 from localml.dialects.cloudml.document import SCHEME
@@ -17,8 +18,7 @@ from localml.dialects.cloudml.errors import missing, worded
 from localml.dialects.cloudml.schemas import tools as tool_schemas
 from localml.dialects.cloudml.schemas import training as schemas
 from localml.dialects.cloudml.translate.events import event_list
-from localml.dialects.cloudml.translate.orgs import DIALECT, find, listed, org_of
-from localml.dialects.cloudml.translate.quota import pool_of
+from localml.dialects.cloudml.translate.orgs import DIALECT, find, listed, org_for, org_of
 from localml.dialects.cloudml.translate.tools import board_answer, board_spec, dev_answer, dev_spec, stored_dev
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
@@ -46,15 +46,15 @@ CREATED: ResponseDict = {**SIGNED, 413: schemas.Error, 503: schemas.Error}
 @api.get("/dev", operation_id="listDevEnvs", tags=[{"name": "dev"}], responses={200: tool_schemas.DevEnvList, **SIGNED})
 def list_dev_envs(query: schemas.OrgQuery) -> dict[str, Any]:
     """List development environments"""
-    org = org_of(platform(), caller(), query.org_id)
-    return {"data": [dev_answer(platform(), one) for one in listed(platform(), Kind.NOTEBOOK, org)]}
+    org = org_of(platform(), caller(), ThingKind.WORKLOAD, query.org_id)
+    return {"data": [dev_answer(platform(), caller(), one) for one in listed(platform(), Kind.NOTEBOOK, org)]}
 
 
 @api.post("/dev", operation_id="createDevEnv", tags=[{"name": "dev"}], responses={200: tool_schemas.DevEnv, **CREATED})
 def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
     """Create a development environment"""
     who = caller()
-    org = org_of(platform(), who, None)
+    org, pool = org_for(platform(), who, ThingKind.WORKLOAD, "dev")
     failed = dict.fromkeys(_TRIED, "Failed to create dev or consume quota in localml, Except: {message}")
     with worded(_SHORTAGE | failed), renamed(**_DEV_MEMBERS):
         submission = Submission(
@@ -64,11 +64,11 @@ def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
             dialect=DIALECT,
             kind=Kind.NOTEBOOK,
             workspace=org,
-            pool=pool_of("dev", org),
+            pool=pool,
             request=stored_dev(request.get_json(), body),
             refuse_over_quota=True,
         )
-        return dev_answer(platform(), platform().instances.create(submission).run)
+        return dev_answer(platform(), who, platform().instances.create(submission).run)
 
 
 @api.get(
@@ -76,7 +76,7 @@ def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
 )
 def get_dev_env(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Show one development environment"""
-    return dev_answer(platform(), _dev(path, query))
+    return dev_answer(platform(), caller(), _dev(path, query))
 
 
 @api.delete(
@@ -87,7 +87,7 @@ def get_dev_env(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[str, Any
 )
 def delete_dev_env(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Delete a development environment"""
-    dev = _dev(path, query)
+    dev = _dev(path, query, Action.DELETE)
     words = f"Fail to delete dev env: {path.dev_name}, exception: {{message}}"
     with worded(dict.fromkeys(_TRIED, words)):
         platform().workloads.delete(dev.row.id or 0, caller())
@@ -114,8 +114,8 @@ def list_dev_env_events(path: schemas.DevPath, query: schemas.OrgQuery) -> dict[
 def list_tensorboards(query: schemas.OrgQuery) -> dict[str, Any]:
     """List tensorboards"""
     with _no_403():
-        org = org_of(platform(), caller(), query.org_id)
-    return {"data": [board_answer(platform(), one) for one in listed(platform(), Kind.TENSORBOARD, org)]}
+        org = org_of(platform(), caller(), ThingKind.WORKLOAD, query.org_id)
+    return {"data": [board_answer(platform(), caller(), one) for one in listed(platform(), Kind.TENSORBOARD, org)]}
 
 
 @api.post(
@@ -127,7 +127,7 @@ def list_tensorboards(query: schemas.OrgQuery) -> dict[str, Any]:
 def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
     """Start a tensorboard"""
     who = caller()
-    org = org_of(platform(), who, None)
+    org, pool = org_for(platform(), who, ThingKind.WORKLOAD, "tensorboard")
     failed = dict.fromkeys(_TRIED, "Failed to create tensorboard or consume quota in localml: {message}")
     with worded(_SHORTAGE | failed), renamed(name="tensorboard_name"):
         submission = Submission(
@@ -137,11 +137,11 @@ def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
             dialect=DIALECT,
             kind=Kind.TENSORBOARD,
             workspace=org,
-            pool=pool_of("tensorboard", org),
+            pool=pool,
             request=request.get_json(),
             refuse_over_quota=True,
         )
-        return board_answer(platform(), platform().instances.create(submission).run)
+        return board_answer(platform(), who, platform().instances.create(submission).run)
 
 
 @api.get(
@@ -152,7 +152,7 @@ def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
 )
 def get_tensorboard(path: schemas.BoardPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Show one tensorboard"""
-    return board_answer(platform(), _board(path, query))
+    return board_answer(platform(), caller(), _board(path, query))
 
 
 @api.delete(
@@ -164,7 +164,7 @@ def get_tensorboard(path: schemas.BoardPath, query: schemas.OrgQuery) -> dict[st
 def delete_tensorboard(path: schemas.BoardPath, query: schemas.OrgQuery) -> dict[str, Any]:
     """Delete a tensorboard"""
     with _no_403():
-        board = _board(path, query)
+        board = _board(path, query, Action.DELETE)
     words = f"Fail to delete tensorboard service: {path.tensorboard_name}, exception: {{message}}"
     with worded(dict.fromkeys(_TRIED, words)):
         platform().workloads.delete(board.row.id or 0, caller())
@@ -188,16 +188,14 @@ def _no_403() -> Iterator[None]:
     try:
         yield
     except LocalmlError as error:
-        if error.field != "org_id":
+        if error.field != "org_id" and error.code is not Code.FORBIDDEN:
             raise
         raise missing(NO_BOARD) from error
 
 
-def _dev(path: schemas.DevPath, query: schemas.OrgQuery) -> Full:
-    org = org_of(platform(), caller(), query.org_id)
-    return find(platform(), Kind.NOTEBOOK, path.dev_name, org, NO_DEV)
+def _dev(path: schemas.DevPath, query: schemas.OrgQuery, action: Action = Action.READ) -> Full:
+    return find(platform(), caller(), action, Kind.NOTEBOOK, path.dev_name, query.org_id, NO_DEV)
 
 
-def _board(path: schemas.BoardPath, query: schemas.OrgQuery) -> Full:
-    org = org_of(platform(), caller(), query.org_id)
-    return find(platform(), Kind.TENSORBOARD, path.tensorboard_name, org, NO_BOARD)
+def _board(path: schemas.BoardPath, query: schemas.OrgQuery, action: Action = Action.READ) -> Full:
+    return find(platform(), caller(), action, Kind.TENSORBOARD, path.tensorboard_name, query.org_id, NO_BOARD)

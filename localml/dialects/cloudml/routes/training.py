@@ -9,14 +9,15 @@ from flask_openapi.types import ResponseDict
 
 from localml.core.errors import LocalmlError
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Full, Submission
 from localml.dialects.cloudml.document import SCHEME
 from localml.dialects.cloudml.errors import missing, need_org
 from localml.dialects.cloudml.schemas import training as schemas
 from localml.dialects.cloudml.translate.events import event_list
-from localml.dialects.cloudml.translate.orgs import ALL, DIALECT, find, known_orgs, listed, org_of
-from localml.dialects.cloudml.translate.quota import pool_of, quota_records
+from localml.dialects.cloudml.translate.orgs import ALL, DIALECT, find, known_orgs, listed, org_for, org_of
+from localml.dialects.cloudml.translate.quota import quota_records
 from localml.dialects.cloudml.translate.training import stored_request, train_answer, train_spec
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
@@ -55,7 +56,7 @@ SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}
 )
 def list_train_jobs(query: schemas.OrgQuery) -> dict[str, Any]:
     """List training jobs"""
-    org = org_of(platform(), caller(), query.org_id)
+    org = org_of(platform(), caller(), ThingKind.WORKLOAD, query.org_id)
     return {"data": [_answer(one) for one in listed(platform(), Kind.JOB, org)]}
 
 
@@ -67,9 +68,9 @@ def list_train_jobs(query: schemas.OrgQuery) -> dict[str, Any]:
 )
 def submit_train_job(body: schemas.TrainJobCreate) -> dict[str, Any]:
     """Submit a training job"""
-    org = org_of(platform(), caller(), None)
+    org, pool = org_for(platform(), caller(), ThingKind.WORKLOAD, "train")
     with renamed(**TRAIN_MEMBERS):
-        return _answer(platform().workloads.queued(_submission(caller(), org, body)))
+        return _answer(platform().workloads.queued(_submission(caller(), org, pool, body)))
 
 
 @api.get(
@@ -91,7 +92,7 @@ def get_train_job(path: schemas.JobPath, query: schemas.OrgQuery) -> dict[str, A
 )
 def delete_train_job(path: schemas.JobPath, query: schemas.DeleteQuery) -> dict[str, Any]:
     """Delete a training job"""
-    job = _job(path, query, NO_JOB, need_org("Need org_id parameter"))
+    job = _job(path, query, NO_JOB, Action.DELETE, need_org("Need org_id parameter"))
     platform().workloads.delete(_number(job), caller())
     return {"message": "Successfully request to delete train job."}
 
@@ -134,7 +135,7 @@ def get_quota(query: schemas.OrgQuery) -> list[dict[str, Any]]:
     given = query.org_id
     if given and caller().admin and given != ALL and given not in known_orgs(platform()):
         raise missing(f"Quota of {given} doesn't exist!")
-    return _quota(org_of(platform(), caller(), given))
+    return _quota(org_of(platform(), caller(), ThingKind.WORKSPACE, given))
 
 
 @api.post("/quota", doc_ui=False)
@@ -142,7 +143,9 @@ def post_quota() -> dict[str, Any]:
     """What the published client sends instead, with the organisation's mail address; it reads ``data``."""
     given = request.get_json() if request.get_data() else {}
     mail = given.get("org_mail") if isinstance(given, dict) else None
-    return {"data": [{**one, "org_mail": mail} for one in _quota(org_of(platform(), caller(), None))]}
+    return {
+        "data": [{**one, "org_mail": mail} for one in _quota(org_of(platform(), caller(), ThingKind.WORKSPACE, None))]
+    }
 
 
 @api.get(
@@ -163,7 +166,7 @@ def post_frameworks() -> dict[str, list[str]]:
     return platform().catalog.frameworks()
 
 
-def _submission(who: Caller, org: str, body: schemas.TrainJobCreate) -> Submission:
+def _submission(who: Caller, org: str, pool: str, body: schemas.TrainJobCreate) -> Submission:
     return Submission(
         name=body.job_name,
         spec=train_spec(platform(), body),
@@ -171,15 +174,20 @@ def _submission(who: Caller, org: str, body: schemas.TrainJobCreate) -> Submissi
         dialect=DIALECT,
         kind=Kind.JOB,
         workspace=org,
-        pool=pool_of("train", org),
+        pool=pool,
         request=stored_request(request.get_json(), body),
         refuse_over_quota=True,
     )
 
 
-def _job(path: schemas.JobPath, query: schemas.OrgQuery, gone: str, lacking: LocalmlError | None = None) -> Full:
-    org = org_of(platform(), caller(), query.org_id, lacking)
-    return find(platform(), Kind.JOB, path.job_name, org, gone, lacking)
+def _job(
+    path: schemas.JobPath,
+    query: schemas.OrgQuery,
+    gone: str,
+    action: Action = Action.READ,
+    lacking: LocalmlError | None = None,
+) -> Full:
+    return find(platform(), caller(), action, Kind.JOB, path.job_name, query.org_id, gone, lacking)
 
 
 def _number(job: Full) -> int:

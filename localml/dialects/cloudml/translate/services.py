@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from sqlmodel import col, select
 
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.people.allow import Thing, allow, may_add_version
 from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import NewVersion, Registered
 from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.records import EndpointFull
@@ -29,7 +32,6 @@ from localml.core.work.workloads import Full
 from localml.dialects.cloudml.errors import missing, need_org
 from localml.dialects.cloudml.schemas.services import ModelService, ModelServiceCreate
 from localml.dialects.cloudml.translate.orgs import ALL, DIALECT
-from localml.dialects.cloudml.translate.quota import pool_of
 from localml.dialects.cloudml.translate.training import replica_resources
 from localml.dialects.kit.addresses import gateway_url, reachable
 from localml.dialects.kit.logs import MAX_TEXT, joined, log_blocks
@@ -85,7 +87,9 @@ def _escaped(text: str) -> str:
     return "".join(chr(byte) if _PLAIN.match(bytes([byte])) else f"~{byte:02X}" for byte in text.encode())
 
 
-def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, given: dict[str, Any]) -> EndpointFull:
+def create(
+    platform: Platform, who: Caller, org: str, pool: str, body: ModelServiceCreate, given: dict[str, Any]
+) -> EndpointFull:
     """Register the model and serve it.
 
     Raises:
@@ -116,7 +120,7 @@ def create(platform: Platform, who: Caller, org: str, body: ModelServiceCreate, 
         ),
         dialect=DIALECT,
         workspace=org,
-        pool=pool_of("model", org),
+        pool=pool,
         request=_stored(given, body),
         refuse_over_quota=True,
     )
@@ -155,9 +159,11 @@ def _register(platform: Platform, who: Caller, org: str, body: ModelServiceCreat
     if not platform.buckets.exists(source, field=member):
         raise invalid(member, f"{source} does not exist")
     kind = "custom" if body.docker_image else ""
+    allow(who, Action.CREATE, Thing(ThingKind.MODEL, workspace=org))
+    allowed = partial(may_add_version, who)
     try:
         return platform.registry.register(
-            NewVersion(body.model_name, source, who, format=kind, workspace=org, reuse=True)
+            NewVersion(body.model_name, source, who, format=kind, workspace=org, reuse=True, allowed=allowed)
         )
     except LocalmlError as error:
         if error.field != "source":

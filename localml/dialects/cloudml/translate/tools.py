@@ -11,6 +11,9 @@ from typing import Any
 
 from localml.core.errors import invalid
 from localml.core.instances.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
+from localml.core.people.allow import Thing, may
+from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.specs import Resources, WorkloadSpec
 from localml.core.work.workloads import Full
 from localml.dialects.cloudml.schemas.tools import DevEnv, DevEnvCreate, TensorboardCreate
@@ -31,6 +34,8 @@ DEV_FRAMEWORK = "scikitlearn"
 _DEV_SECRETS = SECRET_MEMBERS | {"password"}
 _MEANINGLESS = frozenset({"ps_count", "worker_count"})
 JUPYTER, TCP = "JUPYTER", "TCP"
+MASK = "******"
+"""In place of a colleague's password."""
 _EVERYBODY = {"0.0.0.0/0", "::/0"}
 """What the published client sends as a whitelist when it is given none."""
 
@@ -92,8 +97,11 @@ def stored_dev(given: Mapping[str, Any], dev: DevEnvCreate) -> dict[str, Any]:
     return kept
 
 
-def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
-    """A development environment as it is answered, a :class:`DevEnv`. There is no ssh, and so no port of it."""
+def dev_answer(platform: Platform, who: Caller, full: Full) -> dict[str, Any]:
+    """A development environment as it is answered, a :class:`DevEnv`. There is no ssh, and so no port of it.
+
+    The password is for those who may enter; others see :data:`MASK`.
+    """
     row, request = full.row, dict(full.request or {})
     access = access_of(full)
     port = "" if access.port is None else str(access.port)
@@ -110,7 +118,7 @@ def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
         "create_time": plain_time(row.created_at),
         "update_time": plain_time(row.updated_at),
         "mount_read_only": read_only_text(request),
-        "password": access.token,
+        "password": access.token if _enters(who, full) else MASK,
         "service_port": port,
         "notebook_port": port,
         "ssh_port": "",
@@ -118,9 +126,13 @@ def dev_answer(platform: Platform, full: Full) -> dict[str, Any]:
         "ssh_address": "",
         "proxy_whitelist": [],
         "network": _network(full, access.host, port),
-        "url": access.url,
+        "url": access.url if _enters(who, full) else access.base,
     }
     return {**dict.fromkeys(DevEnv.model_fields), **request, **computed}
+
+
+def _enters(who: Caller, full: Full) -> bool:
+    return may(who, Action.ENTER, Thing.of(ThingKind.WORKLOAD, full.row))
 
 
 def _network(full: Full, host: str, notebook: str) -> list[dict[str, Any]]:
@@ -156,13 +168,13 @@ def board_spec(platform: Platform, owner: int, board: TensorboardCreate) -> Work
     return platform.tools.tensorboard(owner, wanted)
 
 
-def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
+def board_answer(platform: Platform, who: Caller, full: Full) -> dict[str, Any]:
     """A tensorboard as it is answered. Its port is chosen when it starts; until then it reads None, as the vendor's
-    does. Where it has a token ``address`` is ``HOST:PORT/?token=TOKEN``."""
+    does. Where it has a token, ``address`` is ``HOST:PORT/?token=TOKEN`` for those who may enter."""
     row, request = full.row, dict(full.request or {})
     access = access_of(full)
-    address = f"{access.host}:{access.port}"
-    page = (access.url or "").partition(address)[2].removesuffix("/")
+    address, url = f"{access.host}:{access.port}", access.url if _enters(who, full) else access.base
+    page = (url or "").partition(address)[2].removesuffix("/")
     computed = {
         "org_id": row.workspace,
         "org_name": row.workspace,
@@ -172,6 +184,6 @@ def board_answer(platform: Platform, full: Full) -> dict[str, Any]:
         "create_time": plain_time(row.created_at),
         "update_time": plain_time(row.updated_at),
         "address": address + page,  # all that the vendor's clients print; it is what a browser opens, token included
-        "url": access.url,
+        "url": url,
     }
     return {**dict.fromkeys(TensorboardAnswer.model_fields), **request, **computed}

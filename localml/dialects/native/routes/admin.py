@@ -11,7 +11,7 @@ from flask import request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml import __version__
-from localml.core.people.allow import MACHINE, allow
+from localml.core.people.allow import MACHINE, allow, places
 from localml.core.people.rights import Action
 from localml.core.prune import DAY, PruneRules, prune
 from localml.dialects.kit import caller
@@ -32,10 +32,10 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 def _add_status(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/status")
     def status() -> Any:
-        """The installation at a glance."""
+        """The installation at a glance; of the workloads those count that the caller may read."""
         allow(caller(), Action.READ, MACHINE)
         counts: dict[str, int] = {}
-        for (_, state), number in platform.workloads.counts().items():
+        for (_, state), number in platform.workloads.counts(places(caller())).items():
             counts[state] = counts.get(state, 0) + number
         mark = platform.hardware.drained()
         return {
@@ -52,7 +52,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "closed": platform.config.closed,
             "engine_up": not platform.reconciler.engine_down,
             "counts": counts,
-            "gpus": gpus(platform),
+            "gpus": gpus(platform, caller()),
             "gpu_source": platform.gpus.reason,
             "drained": None if mark is None else {"reason": mark.reason, "at": mark.at},
             "user": caller().name,

@@ -18,6 +18,7 @@ from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.kit.held import hold_until, waited_for
+from localml.dialects.kit.pools import use_pool
 from localml.dialects.native.auth import find_endpoint, find_model, reached, workspace_for
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -152,7 +153,7 @@ def _new(platform: Platform, who: Caller, body: serving_schemas.EndpointIn) -> N
     workspace = workspace_for(platform, who, body.workspace, ThingKind.ENDPOINT)
     if body.public:
         allow(who, Action.SHARE, Thing(ThingKind.ENDPOINT, owner=who.id, workspace=workspace))
-    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
+    use_pool(platform, who, body.pool)
     version = find_model(platform, who, body.model) if body.model else None
     name = body.name or (version.model.name if version is not None else "")
     if not name:

@@ -14,8 +14,10 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.catalog import KERNEL_SERVER, Progress, RuntimeImage, default_names
 from localml.core.errors import LocalmlError, invalid
 from localml.core.people.allow import MACHINE, Thing, allow
+from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
+from localml.dialects.kit.pools import pools_seen
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
 from localml.dialects.native.schemas import work as schemas
@@ -30,12 +32,12 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     _add_images(api, platform)
 
 
-def gpus(platform: Platform) -> list[dict[str, Any]]:
-    """All GPUs with their leases and what they do now."""
+def gpus(platform: Platform, who: Caller) -> list[dict[str, Any]]:
+    """All GPUs with their leases and what they do now; whose leases those are is said of what the caller may read."""
     usage, views = platform.gpus.usage(), platform.hardware.gpu_views()
     ids = {lease.workload_id for view in views for lease in view.leases}
-    names = {number: platform.workloads.row(number).name for number in ids}
-    return [translate.gpu(view, usage.get(view.gpu.uuid), names) for view in views]
+    names = {number: row.name for number in ids if (row := translate.seen(platform, who, number)) is not None}
+    return [translate.gpu(view, usage.get(view.gpu.uuid), names, everything=who.admin) for view in views]
 
 
 def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
@@ -43,7 +45,7 @@ def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
     def list_gpus() -> Any:
         """All GPUs."""
         allow(caller(), Action.READ, MACHINE)
-        return {"gpus": gpus(platform), "source": platform.gpus.reason}
+        return {"gpus": gpus(platform, caller()), "source": platform.gpus.reason}
 
     @api.post("/drain")
     def drain(body: schemas.DrainIn) -> Any:
@@ -71,9 +73,9 @@ def _add_gpus(api: APIBlueprint, platform: Platform) -> None:
 def _add_pools(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/pools", responses={"200": schemas.PoolsOut})
     def list_pools() -> Any:
-        """All pools with their limits and use."""
+        """The pools that the caller may know of, with their limits and use."""
         allow(caller(), Action.READ, Thing(ThingKind.POOL))
-        return {"pools": [translate.pool(one) for one in platform.pools.list()]}
+        return {"pools": [translate.pool(one) for one in pools_seen(platform, caller())]}
 
     @api.put("/pools/<path:path>", responses={"200": schemas.PoolOut})
     def set_limits(path: schemas.PoolPath, body: schemas.LimitsIn) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core.people.allow import may_add_version
 from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import NewVersion
 from localml.dialects.kit import caller
@@ -29,6 +31,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
             format=body.format,
             description=body.description,
             workspace=workspace_for(platform, caller(), body.workspace, ThingKind.MODEL),
+            allowed=partial(may_add_version, caller()),
         )
         made = platform.registry.register(new)
         return serving_translate.model_version(made.model.name, made.version), 201

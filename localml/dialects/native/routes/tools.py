@@ -22,6 +22,7 @@ from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
 from localml.dialects.kit.held import hold_until, waited_for
+from localml.dialects.kit.pools import use_pool
 from localml.dialects.native.auth import workspace_for
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -133,7 +134,7 @@ def _add_wishes(api: APIBlueprint, platform: Platform, kind: Kind) -> None:
 def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceFull:
     name = body.name or friendly()
     place = workspace_for(platform, who, body.workspace, ThingKind.WORKLOAD)
-    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
+    use_pool(platform, who, body.pool)
     found = platform.instances.list(kinds=(kind,), dialect=DIALECT, workspaces={place}, name=name)
     old = next(iter(found), None)
     if old is not None and not old.live and may(who, Action.CHANGE, Thing.of(ThingKind.WORKLOAD, old.row)):
@@ -166,7 +167,7 @@ def _begun(platform: Platform, start: Callable[[], InstanceFull], status: int = 
 def _changed(platform: Platform, reference: str, kind: Kind, body: _Settings) -> dict[str, Any]:
     found = _find(platform, caller(), reference, kind, Action.CHANGE)
     if "pool" in body.model_fields_set:
-        allow(caller(), Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
+        use_pool(platform, caller(), body.pool)
     change = _change(platform, found, body)
     return _shown(platform, caller(), platform.instances.modify(found.row.id or 0, caller(), change))
 
@@ -226,6 +227,7 @@ def _find(platform: Platform, who: Caller, reference: str, kind: Kind, action: A
     found = platform.instances.list(kinds=(kind,), workspaces=places(who), name=reference)
     if not found and reference.isascii() and reference.isdigit() and len(reference) <= 18:
         found = [one for one in platform.instances.list(kinds=(kind,)) if one.row.id == int(reference)]
+    found = [one for one in found if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, one.row))]
     if not who.admin:
         found = [one for one in found if one.row.workspace == who.workspace] or found
     if not found:

@@ -7,8 +7,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import LocalmlError, invalid, not_found
-from localml.core.people.allow import Thing, allow, may
+from localml.core.errors import invalid, not_found
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.subjects import Subject
@@ -17,6 +16,7 @@ from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import caller
 from localml.dialects.kit.held import hold_until, waited_for
+from localml.dialects.kit.pools import use_pool
 from localml.dialects.native.auth import find, reached, workspace_for
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
@@ -70,7 +70,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def why(path: schemas.Reference) -> Any:
         """Why a workload waits."""
         row = find(platform, caller(), path.ref).row
-        return {"state": row.state, "why": translate.why(platform.why(row.id or 0))}
+        return {"state": row.state, "why": translate.why(platform, caller(), platform.why(row.id or 0))}
 
     @api.get("/workloads/<ref>/wait", responses={"200": schemas.WorkloadFull})
     def wait(path: schemas.Reference, query: schemas.WaitQuery) -> Any:
@@ -86,7 +86,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     place = workspace_for(platform, who, body.workspace, ThingKind.WORKLOAD)
-    allow(who, Action.USE, Thing(ThingKind.POOL, body.pool, body.pool))
+    use_pool(platform, who, body.pool)
     for number in body.spec.depends_on:
         _need_seen(platform, who, number)
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
@@ -99,11 +99,7 @@ def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
 
 def _need_seen(platform: Platform, who: Caller, number: int) -> None:
     """Who waits for a workload learns how it ends: what the caller may not see is none to depend on."""
-    try:
-        seen = may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, platform.workloads.row(number)))
-    except LocalmlError:
-        seen = False
-    if not seen:
+    if translate.seen(platform, who, number) is None:
         raise not_found("depends_on: workload", number)
 
 
@@ -139,4 +135,4 @@ def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
 
 def _full(platform: Platform, found: Full) -> dict[str, Any]:
     events = platform.workloads.events(found.row.id or 0, limit=10_000)[-_TAIL:]
-    return translate.full(platform, found, events)
+    return translate.full(platform, caller(), found, events)

@@ -10,7 +10,11 @@ from sqlmodel import col, select
 
 from localml.core.capacity.pools import PoolInfo
 from localml.core.capacity.tables import GpuLease
+from localml.core.errors import LocalmlError
 from localml.core.events.tables import Event
+from localml.core.people.allow import Thing, may
+from localml.core.people.identity import Caller
+from localml.core.people.rights import Action, ThingKind
 from localml.core.work.causes import CAUSES
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
@@ -54,8 +58,8 @@ def workload(row: Workload) -> dict[str, Any]:
     return {name: getattr(row, name) for name in _PLAIN}
 
 
-def full(platform: Platform, found: Full, events: Sequence[Event]) -> dict[str, Any]:
-    """Everything about a workload."""
+def full(platform: Platform, who: Caller, found: Full, events: Sequence[Event]) -> dict[str, Any]:
+    """Everything about a workload, for somebody who may read it."""
     row = found.row
     reason = platform.why(row.id or 0) if row.state in ("queued", "preparing") else None
     grants: dict[int, list[dict[str, Any]]] = {}
@@ -71,8 +75,17 @@ def full(platform: Platform, found: Full, events: Sequence[Event]) -> dict[str, 
             _replica(one, grants.get(one.id or 0, []), reachable(platform.config.host)) for one in found.attempts
         ],
         "events": [event(one) for one in events],
-        "why": why(reason),
+        "why": why(platform, who, reason),
     }
+
+
+def seen(platform: Platform, who: Caller, number: int) -> Workload | None:
+    """A workload by its id, if this caller may read it."""
+    try:
+        row = platform.workloads.row(number)
+    except LocalmlError:
+        return None
+    return row if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, row)) else None
 
 
 def _leases(platform: Platform, number: int) -> list[GpuLease]:
@@ -116,15 +129,17 @@ def _replica(one: Attempt, gpus: list[dict[str, Any]], host: str) -> dict[str, A
     }
 
 
-def why(reason: Any) -> dict[str, Any] | None:
-    """Why a workload waits (what :meth:`Platform.why` gives); None when it does not."""
+def why(platform: Platform, who: Caller, reason: Any) -> dict[str, Any] | None:
+    """Why a workload waits (what :meth:`Platform.why` gives); None when it does not. It names no workload that this
+    caller may not read."""
     if reason is None:
         return None
+    holders = [number for number in reason.holders if seen(platform, who, number) is not None]
     return {
         "code": reason.code,
-        "message": reason.message,
+        "message": reason.message if len(holders) == len(reason.holders) else reason.discreet,
         "short": sorted(reason.short),
-        "holders": list(reason.holders),
+        "holders": holders,
         "expected_start": reason.expected_start,
     }
 
@@ -151,8 +166,13 @@ def pool(info: PoolInfo) -> dict[str, Any]:
     return asdict(info)
 
 
-def gpu(view: GpuView, usage: Any, names: dict[int, str]) -> dict[str, Any]:
-    """A GPU. ``names`` are those of the workloads that hold leases."""
+def gpu(view: GpuView, usage: Any, names: dict[int, str], *, everything: bool) -> dict[str, Any]:
+    """A GPU.
+
+    Args:
+        names: of the workloads whose leases may be named.
+        everything: tell of the machine's programs, too.
+    """
     one, mark = view.gpu, view.mark
     held = sum(lease.fraction for lease in view.leases)
     return {
@@ -164,15 +184,22 @@ def gpu(view: GpuView, usage: Any, names: dict[int, str]) -> dict[str, Any]:
         "free": max(0.0, round(1.0 - held, 6)),
         "drained": mark is not None and not mark.fenced,
         "fenced": mark is not None and mark.fenced,
-        "reason": mark.reason if mark is not None else view.trouble,
-        "leases": [
-            {
-                "workload_id": lease.workload_id,
-                "name": names.get(lease.workload_id, ""),
-                "fraction": lease.fraction,
-                "acquired_at": lease.acquired_at,
-            }
-            for lease in view.leases
-        ],
-        "usage": asdict(usage) if usage is not None else {},
+        "reason": mark.reason if mark is not None else view.trouble if everything else view.discreet,
+        "leases": [_lease(lease, names.get(lease.workload_id)) for lease in view.leases],
+        "usage": _usage(usage, everything) if usage is not None else {},
     }
+
+
+def _lease(lease: GpuLease, name: str | None) -> dict[str, Any]:
+    """A lease; without a name it says no more than that there is one."""
+    return {
+        "workload_id": None if name is None else lease.workload_id,
+        "name": name or "",
+        "fraction": lease.fraction,
+        "acquired_at": None if name is None else lease.acquired_at,
+    }
+
+
+def _usage(usage: Any, everything: bool) -> dict[str, Any]:
+    found = asdict(usage)
+    return found if everything else found | {"processes": []}

@@ -7,9 +7,10 @@ from typing import Any
 
 from localml.core.capacity.pools import PoolInfo
 from localml.core.errors import Code, LocalmlError, invalid
-from localml.core.people.allow import Thing, may
+from localml.core.people.allow import may
 from localml.core.people.identity import Caller
-from localml.core.people.rights import Action, ThingKind
+from localml.core.people.rights import Action
+from localml.dialects.kit.pools import pool_thing
 from localml.dialects.openpai.errors import missing_cluster
 from localml.platform import Platform
 
@@ -30,12 +31,9 @@ def usable_pool(platform: Platform, caller: Caller, cluster: str) -> str:
         LocalmlError: ``INVALID`` when there is no such virtual cluster, ``FORBIDDEN`` when the caller may not use it.
     """
     path = pool_of(cluster)
-    if cluster == DEFAULT:
-        return path
-    if "/" in cluster or path not in {pool.name for pool in platform.pools.list()}:
+    if cluster != DEFAULT and ("/" in cluster or path not in {pool.name for pool in platform.pools.list()}):
         raise invalid("virtualCluster", f"could not find virtual cluster {cluster}")
-    pool = Thing(ThingKind.POOL, path, cluster, granted=path in platform.pools.grants(caller.id))
-    if not may(caller, Action.USE, pool):
+    if not may(caller, Action.USE, pool_thing(platform, caller, path, cluster)):
         raise LocalmlError(Code.FORBIDDEN, f"virtualCluster: {caller.name} may not use {cluster}")
     return path
 
