@@ -229,7 +229,7 @@ def first_schema(data: Path) -> None:
 
 
 def test_services_of_cloudml_are_open_to_this_machine_alone_from_now_on(tmp_path: Path) -> None:
-    path = unpack(tmp_path) / FILE_NAME
+    path = unpack(tmp_path, "0004") / FILE_NAME
 
     def specs() -> dict[tuple[int, str], dict[str, Any]]:
         with sqlite3.connect(path) as file:

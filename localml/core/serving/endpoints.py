@@ -25,7 +25,7 @@ from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.tables import ModelVersion
-from localml.core.serving.records import EndpointFull, Only, full
+from localml.core.serving.records import EndpointFull, Only, full, gateway_ports
 from localml.core.serving.shares import give_share, give_shares
 from localml.core.serving.specs import EndpointSpec, EndpointState, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant, VariantSample
@@ -118,7 +118,7 @@ class Endpoints:
             pools.ensure(session, new.pool)
             if new.refuse_over_quota:
                 _check_quota(session, new)
-            if new.spec.gateway_port in _gateway_ports(session):
+            if new.spec.gateway_port in gateway_ports(session):
                 words = f"gateway_port: {new.spec.gateway_port} is another endpoint's"
                 raise LocalmlError(Code.CONFLICT, words, field="gateway_port")
             row = self._endpoint_row(session, new, route)
@@ -308,7 +308,7 @@ class Endpoints:
     def gateway_ports(self) -> set[int]:
         """Ports of the gateway that endpoints have to themselves."""
         with self._store.read() as session:
-            return _gateway_ports(session)
+            return gateway_ports(session)
 
     def _written(self, act: Callable[[Session], int]) -> EndpointFull:
         number = self._store.write(act)
@@ -426,9 +426,3 @@ def _check_quota(session: Session, new: NewEndpoint) -> None:
         gpu=sum(each.gpu * number for number, each in found),
         count=sum(number for number, _ in found),
     )
-
-
-def _gateway_ports(session: Session) -> set[int]:
-    specs = session.exec(select(Endpoint.spec).where(col(Endpoint.deleted_at).is_(None)))
-    found = (EndpointSpec.model_validate_json(spec).gateway_port for spec in specs)
-    return {port for port in found if port is not None}
