@@ -130,12 +130,12 @@ def _guard(stream: TextIO) -> TextIO:
     return cast(TextIO, Guard(stream)) if stream is not None and stream.isatty() else stream
 
 
-def below(stream: TextIO) -> TextIO:
+def below(stream: TextIO | Guard) -> TextIO:
     """The terminal below a guard, for bars that move its cursor and show nothing of others'; others as they are."""
     return stream.terminal if isinstance(stream, Guard) else stream
 
 
-def show_output(stream: TextIO, text: str, *, raw: bool = False) -> None:
+def show_output(stream: TextIO | Guard, text: str, *, raw: bool = False) -> None:
     """Write what a program wrote. ``raw``: as it is, whatever the terminal makes of it."""
     if raw or not isinstance(stream, Guard):
         below(stream).write(text)
@@ -143,7 +143,7 @@ def show_output(stream: TextIO, text: str, *, raw: bool = False) -> None:
         stream.write_output(text)
 
 
-def output_writer(stream: TextIO, *, raw: bool = False) -> Callable[[bytes], None]:
+def output_writer(stream: TextIO | Guard, *, raw: bool = False) -> Callable[[bytes], None]:
     """Writes bytes of a program's output, in pieces that may end anywhere."""
     if raw or not isinstance(stream, Guard):
         target = below(stream)
@@ -158,6 +158,6 @@ def _all(target: TextIO, data: bytes) -> None:
     target.buffer.write(data)
 
 
-def settled(stream: TextIO, line: str, *, raw: bool = False) -> str:
+def settled(stream: TextIO | Guard, line: str, *, raw: bool = False) -> str:
     """What is seen of a line in the end, where a bar returned to its beginning again and again."""
     return line if raw or not isinstance(stream, Guard) else line.rstrip("\r").rpartition("\r")[2]

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import localml.cli
-from localml.cli.terminal import Guard, show_output, visible
+from localml.cli.terminal import Guard, settled, show_output, visible
 from localml.testing import Localml
 
 TITLE, CLEAR, C1, BELL = "\x1b]0;owned\x07", "\x1b[2J\x1b[H", "\x9b2J", "\x07"
@@ -145,6 +145,12 @@ def test_a_colour_lasts_to_the_end_of_its_line_at_most() -> None:
 def test_bars_return_to_the_beginning_of_their_line_in_logs_alone() -> None:
     assert through("10%\r20%\r\n", output=True) == "10%\r20%\r\n"
     assert through("name\rother\r\n") == "name\\x0dother\n"
+
+
+def test_of_a_bar_behind_a_replicas_name_the_last_state_is_shown() -> None:
+    assert settled(Guard(Terminal()), "10%\r20%\r") == "20%"
+    assert settled(Guard(Terminal()), "10%\r20%", raw=True) == "10%\r20%"
+    assert settled(Terminal(), "10%\r20%") == "10%\r20%"
 
 
 def test_a_name_is_shown_without_colours() -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+import urllib3
 from helpers.mlbench import need_image
 from helpers.rig import wait_until
 
@@ -93,6 +94,8 @@ def test_a_kernel_uses_what_its_image_has(client: Client) -> None:
     assert len(found["right"]) == ROWS
     assert sum(found["right"]) >= 0.9 * ROWS
     assert found["numpy"][0].startswith("/opt/venv/")  # the image's own, not the one beside the server
+    [url] = [each["url"] for one in served.variants for each in one["replicas"]]
+    assert urllib3.request("GET", f"{url}/v2/health/ready", retries=False).status == 401  # by the gateway alone
 
 
 def test_a_kernel_of_wmla_does_so_unchanged(client: Client) -> None:

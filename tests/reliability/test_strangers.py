@@ -21,7 +21,7 @@ from localml.core.people.scopes import Scope
 from localml.core.serving.routes_table import EndpointRoute, RouteTable, write_routes
 from localml.core.work.listing import Query
 from localml.dialects import REGISTRY
-from localml.dialects.kit.open import ALWAYS, ASKED_FOR, GATEWAY, SERVER, TABLE, Group
+from localml.dialects.kit.open import ALWAYS, ASKED_FOR, GATEWAY, PORTS, SERVER, TABLE, Group
 from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 from localml.server import Dispatcher
@@ -298,7 +298,7 @@ def test_each_row_has_its_reason_and_no_operation_is_there_twice() -> None:
     assert len(set(keys)) == len(keys)
     assert [row for row in TABLE if len(row.reason.split()) < 5] == []
     assert {row.group for row in TABLE} == set(Group)
-    assert {row.api for row in TABLE} == {SERVER, GATEWAY, *(one.name for one in REGISTRY if one.prefixes)}
+    assert {row.api for row in TABLE} == {SERVER, GATEWAY, PORTS, *(one.name for one in REGISTRY if one.prefixes)}
 
 
 # -- what is open shows no secret --------------------------------------------------------------------

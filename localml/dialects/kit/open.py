@@ -17,8 +17,8 @@ from flask import Request
 from localml.config import Config
 from localml.dialects import REGISTRY
 
-SERVER, GATEWAY = "server", "gateway"
-"""What is no dialect: the server's own pages, and the model gateway."""
+SERVER, GATEWAY, PORTS = "server", "gateway", "ports"
+"""What is no dialect: the server's own pages, the model gateway, and ports that programs of users listen on."""
 
 
 class Group(StrEnum):
@@ -32,9 +32,10 @@ class Group(StrEnum):
     CLOUDML_SERVICES = "cloudml-services"
     PUBLIC_ENDPOINTS = "public-endpoints"
     MLBENCH = "mlbench"
+    PROGRAMS = "programs"
 
 
-ALWAYS = frozenset({Group.HEALTH, Group.DOCUMENTS, Group.TOKENS})
+ALWAYS = frozenset({Group.HEALTH, Group.DOCUMENTS, Group.TOKENS, Group.PROGRAMS})
 """From everywhere, whatever the settings are. The others are open to this machine only, but for
 :attr:`Group.PUBLIC_ENDPOINTS`, and ``up --closed`` closes them: behind a proxy on this machine, for whom everybody is
 here, that is how to run it."""
@@ -47,7 +48,7 @@ class Open:
     """One operation.
 
     Attributes:
-        api: a dialect's name, or :data:`SERVER` or :data:`GATEWAY`.
+        api: a dialect's name, or one of :data:`SERVER`, :data:`GATEWAY` and :data:`PORTS`.
         operation: name of the endpoint (``blueprint.function``), or the path.
         as_admin: it is done in the administrator's name, which the dialect's ``authenticate`` sees to; the others
             have no caller.
@@ -61,6 +62,9 @@ class Open:
 
 
 _READS = "the vendor's document has it without a token, and its clients and pages read so"
+
+
+_MAY = "it alone can look at the token in its environment, and may"
 
 
 def _rows(api: str, group: Group, reason: str, *names: str, as_admin: bool = False) -> Iterator[Open]:
@@ -109,6 +113,16 @@ TABLE: tuple[Open, ...] = (
         "get_run",
         "delete_run",
         as_admin=True,
+    ),
+    Open(
+        PORTS,
+        "replicas of an image of one's own",
+        Group.PROGRAMS,
+        "it alone can look at LOCALML_REPLICA_TOKEN, and may",
+    ),
+    Open(PORTS, "notebooks, TensorBoards of an image of one's own", Group.PROGRAMS, _MAY),
+    Open(
+        PORTS, "ports that jobs and environments publish", Group.PROGRAMS, "what listens there is the job's own program"
     ),
 )
 
