@@ -10,6 +10,7 @@ import pytest
 from click import Command, Context
 
 from localml.cli.users import complete_keys, complete_users
+from localml.core.errors import LocalmlError
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -157,3 +158,26 @@ def test_the_administrators_own_password_is_changed_and_the_command_line_goes_on
     assert cli("users", "password", "admin").code == 0
     assert cli("tokens", "list").code == 0
     assert cli("env", "openpai", "--format", "json").json["password"] == ""
+
+
+def test_the_address_for_mlbenchs_client_is_each_users_own(
+    cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = localml.platform.identity
+    token = identity.create_token(identity.create_user("eve", "the first password"))
+    monkeypatch.setenv("LOCALML_URL", localml.url)
+    monkeypatch.setenv("LOCALML_TOKEN", token)
+    line = cli("env", "mlbench").out
+    assert cli("env", "mlbench").out == line  # and no further token
+    url = line.strip().removeprefix("export MLBENCH_DASHBOARD_URL=")
+    assert url.startswith("http://eve:")
+    assert url.endswith("@" + localml.url.removeprefix("http://"))
+    listed = [one["name"] for one in cli("token", "list", "--json").json["tokens"]]
+    assert listed.count("mlbench") == 1
+    assert cli("env", "cloudml").code == 1  # what the administrator's file holds is for administrators
+    secret = url.partition("@")[0].rpartition(":")[2]
+    assert identity.by_basic("eve", secret).scope.restricts
+    identity.set_password("eve", "another password")
+    with pytest.raises(LocalmlError):
+        identity.by_token(secret)
+    identity.remove_user("eve")

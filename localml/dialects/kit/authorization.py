@@ -5,7 +5,7 @@ from __future__ import annotations
 from werkzeug.datastructures import Authorization
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.people.allow import MACHINE, allow
+from localml.core.people.allow import MACHINE, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action
 from localml.platform import Platform
@@ -49,6 +49,6 @@ def metrics_reader(platform: Platform, header: str | None, address: str | None) 
     if caller is None:
         words = "send 'Authorization: Bearer TOKEN' or HTTP Basic, of an administrator"
         raise LocalmlError(Code.UNAUTHENTICATED, words)
-    allow(caller, Action.READ, MACHINE)
-    if not caller.admin:
-        raise LocalmlError(Code.FORBIDDEN, "metrics are for administrators: they name what belongs to all users")
+    if not (caller.admin and may(caller, Action.READ, MACHINE)):
+        words = "metrics name what belongs to all: they are for administrators, by a token that may read the machine"
+        raise LocalmlError(Code.FORBIDDEN, words)
