@@ -144,7 +144,7 @@ class Platform:
         self.hardware = Hardware(self.db, self.gpus, self.clock, size)
         self.mounts = Mounts(self.data, self.buckets)
         self.accounts = Accounts(
-            self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.user
+            self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.owner
         )
         self._site = open_site(
             config,
@@ -273,7 +273,7 @@ class Platform:
             told()
 
     def _gone(self, row: Instance) -> bool:
-        return row.owner not in {user.name for user in self.identity.users()}
+        return row.owner_id not in {user.id for user in self.identity.users()}
 
     def _guessed(self, words: str) -> None:
         now = self.clock.now()

@@ -194,17 +194,16 @@ def test_administrators_have_it_all(server: Localml, people: tuple[Person, Perso
     assert client.wait(left.in_team, 60).state == "stopped"
 
 
-def test_what_the_old_one_left_goes_on_in_its_own_name(server: Localml, people: tuple[Person, Person, Left]) -> None:
-    """A notebook starts again, opens with its token and has its old folder, whoever has the name now."""
+def test_nothing_of_the_old_one_begins_again_in_the_new_ones_name(
+    server: Localml, people: tuple[Person, Person, Left]
+) -> None:
+    """What a removed user could open is stopped, and stays so though there is a user of the name again."""
     old, _, left = people
     tools, platform = server.client.tools, server.platform
-    before = tools.notebook(left.notebook)
-    tools.stop(before)
     wait_until(lambda: tools.notebook(left.notebook).state == "stopped", 60)
-    again = tools.start(tools.notebook(left.notebook))
-    wait_until(lambda: tools.notebook(left.notebook).state == "running", 60)
-    assert (again.owner, tools.notebook(left.notebook).token) == ("alice", before.token)
-    assert platform.workloads.row(tools.notebook(left.notebook).workload_id).owner_id == old.id
+    with pytest.raises(ClientError, match="alice, in whose name own-lab ran, was removed"):
+        tools.start(tools.notebook(left.notebook))
+    assert platform.workloads.row(left.job).owner_id == old.id
     assert (platform.data / "folders" / str(old.id) / "own-lab").is_dir()
 
 

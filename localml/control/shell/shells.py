@@ -267,7 +267,7 @@ class Shells:
 
     def _publish(self, full: Full) -> None:
         """The owner's, if it is a user still."""
-        key = next((self._key(full.row, one).public for one in self._users() if one.name == full.row.owner), "")
+        key = next((self._key(full.row, one).public for one in self._users() if one.id == full.row.owner_id), "")
         with self._buckets.open(f"{self._folder(full)}/{full.row.name}.pub", "wb") as file:
             file.write(f"{key} {full.row.name}\n".encode())
 
