@@ -144,7 +144,7 @@ class Platform:
         self.hardware = Hardware(self.db, self.gpus, self.clock, size)
         self.mounts = Mounts(self.data, self.buckets)
         self.accounts = Accounts(
-            self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.user
+            self.engine.capabilities, trusted=config.trust_users, first=config.uids, owner=self.identity.owner
         )
         self._site = open_site(
             config,

@@ -21,14 +21,16 @@ class Accounts:
         capabilities: of the engine.
         trusted: everybody's jobs may run as the server.
         first: the number that the accounts begin with.
-        user: a user by name; raises ``NOT_FOUND``.
+        owner: a user by number and workspace, also one that was removed; raises ``NOT_FOUND``.
     """
 
-    def __init__(self, capabilities: Capabilities, *, trusted: bool, first: int, user: Callable[[str], Caller]) -> None:
+    def __init__(
+        self, capabilities: Capabilities, *, trusted: bool, first: int, owner: Callable[[int, str], Caller]
+    ) -> None:
         self._capabilities = capabilities
         self._trusted = trusted
         self._first = first
-        self._user = user
+        self._owner = owner
 
     def check(self, caller: Caller) -> None:
         """Refuse the work of a user from whom this engine cannot protect anybody.
@@ -48,7 +50,7 @@ class Accounts:
         if self._trusted or not (self._capabilities.accounts or self._capabilities.exposes):
             return None
         try:
-            owner = self._user(row.owner)
+            owner = self._owner(row.owner_id, row.workspace)
         except LocalmlError as error:
             raise EngineError(f"nobody can say whom it is to run as: {error.message}") from error
         if owner.admin:
@@ -67,7 +69,7 @@ class Accounts:
 
     def _is_admin(self, caller: Caller) -> bool:
         """Whether the user is one; what acts in a user's name may have more rights than that user has."""
-        return caller.id == 0 or self._user(caller.name).admin
+        return caller.id == 0 or self._owner(caller.id, caller.workspace).admin
 
     def _refusal(self, name: str) -> str:
         return f"{name} may run nothing here, being no administrator: {self._capabilities.exposes}; {_ADVICE}"
