@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.engine_kits import wait_until
+from helpers.native import sh
+from helpers.server_process import Api, servers
 
 from localml.client import Client
 from localml.client.errors import ClientError
 from localml.config import DEFAULT_UIDS, load
+from localml.engines.process.boxes import trouble
 from localml.platform import Platform
 from localml.server import Server
 
@@ -61,6 +67,11 @@ class House:
         for name in self.platform.engine.list():
             self.platform.engine.remove(name)
         self.server.close()
+
+
+def api_of(data: Path, token: str) -> Api:
+    """Somebody's calls of the server that runs on a data directory."""
+    return Api(json.loads((data / "server.json").read_text())["url"], token)
 
 
 @contextmanager
@@ -144,6 +155,27 @@ def test_a_shell_in_a_job_is_no_way_out(boxes: House) -> None:
     answer = boxes.platform.engine.exec(name, ("sh", "-c", f"id -u; cat {boxes.data}/credentials.json"))
     assert answer.stdout.decode().split() == [str(boxes.uid("bob"))]
     boxes.bob.stop(job.id)
+
+
+def test_a_box_outlives_the_server_and_ends_when_it_is_told(tmp_path: Path) -> None:
+    if reason := trouble():
+        pytest.skip(reason)
+    with servers(tmp_path / "data", trust_users=False) as running:
+        first = running.start()
+        first.api.post("/users", {"name": "bob", "password": "bob's password"})
+        token = first.api.post("/users/bob/tokens", {"name": "t"})["token"]
+        bob = api_of(running.data, token)
+        number = bob.submit("long", sh("trap 'echo told; exit 9' TERM; id -u; sleep 600 & wait"))
+        wait_until(lambda: bob.log(number), "its first line")
+        bob.close()
+        first.end(signal.SIGKILL)
+        running.start()
+        bob = api_of(running.data, token)
+        assert bob.get(f"/workloads/{number}")["state"] == "running"
+        bob.post(f"/workloads/{number}/stop")
+        assert bob.wait_over(number)["state"] == "stopped"
+        assert bob.log(number).split() == [str(DEFAULT_UIDS + 2).encode(), b"told"]
+        bob.close()
 
 
 def test_the_administrators_job_runs_as_the_server(boxes: House) -> None:
