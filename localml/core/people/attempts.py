@@ -165,8 +165,9 @@ class Attempts:
             begins = begins or one.count == free + 1
         if not begins:
             return ""
-        self._say(now)
-        return f"somebody guesses passwords: {FREE} wrong ones for '{name[:64]}' from {source or 'an unknown address'}"
+        whom = f"{name[:64]!r} from {source or 'an unknown address'}"
+        self._say(now, whom)
+        return f"somebody guesses passwords; the last of many wrong ones was for {whom}"
 
     def _guesser(self, key: _Key, now: float) -> _Guesser:
         found = self._guessers.get(key)
@@ -180,16 +181,16 @@ class Attempts:
 
     def _refusal(self, left: float) -> LocalmlError:
         self._refused += 1
-        self._say(self._clock.now())
+        self._say(self._clock.now(), "somebody")
         seconds = max(1, int(left + 0.999))
         words = f"too many wrong passwords: try again in {seconds} s; a token or a key is taken meanwhile"
         return LocalmlError(Code.TOO_MANY_REQUESTS, words, details={"retry_after": seconds})
 
-    def _say(self, now: float) -> None:
+    def _say(self, now: float, whom: str) -> None:
         if now < self._told_at + TOLD_S:
             return
         self._told_at = now
-        log.warning("passwords are guessed: %d attempts were not looked at since the last such line", self._refused)
+        log.warning("passwords are guessed, now of %s; %d guesses before were not looked at", whom, self._refused)
         self._refused = 0
 
     # -- outcomes --------------------------------------------------------------------------------

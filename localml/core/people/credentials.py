@@ -75,32 +75,20 @@ class Administrator:
     def _renew(self) -> bool:
         """Make anew what has ended; whether anything had that was there."""
         held = self.credentials
-        key_ended, token_ended = not self._knows_key(held), not self._knows_token(held)
-        if not (key_ended or token_ended):
+        key_stands, token_stands = self._identity.holds(ADMIN, held.access_key, held.token)
+        if key_stands and token_stands:
             return False
         caller = self._identity.user(ADMIN)
-        if key_ended:
+        if not key_stands:
             access, secret = self._identity.create_key(caller, name=CREDENTIALS_NAME)
             held = replace(held, access_key=access, secret_key=secret)
-        if token_ended:
+        if not token_stands:
             held = replace(held, token=self._identity.create_token(caller, name=CREDENTIALS_NAME))
         if held.password and not self._identity.has_password(ADMIN, held.password):
             held = replace(held, password="")
         ended = bool(self.credentials.token)
         self._keep(held)
         return ended
-
-    def _knows_key(self, held: Credentials) -> bool:
-        try:
-            return self._identity.by_key(held.access_key)[0].name == ADMIN
-        except LocalmlError:
-            return False
-
-    def _knows_token(self, held: Credentials) -> bool:
-        try:
-            return self._identity.by_token(held.token).name == ADMIN
-        except LocalmlError:
-            return False
 
     def _keep(self, made: Credentials) -> None:
         self.credentials = made

@@ -251,6 +251,13 @@ class Recognition:
             user = session.exec(memberships.living(name)).first()
         return user is not None and password_matches(user.password_hash, password)
 
+    def holds(self, name: str, access_key: str, token: str) -> tuple[bool, bool]:
+        """Whether an access key and a token are a user's; this is no use of them, and nothing is unsealed for it."""
+        with self._store.read() as session:
+            rows = session.get(AccessKey, access_key), session.get(Token, hash_token(token))
+            number = user_row(session, name).id
+        return rows[0] is not None and rows[0].user_id == number, rows[1] is not None and rows[1].user_id == number
+
     def stamp(self, name: str) -> tuple[Caller, str]:
         """A user, and a text that changes when its credentials end and is another one for a later user of the name.
 
