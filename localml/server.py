@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from localml import __version__
+from localml.core import descriptors
 from localml.core.errors import Code, LocalmlError
 from localml.dialects import DIALECTS
 from localml.httpd.origin import (
@@ -184,6 +185,7 @@ class Server:
 
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
+        descriptors.raise_limit()
         self.platform.start()
         self._publish()
         try:

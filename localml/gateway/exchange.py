@@ -14,7 +14,7 @@ from localml.gateway import headers as heads
 from localml.gateway.admission import NothingReady, Refused
 from localml.gateway.routing import Endpoint, Place, Replica, Variant
 from localml.gateway.tunnel import join
-from localml.gateway.upload import CLIENT_TIMEOUT, Upload
+from localml.gateway.upload import Upload
 from localml.gateway.upstream import Answer, Broken, Connection, Unreachable
 from localml.httpd.connection import Client
 from localml.httpd.headers import CONTINUE, LAST_CHUNK, chunk, length_line
@@ -22,6 +22,8 @@ from localml.httpd.request import Request
 from localml.httpd.wire import Incoming
 
 ATTEMPTS = 3
+CLIENT_TIMEOUT = 60.0
+"""Seconds that a client may pause in the middle of reading an answer."""
 WHOLE = 64 * 1024
 """Answers up to this size are sent when they are complete, in one write: a replica that dies before costs nothing."""
 _IDEMPOTENT = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"})

@@ -6,13 +6,14 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from localml.core import descriptors
 from localml.core.serving.gateway_stats import GatewayAddress, write_address
 from localml.core.serving.routes_table import FORMAT, RouteTable, wake_folder
 from localml.gateway import headers as heads
@@ -24,9 +25,11 @@ from localml.gateway.listeners import Listeners
 from localml.gateway.report import METRICS_TYPE, Report
 from localml.gateway.routing import Endpoint, Place, Router
 from localml.gateway.tfserving.door import Door, Unavailable
+from localml.httpd.accept import Acceptor, listen
 from localml.httpd.connection import Client
 from localml.httpd.origin import FOREIGN_HOST, FOREIGN_PAGE, from_foreign_page, is_own_host, own_names
 from localml.httpd.request import BadRequest, Request
+from localml.httpd.room import Room
 
 log = logging.getLogger("localml.gateway")
 
@@ -34,8 +37,6 @@ DRAIN = 30.0
 """Seconds that requests in flight get after SIGTERM."""
 SWEEP = 5.0
 """Seconds between two looks at the connections' deadlines."""
-_BACKLOG = 2048
-_SPARE_FILES = 256
 _GONE = 499  # what nginx counts for a client that went away; never sent
 
 
@@ -58,15 +59,15 @@ class Gateway:
         self._settings = settings
         self.router = Router(self._wake)
         self.report = Report(settings.data, self.router, lambda: len(self._clients))
-        self._clients: set[Client] = set()
+        descriptors.raise_limit()
+        self._clients = Room(_most_clients(), "the gateway")
         self._prober = Prober(self.router, self.report.changed)
         self._follower = Follower(settings.data, self._apply, self._table_error)
         self._tasks: list[asyncio.Task[None]] = []
-        self._server: asyncio.Server | None = None
-        self._listeners = Listeners(settings.host, _BACKLOG, lambda name: Client(self, name), self._port_error)
+        self._acceptor: Acceptor | None = None
+        self._listeners = Listeners(settings.host, self._accept, self._port_error)
         self._door = Door(self.router)
         self._names = own_names(settings.host, settings.hosts)
-        self._most_clients = _raise_file_limit()
         self.closing = False
         self._all_done = asyncio.Event()
 
@@ -81,10 +82,8 @@ class Gateway:
         self._follower.start()
         await self._follower.look()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: Client(self), self._settings.host, self._settings.port, backlog=_BACKLOG
-        )
-        port = int(self._server.sockets[0].getsockname()[1])
+        self._acceptor = self._accept(listen(self._settings.host, self._settings.port))
+        port = self._acceptor.port
         self._door.open(_own_url(self._settings.host, port))
         self._tasks = [loop.create_task(run()) for run in (self._follower.run, self._listeners.run, self._sweep)]
         write_address(
@@ -100,8 +99,8 @@ class Gateway:
         Connections that are kept open may still bring requests meanwhile; their answers ask the client to leave.
         """
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         self._listeners.close()
         door = asyncio.get_running_loop().create_task(self._door.close(self._settings.drain_s))
         self._check_done()
@@ -110,7 +109,7 @@ class Gateway:
                 await self._all_done.wait()
         except TimeoutError:
             log.warning("%d requests are cut: they took too long to finish", self._busy())
-        for client in list(self._clients):
+        for client in self._clients:
             client.cut()
         for task in self._tasks:
             task.cancel()
@@ -118,6 +117,9 @@ class Gateway:
         await self._prober.close()
         self._follower.close()
         self.report.close()
+
+    def _accept(self, sockets: list[socket.socket], only: str = "") -> Acceptor:
+        return Acceptor(sockets, lambda: Client(self, only), self._clients.short)
 
     def _busy(self) -> int:
         return sum(client.busy for client in self._clients)
@@ -134,14 +136,12 @@ class Gateway:
 
     def arrived(self, client: Client) -> None:
         """A client has connected."""
-        self._clients.add(client)
-        if len(self._clients) > self._most_clients:
-            client.turn_away("the gateway has no room for more connections")
+        self._clients.enter(client)
         self.report.changed()
 
     def left(self, client: Client) -> None:
         """A client's connection has ended."""
-        self._clients.discard(client)
+        self._clients.leave(client)
         self.report.changed()
         self._check_done()
 
@@ -149,14 +149,12 @@ class Gateway:
         """End connections whose deadline is over."""
         while True:
             await asyncio.sleep(SWEEP)
-            now = asyncio.get_running_loop().time()
-            for client in [one for one in self._clients if one.deadline < now]:
-                client.expire()
+            self._clients.sweep(asyncio.get_running_loop().time())
 
     async def _apply(self, table: RouteTable) -> None:
         self.router.apply(table)
         self._prober.update()
-        await self._listeners.want({one.port: one.name for one in table.endpoints if one.port is not None})
+        self._listeners.want({one.port: one.name for one in table.endpoints if one.port is not None})
         log.info("route table %d: %d endpoints", table.generation, len(table.endpoints))
         self.report.write()  # at once: the control plane waits for the generation before it stops replicas
 
@@ -330,16 +328,9 @@ def _write_wake(folder: Path, name: str, hint: str) -> None:
         log.error("the wake file of %s cannot be written: %s", name, error)
 
 
-def _raise_file_limit() -> int:
-    """Allow as many open files as the system lets us; returns how many clients that is good for.
-
-    Each request holds two connections, and kept ones wait on both sides.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    files = 1 << 20 if hard == resource.RLIM_INFINITY else hard
-    return max(64, (files - _SPARE_FILES) // 2)
+def _most_clients() -> int:
+    """Each request holds two connections, and kept ones wait on both sides."""
+    return max(64, descriptors.for_clients() // 2)
 
 
 async def serve(settings: Settings, ready: Callable[[int], None] = lambda port: None) -> None:

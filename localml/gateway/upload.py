@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from localml.core.serving.routes_table import Limits
 from localml.gateway.admission import Refused
 from localml.gateway.upstream import Connection
 from localml.httpd.headers import LAST_CHUNK, chunk
+from localml.httpd.pace import Pace
 from localml.httpd.request import Request
 
 KEPT = 1 << 20
 """Bytes of a body that are kept for another attempt; a body that turns out larger is streamed and sent once."""
-CLIENT_TIMEOUT = 60.0
-"""Seconds that a client may pause in the middle of a body or of reading an answer."""
 
 
 class Upload:
@@ -23,6 +20,7 @@ class Upload:
         self._request, self._limits = request, limits
         self._kept: list[bytes] = []
         self._size = 0
+        self._pace = Pace()
         self._dropped = False  # too much has gone by to be kept
         if request.length is not None and request.length > limits.max_body:
             raise self._too_large()
@@ -68,10 +66,9 @@ class Upload:
 
     async def _piece(self) -> bytes:
         try:
-            async with asyncio.timeout(CLIENT_TIMEOUT):
-                return await self._request.body.read()
+            return await self._pace.read(self._request.body)
         except TimeoutError:
-            raise Refused(408, "slow_client", f"the body paused for {CLIENT_TIMEOUT:g} s") from None
+            raise Refused(408, "slow_client", "the body comes too slowly") from None
 
     def _keep(self, piece: bytes) -> None:
         self._size += len(piece)

@@ -9,12 +9,14 @@ from typing import BinaryIO, cast
 
 from localml.httpd.connection import Client
 from localml.httpd.headers import CONTINUE
+from localml.httpd.pace import Pace
 from localml.httpd.request import BadRequest, Request
 
 SMALL = 64 * 1024
 """Bytes that are waited for on the loop, before a worker is bothered; a body up to this size is whole then."""
-PAUSE = 60.0
-"""Seconds that a client may pause in the middle of a body."""
+SMALL_TIMEOUT = 30.0
+"""Seconds that a small body is waited for in all."""
+TOO_SLOW = "the body comes too slowly"
 
 
 class BodyTooLarge(Exception):
@@ -26,34 +28,37 @@ class BodyTooLarge(Exception):
 
 
 class BodyBroken(OSError):
-    """The client went away, paused for too long or sent nonsense in the middle of its body."""
+    """The client went away, was too slow or sent nonsense in the middle of its body."""
 
 
 async def receive(request: Request, client: Client, limit: int) -> bytes | BinaryIO:
     """A small body whole; of others what is read by a worker, bit by bit as it arrives.
 
     One that is declared to be large isn't waited for, so that the app can refuse it by its head. A client that waits
-    to be told to go on is told when its body is wanted: at once if it is small, else when the app first reads.
+    to be told to go on is told when the app first reads, and never if the app refuses it.
 
     Raises:
-        BadRequest: it broke off (400), or paused for too long (408).
+        BadRequest: it broke off (400), or came too slowly (408).
     """
     body = request.body
     if request.length == 0:
         return b""
     waits = request.expects_continue and not body.ended
-    small = request.length is not None and request.length <= SMALL
-    if small or (request.length is None and not waits):
-        if waits:
-            client.write(CONTINUE)
-            waits = False
-        try:
-            await body.fill(SMALL, PAUSE)
-        except TimeoutError:
-            raise BadRequest(f"the body paused for {PAUSE:g} s", 408) from None
+    if not (waits or body.ended) and (request.length is None or request.length <= SMALL):
+        await _fill(request, client)
     if body.ended and body.waiting <= limit:
         return body.take()
     return cast(BinaryIO, io.BufferedReader(_Body(request, client, limit, waits=waits), SMALL))
+
+
+async def _fill(request: Request, client: Client) -> None:
+    try:
+        with client.owing():
+            async with asyncio.timeout(SMALL_TIMEOUT):
+                await request.body.fill(SMALL)
+    except TimeoutError:
+        if request.length is not None:  # the app may find one without a length, which has begun, worth waiting for
+            raise BadRequest(TOO_SLOW, 408) from None
 
 
 class _Body(io.RawIOBase):
@@ -63,6 +68,7 @@ class _Body(io.RawIOBase):
         self._request, self._client, self._limit = request, client, limit
         self._waits = waits
         self._size = 0
+        self._pace = Pace()
         self._rest = memoryview(b"")
 
     def readable(self) -> bool:
@@ -85,7 +91,7 @@ class _Body(io.RawIOBase):
         try:
             piece = asyncio.run_coroutine_threadsafe(self._read(), self._client.loop).result()
         except TimeoutError:
-            raise BodyBroken(f"the body paused for {PAUSE:g} s") from None
+            raise BodyBroken(TOO_SLOW) from None
         except (BadRequest, RuntimeError, CancelledError) as error:
             raise BodyBroken(str(error) or "the server is shutting down") from error
         self._size += len(piece)
@@ -94,12 +100,8 @@ class _Body(io.RawIOBase):
         return piece
 
     async def _read(self) -> bytes:
-        body = self._request.body
         if self._waits:
             self._waits = False
             if not self._client.head_sent:
                 self._client.write(CONTINUE)
-        if body.waiting or body.ended:
-            return body.take()
-        async with asyncio.timeout(PAUSE):
-            return await body.read()
+        return await self._pace.read(self._request.body)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
 
 import httptools
 
 from localml.httpd import headers as heads
 from localml.httpd.headers import Header
+from localml.httpd.owner import Owner
 from localml.httpd.request import BadRequest, Request
 from localml.httpd.wire import Incoming, Wire
 
@@ -25,35 +28,15 @@ MAX_HEAD = 64 * 1024
 MAX_HEADERS = 200
 HEAD_TIMEOUT = 30.0
 """Seconds from a request's first byte to the end of its head."""
+OPEN_TIMEOUT = 20.0
+"""Seconds from a connection's beginning to its first byte."""
 IDLE_TIMEOUT = 120.0
-"""Seconds that a connection may stay without a request."""
+"""Seconds that a connection may stay without another request."""
 LINGER = 2.0
 """Seconds that an unread body is thrown away for, so that the client gets to read the answer that refused it."""
 _PIPELINE = 8
 _HTTP2 = b"PRI "
 """What HTTP/2 begins with; no method of HTTP/1 is called so (RFC 9113, 3.4)."""
-
-
-class Owner(Protocol):
-    """What clients belong to."""
-
-    closing: bool
-    """It is going down: answers ask the client to leave."""
-
-    def arrived(self, client: Client) -> None:
-        """A client has connected."""
-
-    def left(self, client: Client) -> None:
-        """Its connection has ended."""
-
-    async def handle(self, request: Request, client: Client) -> None:
-        """Answer a request; called for one at a time of each client."""
-
-    def failure(self, status: int, code: str, message: str) -> bytes:
-        """The JSON body of an answer to what is no request (``bad_request``), or to a defect (``internal``)."""
-
-    async def lead_in(self, client: Client) -> None:
-        """Serve a client that speaks HTTP/2; what it sends is in its tunnel."""
 
 
 class Client(Wire):
@@ -70,12 +53,19 @@ class Client(Wire):
         self.peer = b"unknown"
         self.local_address = ""
         """The address of this machine that the client has come to."""
+        self.descriptor = -1
         self.deadline = 0.0
-        """Loop time after which the server ends this connection; moved on as it makes progress."""
+        """Loop time after which the server ends this connection, however many bytes have come by then."""
+        self.waiting_since = inf
+        """Loop time since which nothing is done for the client, which has to say something first; ``inf`` while a
+        request is answered. See :mod:`localml.httpd.room`."""
+        self.known = False
+        """The app has found out from credentials who this is."""
         self.head_sent = False
         self._keep_alive = True
         self._spoken = False
         self._lingering = False
+        self._kept = False  # a request was answered
         self._broken: BadRequest | None = None
         self._task: asyncio.Task[None] | None = None
         self._current: Request | None = None
@@ -96,7 +86,9 @@ class Client(Wire):
         own = transport.get_extra_info("sockname")
         if own:
             self.local_address = str(own[0])
-        self.deadline = self.loop.time() + IDLE_TIMEOUT
+        self.descriptor = transport.get_extra_info("socket").fileno()
+        self.waiting_since = self.loop.time()
+        self.deadline = self.waiting_since + OPEN_TIMEOUT
         self._owner.arrived(self)
 
     def turn_away(self, message: str) -> None:
@@ -115,6 +107,11 @@ class Client(Wire):
     def busy(self) -> bool:
         """A request is being answered, or it speaks HTTP/2."""
         return self._task is not None
+
+    @property
+    def kept_since(self) -> float:
+        """Loop time of the last answer, while the connection is kept for another request; else ``inf``."""
+        return self.waiting_since if self._kept and not self._in_head and self._task is None else inf
 
     def data_received(self, data: bytes) -> None:
         while data and not self._lingering and self._broken is None:
@@ -150,7 +147,7 @@ class Client(Wire):
     def _led_in(self, data: bytes) -> None:
         self.tunnel = Incoming(self)
         self.tunnel.feed(data)
-        self.deadline = float("inf")
+        self.deadline = self.waiting_since = inf
         self._task = self.loop.create_task(self._lead_in())
 
     async def _lead_in(self) -> None:
@@ -214,29 +211,17 @@ class Client(Wire):
         size = len(self._target) + sum(len(name) + len(value) for _, name, value in self._headers)
         if size > MAX_HEAD:
             raise _too_long()
-        first = self._first
         request = Request(
             method=self._parser.get_method(),
             target=self._target,
             http10=self._parser.get_http_version() == "1.0",
             headers=self._headers,
-            first=first,
+            first=self._first,
             keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
             body=Incoming(self),
             started_at=self.loop.time(),
         )
-        _check_target(request)
-        if b"transfer-encoding" in first:
-            if first[b"transfer-encoding"].lower() != b"chunked":
-                raise BadRequest("no other Transfer-Encoding than chunked is served here")
-            request.length = None
-        elif b"content-length" in first:
-            request.length = int(first[b"content-length"])
-        request.websocket = (
-            first.get(b"upgrade", b"").lower() == b"websocket"
-            and request.method == b"GET"
-            and self._parser.should_upgrade()
-        )
+        request.check(may_upgrade=self._parser.should_upgrade())
         self._parsing = request
         self._queue.append(request)
         if len(self._queue) == _PIPELINE:
@@ -285,7 +270,7 @@ class Client(Wire):
         self._current = request
         self.head_sent = False
         self._keep_alive = request.keep_alive
-        self.deadline = float("inf")  # while a request is served, its own limits count
+        self.deadline = self.waiting_since = inf  # while a request is served, its own limits count
         self._task = self.loop.create_task(self._run(request))
 
     async def _run(self, request: Request) -> None:
@@ -308,6 +293,7 @@ class Client(Wire):
 
     def _after(self, request: Request) -> None:
         self._current = self._task = None
+        self.waiting_since = self.loop.time()
         if self.lost:
             return
         if not self._keep_alive or not request.body.ended:
@@ -315,7 +301,8 @@ class Client(Wire):
             request.body.discard()
             return
         request.body.discard()
-        self.deadline = self.loop.time() + IDLE_TIMEOUT
+        self._kept = True
+        self.deadline = self.waiting_since + IDLE_TIMEOUT
         if self._queue:
             self._next()
         elif self._broken is not None:
@@ -330,6 +317,7 @@ class Client(Wire):
             self.transport.close()
             return
         self._lingering = True
+        self.waiting_since = -inf
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
@@ -395,6 +383,15 @@ class Client(Wire):
         self.head_sent = True
         self.write(b"HTTP/1.1 101 Switching Protocols\r\n%b\r\n" % lines)
 
+    @contextmanager
+    def owing(self) -> Iterator[None]:
+        """While something of a request is still to come that nobody has looked at, nothing is done for the client."""
+        self.waiting_since = self.loop.time()
+        try:
+            yield
+        finally:
+            self.waiting_since = inf
+
     def close_idle(self) -> None:
         """End a connection that no request uses."""
         if not self.busy and not self.lost and not self._lingering:
@@ -408,15 +405,6 @@ class Client(Wire):
             self.cut()
         else:
             self.transport.close()
-
-
-def _check_target(request: Request) -> None:
-    """Only the origin form is for a server (RFC 9112, 3.2.1): a whole URL is for a proxy, and says beside the Host
-    header once more whom it is for."""
-    if not request.target.startswith(b"/") and request.target != b"*" and request.method != b"CONNECT":
-        raise BadRequest("the request's target must be a path: this is no proxy")
-    if sum(lowered == b"host" for lowered, _, _ in request.headers) > 1:
-        raise BadRequest("there is more than one Host header")
 
 
 def _too_long() -> BadRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
@@ -15,6 +16,8 @@ from localml.httpd.request import Request
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+KNOWN = "localml.known"
+"""Key of the WSGI environment: what an app calls once it knows by credentials who asks."""
 _FORWARDED = (b"for", b"host", b"proto", b"port", b"by", b"prefix")
 _UNTRUSTED = frozenset({b"forwarded", b"proxy", *(b"x-forwarded-" + part for part in _FORWARDED)})
 """Clients reach this server without a proxy, so what they say of one is not believed. ``Proxy`` would become
@@ -56,6 +59,7 @@ def make_environ(request: Request, client: Client, address: tuple[str, int]) -> 
         "wsgi.input_terminated": True,
         "wsgi.file_wrapper": FileAnswer,
         HOLDS: True,
+        KNOWN: partial(setattr, client, "known", True),
     }
     _add_headers(environ, request)
     return environ

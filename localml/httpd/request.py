@@ -32,6 +32,29 @@ class Request:
     websocket: bool = False
     started_at: float = 0.0
 
+    def check(self, *, may_upgrade: bool) -> None:
+        """Find out from the headers how the body is framed, and what is wrong with them.
+
+        Args:
+            may_upgrade: the connection could go over to another protocol after this request.
+
+        Raises:
+            BadRequest: see the words.
+        """
+        first = self.first
+        # A whole URL is for a proxy (RFC 9112, 3.2.1), and says beside the Host header once more whom it is for.
+        if not self.target.startswith(b"/") and self.target != b"*" and self.method != b"CONNECT":
+            raise BadRequest("the request's target must be a path: this is no proxy")
+        if sum(lowered == b"host" for lowered, _, _ in self.headers) > 1:
+            raise BadRequest("there is more than one Host header")
+        if b"transfer-encoding" in first:
+            if first[b"transfer-encoding"].lower() != b"chunked":
+                raise BadRequest("no other Transfer-Encoding than chunked is served here")
+            self.length = None
+        elif b"content-length" in first:
+            self.length = int(first[b"content-length"])
+        self.websocket = may_upgrade and self.method == b"GET" and first.get(b"upgrade", b"").lower() == b"websocket"
+
     @property
     def connection(self) -> bytes | None:
         return self.first.get(b"connection")

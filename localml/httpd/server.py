@@ -8,22 +8,22 @@ while nothing is sent. Several servers may run in one process, each on a thread 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import logging
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import uvloop
 
+from localml.httpd.accept import Acceptor, listen
 from localml.httpd.body import receive
 from localml.httpd.connection import Client
 from localml.httpd.environ import make_environ
 from localml.httpd.exchange import Exchange, Stalled
 from localml.httpd.request import BadRequest, Request
+from localml.httpd.room import Room
 from localml.httpd.workers import Workers
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("localml.httpd")
 
-MOST_CLIENTS = 1100
+MOST_CLIENTS = 4096
 SWEEP = 5.0
 """Seconds between two looks at the connections' deadlines."""
 MAX_BODY = 64 << 30
@@ -40,8 +40,6 @@ WAITERS = 4
 """Threads that look for those who wait for something."""
 TOO_LARGE = "localml.too_large"
 """Key of the WSGI environment: the limit that the declared body is over, which is why it is refused."""
-_BACKLOG = 1024
-_ATTEMPTS = 20
 
 
 def too_large(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -62,7 +60,7 @@ class HttpServer:
             so it must not block.
         refuse: the app that answers a request whose declared body is longer; it finds the limit under
             :data:`TOO_LARGE` and the body empty.
-        most_clients: connections at a time; more are answered with 503.
+        most_clients: connections at a time, as far as the process may have so many; see :mod:`localml.httpd.room`.
 
     Raises:
         OSError: the port cannot be used.
@@ -86,7 +84,7 @@ class HttpServer:
         self._workers = Workers(threads, "localml-worker")
         self._takers = Workers(threads, "localml-taker")
         self._waiters = Workers(WAITERS, "localml-waiter")
-        self._clients: set[Client] = set()
+        self._clients: Room  # made with the loop, when the process has the limits that it will have
         self._sweeper: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -132,12 +130,12 @@ class HttpServer:
             self._started.set()
 
     async def _serve(self) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        servers = [await loop.create_server(lambda: Client(self), sock=one, backlog=_BACKLOG) for one in self._sockets]
+        self._loop = asyncio.get_running_loop()
+        self._clients = Room(self._most_clients, "the server")
+        acceptor = Acceptor(self._sockets, lambda: Client(self), self._clients.short)
         self._started.set()
         await self._ending.wait()
-        for server in servers:
-            server.close()
+        acceptor.close()
         await self._finish()
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -150,8 +148,8 @@ class HttpServer:
             async with asyncio.timeout(self._grace):
                 await self._all_left.wait()
         except TimeoutError:
-            log.warning("%d requests are cut: they took too long to finish", sum(one.busy for one in self._clients))
-        for client in list(self._clients):
+            log.warning("%d requests are cut: they took too long to finish", self.busy)
+        for client in self._clients:
             client.cut()
         if self._clients:
             self._all_left.clear()
@@ -165,19 +163,22 @@ class HttpServer:
         if not self._clients:
             self._all_left.set()
 
+    @property
+    def busy(self) -> int:
+        """Requests at hand."""
+        return sum(client.busy for client in self._clients)
+
     # -- what clients ask of their owner ------------------------------------------------------------
 
     def arrived(self, client: Client) -> None:
         """A client has connected."""
-        self._clients.add(client)
-        if len(self._clients) > self._most_clients:
-            client.turn_away("the server has no room for more connections")
+        self._clients.enter(client)
         if self._sweeper is None:
             self._sweeper = client.loop.call_later(SWEEP, self._sweep)
 
     def left(self, client: Client) -> None:
         """Its connection has ended."""
-        self._clients.discard(client)
+        self._clients.leave(client)
         self._check_left()
 
     def failure(self, status: int, code: str, message: str) -> bytes:
@@ -219,64 +220,4 @@ class HttpServer:
         """End connections whose deadline is over. Without connections nobody wakes up."""
         assert self._loop is not None
         self._sweeper = self._loop.call_later(SWEEP, self._sweep) if self._clients else None
-        now = self._loop.time()
-        for client in [one for one in self._clients if one.deadline < now]:
-            client.expire()
-
-
-_Address = tuple[socket.AddressFamily, tuple[Any, ...]]
-_NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
-"""A name may have an address of a kind that this machine (or container) does not use."""
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets at each address of a host, all on one port.
-
-    Args:
-        port: 0 for one that is free at all of them.
-
-    Raises:
-        OSError: the name has no address here, or the port is in use at one of them.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses: list[_Address] = list(dict.fromkeys((one[0], one[4]) for one in found))
-    for _ in range(_ATTEMPTS):
-        try:
-            return _listen_at(addresses, port)
-        except OSError as error:
-            if port or error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(errno.EADDRINUSE, f"no port is free at all addresses of {host}")
-
-
-def _listen_at(addresses: list[_Address], port: int) -> list[socket.socket]:
-    sockets: list[socket.socket] = []
-    try:
-        for family, address in addresses:
-            try:
-                one = _bound(family, (address[0], port, *address[2:]))
-            except OSError as error:
-                if error.errno not in _NOT_HERE or (not sockets and address == addresses[-1][1]):
-                    raise
-                continue
-            sockets.append(one)
-            one.listen(_BACKLOG)
-            port = int(one.getsockname()[1])
-    except BaseException:
-        for one in sockets:
-            one.close()
-        raise
-    return sockets
-
-
-def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        one.bind(address)
-    except BaseException:
-        one.close()
-        raise
-    return one
+        self._clients.sweep(self._loop.time())

@@ -165,11 +165,10 @@ class Incoming:
                 self._waiter = None
         return self.take()
 
-    async def fill(self, size: int, pause: float) -> None:
+    async def fill(self, size: int) -> None:
         """Wait until ``size`` bytes (at most HIGH_WATER) are here, or all there are.
 
         Raises:
-            TimeoutError: nothing came for ``pause`` seconds.
             Exception: the one given to :meth:`fail`.
         """
         while self._size < size and not self.ended:
@@ -177,8 +176,7 @@ class Incoming:
                 raise self._error
             self._waiter = self._wire.loop.create_future()
             try:
-                async with asyncio.timeout(pause):
-                    await self._waiter
+                await self._waiter
             finally:
                 self._waiter = None
 

@@ -40,8 +40,10 @@ class Answer:
 class Talk:
     """One connection to a server on this machine."""
 
-    def __init__(self, port: int, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, receive_buffer: int = 0, source: str = "127.0.0.1") -> None:
+        self.broken = False
         self.socket = socket.socket()
+        self.socket.bind((source, 0))
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE)
@@ -63,6 +65,13 @@ class Talk:
     def send(self, data: bytes) -> None:
         """Bytes as they are."""
         self.socket.sendall(data)
+
+    def try_to_send(self, data: bytes) -> None:
+        """Bytes as they are, to a server that may have gone; ``broken`` says whether it has."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            self.broken = True
 
     def ask(self, line: str, *headers: str, body: bytes = b"") -> None:
         """A request: its first line without the version, headers, and a body whose length is declared."""

@@ -15,7 +15,7 @@ import pytest
 from helpers.engine_kits import wait_until
 from helpers.http_socket import Talk, serving
 
-from localml.httpd import body
+from localml.httpd import body, pace
 from localml.httpd.body import BodyBroken, BodyTooLarge
 from localml.httpd.server import HttpServer
 
@@ -168,11 +168,11 @@ def test_nonsense_between_chunks_breaks_the_body(server: HttpServer, taker: Take
 def test_a_body_that_pauses_for_too_long_is_given_up(
     server: HttpServer, taker: Taker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "PAUSE", 0.2)
+    monkeypatch.setattr(pace, "PAUSE", 0.2)
     with Talk(server.port) as talk:
         talk.ask("PUT /tries", f"Content-Length: {MIB}")
         talk.send(bytes(100_000))
-        assert b"paused" in talk.answer().body
+        assert b"too slowly" in talk.answer().body
     assert isinstance(taker.seen[0], BodyBroken)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from helpers.engine_kits import wait_until
 from helpers.http_socket import Talk, serving
 
 from localml.httpd import connection, server
@@ -175,6 +176,7 @@ def test_what_is_no_request_is_refused_and_ends_the_connection(shared: HttpServe
 def test_clients_that_stop_in_a_head_or_say_nothing_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "SWEEP", 0.05)
     monkeypatch.setattr(connection, "HEAD_TIMEOUT", 0.2)
+    monkeypatch.setattr(connection, "OPEN_TIMEOUT", 0.3)
     monkeypatch.setattr(connection, "IDLE_TIMEOUT", 0.4)
     with serving(echo) as one, Talk(one.port) as slow, Talk(one.port) as silent, Talk(one.port) as kept:
         kept.ask("GET /")
@@ -189,7 +191,7 @@ def test_clients_that_stop_in_a_head_or_say_nothing_are_left(monkeypatch: pytest
 def test_a_body_that_stops_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     from localml.httpd import body
 
-    monkeypatch.setattr(body, "PAUSE", 0.2)
+    monkeypatch.setattr(body, "SMALL_TIMEOUT", 0.2)
     with serving(echo) as one, Talk(one.port) as talk:
         talk.send(b"POST / HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf")
         assert talk.answer().status == 408
@@ -197,17 +199,25 @@ def test_a_body_that_stops_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_connections_than_there_is_room_for_are_told_so() -> None:
-    with serving(echo, most_clients=3) as one:
-        kept = [Talk(one.port) for _ in range(3)]
-        for talk in kept:
-            talk.ask("GET /")
-            asked(talk)
+    """Where all are busy; those that say nothing make room (tests/reliability/test_connections.py)."""
+    go = threading.Event()
+
+    def slow(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        assert go.wait(30)
+        return echo(environ, start_response)
+
+    with serving(slow, most_clients=4) as one:
+        busy = [Talk(one.port) for _ in range(3)]
+        for talk in busy:
+            talk.ask("GET /busy")
+        wait_until(lambda: one.busy == 3, "three requests at hand")
         with Talk(one.port) as late:
             assert late.answer().status == 503
             assert late.closed()
-        kept.pop().close()
-        for talk in kept:
-            talk.ask("GET /")
+        go.set()
+        for talk in busy:
+            assert asked(talk)["PATH_INFO"] == "/busy"
+            talk.ask("GET /again")
             asked(talk)
             talk.close()
 

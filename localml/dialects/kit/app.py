@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
-from localml.dialects.kit.bodies import enforce, merged
+from localml.dialects.kit.bodies import check_length, merged, set_limit
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.guard import Watchman
@@ -27,6 +27,7 @@ from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
 from localml.dialects.kit.wire import WireRequest
 from localml.httpd.body import BodyBroken, BodyTooLarge
+from localml.httpd.environ import KNOWN
 from localml.httpd.guard import GUARD
 from localml.httpd.origin import REFUSED
 from localml.httpd.server import TOO_LARGE
@@ -96,17 +97,21 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     def identify() -> None:
         if (refusal := request.environ.get(REFUSED)) is not None:
             raise LocalmlError(Code.FORBIDDEN, refusal, details={"refused": True})
-        if TOO_LARGE in request.environ:
-            raise RequestEntityTooLarge
-        enforce(app, request)
-        free = opened(platform.config, api_name, request)
         if request.endpoint is None:
-            return
-        if free is None or free.as_admin:
+            return  # the answer is that there is no such operation, whatever the body is
+        free = opened(platform.config, api_name, request)
+        stranger = free is not None and not free.as_admin
+        set_limit(app, request, stranger=stranger)
+        if not stranger:
             g.caller = _known(dialect, platform)
-        elif free.group not in ALWAYS and request.authorization is not None:
+        elif free is not None and free.group not in ALWAYS and request.authorization is not None:
             with _strangers_too():
                 g.caller = _known(dialect, platform)
+        if free is None and KNOWN in request.environ:
+            request.environ[KNOWN]()
+        if TOO_LARGE in request.environ:
+            raise RequestEntityTooLarge
+        check_length(request)
 
     app.before_request(identify)
     for api in dialect.apis:

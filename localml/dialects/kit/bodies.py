@@ -1,7 +1,8 @@
-"""How large a request's body may be. Each operation says so, and it is looked at before a byte of the body is read.
+"""How large a request's body may be. Each operation says so; who calls is asked first, then this, and only then is a
+byte of the body read by the app.
 
 The server calls the app before a large body, or the word to go on and send it, has gone over the wire. A body without a
-length (chunked) is refused when it passes the limit.
+length (chunked) is refused when it passes the limit. What anybody may call takes little.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from localml.core.errors import Code, LocalmlError
 
 _LIMIT = "localml_body_limit"
 _SLASHES = re.compile("/{2,}")
+
+STRANGERS = 32 << 10
+"""Bytes of a body that an operation takes at most when it does not ask who calls."""
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -71,15 +75,21 @@ class CappedStream(io.RawIOBase):
         return len(data)
 
 
-def enforce(app: Flask, request: Request) -> None:
-    """Refuse a body whose length is over the operation's limit; one without a length when it passes the limit.
+def set_limit(app: Flask, request: Request, *, stranger: bool) -> None:
+    """Have a body end in ``TOO_LARGE`` when more of it is read than the operation takes, of a ``stranger`` at most."""
+    limit = _limit(app, request.endpoint)
+    if limit is None:
+        limit = sys.maxsize  # None would mean the app's own limit (since Flask 3.1)
+    request.max_content_length = min(limit, STRANGERS) if stranger else limit
+
+
+def check_length(request: Request) -> None:
+    """Refuse a body whose declared length is over the limit that was set.
 
     Raises:
         LocalmlError: ``TOO_LARGE`` with both numbers.
     """
-    limit = _limit(app, request.endpoint)
-    # None would mean the app's own limit (since Flask 3.1)
-    request.max_content_length = sys.maxsize if limit is None else limit
+    limit = request.max_content_length
     if limit is not None and (request.content_length or 0) > limit:
         words = f"the body has {request.content_length} bytes, and this request may have {limit}"
         raise LocalmlError(Code.TOO_LARGE, words, details={"size": request.content_length, "limit": limit})

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from localml.core.descriptors import limit_of_children
 from localml.engines.base import EngineError, ReplicaPlan
 from localml.engines.process.boxes import Boxes
 from localml.engines.process.cgroups import Cgroups
@@ -76,6 +77,8 @@ class LaunchMaker:
             options.append(("memory", str(plan.memory)))
         if plan.cpu is not None and "cpu" not in held and math.ceil(plan.cpu) < len(self.cores):
             options.append(("cpus", self._take_cores(math.ceil(plan.cpu))))
+        if (files := limit_of_children()) is not None:
+            options.append(("files", f"{files[0]}:{files[1]}"))
         return tuple(options)
 
     def _take_cores(self, count: int) -> str:

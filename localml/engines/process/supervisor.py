@@ -146,11 +146,13 @@ class Supervisor:
         try:
             for group in self.cgroups:
                 _write(group + b"/cgroup.procs", b"0")
-            memory = self.launch.option(b"memory")
-            if memory:
-                import resource
+            for key, name in ((b"memory", "RLIMIT_DATA"), (b"files", "RLIMIT_NOFILE")):
+                value = self.launch.option(key)
+                if value:
+                    import resource
 
-                resource.setrlimit(resource.RLIMIT_DATA, (int(memory), int(memory)))
+                    soft, _, hard = value.partition(b":")
+                    resource.setrlimit(getattr(resource, name), (int(soft), int(hard or soft)))
             cpus = self.launch.option(b"cpus")
             if cpus:
                 os.sched_setaffinity(0, [int(cpu) for cpu in cpus.split(b",")])
