@@ -101,6 +101,7 @@ class Try:
 
     * ``hidden``: the same as for a thing that nobody has;
     * ``used``: the same, where something of one's own is made with a thing of alice's, which her viewers may;
+    * ``granted``: the same, where a pool is named that is not for everybody;
     * ``own``: an answer without a word of alice's;
     * ``busy``: a refusal without a word of alice's;
     * ``seen``: the thing, because everybody sees such things; ``refused``: that this is not for everybody to do.
