@@ -168,7 +168,10 @@ class World:
     def _with_credentials(self, caller: Caller, password: str) -> User:
         identity = self.platform.identity
         return User(
-            caller, password, identity.create_token(caller, name=f"{caller.name}-tok"), identity.create_key(caller)
+            caller,
+            password,
+            identity.create_token(caller, name=f"{caller.name}-tok"),
+            identity.create_key(caller, name=f"{caller.name}-key"),
         )
 
     def scoped(self, user: User, scope: Scope) -> User:
@@ -279,10 +282,10 @@ class World:
         self._of_vendors()
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
-            **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "run": str(self.run["id"])},
+            **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "key": alice.key[0], "run": str(self.run["id"])},
         }
         self.names = {label: f"{MARK}-{label}" for label in ("team", "job", "lab", "board", "end", "model")}
-        self.names["token"] = f"{MARK}-tok"
+        self.names |= {"token": f"{MARK}-tok", "key": f"{MARK}-key"}
         both = {
             **{"user": MARK, "org": alice.caller.org, "pool": f"{MARK}-pool", "bucket": f"{MARK}-bucket"},
             **{"number": str(job), "train": f"{MARK}-train", "dev": f"{MARK}-dev", "pai": f"{MARK}-pai"},
