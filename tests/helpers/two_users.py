@@ -159,6 +159,7 @@ class World:
         self.nobody: User | None = None
         self.ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.kept: dict[str, set[str]] = {}  # the last state that was looked at
         self.subjects: set[tuple[str, int]] = set()
 
     def _user(self, name: str) -> User:
@@ -294,6 +295,7 @@ class World:
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
         self._wait_for_rest()
+        self.do(alice, "GET", f"/api/v1/jobs/{MARK}-pai/ssh", dialect="openpai")  # writes the public key's file, once
         with self.platform.db.read_raw() as connection:
             self.subjects = set(connection.execute("SELECT subject_kind, subject_id FROM event"))
         self.subjects.remove(("workload", int(self.bobs)))

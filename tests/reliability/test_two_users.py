@@ -50,7 +50,7 @@ def tried(world: World) -> Iterator[tuple[Operation, Try]]:
 
 def faults(found: Callable[[World, Operation, Try, Things], Iterator[str]], world: World, things: Things) -> str:
     """What is wrong with all answers, a line each."""
-    before = world.state()
+    before = world.kept = world.state()
     words = [one for op, attempt in tried(world) for one in found(world, op, attempt, things)]
     lost = {table: gone for table, rows in before.items() if (gone := rows - world.state()[table])}
     return "\n".join([*words, *(f"{table} lost {rows}" for table, rows in lost.items())])
@@ -69,7 +69,7 @@ def changed(world: World, before: Mapping[str, set[str]], answer: Answer, *, onl
     """What an operation has changed; nothing is looked at after one that reads."""
     if not before:
         return
-    after = world.state()
+    after = world.kept = world.state()
     for table, rows in before.items():
         if lost := rows - after[table]:
             yield told(answer, f"changed {table}: {lost}")
@@ -78,7 +78,7 @@ def changed(world: World, before: Mapping[str, set[str]], answer: Answer, *, onl
 
 
 def snapshot(world: World, op: Operation) -> Mapping[str, set[str]]:
-    return {} if op.method in READS else world.state()
+    return {} if op.method in READS else world.kept
 
 
 def test_every_operation_has_a_recipe(world: World) -> None:
