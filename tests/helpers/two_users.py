@@ -101,6 +101,7 @@ class Try:
 
     * ``hidden``: the same as for a thing that nobody has;
     * ``used``: the same, where something of one's own is made with a thing of alice's, which her viewers may;
+    * ``granted``: the same, where a pool is named that is not for everybody;
     * ``own``: an answer without a word of alice's;
     * ``busy``: a refusal without a word of alice's;
     * ``seen``: the thing, because everybody sees such things; ``refused``: that this is not for everybody to do.
@@ -158,6 +159,7 @@ class World:
         self.nobody: User | None = None
         self.ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
+        self.kept: dict[str, set[str]] = {}  # the last state that was looked at
         self.subjects: set[tuple[str, int]] = set()
 
     def _user(self, name: str) -> User:
@@ -167,7 +169,10 @@ class World:
     def _with_credentials(self, caller: Caller, password: str) -> User:
         identity = self.platform.identity
         return User(
-            caller, password, identity.create_token(caller, name=f"{caller.name}-tok"), identity.create_key(caller)
+            caller,
+            password,
+            identity.create_token(caller, name=f"{caller.name}-tok"),
+            identity.create_key(caller, name=f"{caller.name}-key"),
         )
 
     def scoped(self, user: User, scope: Scope) -> User:
@@ -278,10 +283,10 @@ class World:
         self._of_vendors()
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
-            **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "run": str(self.run["id"])},
+            **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "key": alice.key[0], "run": str(self.run["id"])},
         }
         self.names = {label: f"{MARK}-{label}" for label in ("team", "job", "lab", "board", "end", "model")}
-        self.names["token"] = f"{MARK}-tok"
+        self.names |= {"token": f"{MARK}-tok", "key": f"{MARK}-key"}
         both = {
             **{"user": MARK, "org": alice.caller.org, "pool": f"{MARK}-pool", "bucket": f"{MARK}-bucket"},
             **{"number": str(job), "train": f"{MARK}-train", "dev": f"{MARK}-dev", "pai": f"{MARK}-pai"},
@@ -290,6 +295,7 @@ class World:
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
         self._wait_for_rest()
+        self.do(alice, "GET", f"/api/v1/jobs/{MARK}-pai/ssh", dialect="openpai")  # writes the public key's file, once
         with self.platform.db.read_raw() as connection:
             self.subjects = set(connection.execute("SELECT subject_kind, subject_id FROM event"))
         self.subjects.remove(("workload", int(self.bobs)))

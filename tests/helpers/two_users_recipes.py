@@ -26,6 +26,8 @@ def _native() -> dict[str, tuple[Try, ...]]:
         "POST /workloads": (
             hidden(body={"name": "x", "workspace": "{team}", "spec": _SPEC}),
             used({"name": "x", "spec": {**_SPEC, "depends_on": ["{#number}"]}}),
+            Try("granted", body={"name": "x", "pool": "{orgpool}", "spec": _SPEC}),
+            Try("granted", body={"name": "x", "pool": "openpai/{user}", "spec": _SPEC}),
             own(body={"name": "{new}", "spec": _SPEC}),
         ),
         **_reads("/workloads", hidden("workspace={team}"), *(own(query) for query in ("", "deleted=true&limit=1000"))),
@@ -100,6 +102,7 @@ def _serving(end: str) -> dict[str, tuple[Try, ...]]:
         "POST /endpoints": (
             hidden(body={"name": "x", "image": "i", "workspace": "{team}"}),
             used({"name": "x", "model": "{model}"}),
+            Try("granted", body={"name": "x", "image": "i", "pool": "{orgpool}"}),
         ),
         f"POST {end}/rollout": (hidden(body={"image": "i"}, ref="end"),),
         f"PUT {end}/variants": (hidden(body={"variants": [{"image": "i", "weight": 100}]}, ref="end"),),
@@ -129,6 +132,10 @@ def _people() -> dict[str, tuple[Try, ...]]:
         "POST /users": (hidden(body={"name": "{user}", "password": "x"}),),
         f"DELETE {user}": (hidden(name="user"),),
         f"PUT {user}/password": (hidden(body={"password": "another"}, name="user"),),
+        f"DELETE {user}/credentials": (hidden(name="user"),),
+        **_reads(f"{user}/keys", hidden(name="user")),
+        f"POST {user}/keys": (hidden(body={}, name="user"),),
+        f"DELETE {user}/keys/<key>": (hidden(name="user", key="key"),),
         **_reads(f"{user}/tokens", hidden(name="user")),
         f"POST {user}/tokens": (hidden(body={}, name="user"),),
         f"DELETE {user}/tokens/<token>": (hidden(name="user", token="token"),),

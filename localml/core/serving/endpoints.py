@@ -236,7 +236,6 @@ class Endpoints:
 
     def set_scaling(self, endpoint_id: int, caller: Caller, **limits: Any) -> EndpointFull:
         """Change limits of :class:`localml.core.serving.specs.Scaling` (``minimum``, ``maximum``, ``target`` ...)."""
-
         newest = next(iter(self.get(endpoint_id).live()), None)
         if newest is not None and limits.get("minimum"):
             self._check(newest.spec, newest.version, int(limits["minimum"]))

@@ -81,6 +81,25 @@ def test_the_password_is_the_token_and_is_not_kept_readable(
     assert [mount.source for mount in full.spec.mounts] == ["workspace:lab"]
 
 
+def test_a_colleague_does_not_see_the_password(
+    client: SignedClient, platform: Platform, running: Callable[[Kind], Full]
+) -> None:
+    client.post("/dev", DEV)
+    client.post("/tensorboard", BOARD)
+    for kind in (Kind.NOTEBOOK, Kind.TENSORBOARD):
+        running(kind)
+    cara = platform.identity.create_user("cara", "secret", org="default")  # an editor
+    colleague = SignedClient(*platform.identity.create_key(cara), client.send)
+    for one in (colleague.get("/dev/lab").json, *colleague.get("/dev").json["data"]):
+        assert (one["password"], one["url"]) == ("******", f"http://{one['address']}")
+    board = colleague.get("/tensorboard/board").json
+    assert "token" not in board["address"] + board["url"]
+    assert client.get("/dev/lab").json["password"] == "open-sesame"
+    assert "open-sesame" in client.get("/dev/lab").json["url"]
+    assert colleague.delete("/dev/lab").status == 200
+    platform.identity.remove_user("cara")
+
+
 def test_without_a_password_one_is_made_and_answered(client: SignedClient) -> None:
     body = {name: value for name, value in DEV.items() if name != "password"}
     made = client.post("/dev", body).json

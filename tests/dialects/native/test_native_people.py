@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from helpers.models import times
 from helpers.native import Http, sh
 
 from localml.testing import Localml
@@ -211,6 +212,23 @@ def test_priorities_above_all_users_work_are_for_administrators(bob: Http, eve: 
     bob("POST", "/notebooks/lab/restart")
     bob("GET", "/workloads/lab/wait?timeout=60")
     assert bob("DELETE", "/notebooks/lab").status == 200
+
+
+def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(
+    bob: Http, eve: Http, team: str, localml: Localml
+) -> None:
+    with localml.platform.buckets.open("fds://rights-models/m.onnx", "wb") as file:
+        file.write(times(2))
+    model = {"name": "linear", "workspace": "team", "source": "fds://rights-models/m.onnx"}
+    assert bob("POST", "/models", model).status == 201
+    bob("PUT", "/workspaces/team/members/eve", {"role": "member"})
+    assert eve("POST", "/models", model).status == 403
+    assert eve("POST", "/models", model | {"name": "mine"}).status == 201
+    assert [one["version"] for one in bob("GET", "/models?workspace=team").json["models"][0]["versions"]] == [1]
+    bob("PUT", "/workspaces/team/members/eve", {"role": "editor"})
+    assert eve("POST", "/models", model).json["version"] == 2
+    for name in ("linear:1", "linear:2", "mine"):
+        assert bob("DELETE", f"/models/{name}").status == 200
 
 
 class TestTokens:
