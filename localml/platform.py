@@ -18,6 +18,7 @@ from localml.control.jobs.demands import Reason
 from localml.control.jobs.hardware import GpuView as GpuView
 from localml.control.jobs.hardware import Hardware, Size
 from localml.control.jobs.mounts import Mounts
+from localml.control.jobs.pins import Pins
 from localml.control.jobs.reconciler import Reconciler
 from localml.control.jobs.site import Possible, open_site
 from localml.control.serving.parts import Parts, Serving
@@ -28,6 +29,7 @@ from localml.control.watch.idle import IdleWatch
 from localml.control.watch.leavers import Leavers
 from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
+from localml.core.buckets.records import BucketRecords
 from localml.core.capacity import pools
 from localml.core.capacity.pools import Pools
 from localml.core.catalog import Catalog, load_catalog
@@ -41,7 +43,7 @@ from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.people.credentials import Administrator
 from localml.core.people.folders import by_number
-from localml.core.people.identity import Credentials, Identity
+from localml.core.people.identity import ADMIN, Caller, Credentials, Identity
 from localml.core.people.keys import Keys
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
@@ -57,7 +59,8 @@ from localml.engines.choice import Chosen, choose_engine, container_ids
 from localml.engines.runtimes import Images, open_images, server_folder, unbuilt
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
-from localml.objects import Buckets, fetch_unpacked, file_names
+from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
+from localml.objects.access import adopt
 from localml.objects.uploads import Uploads
 from localml.store.database import Database
 from localml.store.lock import DataLock
@@ -130,6 +133,9 @@ class Platform:
         self.pools = Pools(self.db)
         self.samples = Samples(self.db)
         self.buckets = Buckets(self.data / "buckets")
+        self.bucket_records = BucketRecords(self.db, self.clock)
+        users, admin = self.identity.users(), self.identity.user(ADMIN)
+        adopt(self.buckets, self.bucket_records, self.db, admin, len(users), self.started_at)
         self.uploads = Uploads(self.data)
         self.uploads.sweep()
         self.catalog: Catalog = load_catalog()
@@ -142,7 +148,7 @@ class Platform:
         self.gpus: Inventory = inventory or open_inventory(config.gpus, is_ours=ours)
         size = Size(config.cpus, config.memory, config.cpu_overcommit, config.max_replicas)
         self.hardware = Hardware(self.db, self.gpus, self.clock, size)
-        self.mounts = Mounts(self.data, self.buckets)
+        self.mounts = Mounts(self.data, self.buckets, self.bucket_records, self.identity.owner)
         self.accounts = Accounts(
             self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.owner
         )
@@ -155,6 +161,7 @@ class Platform:
             buckets=self.buckets,
             catalog=self.catalog,
             sealer=self.sealer,
+            pins=Pins(self.data, self.engine),
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
             accounts=self.accounts,
@@ -213,8 +220,8 @@ class Platform:
                 auth=config.auth,
                 closed=config.closed,
                 replica_token=self._replica_token,
-                fetch=partial(fetch_unpacked, self.buckets),
-                names_in=partial(file_names, self.buckets),
+                fetch=lambda caller, uri, folder: fetch_unpacked(self.buckets_for(caller), uri, folder),
+                names_in=lambda caller, folder: file_names(self.buckets_for(caller), folder),
                 check=self._possible,
                 admits=self.accounts.check,
                 missing=partial(unbuilt, self.engine.name, cache, self.catalog),
@@ -279,6 +286,14 @@ class Platform:
         now = self.clock.now()
         with suppress(LocalmlError):  # on a full disk the log alone says it
             self.db.write(lambda s: record_event(s, PLATFORM, "PasswordGuessed", words, now=now, warning=True))
+
+    def buckets_for(self, caller: Caller, workspace: str | None = None) -> BucketsFor:
+        """The objects that a caller may use: whatever a request names in the bucket tree goes through this.
+
+        Args:
+            workspace: id of the one that a bucket is made in which does not exist yet; None for the caller's own.
+        """
+        return BucketsFor(self.buckets, self.bucket_records, caller, workspace)
 
     # -- questions -------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
+from urllib.parse import quote
 
 from localml.client.transport import Transport
 from localml.client.types import ObjectInfo, make
@@ -13,10 +15,44 @@ from localml.client.types import ObjectInfo, make
 _BLOCK = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket. ``workspace`` is the id of the one that it is in; ``everyone`` what all users are to it, None for
+    nothing; ``size`` the bytes in it, None in lists."""
+
+    name: str
+    workspace: str
+    owner: str
+    everyone: str | None
+    created_at: float
+    size: int | None = None
+
+
 class Objects:
-    """Calls about objects."""
+    """Calls about buckets and objects."""
 
     _http: Transport
+
+    def buckets(self) -> list[Bucket]:
+        """The buckets that the caller may read, by name."""
+        return [make(Bucket, one) for one in self._http.json("GET", "/buckets")["buckets"]]
+
+    def bucket(self, name: str) -> Bucket:
+        """One bucket, with its size."""
+        return make(Bucket, self._http.json("GET", f"/buckets/{quote(name, safe='')}"))
+
+    def create_bucket(self, name: str, *, workspace: str | None = None, everyone: str | None = None) -> Bucket:
+        """Make a bucket, in the caller's own workspace or in another one (id or name)."""
+        body = {"name": name, "workspace": workspace, "everyone": everyone}
+        return make(Bucket, self._http.json("POST", "/buckets", body))
+
+    def change_bucket(self, name: str, **members: str | None) -> Bucket:
+        """Change ``workspace`` (id or name) or ``everyone`` (a role, None closes it); what is left out stays."""
+        return make(Bucket, self._http.json("PATCH", f"/buckets/{quote(name, safe='')}", members))
+
+    def delete_bucket(self, name: str, *, recursive: bool = False) -> Bucket:
+        """Delete a bucket; one that holds something only with ``recursive``."""
+        return make(Bucket, self._http.json("DELETE", f"/buckets/{quote(name, safe='')}", recursive=recursive))
 
     def objects(self, uri: str, *, recursive: bool = False) -> list[ObjectInfo]:
         """What a folder holds; an object lists itself."""

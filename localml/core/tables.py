@@ -1,5 +1,6 @@
 """All tables: importing this module fills the metadata."""
 
+import localml.core.buckets.tables
 import localml.core.capacity.tables
 import localml.core.events.tables
 import localml.core.instances.tables

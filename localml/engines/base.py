@@ -100,11 +100,13 @@ class GpuGrant:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A folder of this machine seen inside the container."""
+    """A folder of this machine seen inside the container. Below ``base`` others may have put links in the way since it
+    was found; empty where only localml can."""
 
     source: str
     target: str
     read_only: bool = False
+    base: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,10 @@ class ReplicaPlan:
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
     None for the image's own. ``account`` is for engines that have :attr:`Capabilities.accounts`: such a replica sees of
-    the machine's private folders only ``binds``, at the paths that they have there, and its own. ``env`` is complete:
-    engines add nothing but the GPU variables, and who an account is. ``node`` is
-    the name of the machine that it is placed on; an engine of one machine runs everything there.
+    the machine's private folders only ``binds`` and ``buckets``, at the paths that they have there, and its own.
+    ``env`` is complete: engines add nothing but the GPU variables, and who an account is. ``buckets`` are all that the
+    replica sees of them: an engine that mounts binds has no others in their common folder. ``node`` is the name of the
+    machine that it is placed on; an engine of one machine runs everything there.
     """
 
     name: str
@@ -150,6 +153,7 @@ class ReplicaPlan:
     pids: int | None = None
     gpus: tuple[GpuGrant, ...] = ()
     binds: tuple[Bind, ...] = ()
+    buckets: tuple[Bind, ...] = ()
     ports: tuple[PublishedPort, ...] = ()
     bind_address: str = "127.0.0.1"
     hostname: str = ""
@@ -305,6 +309,11 @@ class Engine(Protocol):
         Raises:
             ImageMissing, PortTaken, EngineError: nothing is left behind that is not found by name.
         """
+        ...
+
+    def hidden_mounts(self) -> str | None:
+        """Why it would not see what this process mounts somewhere, to mount it for a replica from there; empty when it
+        does, None when it mounts nothing."""
         ...
 
     def inspect(self, name: str) -> Observed:

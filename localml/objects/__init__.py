@@ -1,5 +1,6 @@
 """Objects by URI, one folder for each bucket; and archives that are safe to unpack."""
 
+from localml.objects.access import BucketsFor
 from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, unpack, unpack_in_place
 from localml.objects.buckets import Buckets, ObjectInfo
 from localml.objects.fetching import fetch_unpacked, file_names, inspect_object
@@ -8,6 +9,7 @@ from localml.objects.uris import ObjectUri, parse
 __all__ = [
     "ArchiveInfo",
     "Buckets",
+    "BucketsFor",
     "Limits",
     "ObjectInfo",
     "ObjectUri",

@@ -35,7 +35,7 @@ class ObjectInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Something found in the tree; ``real`` and ``info`` are None for a link that leads nowhere or outside."""
+    """Something found in the tree; ``real`` and ``info`` are None for a link that leads nowhere or elsewhere."""
 
     relative: str
     real: Path | None
@@ -52,7 +52,9 @@ class _Entry:
 
 
 class Buckets:
-    """Objects by URI. What a URI names is always below ``root``, whatever links others put there.
+    """Objects by URI. What a URI names is always in its bucket below ``root``, whatever links others put there.
+
+    Nobody's rights are asked here: what a request names goes through :class:`localml.objects.access.BucketsFor`.
 
     Every method takes ``field``, the request member that an error names, and raises :class:`LocalmlError`:
     ``INVALID`` for a URI that is refused, ``NOT_FOUND`` for what does not exist, ``STORAGE`` when the disk fails.
@@ -78,6 +80,10 @@ class Buckets:
                 raise invalid(field, "file:// URIs are for administrators only")
             return Path("/" + found.key)
         return self._real(self.root / found.bucket / found.key, found, field)
+
+    def names(self) -> list[str]:
+        """The buckets that have a folder, in order."""
+        return sorted(one.name for one in os.scandir(self.root) if one.is_dir(follow_symlinks=False))
 
     def inside(self, uri: str, mount: str = MOUNT, *, field: str = "uri") -> str:
         """The path of the object in a container that has the tree at ``mount``; a final slash is kept."""
@@ -110,7 +116,7 @@ class Buckets:
     def list(self, uri: str, *, recursive: bool = False, field: str = "uri") -> list[ObjectInfo]:
         """What a folder holds, sorted by name; an object lists itself.
 
-        Links that lead nowhere or out of the tree, and files still being written, are not shown.
+        Links that lead nowhere or out of the bucket, and files still being written, are not shown.
         """
         real = self._bucket_path(uri, field)
         with explained(uri, field):
@@ -186,7 +192,7 @@ class Buckets:
         An object goes to ``target``, or into it if that is a folder; a folder's content goes into ``target``.
 
         Raises:
-            LocalmlError: also ``INVALID`` when the folder holds a link that leads nowhere or out of the tree, or to a
+            LocalmlError: also ``INVALID`` when the folder holds a link that leads nowhere or out of the bucket, or to a
                 folder elsewhere. Links between what is copied stay links if they name folders.
         """
         real = self._bucket_path(uri, field)
@@ -213,10 +219,16 @@ class Buckets:
             info = os.stat(plain.name, dir_fd=folder, follow_symlinks=False)
             if not stat.S_ISDIR(info.st_mode):
                 os.unlink(plain.name, dir_fd=folder)
-            elif recursive:
+            elif recursive or not (found.key or os.listdir(plain)):
                 shutil.rmtree(plain.name, dir_fd=folder)
             else:
                 raise LocalmlError(Code.WRONG_STATE, f"{field}: {uri} is a folder", field=field)
+
+    def remove_empty(self, uri: str, *, field: str = "uri") -> None:
+        """Remove a folder that nobody has put anything into; one that holds something stays."""
+        real = self._bucket_path(uri, field)
+        with explained(uri, field), self._handle(real.parent) as folder:
+            os.rmdir(real.name, dir_fd=folder)
 
     def _bucket_path(self, uri: str, field: str) -> Path:
         return self.path(uri, field=field)
@@ -225,8 +237,8 @@ class Buckets:
         if self._is_real(path):
             return path
         real = Path(os.path.realpath(path))
-        if not real.is_relative_to(self.root):
-            raise invalid(field, f"{uri} is a link that leads out of the bucket tree")
+        if not real.is_relative_to(self.root / uri.bucket):
+            raise invalid(field, f"{uri} is a link that leads out of its bucket")
         return real
 
     def _is_real(self, path: Path) -> bool:
@@ -287,6 +299,9 @@ class Buckets:
             if recursive and entry.is_folder and not entry.is_link:
                 yield from self._walk(folder / name, f"{prefix}{name}/")
 
+    def _bucket_of(self, place: Path) -> Path:
+        return self.root.joinpath(*place.relative_to(self.root).parts[:1])
+
     def _entry(self, name: str, handle: int, folder: Path, prefix: str) -> _Entry:
         path = folder / name
         try:
@@ -294,7 +309,7 @@ class Buckets:
             if not stat.S_ISLNK(info.st_mode):
                 return _Entry(prefix + name, path, info)
             real = Path(os.path.realpath(path))
-            if real.is_relative_to(self.root):
+            if real.is_relative_to(self._bucket_of(folder)):
                 info = real.lstat()
                 if not stat.S_ISLNK(info.st_mode):  # else links in a circle
                     return _Entry(prefix + name, real, info, is_link=True)

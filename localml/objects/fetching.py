@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from localml.core.errors import LocalmlError, invalid
+from localml.objects.access import BucketsFor
 from localml.objects.archives import ArchiveInfo, inspect_archive, unpack_in_place
-from localml.objects.buckets import Buckets
 
 
-def file_names(buckets: Buckets, folder: str) -> list[str]:
+def file_names(buckets: BucketsFor, folder: str) -> list[str]:
     """Names of the files in a folder of objects; none where there is no such folder."""
     if not buckets.exists(folder):
         return []
     return [one.name for one in buckets.list(folder) if not one.is_folder]
 
 
-def fetch_unpacked(buckets: Buckets, uri: str, folder: Path, *, field: str = "source") -> None:
+def fetch_unpacked(buckets: BucketsFor, uri: str, folder: Path, *, field: str = "source") -> None:
     """Copy an object, or all below it, to a folder; of an archive, what is in it.
 
     Raises:
@@ -29,7 +29,7 @@ def fetch_unpacked(buckets: Buckets, uri: str, folder: Path, *, field: str = "so
         raise _of_field(error, field) from error
 
 
-def inspect_object(buckets: Buckets, uri: str, *, field: str = "uri") -> ArchiveInfo:
+def inspect_object(buckets: BucketsFor, uri: str, *, field: str = "uri") -> ArchiveInfo:
     """Hold an archive of the bucket tree against all rules of unpacking, writing nothing.
 
     Args:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from localml.core.errors import invalid
 from localml.core.work.specs import RegistryAuth
+from localml.objects.access import BucketsFor
 from localml.objects.buckets import Buckets
 
 _MOST = 4096
 
 
-def read_registry_auth(buckets: Buckets, uri: str, *, field: str = "registry_auth") -> RegistryAuth:
+def read_registry_auth(buckets: Buckets | BucketsFor, uri: str, *, field: str = "registry_auth") -> RegistryAuth:
     """What an object with registry, user name and password on a line each says.
 
     Raises:

@@ -18,6 +18,7 @@ from docker.models.containers import Container
 from helpers.cloudml import SignedClient, over, put_trainer
 from helpers.mlbench import EVERYTHING, need_image
 from helpers.models import times
+from helpers.people import tree_of
 from helpers.rig import wait_until
 from helpers.tools import execute, points, printed
 
@@ -171,7 +172,7 @@ def infer(address: str, *rows: tuple[float, float]) -> list[float]:
 
 def test_a_model_service_predicts_and_tells_of_itself_until_it_is_deleted(site: Site) -> None:
     need_image("localml/onnx-server:latest")
-    with site.platform.buckets.open("fds://models/linear/model.onnx", "wb") as file:
+    with tree_of(site.platform).open("fds://models/linear/model.onnx", "wb") as file:
         file.write(times(3))
     assert site.post("/model", MODEL)["state"] == "creating"
     found = site.ready("/model/linear/v1")
@@ -198,7 +199,7 @@ def test_a_model_service_predicts_and_tells_of_itself_until_it_is_deleted(site: 
 
 def test_a_development_environment_computes_behind_its_password_until_it_is_deleted(site: Site) -> None:
     need_image("localml/notebook:latest")
-    with site.platform.buckets.open("fds://data/numbers.txt", "wb") as file:
+    with tree_of(site.platform).open("fds://data/numbers.txt", "wb") as file:
         file.write(b"1 2 3")
     assert site.post("/dev", DEV)["address"] == ""
     found = site.ready("/dev/lab")
@@ -224,7 +225,7 @@ def test_a_development_environment_computes_behind_its_password_until_it_is_dele
 def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site: Site) -> None:
     need_image("localml/train-sklearn:latest")
     need_image("localml/tensorboard:latest")
-    put_trainer(site.platform.buckets, TRAIN["trainer_uri"], WRITES_LOSSES)
+    put_trainer(tree_of(site.platform), TRAIN["trainer_uri"], WRITES_LOSSES)
     site.post("/train", TRAIN)
     site.ready("/train/fall", "completed")
     site.delete("/train/fall")

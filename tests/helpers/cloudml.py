@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
-from localml.objects import Buckets
+from localml.objects import Buckets, BucketsFor
 
 SETUP = "from setuptools import setup\nsetup(name='trainer', version='1.0', packages=['trainer'])\n"
 
@@ -101,13 +101,13 @@ class SignedClient:
         return self.call("DELETE", path)
 
 
-def put_trainer(buckets: Buckets, uri: str, program: str = "print('trained')") -> None:
+def put_trainer(buckets: Buckets | BucketsFor, uri: str, program: str = "print('trained')") -> None:
     """Store a trainer package whose module ``trainer.task`` is this program."""
     files = {"setup.py": SETUP, "trainer/__init__.py": "", "trainer/task.py": program}
     put_archive(buckets, uri, {f"trainer-1.0/{name}": text.encode() for name, text in files.items()})
 
 
-def put_archive(buckets: Buckets, uri: str, files: Mapping[str, bytes]) -> None:
+def put_archive(buckets: Buckets | BucketsFor, uri: str, files: Mapping[str, bytes]) -> None:
     """Store a tar.gz of these files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:

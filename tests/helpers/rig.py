@@ -13,9 +13,11 @@ from typing import Any
 from helpers.people import add_workspaces
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.holdings import Machine
+from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.plans import Site
 from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.reconciler import Reconciler
+from localml.core.buckets.records import BucketRecords
 from localml.core.capacity.pools import Pools
 from localml.core.clock import ManualClock
 from localml.core.logs.files import LogStore
@@ -25,6 +27,7 @@ from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Submission, Workloads
 from localml.engines.base import CONTAINERS, STREAMS, EngineUnreachable, GpuGrant, Phase
 from localml.engines.fake.engine import FakeEngine
+from localml.objects import Buckets
 from localml.store.database import Database
 from localml.store.schema import prepare
 
@@ -102,8 +105,7 @@ class Rig:
             node=self.nodes[0],
             capabilities=self.engine.capabilities,
             bind_address="127.0.0.1",
-            buckets=self.data / "buckets",
-            mount_source=lambda mount, row: self.data / "mounts",
+            mounts=Mounts(self.data, Buckets(self.data / "buckets"), BucketRecords(self.db, self.clock)),
             our_image=lambda image: False,
             default_image="base",
             user=None,

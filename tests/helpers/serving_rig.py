@@ -67,7 +67,7 @@ class ServingRig(Rig):
     def __init__(self, data: Path, *, gateway: bool = False, **machine: Any) -> None:
         super().__init__(data, **machine)
         self.buckets = Buckets(data / "buckets")
-        self.registry = Registry(self.db, self.clock, data, self.buckets.get)
+        self.registry = Registry(self.db, self.clock, data, lambda _, uri, folder: self.buckets.get(uri, folder))
         self.prober = FakeProber()
         self._gateway = FakeGateway() if gateway else None
         self.controller = self._controller()

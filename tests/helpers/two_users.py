@@ -125,6 +125,10 @@ def own(query: str = "", body: Any = None, **params: str) -> Try:
     return Try("own", params, query, body)
 
 
+def taken(query: str = "", body: Any = None, **params: str) -> Try:
+    return Try("taken", params, query, body)
+
+
 def seen(query: str = "", body: Any = None, **params: str) -> Try:
     return Try("seen", params, query, body)
 

@@ -6,7 +6,7 @@ what somebody else finds there.
 
 from __future__ import annotations
 
-from helpers.two_users import Try, hidden, own, run_body, seen, used
+from helpers.two_users import Try, hidden, own, run_body, seen, taken, used
 
 _SPEC = {"roles": [{"command": ["true"]}]}
 _TRAIN = {"module_name": "trainer.task", "trainer_uri": "fds://{bucket}/trainer.tar.gz"}
@@ -46,7 +46,7 @@ def _native() -> dict[str, tuple[Try, ...]]:
         f"PATCH {lab}": (hidden(body={"token": "mine"}, ref="lab"), hidden(body={"time_limit": 60}, ref="lab")),
         "POST /tensorboards": (
             hidden(body={"name": "x", "workspace": "{team}", "logdir": "fds://bobs/logs"}),
-            hidden(body={"name": "x", "logdir": "fds://{bucket}/logs"}),
+            taken(body={"name": "x", "logdir": "fds://{bucket}/logs"}),
         ),
         f"PATCH {board}": (hidden(body={"time_limit": 60}, ref="board"),),
         **_machine(),
@@ -83,7 +83,19 @@ def _machine() -> dict[str, tuple[Try, ...]]:
         **_reads("/objects", hidden("uri=fds://{bucket}/"), hidden("uri=fds://{bucket}/model&recursive=true")),
         **_reads("/objects/info", hidden(uri), hidden("uri=fds://{bucket}/")),
         "DELETE /objects": (hidden(uri), hidden("uri=fds://{bucket}/&recursive=true")),
-        "PUT /objects/content": (hidden(f"{uri}", body="x"), hidden("uri=fds://{bucket}/new", body="x")),
+        "PUT /objects/content": (taken(f"{uri}", body="x"), taken("uri=fds://{bucket}/new", body="x")),
+        **_reads("/buckets", own()),
+        "POST /buckets": (
+            taken(body={"name": "{bucket}"}),
+            hidden(body={"name": "x", "workspace": "{team}"}),
+            own(body={"name": "{new}-bucket"}),
+        ),
+        **_reads("/buckets/<name>", hidden(name="bucket")),
+        "PATCH /buckets/<name>": (
+            hidden(body={"everyone": "viewer"}, name="bucket"),
+            hidden(body={"workspace": "{team}"}, name="bucket"),
+        ),
+        "DELETE /buckets/<name>": (hidden("recursive=true", name="bucket"),),
         **_reads("/objects/content", hidden(uri)),
         **_reads("/status", own()),
         **_reads("/env/<dialect>", hidden(dialect="native")),
@@ -151,7 +163,7 @@ def _cloudml() -> dict[str, tuple[Try, ...]]:
         "POST /framework": (own(body={}),),
         "POST /model": (hidden(body={"model_name": "x", "model_version": "1", "model_uri": "fds://{bucket}/model"}),),
         "POST /dev": (own(body={"dev_name": "{new}-dev", "password": "x"}),),
-        "POST /tensorboard": (hidden(body={"tensorboard_name": "x", "logdir": "fds://{bucket}/logs"}),),
+        "POST /tensorboard": (taken(body={"tensorboard_name": "x", "logdir": "fds://{bucket}/logs"}),),
     }
     found["POST /train"] += (hidden(body={"job_name": "x", **_TRAIN}),)
     things = {
@@ -187,7 +199,8 @@ def _openpai() -> dict[str, tuple[Try, ...]]:
             own(body={**new, "jobName": "{new}"}),
             hidden(body={**new, "codeDir": "fds://{bucket}/model"}),
             hidden(body={**new, "authFile": "fds://{bucket}/note"}),
-            hidden(body={**new, "dataDir": "fds://{bucket}/model"}),
+            own(body={**new, "jobName": "{new}-data", "dataDir": "fds://{bucket}/model"}),  # nobody looks for it
+            taken(body={**new, "outputDir": "fds://{bucket}/out"}),
         ),
         **_reads(job, seen(jobName="pai")),
         **_reads(f"{job}/config", seen(jobName="pai")),

@@ -76,15 +76,15 @@ def test_a_container_sees_the_object_below_the_mount(tmp_path: Path) -> None:
     assert buckets.inside("s3://data") == "/buckets/data"
 
 
-@pytest.mark.parametrize("target", ["/etc", "../../..", "/"])
-def test_a_link_out_of_the_tree_is_refused_for_what_is_and_what_is_to_be(tmp_path: Path, target: str) -> None:
+@pytest.mark.parametrize("target", ["/etc", "../../..", "/", "../other"])
+def test_a_link_out_of_the_bucket_is_refused_for_what_is_and_what_is_to_be(tmp_path: Path, target: str) -> None:
     buckets = Buckets(tmp_path / "buckets")
     buckets.make_folder("s3://b")
     (tmp_path / "buckets" / "b" / "out").symlink_to(target)
     for uri in ("s3://b/out", "s3://b/out/passwd", "s3://b/out/new/file"):
-        with pytest.raises(LocalmlError, match="out of the bucket tree"):
+        with pytest.raises(LocalmlError, match="out of its bucket"):
             buckets.path(uri)
-        with pytest.raises(LocalmlError, match="out of the bucket tree"):
+        with pytest.raises(LocalmlError, match="out of its bucket"):
             buckets.open(uri, "wb")
 
 

@@ -43,8 +43,6 @@ def tried(world: World) -> Iterator[tuple[Operation, Try]]:
     """Every operation with all that is tried with it."""
     for op in world.operations():
         for one in RECIPES.get(str(op), ()):
-            if "{bucket}" in f"{one}":
-                continue
             yield op, one
 
 
@@ -57,8 +55,11 @@ def faults(found: Callable[[World, Operation, Try, Things], Iterator[str]], worl
 
 
 def refuses(answer: Answer) -> bool:
-    """Whether it is a refusal; OpenPAI's server says so with a 500 when there is no job to start or stop."""
-    return answer.status in (401, 403, 404) or b"could not find" in answer.data
+    """Whether it is a refusal; OpenPAI's server says so with a 500 when there is no job to start or stop,
+    and with a 400 when there is no object."""
+    return answer.status in (401, 403, 404) or any(
+        words in answer.data for words in (b"could not find", b"does not exist")
+    )
 
 
 def told(answer: Answer, words: str) -> str:
@@ -99,6 +100,8 @@ def by_bob(world: World, op: Operation, one: Try, things: Things) -> Iterator[st
         yield from differs(world, op, one, things, answer)
     if one.verdict == "refused" and not refuses(answer):
         yield told(answer, "is no refusal")
+    if one.verdict == "taken" and (answer.status not in (400, 403, 409) or b"exists" not in answer.data):
+        yield told(answer, "does not say that the name is taken, or more than that")
     if one.verdict in ("own", "seen") and answer.status >= 300:
         yield told(answer, "should be answered")
     if one.verdict in ("own", "busy") and MARK in answer.shown:

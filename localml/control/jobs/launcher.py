@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from sqlmodel import Session
+from sqlalchemy import update
+from sqlmodel import Session, col
 
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts, Done
@@ -24,6 +25,7 @@ from localml.core.errors import LocalmlError
 from localml.core.events.records import record_event
 from localml.core.subjects import Subject
 from localml.core.work.causes import Cause
+from localml.core.work.grants import Grants
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.states import AttemptState, Desired
 from localml.core.work.tables import Workload, WorkloadDetail
@@ -84,7 +86,8 @@ class Launcher:
         self, row: WorkloadRow, spec: WorkloadSpec, planned: Sequence[AttemptRow], gang: Sequence[AttemptRow]
     ) -> Launch:
         try:
-            images = self._images(row, spec)
+            grants = self._grants(row, spec)
+            images = self._images(row, spec, grants)
         except (EngineError, EngineUnreachable) as error:
             return Launch([Started(one, error=error) for one in planned])
         if images is None:
@@ -93,7 +96,9 @@ class Launcher:
         def begin(one: AttemptRow) -> Started:
             try:
                 self._check_ports(spec.role(one.role), one)
-                observed = self._engine.start(build(self._site, row, spec, one, gang, images[one.role]))
+                plan = build(self._site, row, spec, one, gang, images[one.role], grants)
+                with self._site.pins(plan) as pinned:
+                    observed = self._engine.start(pinned)
                 if observed.phase is not Phase.PENDING:
                     self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
                 return Started(one, observed)
@@ -103,7 +108,20 @@ class Launcher:
         started = [begin(planned[0])] if len(planned) == 1 else list(self._gang_threads.map(begin, planned))
         return Launch(started, images)
 
-    def _images(self, row: WorkloadRow, spec: WorkloadSpec) -> dict[str, str] | None:
+    def _grants(self, row: WorkloadRow, spec: WorkloadSpec) -> Grants:
+        """What was decided when it was submitted; now, and once, for one that an earlier version took in."""
+        query = "SELECT grants FROM workload_detail WHERE workload_id = ?"
+        with self._db.read_raw() as connection:
+            found = connection.execute(query, (row.id,)).fetchone()
+        if found and found[0]:
+            return Grants.model_validate_json(found[0])
+        grants = self._site.mounts.decide_late(row, spec)
+        text = grants.model_dump_json(exclude_defaults=True)
+        detail = update(WorkloadDetail).where(col(WorkloadDetail.workload_id) == row.id)
+        self._db.write(lambda session: session.execute(detail.values(grants=text)))
+        return grants
+
+    def _images(self, row: WorkloadRow, spec: WorkloadSpec, grants: Grants) -> dict[str, str] | None:
         """role -> image id, as pinned by an earlier try or now; pulls what is missing, telling how far it is.
 
         None when the workload was stopped while its images were pulled.
@@ -123,19 +141,19 @@ class Launcher:
 
         for role in spec.roles:
             if role.name not in found:
-                found[role.name] = self._image(role, tell)
+                found[role.name] = self._image(role, grants, tell)
         if not pulled:
             return found
         with self._db.read() as session:
             current = session.get(Workload, row.id)
             return found if current is not None and current.desired is Desired.RUN else None
 
-    def _image(self, role: Role, tell: Progress) -> str:
+    def _image(self, role: Role, grants: Grants, tell: Progress) -> str:
         image = role.image or self._site.default_image
         if role.registry_auth is None:
             return self._engine.resolve_image(image, tell)
         try:
-            auth = self._site.registry_auth(role.registry_auth)
+            auth = self._site.registry_auth(role.registry_auth, grants.registry_auth.get(role.registry_auth))
         except LocalmlError as error:
             raise ImageMissing(f"image {image}: its credentials cannot be read: {error}") from error
         return self._engine.resolve_image(image, tell, auth=auth)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
+from localml.control.jobs.mounts import BUCKETS_IN_CONTAINER, Mounts
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.errors import Code, LocalmlError
 from localml.core.serving.specs import TOKEN_VARIABLE
-from localml.core.work.specs import PIDS, Mount, RegistryAuth, WorkloadSpec
+from localml.core.work.grants import Grants
+from localml.core.work.specs import PIDS, RegistryAuth, WorkloadSpec
 from localml.core.work.states import Kind
 from localml.engines.base import (
     LABEL_INSTALL,
@@ -28,7 +30,6 @@ from localml.engines.base import (
 )
 from localml.objects.sharing import share
 
-BUCKETS_IN_CONTAINER = "/buckets"
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -40,7 +41,7 @@ def _no_run_token(number: int) -> str:
     raise EngineError(f"workload {number} asks for its token, and there is no key to make it with")
 
 
-def _no_registry_auth(uri: str) -> RegistryAuth:
+def _no_registry_auth(uri: str, bucket: int | None) -> RegistryAuth:
     raise LocalmlError(Code.INVALID, f"registry_auth: {uri} cannot be read here", field="registry_auth")
 
 
@@ -52,27 +53,29 @@ def _no_token(attempt: int) -> str:
 class Site:
     """What all plans of an installation share.
 
-    ``mount_source`` turns a mount's source into a folder of this machine; ``our_image`` tells whether an image is
+    ``mounts`` finds what a workload may see; ``our_image`` tells whether an image is
     one of the project's runtimes, which run as ``user`` so that the files they write belong to that user. A role
     that names no image gets ``default_image``. ``unseal`` opens secret variables; it raises ``EngineError``.
-    ``registry_auth`` reads the credentials for an image from the object that a role names. ``run_token`` makes the
-    token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway by;
-    both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises ``EngineError``.
+    ``registry_auth`` reads the credentials for an image from the object that a role names, if its bucket is still the
+    one with this id. ``pins`` holds what a plan's folders are until the engine has mounted them. ``run_token`` makes
+    the token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway
+    by; both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises
+    ``EngineError``.
     """
 
     install: str
     node: str
     capabilities: Capabilities
     bind_address: str
-    buckets: Path
-    mount_source: Callable[[Mount, WorkloadRow], Path]
+    mounts: Mounts
     our_image: Callable[[str], bool]
     default_image: str
     user: str | None
     gpu: Callable[[str], GpuGrant]
     host_cpus: float
     unseal: Callable[[WorkloadRow, str], str] = _no_secrets
-    registry_auth: Callable[[str], RegistryAuth] = _no_registry_auth
+    registry_auth: Callable[[str, int | None], RegistryAuth] = _no_registry_auth
+    pins: Callable[[ReplicaPlan], AbstractContextManager[ReplicaPlan]] = nullcontext
     run_token: Callable[[int], str] = _no_run_token
     replica_token: Callable[[int], str] = _no_token
     account: Callable[[WorkloadRow], Account | None] = lambda row: None
@@ -90,15 +93,27 @@ def network_name(install: str, workload_id: int, number: int) -> str:
 
 
 def build(
-    site: Site, row: WorkloadRow, spec: WorkloadSpec, one: AttemptRow, gang: Iterable[AttemptRow], image: str
+    site: Site,
+    row: WorkloadRow,
+    spec: WorkloadSpec,
+    one: AttemptRow,
+    gang: Iterable[AttemptRow],
+    image: str,
+    grants: Grants,
 ) -> ReplicaPlan:
-    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included."""
+    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included.
+
+    Raises:
+        EngineError: what it mounts is not there any more.
+    """
     role = spec.role(one.role)
     ports = dict(one.ports or {})
     account = site.account(row)
-    binds, mounts = _binds(site, row, spec, account)
+    binds, buckets = site.mounts.binds(spec, grants, row, site.user), site.mounts.buckets(grants)
+    if account is not None:
+        for bind in (*binds, *buckets):
+            _lend(bind, account, site.mounts.root)
     resources = role.resources
-    buckets = BUCKETS_IN_CONTAINER if site.capabilities.mounts else str(site.buckets)
     env = {
         **expanded(
             spec, one, gang, names_resolve=site.capabilities.names_resolve, token=lambda: site.run_token(row.id)
@@ -109,12 +124,12 @@ def build(
         "LOCALML_ROLE": role.name,
         "LOCALML_INDEX": str(one.index),
         "LOCALML_ATTEMPT": str(one.number),
-        "LOCALML_BUCKETS": buckets,
+        "LOCALML_BUCKETS": BUCKETS_IN_CONTAINER if site.capabilities.mounts else str(site.mounts.root),
         "LOCALML_LISTEN": "0.0.0.0" if site.capabilities.own_network else site.bind_address,
         "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
     }
-    if mounts:
-        env["LOCALML_MOUNTS"] = json.dumps(mounts, separators=(",", ":"))
+    if binds and not site.capabilities.mounts:
+        env["LOCALML_MOUNTS"] = json.dumps({one.target: one.source for one in binds}, separators=(",", ":"))
     if row.kind == Kind.ENDPOINT:
         env[TOKEN_VARIABLE] = site.replica_token(one.id)
     for label, (container, _) in ports.items():
@@ -131,7 +146,8 @@ def build(
         shm=resources.shm,
         pids=PIDS if resources.pids is None else resources.pids,
         gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
-        binds=binds,
+        binds=binds if site.capabilities.mounts or account is not None else (),
+        buckets=buckets,
         ports=tuple(PublishedPort(label, inside, host) for label, (inside, host) in ports.items() if host),
         bind_address=site.bind_address,
         hostname=host_of(spec, role.name, one.index),
@@ -144,25 +160,6 @@ def build(
 
 def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
     return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
-
-
-def _binds(
-    site: Site, row: WorkloadRow, spec: WorkloadSpec, account: Account | None
-) -> tuple[tuple[Bind, ...], dict[str, str]]:
-    """Bind mounts, and target -> real path for engines that mount nothing."""
-    found = [Bind(str(site.buckets), BUCKETS_IN_CONTAINER)]
-    for mount in spec.mounts:
-        source = site.mount_source(mount, row)
-        if not source.exists():
-            source.mkdir(parents=True, exist_ok=True)
-            _give_away(source, site.user)
-        found.append(Bind(str(source), mount.target, mount.read_only))
-    if site.capabilities.mounts:
-        return tuple(found), {}
-    if account is not None:
-        for bind in found:
-            _lend(bind, account, site.buckets)
-    return tuple(found) if account else (), {bind.target: bind.source for bind in found[1:]}
 
 
 def _lend(bind: Bind, account: Account, buckets: Path) -> None:
@@ -181,12 +178,6 @@ def _lend(bind: Bind, account: Account, buckets: Path) -> None:
             share(source.parent, source, group=account.gid, owner=account.uid)
     except OSError as error:
         raise EngineError(f"{source} cannot be given to a job: {error.strerror}") from error
-
-
-def _give_away(path: Path, user: str | None) -> None:
-    if user is not None and os.geteuid() == 0:
-        uid, _, gid = user.partition(":")
-        os.chown(path, int(uid), int(gid or uid))
 
 
 def cluster(site: Site, spec: WorkloadSpec, gang: Iterable[AttemptRow], role: str, index: int) -> Mapping[str, object]:

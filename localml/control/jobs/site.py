@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 
 from localml.config import LOOPBACK, Config
@@ -12,6 +11,7 @@ from localml.control.jobs.accounts import Accounts
 from localml.control.jobs.hardware import Hardware
 from localml.control.jobs.holdings import LOCAL
 from localml.control.jobs.mounts import Mounts
+from localml.control.jobs.pins import Pins
 from localml.control.jobs.plans import Site
 from localml.control.jobs.snapshot import WorkloadRow
 from localml.core.catalog import Catalog
@@ -19,7 +19,8 @@ from localml.core.errors import LocalmlError, invalid
 from localml.core.people.allow import MACHINE, may
 from localml.core.people.rights import Action
 from localml.core.people.sealing import Sealer
-from localml.core.work.specs import PIDS, Role, need_unprivileged
+from localml.core.work.grants import Grants
+from localml.core.work.specs import PIDS, RegistryAuth, Role, need_unprivileged
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
 from localml.objects import Buckets
@@ -39,6 +40,7 @@ def open_site(
     buckets: Buckets,
     catalog: Catalog,
     sealer: Sealer,
+    pins: Pins,
     run_token: Callable[[int], str],
     replica_token: Callable[[int], str],
     accounts: Accounts,
@@ -52,13 +54,16 @@ def open_site(
         except LocalmlError as error:
             raise EngineError(error.message) from error
 
+    def registry_auth(uri: str, bucket: int | None) -> RegistryAuth:
+        mounts.need_same(uri, bucket)
+        return read_registry_auth(buckets, uri)
+
     return Site(
         install=install,
         node=LOCAL,
         capabilities=engine.capabilities,
         bind_address=config.host if config.host not in ("localhost", "::1") else LOOPBACK[0],
-        buckets=buckets.root,
-        mount_source=mounts.source,
+        mounts=mounts,
         our_image=lambda image: catalog.of_image(image) is not None,
         default_image=DEFAULT_IMAGE,
         user=f"{owner.st_uid}:{owner.st_gid}",
@@ -66,7 +71,8 @@ def open_site(
         host_cpus=float(os.cpu_count() or 1),
         unseal=unseal,
         account=accounts.of,
-        registry_auth=partial(read_registry_auth, buckets),
+        registry_auth=registry_auth,
+        pins=pins,
         run_token=run_token,
         replica_token=replica_token,
     )
@@ -81,11 +87,12 @@ def most_pids(setting: Path = _THREADS_MAX) -> int:
 
 
 class Possible:
-    """Refuses, before anything is recorded, what can never run here or not for its caller: called with each submission.
+    """Refuses, before anything is recorded, what can never run here or not for its caller, and decides what the rest
+    may see: called with each submission.
 
     Raises:
-        LocalmlError: ``INVALID`` or ``FORBIDDEN`` (mounts, sealed variables, ports, pids, users from whom the engine
-            protects nobody), ``CAPACITY`` with the numbers.
+        LocalmlError: ``INVALID``, ``FORBIDDEN`` or ``CONFLICT`` (mounts, sealed variables, ports, pids, users from whom
+            the engine protects nobody), ``CAPACITY`` with the numbers.
     """
 
     def __init__(
@@ -97,9 +104,8 @@ class Possible:
         self._hardware = hardware
         self._own_ports = own_ports
 
-    def __call__(self, submission: Submission) -> None:
+    def __call__(self, submission: Submission) -> Grants:
         self._accounts.check(submission.caller)
-        self._mounts.check(submission.spec, submission.caller)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():
                 self._sealer.open(submission.caller.id, sealed)
@@ -109,6 +115,8 @@ class Possible:
             if not administers:
                 _check_share(role)
         self._hardware.check(submission.spec)
+        caller = submission.caller  # last: it makes the buckets that there are not yet
+        return self._mounts.decide(submission.spec, caller, submission.workspace or caller.workspace)
 
     def _check_ports(self, role: Role) -> None:
         """Nobody waits at the server's or gateway's own door for its next restart, and the tokens that come then."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from sqlmodel import Session, col, select
 
@@ -26,13 +26,14 @@ from localml.core.registry.registry import NewVersion, Registry
 from localml.core.registry.tables import ModelVersion
 from localml.core.rows import Meta
 from localml.core.subjects import Subject
+from localml.core.work.outputs import OUTPUT, output_uris
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind, State
 from localml.core.work.tables import Workload, WorkloadDetail
 
 log = logging.getLogger("localml.control")
 
-OUTPUT, NAME, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_MODEL_NAME", "LOCALML_LAUNCH"
+NAME = "LOCALML_MODEL_NAME"
 REST_S = 1.0
 _MODEL_FOLDER = "model"
 _CURSOR = "outputs-seen"
@@ -46,7 +47,7 @@ class OutputWatcher:
 
     Args:
         caller: a user by number and workspace.
-        names: of the files in a folder of objects; none where there is no such folder.
+        names: of the files in a folder of objects; none where there is no such folder that the user may read.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class OutputWatcher:
         registry: Registry,
         clock: Clock,
         caller: Callable[[int, str], Caller],
-        names: Callable[[str], list[str]],
+        names: Callable[[Caller, str], list[str]],
     ) -> None:
         self._db = db
         self._clock = clock
@@ -97,13 +98,14 @@ class OutputWatcher:
     def _one(self, row: Workload, text: str) -> None:
         if OUTPUT not in text and "output_uri" not in text:
             return
-        for source, name in self._candidates(WorkloadSpec.model_validate_json(text), row):
+        caller = self._caller(row.owner_id, row.workspace)
+        for source, name in self._candidates(WorkloadSpec.model_validate_json(text), row, caller):
             if self._known(row, source):
                 continue
             new = NewVersion(
                 name=name,
                 source=source,
-                caller=self._caller(row.owner_id, row.workspace),
+                caller=caller,
                 workspace=row.workspace,
                 workload_id=row.id,
             )
@@ -129,19 +131,19 @@ class OutputWatcher:
             )
         )
 
-    def _candidates(self, spec: WorkloadSpec, row: Workload) -> Iterator[tuple[str, str]]:
+    def _candidates(self, spec: WorkloadSpec, row: Workload, caller: Caller) -> Iterator[tuple[str, str]]:
         """(URI of a folder with a model, the model's name), at most one for each folder that the job was told."""
         told = {uri: role.env.get(NAME) or row.name for role in spec.roles for uri in output_uris(role.env)}
         for uri, name in told.items():
-            folder = self._model_folder(uri.rstrip("/"))
+            folder = self._model_folder(uri.rstrip("/"), caller)
             if folder is not None:
                 yield folder, name
 
-    def _model_folder(self, base: str) -> str | None:
+    def _model_folder(self, base: str, caller: Caller) -> str | None:
         """The folder with the model; if all that there is leaves it open which file is the model, registering tells."""
         unclear = None
         for folder in (f"{base}/", f"{base}/{_MODEL_FOLDER}/"):
-            names = self._files(folder)
+            names = self._files(folder, caller)
             models = [name for name in names if name.endswith(".onnx")]
             kernel = folder != f"{base}/" and (KERNEL_FILE in names or WMLA_FILE in names)
             if MODEL_FILE in models or len(models) == 1 or kernel:
@@ -150,9 +152,9 @@ class OutputWatcher:
                 unclear = unclear or folder
         return unclear
 
-    def _files(self, folder: str) -> list[str]:
+    def _files(self, folder: str, caller: Caller) -> list[str]:
         try:
-            return self._names(folder)
+            return self._names(caller, folder)
         except LocalmlError:
             return []
 
@@ -161,18 +163,6 @@ class OutputWatcher:
         with self._db.read() as session:
             query = select(ModelVersion.id).where(ModelVersion.workload_id == row.id, ModelVersion.source == source)
             return session.exec(query).first() is not None
-
-
-def output_uris(env: Mapping[str, str]) -> list[str]:
-    """Folders that a role was told to write to."""
-    found = [env[OUTPUT]] if env.get(OUTPUT) else []
-    try:
-        launch = json.loads(env.get(LAUNCH, "{}"))
-    except ValueError:
-        launch = {}
-    if isinstance(launch, dict) and isinstance(launch.get("output_uri"), str) and launch["output_uri"]:
-        found.append(launch["output_uri"])
-    return list(dict.fromkeys(found))
 
 
 def _cursor(session: Session) -> tuple[float, int]:

@@ -55,7 +55,8 @@ class Parts:
         replica_token: what the replica of an attempt (by id) knows the gateway and us by.
         check: refuses what can never run here, admits who may run nothing here.
         missing: why an image of ours cannot be used yet; empty when it can, or nobody knows.
-        names_in: names of the files in a folder of objects; none where there is no such folder.
+        names_in: names of the files in a folder of objects; none where there is none that the
+            caller may read.
     """
 
     db: Store
@@ -74,8 +75,8 @@ class Parts:
     closed: bool
     replica_token: Callable[[int], str]
     fetch: Fetch
-    names_in: Callable[[str], list[str]]
-    check: Callable[[Submission], None]
+    names_in: Callable[[Caller, str], list[str]]
+    check: Callable[[Submission], object]
     admits: Callable[[Caller], None]
     missing: Callable[[str], str]
     why: Callable[[int], str]

@@ -176,6 +176,7 @@ class Tools:
         )
         return WorkloadSpec(
             roles=(role,),
+            objects=(f"/{wanted.folder}",) if wanted.folder else (),
             retries=_RESTARTS,
             until_stopped=True,
             idle_limit=wanted.idle_limit,

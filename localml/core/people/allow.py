@@ -45,6 +45,7 @@ class Thing:
         workspace: id of the one that it is in, if it is in any; a workspace is in itself.
         granted: whether a grant of its own lets the caller use it; True for what knows no grants.
         owner_name: what a refusal calls the owner.
+        everyone: what all users are to it, members of its workspace or not (a bucket's).
     """
 
     noun: ThingKind
@@ -54,6 +55,7 @@ class Thing:
     workspace: str | None = None
     granted: bool = True
     owner_name: str = ""
+    everyone: MemberRole | None = None
 
     @classmethod
     def of(cls, noun: ThingKind, row: InWorkspace, called: str | None = None) -> Thing:
@@ -142,17 +144,23 @@ def _has(caller: Caller, need: Need, thing: Thing) -> bool:
     owns = thing.owner is not None and thing.owner == caller.id
     if need is Need.SELF:
         return owns
-    role = caller.roles.get(thing.workspace or "")
+    role = _role(caller, thing)
     if role is None:
         return False
     alone = ROLE_OF.get(need)
     return (alone is not None and role.covers(alone)) or (need in OWNERS and owns and role.covers(MemberRole.MEMBER))
 
 
+def _role(caller: Caller, thing: Thing) -> MemberRole | None:
+    """The better one of what the caller is in the thing's workspace, and of what everyone is to it."""
+    known = [one for one in (caller.roles.get(thing.workspace or ""), thing.everyone) if one is not None]
+    return max(known, key=lambda one: one.rank, default=None)
+
+
 def _sees(caller: Caller, action: Action, thing: Thing) -> bool:
     if NEEDS[thing.noun][Action.READ] is Need.SELF:
         return True  # whose it is was said by the caller; a refusal before it is looked up tells nothing
-    if action is not Action.CREATE:
+    if action is not Action.CREATE or thing.everyone is not None:
         return may(caller, Action.READ, thing)
     if thing.workspace is None:
         return True

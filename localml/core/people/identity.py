@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sqlmodel import Session, col, delete
 
@@ -251,14 +251,14 @@ class Identity(Recognition):
         return found
 
     def owner(self, number: int, workspace: str) -> Caller:
-        """The user of this number as it acts in a workspace, for what goes on in its name; one that was removed may
-        nothing any more. ``NOT_FOUND`` if there never was one."""
+        """The user of this number, for what goes on in its name; one that was removed may nothing any more.
+        ``NOT_FOUND`` if there never was one."""
         found = self._owners.get(number)
         if found is None:
             changes = self._changes
             with self._store.read() as session:
                 found = self._remember(self._owners, number, _owner(session, number), changes)
-        return replace(found, workspace=workspace)
+        return found
 
     def number(self, name: str) -> int | None:
         """The number of the user who has this name now; None if nobody has."""

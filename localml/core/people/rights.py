@@ -16,7 +16,8 @@ class ThingKind(StrEnum):
     MODEL = "model"
     WORKSPACE = "workspace"
     POOL = "pool"
-    OBJECT = "object"  # buckets, and what is in them
+    BUCKET = "bucket"  # and who may at what is in it
+    OBJECT = "object"  # what is in a bucket
     USER = "user"
     TOKEN = "token"
     MACHINE = "machine"  # GPUs, images, backups, the platform's own events
@@ -105,14 +106,22 @@ NEEDS: dict[ThingKind, dict[Action, Need]] = {
         share=Need.OWNER,
     ),
     ThingKind.POOL: _needs(Need.ADMIN, read=Need.ANYBODY, use=Need.GRANTED),
-    # the bucket tree is one for all
+    ThingKind.BUCKET: _needs(
+        Need.ADMIN,
+        read=Need.VIEWER,
+        use=Need.VIEWER,
+        create=Need.MEMBER,
+        change=Need.OWN_OR_OWNER,
+        delete=Need.OWN_OR_OWNER,
+        share=Need.OWN_OR_OWNER,
+    ),
     ThingKind.OBJECT: _needs(
         Need.ADMIN,
-        read=Need.ANYBODY,
-        use=Need.ANYBODY,
-        create=Need.ANYBODY,
-        change=Need.ANYBODY,
-        delete=Need.ANYBODY,
+        read=Need.VIEWER,
+        use=Need.VIEWER,
+        create=Need.MEMBER,
+        change=Need.MEMBER,
+        delete=Need.MEMBER,
     ),
     ThingKind.USER: _needs(Need.ADMIN, read=Need.SELF, change=Need.SELF),
     ThingKind.TOKEN: _needs(Need.ADMIN, read=Need.SELF, create=Need.SELF, delete=Need.SELF),

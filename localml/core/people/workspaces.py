@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from localml.core.buckets.tables import Bucket
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.instances.tables import Instance
@@ -352,6 +353,7 @@ def _in_use(session: Session, row: Workspace) -> str:
             ("stopped notebook or TensorBoard", _stopped(row)),
             ("endpoint", _count(Endpoint, row).where(col(Endpoint.closed_at).is_(None))),
             ("model", _count(Model, row).where(col(Model.deleted_at).is_(None))),
+            ("bucket", _count(Bucket, row)),
         )
         if (number := session.exec(query).one())
     ]
@@ -365,5 +367,5 @@ def _stopped(row: Workspace) -> SelectOfScalar[int]:
     return query.where(*over)
 
 
-def _count(kind: type[Workload | Endpoint | Model], row: Workspace) -> SelectOfScalar[int]:
+def _count(kind: type[Workload | Endpoint | Model | Bucket], row: Workspace) -> SelectOfScalar[int]:
     return select(func.count()).select_from(kind).where(kind.workspace == row.id)

@@ -35,7 +35,7 @@ FOLDER = "models"
 _PART = ".part-"
 _BLOCK = 1 << 20
 
-Fetch = Callable[[str, Path], object]
+Fetch = Callable[[Caller, str, Path], object]
 """Copies an object, or a folder's content, to a folder of this machine (URI, folder)."""
 
 
@@ -81,7 +81,7 @@ class Registry:
 
     Args:
         data: the data directory.
-        fetch: copies from the object tree.
+        fetch: copies from the object tree what a caller may read.
     """
 
     def __init__(self, store: Store, clock: Clock, data: Path, fetch: Fetch) -> None:
@@ -101,7 +101,7 @@ class Registry:
         part = self._data / FOLDER / f"{_PART}{secrets.token_hex(8)}"
         part.mkdir(parents=True)
         try:
-            self._fetch(new.source, part)
+            self._fetch(new.caller, new.source, part)
             described = describe(part, new.format)
             checksum, size = digest(part)
             return self._store.write(lambda session: self._record(session, new, part, described, checksum, size))

@@ -211,7 +211,8 @@ class WorkloadSpec(Frozen):
     ``min_succeeded`` succeeded replicas, of whatever roles, end the workload as succeeded. One with ``until_stopped``
     never succeeds: that a program of it ends, with whatever exit code, is a failure to be retried, and its time limit
     stops it. ``idle_limit``: seconds without activity after which it is stopped (notebooks and
-    TensorBoards only: see :mod:`localml.control.watch.idle`).
+    TensorBoards only: see :mod:`localml.control.watch.idle`). ``objects`` are URIs that its programs use:
+    their buckets are seen, too, if the owner may read them; those of its workspace are seen anyway.
     """
 
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
@@ -221,6 +222,7 @@ class WorkloadSpec(Frozen):
     stop_grace: float = Field(default=10.0, ge=0, le=3600)
     depends_on: tuple[Annotated[int, Field(ge=1, lt=1 << 63)], ...] = ()
     mounts: tuple[Mount, ...] = ()
+    objects: tuple[str, ...] = ()
     min_succeeded: int | None = Field(default=None, ge=1)
     until_stopped: bool = False
     idle_limit: float | None = Field(default=None, gt=0)

@@ -106,6 +106,7 @@ class WorkloadDetail(SQLModel, table=True):
     spec: str  # WorkloadSpec as JSON
     request: Any = Field(default=None, sa_column=Column(JSON))  # the vendor's body, answered back as given
     images: Any = Field(default=None, sa_column=Column(JSON))  # role -> image id pinned at submission
+    grants: str | None = None  # Grants as JSON, decided at submission; NULL for an earlier version's
 
 
 class Attempt(SQLModel, table=True):

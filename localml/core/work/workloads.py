@@ -24,6 +24,7 @@ from localml.core.sql import insert_row, read_rows
 from localml.core.subjects import Parent, Subject
 from localml.core.tallies import count_workloads
 from localml.core.work import listing
+from localml.core.work.grants import Grants
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
 from localml.core.work.specs import NAME, WorkloadSpec
@@ -65,7 +66,8 @@ class Workloads:
     """The service over workloads.
 
     Args:
-        check: asked before a submission is stored; raises when the machine never has that much.
+        check: asked before a submission is stored; raises when the machine never has that much, and decides what the
+            workload may see.
         changed: told the id of every workload that a call changed; wakes followers.
     """
 
@@ -74,7 +76,7 @@ class Workloads:
         store: Store,
         clock: Clock,
         *,
-        check: Callable[[Submission], None] = lambda _: None,
+        check: Callable[[Submission], Grants] = lambda _: Grants(),
         changed: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._store = store
@@ -120,8 +122,7 @@ class Workloads:
             )
         if submission.parent is None and submission.replaces is None:  # others take over one that was allowed
             need_priority(submission.caller, submission.spec.priority)
-        self._check(submission)
-        values, detail = self._values(submission)
+        values, detail = self._values(submission, self._check(submission))
 
         def act(session: Session) -> int:
             number = self._store_one(session, submission, values, detail)
@@ -131,7 +132,7 @@ class Workloads:
         number = self._store.write(act)
         return number, values
 
-    def _values(self, submission: Submission) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _values(self, submission: Submission, grants: Grants) -> tuple[dict[str, Any], dict[str, Any]]:
         spec, now = submission.spec, self._clock.now()
         values: dict[str, Any] = {
             "kind": submission.kind,
@@ -163,6 +164,7 @@ class Workloads:
             "spec": spec.model_dump_json(exclude_defaults=True),
             "request": submission.request,
             "images": None,
+            "grants": grants.model_dump_json(exclude_defaults=True),
         }
 
     def _store_one(

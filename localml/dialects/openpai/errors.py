@@ -77,8 +77,8 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
         return 401, _body(failure.error, failure.message) if operation == "issue_token" else _body(*NOT_AUTHORIZED)
     if kind == PATIENCE:
         return 429, _body("TooManyRequests", error.message)
-    # on its own, this is what the vendor says of a name that is taken
-    reason = "" if error.code is Code.CONFLICT else error.message
+    # on its own, this is what the vendor says of a name that is taken; of a bucket's there is more to say
+    reason = "" if error.code is Code.CONFLICT and error.field != "outputDir" else error.message
     words = ": ".join(part for part in (failure.message, reason) if part)
     status = 500 if kind == SERVER else failure.client
     if operation == "issue_token" and kind == SERVER:

@@ -246,9 +246,10 @@ def _job(path: schemas.JobPath) -> Full:
 
 def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | None = None) -> None:
     pool = usable_pool(platform(), who, job.virtualCluster or DEFAULT)
+    view = platform().buckets_for(who, workspace(platform()))
     with renamed(**MEMBERS):
         folders = folders_of(job, user=who.name)
-        spec = job_spec(platform(), job, folders, user=who.name)
+        spec = job_spec(platform(), view, job, folders, user=who.name)
         submission = Submission(
             name=job.jobName,
             spec=spec,
@@ -261,7 +262,7 @@ def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | Non
             replaces=replaces,
         )
         check_cluster(platform(), pool, spec)
-        with output_folder(platform(), folders["outputDir"]):
+        with output_folder(view, folders["outputDir"]):
             platform().workloads.submit(submission)
 
 

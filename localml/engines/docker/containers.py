@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from localml.engines.base import LABEL_INSTALL, Observed, Phase, ReplicaPlan
+from localml.engines.base import LABEL_INSTALL, Bind, Observed, Phase, ReplicaPlan
 from localml.engines.docker.gpu import GpuOptions
 
 LABEL_NAME = "localml.name"
@@ -76,8 +76,9 @@ def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
         # Mounts and not Binds: a source that is missing is an error here, and not a new folder owned by root.
         "Mounts": [
             {"Type": "bind", "Source": bind.source, "Target": bind.target, "ReadOnly": bind.read_only}
-            for bind in plan.binds
-        ],
+            for bind in (*plan.binds, *plan.buckets)
+        ]
+        + _common_folders(plan.buckets),
     }
     if plan.cpu is not None:
         config["NanoCpus"] = int(max(_LEAST_CPU, min(plan.cpu, cores)) * 1e9)
@@ -88,6 +89,15 @@ def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
     if plan.pids is not None:
         config["PidsLimit"] = plan.pids
     return config
+
+
+def _common_folders(buckets: Iterable[Bind]) -> list[dict[str, Any]]:
+    """What the buckets are mounted into: empty folders in memory that take nothing else, so that what a program writes
+    beside the buckets fails and is not lost."""
+    return [
+        {"Type": "tmpfs", "Target": folder, "ReadOnly": True, "TmpfsOptions": {"Mode": 0o755}}
+        for folder in sorted({bind.target.rpartition("/")[0] for bind in buckets})
+    ]
 
 
 def phase_of(status: str) -> Phase:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -107,6 +110,14 @@ def engine_errors() -> Iterator[None]:
         raise EngineUnreachable(f"the Docker daemon did not answer: {_root_cause(error)}") from error
 
 
+def _listener(path: str) -> int:
+    """Number of the process that listens at a socket; 0 for one that is not among those of this process's namespace."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        found = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iii"))
+    return int(struct.unpack("iii", found)[0])
+
+
 class Daemon:
     """The daemon's client, opened at first use, and what the daemon said about itself. Safe to share."""
 
@@ -128,6 +139,20 @@ class Daemon:
         if fresh or self._info is None:
             self._info = dict(self.api.info())
         return self._info
+
+    def hidden_mounts(self) -> str:
+        """Why the daemon would not see what this process mounts; empty when it does: it is on this machine, and has
+        the same file systems. Whoever listens at the daemon's socket tells."""
+        adapter = getattr(self.api, "_custom_adapter", None)
+        if not isinstance(adapter, UnixHTTPAdapter):
+            return "the Docker daemon is not reached through a socket of this machine"
+        if self.info()["KernelVersion"] != os.uname().release:
+            return "the Docker daemon runs in a virtual machine"
+        try:
+            same = os.readlink(f"/proc/{_listener(adapter.socket_path)}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+        except OSError as error:
+            return f"it is not known which file systems the Docker daemon sees ({error.strerror})"
+        return "" if same else "the Docker daemon has file systems of its own"
 
     def stream(self, path: str, params: dict[str, Any], *, timeout: float | None) -> requests.Response:
         """GET ``path`` and leave the body to be read piece by piece."""

@@ -145,7 +145,12 @@ class DockerEngine:
             there = self._inspect(plan.name)
         if there.labels.get(LABEL_INSTALL) != self._install:
             raise EngineError(f"a container named {plan.name} exists which this installation did not make")
-        return self._launch(plan, there.handle["id"]) if there.phase is Phase.CREATED else there
+        if there.phase is not Phase.CREATED:
+            return there
+        if any(bind.base for bind in plan.binds):  # an earlier server held these for it, and does no more
+            self._daemon.api.remove_container(there.handle["id"], v=True, force=True)
+            return self._start(plan)
+        return self._launch(plan, there.handle["id"])
 
     def _launch(self, plan: ReplicaPlan, container: str) -> Observed:
         try:
@@ -158,6 +163,11 @@ class DockerEngine:
             raise _start_failure(plan, error) from error
         FAILPOINTS.hit("after-start")
         return self._remember(self._daemon.api.inspect_container(container))
+
+    def hidden_mounts(self) -> str:
+        """See :meth:`localml.engines.base.Engine.hidden_mounts`."""
+        with engine_errors():
+            return self._daemon.hidden_mounts()
 
     def inspect(self, name: str) -> Observed:
         """See :meth:`localml.engines.base.Engine.inspect`."""

@@ -232,6 +232,9 @@ class FakeEngine:
                 FAILPOINTS.hit("after-start")
             return self._observe(plan.name)
 
+    def hidden_mounts(self) -> None:
+        """See :meth:`localml.engines.base.Engine.hidden_mounts`."""
+
     def inspect(self, name: str) -> Observed:
         """See :meth:`Engine.inspect`."""
         with self._verb("inspect"):

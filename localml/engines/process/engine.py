@@ -140,8 +140,7 @@ class ProcessEngine:
         """Start the replica's supervisor, or find the replica. See :meth:`Engine.start`.
 
         Raises:
-            EngineError: no command, a port that would have to be mapped, another installation's name, or the
-                system's refusal (such as a full disk).
+            EngineError: no command, a port to be mapped, another installation's name, the system's refusal (full disk).
         """
         folder = self._folder(plan.name)
         with self._name_lock(plan.name):
@@ -159,6 +158,9 @@ class ProcessEngine:
                 FAILPOINTS.hit("after-start")
                 seen = self._observe(plan.name)
             return seen
+
+    def hidden_mounts(self) -> None:
+        """None: what boxes are shown they find themselves, following no links."""
 
     def inspect(self, name: str) -> Observed:
         """See :meth:`Engine.inspect`. Reads the replica's folder; an ended one is remembered."""
@@ -235,9 +237,7 @@ class ProcessEngine:
 
     def stats(self, name: str) -> Usage | None:
         """See :meth:`Engine.stats`. Memory is the sum of resident sizes, so shared pages count more than once."""
-        if self.inspect(name).phase is not Phase.RUNNING:
-            return None
-        pid = self._folder(name).holder()
+        pid = self._folder(name).holder() if self.inspect(name).phase is Phase.RUNNING else None
         return None if pid is None else process_io.usage_below(pid)
 
     def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:

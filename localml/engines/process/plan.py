@@ -66,7 +66,7 @@ class LaunchMaker:
     def _isolation(self, plan: ReplicaPlan, programs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
         if plan.account is not None:
-            return tuple(self._boxes.options(plan.name, plan.account, programs, plan.binds))
+            return tuple(self._boxes.options(plan.name, plan.account, programs, (*plan.binds, *plan.buckets)))
         # What it leaves in folders that it shares with boxes, these may change, too.
         return () if self._boxes.trouble else (("umask", "002"),)
 

@@ -31,7 +31,7 @@ class Place:
         self.db = Database(prepare(data))
         self.buckets = Buckets(data / "buckets")
         add_workspaces(self.db, "p", "q")
-        self.registry = Registry(self.db, ManualClock(), data, self.buckets.get)
+        self.registry = Registry(self.db, ManualClock(), data, lambda _, uri, folder: self.buckets.get(uri, folder))
         self.endpoints = Endpoints(self.db, ManualClock())
 
     def put(self, uri: str, content: bytes) -> None:

@@ -8,9 +8,11 @@ import pytest
 from flask import Flask
 from helpers.cloudml import SignedClient, into, put_trainer
 from helpers.models import times
+from helpers.people import tree_of
 
 from localml.config import Config
 from localml.core.clock import ManualClock
+from localml.core.people.rights import MemberRole
 from localml.core.work.workloads import Query
 from localml.dialects.cloudml import create_app
 from localml.engines.fake.engine import FakeEngine
@@ -29,6 +31,7 @@ def engine() -> FakeEngine:
 def platform(tmp_path_factory: pytest.TempPathFactory, engine: FakeEngine) -> Iterator[Platform]:
     config = Config(tmp_path_factory.mktemp("data"), engine="fake", gpus="simulated:2", cpus=8, memory=16 << 30, port=0)
     opened = Platform(config, engine=engine, clock=ManualClock(1487571399.0))
+    tree_of(opened).create("cloud-ml-test", everyone=MemberRole.MEMBER)
     put_trainer(opened.buckets, TRAINER)
     with opened.buckets.open(f"{MODEL}/model.onnx", "wb") as file:
         file.write(times(2))

@@ -59,7 +59,7 @@ def create_dev_env(body: tool_schemas.DevEnvCreate) -> dict[str, Any]:
     with worded(_SHORTAGE | failed), renamed(**_DEV_MEMBERS):
         submission = Submission(
             name=body.dev_name,
-            spec=dev_spec(platform(), who.id, body),
+            spec=dev_spec(platform(), platform().buckets_for(who, org), who.id, body),
             caller=who,
             dialect=DIALECT,
             kind=Kind.NOTEBOOK,
@@ -132,7 +132,7 @@ def create_tensorboard(body: tool_schemas.TensorboardCreate) -> dict[str, Any]:
     with worded(_SHORTAGE | failed), renamed(name="tensorboard_name"):
         submission = Submission(
             name=body.tensorboard_name,
-            spec=board_spec(platform(), who.id, body),
+            spec=board_spec(platform(), platform().buckets_for(who, org), who.id, body),
             caller=who,
             dialect=DIALECT,
             kind=Kind.TENSORBOARD,

@@ -169,7 +169,7 @@ def post_frameworks() -> dict[str, list[str]]:
 def _submission(who: Caller, org: str, pool: str, body: schemas.TrainJobCreate) -> Submission:
     return Submission(
         name=body.job_name,
-        spec=train_spec(platform(), body),
+        spec=train_spec(platform(), platform().buckets_for(who, org), body),
         caller=who,
         dialect=DIALECT,
         kind=Kind.JOB,

@@ -156,7 +156,7 @@ def _check_name(platform: Platform, org: str, name: str) -> None:
 
 def _register(platform: Platform, who: Caller, org: str, body: ModelServiceCreate) -> Registered:
     source, member = (body.model_uri, "model_uri") if body.model_uri else (body.trainer_uri or "", "trainer_uri")
-    if not platform.buckets.exists(source, field=member):
+    if not platform.buckets_for(who, org).exists(source, field=member):
         raise invalid(member, f"{source} does not exist")
     kind = "custom" if body.docker_image else ""
     allow(who, Action.CREATE, Thing(ThingKind.MODEL, workspace=org))

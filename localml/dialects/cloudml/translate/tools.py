@@ -27,6 +27,7 @@ from localml.dialects.cloudml.translate.training import (
 )
 from localml.dialects.kit.addresses import access_of
 from localml.dialects.kit.times import plain_time
+from localml.objects import BucketsFor
 from localml.platform import Platform
 
 DEV_RUNTIME = "notebook"
@@ -40,8 +41,11 @@ _EVERYBODY = {"0.0.0.0/0", "::/0"}
 """What the published client sends as a whitelist when it is given none."""
 
 
-def dev_spec(platform: Platform, owner: int, dev: DevEnvCreate) -> WorkloadSpec:
+def dev_spec(platform: Platform, view: BucketsFor, owner: int, dev: DevEnvCreate) -> WorkloadSpec:
     """What to run for a development environment.
+
+    Args:
+        view: the objects that its owner may use.
 
     Raises:
         LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
@@ -62,7 +66,7 @@ def dev_spec(platform: Platform, owner: int, dev: DevEnvCreate) -> WorkloadSpec:
         image=dev.docker_image or "",
         command=("sh", "-c", dev.docker_command) if dev.docker_command else (),
         resources=replica_resources(platform, dev.cpu_limit, dev.memory_limit, dev.gpu_limit, dev.gpu_type),
-        mounts=mounts(platform, dev),
+        mounts=mounts(view, dev),
         tcp_ports=_tcp_ports(dev),
     )
     return platform.tools.notebook(owner, wanted)
@@ -150,17 +154,19 @@ def _entry(protocol: str, port: int, address: str, whitelists: Mapping[int, list
     return {"protocol": protocol, "port": port, "address": address, "whitelist": whitelists.get(port, [])}
 
 
-def board_spec(platform: Platform, owner: int, board: TensorboardCreate) -> WorkloadSpec:
+def board_spec(platform: Platform, view: BucketsFor, owner: int, board: TensorboardCreate) -> WorkloadSpec:
     """What to run for a tensorboard.
+
+    Args:
+        view: the objects that its owner may use.
 
     Raises:
         LocalmlError: ``INVALID`` naming the member that is wrong.
     """
     if board.docker_command and not board.docker_image:
         raise invalid("docker_command", "needs docker_image")
-    folder = platform.buckets.path(board.logdir, field="logdir").relative_to(platform.buckets.root)
     wanted = Tensorboard(
-        folder=folder.as_posix(),
+        folder=view.place(board.logdir, field="logdir"),
         image=board.docker_image or "",
         command=("sh", "-c", board.docker_command) if board.docker_command else (),
         resources=Resources(),

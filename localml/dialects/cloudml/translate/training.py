@@ -14,7 +14,7 @@ from localml.core.work.tables import Workload
 from localml.dialects.cloudml.schemas.training import ClusterMember, TrainJob, TrainJobCreate, Volume
 from localml.dialects.cloudml.translate.amounts import cores, memory_bytes
 from localml.dialects.kit.times import plain_time
-from localml.objects import inspect_object
+from localml.objects import BucketsFor, inspect_object
 from localml.platform import Platform
 
 DEFAULT_FRAMEWORK = "scikitlearn"
@@ -54,15 +54,18 @@ def stored_request(given: Mapping[str, Any], job: TrainJobCreate) -> dict[str, A
     return kept
 
 
-def train_spec(platform: Platform, job: TrainJobCreate) -> WorkloadSpec:
+def train_spec(platform: Platform, view: BucketsFor, job: TrainJobCreate) -> WorkloadSpec:
     """What to run for a training job.
+
+    Args:
+        view: the objects that its owner may use.
 
     Raises:
         LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
             no machine has.
     """
     runtime = platform.catalog.find(job.framework or DEFAULT_FRAMEWORK, job.framework_version)
-    command = _command(platform, job, runtime)
+    command = _command(view, job, runtime)
     members = _members(job)
     image = job.docker_image or f"{runtime.image}:latest"
     roles = tuple(
@@ -78,7 +81,7 @@ def train_spec(platform: Platform, job: TrainJobCreate) -> WorkloadSpec:
         )
         for name, member in members.items()
     )
-    return WorkloadSpec(roles=roles, mounts=mounts(platform, job))
+    return WorkloadSpec(roles=roles, mounts=mounts(view, job), objects=_objects(job))
 
 
 def _members(job: TrainJobCreate) -> dict[str, ClusterMember]:
@@ -93,10 +96,10 @@ def _members(job: TrainJobCreate) -> dict[str, ClusterMember]:
     return members
 
 
-def _command(platform: Platform, job: TrainJobCreate, runtime: Runtime) -> tuple[str, ...]:
+def _command(view: BucketsFor, job: TrainJobCreate, runtime: Runtime) -> tuple[str, ...]:
     """The launcher's command after checking what it will fetch, or the user's own."""
     if job.docker_command is None:
-        inspect_object(platform.buckets, job.trainer_uri, field="trainer_uri")
+        inspect_object(view, job.trainer_uri, field="trainer_uri")
         return runtime.command
     if not job.docker_image:
         raise invalid("docker_command", "needs docker_image")
@@ -104,6 +107,12 @@ def _command(platform: Platform, job: TrainJobCreate, runtime: Runtime) -> tuple
         if getattr(job, name):
             raise invalid(name, "does not go with docker_command; make it a part of that command")
     return ("sh", "-c", job.docker_command)
+
+
+def _objects(job: TrainJobCreate) -> tuple[str, ...]:
+    """What its program is told of the object tree."""
+    given = [job.trainer_uri, *(getattr(job, name) for name in _PATHS)]
+    return tuple(uri for uri in given if uri and "://" in uri)
 
 
 def _env(job: TrainJobCreate, member: ClusterMember) -> dict[str, str]:
@@ -156,7 +165,7 @@ def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError
     return LocalmlError(Code.CAPACITY, words, field=field, details={"asked": asked, "available": there})
 
 
-def mounts(platform: Platform, job: Volume) -> tuple[Mount, ...]:
+def mounts(view: BucketsFor, job: Volume) -> tuple[Mount, ...]:
     """The volume of a request, if it has one.
 
     Raises:
@@ -170,7 +179,7 @@ def mounts(platform: Platform, job: Volume) -> tuple[Mount, ...]:
         raise invalid("mount_path", "is required with volume_path")
     source = job.volume_path
     if "://" in source:
-        platform.buckets.path(source, field="volume_path")
+        view.find(source, field="volume_path")
     elif not source.startswith("/"):
         source = f"workspace:{source}"
     return (Mount(source=source, target=job.mount_path, read_only=bool(job.mount_read_only)),)

@@ -7,6 +7,7 @@ from typing import Any
 from localml.dialects.kit import Operations
 from localml.dialects.native.routes import (
     admin,
+    buckets,
     endpoints,
     events,
     logs,
@@ -24,7 +25,7 @@ from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 PREFIX = "/localml/v1"
-_THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, models, endpoints)
+_THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, buckets, models, endpoints)
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 422, 500, 503, 507)}
 
 

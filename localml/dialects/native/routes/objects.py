@@ -10,11 +10,10 @@ from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
-from localml.core.people.allow import Thing, allow
-from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
 from localml.dialects.kit.bodies import body_limit
 from localml.dialects.native.schemas import work as schemas
+from localml.objects import BucketsFor
 from localml.platform import Platform
 
 _BLOCK = 1 << 20
@@ -22,47 +21,44 @@ _BLOCK = 1 << 20
 
 def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
-    buckets = platform.buckets
+
+    def buckets() -> BucketsFor:
+        return platform.buckets_for(caller())
 
     @api.get("/objects", responses={"200": schemas.ObjectsOut})
     def list_objects(query: schemas.ObjectTreeQuery) -> Any:
         """What a folder holds; an object lists itself."""
-        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
-        return {"objects": [asdict(one) for one in buckets.list(query.uri, recursive=query.recursive)]}
+        return {"objects": [asdict(one) for one in buckets().list(query.uri, recursive=query.recursive)]}
 
     @api.get("/objects/info", responses={"200": schemas.ObjectOut})
     def info(query: schemas.ObjectQuery) -> Any:
         """One object or folder."""
-        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
-        return asdict(buckets.stat(query.uri))
+        return asdict(buckets().stat(query.uri))
 
     @api.delete("/objects")
     def delete(query: schemas.ObjectTreeQuery) -> Any:
         """Remove an object, or a folder with ``recursive``."""
-        allow(caller(), Action.DELETE, Thing(ThingKind.OBJECT, query.uri, query.uri))
-        buckets.delete(query.uri, recursive=query.recursive)
+        buckets().delete(query.uri, recursive=query.recursive)
         return {"deleted": query.uri}
 
     @api.put("/objects/content")
     @body_limit(None)
     def put(query: schemas.ObjectQuery) -> Any:
         """Store the body under this URI; it appears when it is complete. A URI ending in a slash makes a folder."""
-        allow(caller(), Action.CREATE, Thing(ThingKind.OBJECT, query.uri, query.uri))
         if query.uri.endswith("/"):
-            buckets.make_folder(query.uri)
+            buckets().make_folder(query.uri)
             return {"uri": query.uri, "size": 0}, 201
-        with buckets.open(query.uri, "wb") as file:
+        with buckets().open(query.uri, "wb") as file:
             size = _take_in(file)
         return {"uri": query.uri, "size": size}, 201
 
     @api.get("/objects/content")
     def get(query: schemas.ObjectQuery) -> Any:
         """An object's bytes; ranges are served."""
-        allow(caller(), Action.READ, Thing(ThingKind.OBJECT, query.uri, query.uri))
-        found = buckets.stat(query.uri)
+        found = buckets().stat(query.uri)
         if found.is_folder:
             raise LocalmlError(Code.WRONG_STATE, f"uri: {query.uri} is a folder", field="uri")
-        file = buckets.open(query.uri)
+        file = buckets().open(query.uri)
         response = Response(_blocks(file), mimetype="application/octet-stream")
         response.content_length = found.size
         response.last_modified = found.modified  # type: ignore[assignment]

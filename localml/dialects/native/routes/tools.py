@@ -28,6 +28,7 @@ from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
 from localml.dialects.native.translate.names import friendly
+from localml.objects import BucketsFor
 from localml.platform import Platform
 
 DIALECT = "native"
@@ -144,7 +145,8 @@ def _start(platform: Platform, who: Caller, kind: Kind, body: _New) -> InstanceF
         spec = platform.tools.notebook(who.id, _notebook(body, Notebook(folder=name)))
         source = {"folder": body.folder or name}
     else:
-        spec = platform.tools.tensorboard(who.id, _tensorboard(platform, body, Tensorboard("")))
+        board = _tensorboard(platform.buckets_for(who, place), body, Tensorboard(""))
+        spec = platform.tools.tensorboard(who.id, board)
         source = {"logdir": body.logdir or ""}
     return platform.instances.create(
         Submission(name, spec, who, DIALECT, kind, workspace=place, pool=body.pool, request=source)
@@ -186,7 +188,8 @@ def _change(platform: Platform, found: InstanceFull, body: _Settings) -> Change:
         notebook = _notebook(body, platform.tools.notebook_of(owner, found.spec))
         spec, source = platform.tools.notebook(owner, notebook), {"folder": notebook.folder}
     else:
-        board = _tensorboard(platform, body, platform.tools.tensorboard_of(owner, found.spec))
+        view = platform.buckets_for(caller(), found.row.workspace)
+        board = _tensorboard(view, body, platform.tools.tensorboard_of(owner, found.spec))
         spec, source = platform.tools.tensorboard(owner, board), {"logdir": body.logdir} if body.logdir else {}
     return Change(spec, request | source, body.pool if "pool" in body.model_fields_set else None)
 
@@ -198,11 +201,10 @@ def _notebook(body: tool_schemas.NotebookChange, base: Notebook) -> Notebook:
     return replace(base, **given)
 
 
-def _tensorboard(platform: Platform, body: tool_schemas.TensorboardChange, base: Tensorboard) -> Tensorboard:
+def _tensorboard(view: BucketsFor, body: tool_schemas.TensorboardChange, base: Tensorboard) -> Tensorboard:
     given = _given(body, base)
     if body.logdir is not None:
-        folder = platform.buckets.path(body.logdir, field="logdir").relative_to(platform.buckets.root)
-        given["folder"] = folder.as_posix()
+        given["folder"] = view.place(body.logdir, field="logdir")
     return replace(base, **given)
 
 

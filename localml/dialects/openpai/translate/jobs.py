@@ -11,6 +11,7 @@ from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, Wo
 from localml.dialects.openpai.schemas import JobConfig, TaskRole
 from localml.dialects.openpai.translate.clusters import DEFAULT
 from localml.dialects.openpai.translate.variables import DEFAULT_FS, job_env, ports_of, role_env
+from localml.objects import BucketsFor
 from localml.objects.registry_auth import read_registry_auth
 from localml.platform import Platform
 
@@ -20,7 +21,8 @@ MAX_CODE = 200 << 20
 ONLY_TASK = "main"
 """The role of a job that names none."""
 
-_FOLDERS = ("dataDir", "outputDir", "codeDir", "authFile")
+_DIRECTORIES = ("dataDir", "outputDir", "codeDir")
+_FOLDERS = (*_DIRECTORIES, "authFile")
 _REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MOST_CORES, _MOST_GPUS, _MOST_PORTS = 4096, 1024, 4096  # more than these no spec can say
 _MEGABYTE = 1 << 20
@@ -72,10 +74,13 @@ def expand_references(text: str, values: Mapping[str, str]) -> str:
     return _REFERENCE.sub(lambda found: values.get(found[1] or found[2], found[0]), text)
 
 
-def job_spec(platform: Platform, job: JobConfig, folders: Mapping[str, str], *, user: str) -> WorkloadSpec:
+def job_spec(
+    platform: Platform, view: BucketsFor, job: JobConfig, folders: Mapping[str, str], *, user: str
+) -> WorkloadSpec:
     """What to run for a job.
 
     Args:
+        view: the objects that its owner may use.
         folders: those of :func:`folders_of`.
 
     Raises:
@@ -83,7 +88,7 @@ def job_spec(platform: Platform, job: JobConfig, folders: Mapping[str, str], *, 
             no machine has, ``TOO_LARGE`` for too much code.
     """
     cluster = job.virtualCluster or DEFAULT
-    code = _checked_folders(platform, folders)
+    code = _checked_folders(view, folders)
     env = job_env(job, folders, user=user, cluster=cluster)
     auth = folders["authFile"] or None
     ports = ports_of(job.taskRoles or (), mapped=platform.engine.capabilities.ports_mapped)
@@ -106,6 +111,7 @@ def job_spec(platform: Platform, job: JobConfig, folders: Mapping[str, str], *, 
     return WorkloadSpec(
         roles=tuple(roles),
         retries=RetryPolicy(limit=job.retryCount),
+        objects=tuple(folders[name] for name in _DIRECTORIES if folders[name]),
         min_succeeded=job.killAllOnCompletedTaskNumber or None,
     )
 
@@ -129,23 +135,23 @@ def _too_much(field: str, asked: float, there: float, unit: str) -> LocalmlError
     return LocalmlError(Code.CAPACITY, words, field=field, details={"asked": asked, "available": there})
 
 
-def _checked_folders(platform: Platform, folders: Mapping[str, str]) -> str:
+def _checked_folders(view: BucketsFor, folders: Mapping[str, str]) -> str:
     """Refuse what cannot be read; the path of the code below the buckets, empty if the job has none."""
     if folders["dataDir"]:
-        platform.buckets.path(folders["dataDir"], field="dataDir")
-    platform.buckets.parse(folders["outputDir"], field="outputDir")  # where it leads is looked at when it is made
+        view.find(folders["dataDir"], field="dataDir")
+    view.parse(folders["outputDir"], field="outputDir")  # where it leads is looked at when it is made
     if folders["authFile"]:
-        read_registry_auth(platform.buckets, folders["authFile"], field="authFile")
+        read_registry_auth(view, folders["authFile"], field="authFile")
     uri = folders["codeDir"]
     if not uri:
         return ""
-    if not platform.buckets.exists(uri, field="codeDir"):
+    if not view.exists(uri, field="codeDir"):
         raise invalid("codeDir", f"{uri} does not exist")
-    size = platform.buckets.size(uri, field="codeDir")
+    size = view.size(uri, field="codeDir")
     if size > MAX_CODE:
         words = f"codeDir: {uri} holds {size / _MEGABYTE:.1f} MB; {MAX_CODE // _MEGABYTE} MB is the most"
         raise LocalmlError(Code.TOO_LARGE, words, field="codeDir")
-    found = platform.buckets.parse(uri, field="codeDir")
+    found = view.parse(uri, field="codeDir")
     return f"{found.bucket}/{found.key}".rstrip("/")
 
 
@@ -160,16 +166,16 @@ def check_cluster(platform: Platform, pool: str, spec: WorkloadSpec) -> None:
 
 
 @contextmanager
-def output_folder(platform: Platform, uri: str) -> Iterator[None]:
+def output_folder(view: BucketsFor, uri: str) -> Iterator[None]:
     """Make a job's output folder, open to whatever user its image runs as; one that exists is left as it is.
 
     A new one is removed again when the block, which submits the job, fails.
     """
-    new = platform.buckets.make_folder(uri, field="outputDir", shared=True)
+    new = view.make_folder(uri, field="outputDir", shared=True)
     try:
         yield
     except LocalmlError:
         if new:
-            with suppress(OSError):
-                platform.buckets.path(uri, field="outputDir").rmdir()
+            with suppress(LocalmlError):
+                view.remove_empty(uri)
         raise

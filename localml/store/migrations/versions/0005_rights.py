@@ -129,11 +129,40 @@ UPDATE endpoint SET spec = replace(spec, '"{old}":true', '"{new}":true')
 WHERE dialect = 'cloudml' AND json_extract(spec, '$.{old}')
 """
 
+
+def _buckets() -> None:
+    """Buckets are in workspaces; a workload carries what was decided about what it may see. The server's next start
+    says whose the buckets are that there are (``localml/objects/access.py``); what waits is decided before it starts.
+    """
+    op.create_table(
+        "bucket",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("workspace", sa.String(), nullable=False),
+        sa.Column("owner", sa.String(), nullable=False),
+        sa.Column("owner_id", sa.Integer(), nullable=False),
+        sa.Column("everyone", sa.String(), nullable=True),
+        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["workspace"], ["workspace.id"], name="fk_bucket_workspace_workspace"),
+        sa.PrimaryKeyConstraint("id", name="pk_bucket"),
+        sa.UniqueConstraint("name", name="uq_bucket_name"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_bucket_workspace", "bucket", ["workspace"])
+    op.add_column("workload_detail", sa.Column("grants", sa.String(), nullable=True))
+
+
+def _no_buckets() -> None:
+    op.drop_column("workload_detail", "grants")
+    op.drop_table("bucket")
+
+
 _TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
     (_keys, _no_keys),
     (_owners, _no_owners),
     (_apart, _together),
     (_services, _no_services),
+    (_buckets, _no_buckets),
 )
 """(do, undo)"""
 
