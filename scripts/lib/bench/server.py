@@ -204,7 +204,7 @@ def fill(data: Path, *, ended: int = 0, waiting: int = 0) -> None:
         for pool in POOLS:
             one.pools.ensure(pool)
         for n in range(WORKSPACES):
-            one.workspaces.ensure(f"team-{n}", owner="admin", everyone=None, origin="native")
+            one.workspaces.create(one.identity.user("admin"), f"team-{n}")
         one.db.write(lambda session: _insert(session, ended, waiting))
 
 
