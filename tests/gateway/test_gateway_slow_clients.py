@@ -122,3 +122,23 @@ def test_connections_that_say_nothing_make_room(tmp_path: Path, monkeypatch: pyt
                 one.close()
 
     asyncio.run(act())
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0\0\0\4\0\0\0\0\0"], ids=["nothing", "its settings"])
+def test_who_begins_http2_and_calls_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    pytest.importorskip("grpc")
+    from localml.gateway.tfserving import service
+
+    monkeypatch.setattr(service, "IDLE", 0.2)
+
+    async def act() -> None:
+        async with replica(says("ok")) as url, gateway(tmp_path, url) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + sent)
+            async with asyncio.timeout(DEADLINE):
+                await reader.read()  # until the connection ends
+            writer.close()
+
+    asyncio.run(act())

@@ -52,6 +52,8 @@ _CODES: dict[int, grpc.StatusCode] = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
+IDLE = 120.0
+"""Seconds that a connection may stay without a call; gRPC's clients connect again by themselves."""
 Context = Any
 """``grpc.aio.ServicerContext``; gRPC has no types of its own."""
 
@@ -84,7 +86,12 @@ async def start(router: Router, gateway: str, only: Mapping[int, str]) -> Servic
         only: port of a client's connection -> the endpoint that it may ask for; empty for all.
     """
     server = grpc.aio.server(
-        options=[("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", -1)]
+        options=[
+            ("grpc.max_receive_message_length", MAX_MESSAGE),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_connection_idle_ms", int(IDLE * 1000)),
+            ("grpc.server_handshake_timeout_ms", int(IDLE * 1000)),
+        ]
     )
     pool = Pool(gateway)
     calls = Calls(router, pool, only)
