@@ -28,7 +28,7 @@ folder = json.loads(os.environ["LOCALML_MOUNTS"])["/work"]
 print(sorted(os.listdir(folder)))
 open(os.path.join(folder, os.environ["MARK"]), "w").close()
 """
-TRAINER = "fds://code/trainer.tar.gz"
+TRAINER = "fds://alices/trainer.tar.gz"
 
 
 class Person:
@@ -115,6 +115,10 @@ def test_the_own_api_shows_nothing_of_the_old_ones_workspace(people: tuple[Perso
         assert new.native("GET", f"/{path}").status == 404, path
         assert new.native("DELETE", f"/{path}").status == 404, path
     assert new.native("GET", "/models/net").status == 404
+    for uri in ("s3://alices/net.onnx", TRAINER, "/alices/net.onnx"):
+        for path in ("objects/content", "objects/info"):
+            assert new.native("GET", f"/{path}?uri={uri}").status in (400, 404), (path, uri)
+    assert new.native("GET", "/objects?uri=s3://alices/net.onnx").json.get("objects", []) == []
     assert (new.client.endpoints(), new.client.models()) == ([], [])
 
 
