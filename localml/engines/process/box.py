@@ -115,7 +115,11 @@ def possible() -> bool:
     """Whether this machine lets us make boxes: tried out, by the calling thread, which should end then."""
     try:
         separate()
-        _bind(_handle(SCRATCH[0]), SCRATCH[0])
+        handle = _handle(SCRATCH[0])
+        try:
+            _bind(handle, SCRATCH[0])
+        finally:
+            os.close(handle)
         _cover(SCRATCH[0], b"mode=1777")
     except OSError:
         return False
