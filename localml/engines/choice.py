@@ -12,6 +12,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.engines import engine_class
 from localml.engines.base import Engine, EngineUnreachable, ImageMissing
 
+SHARED_UMASK = 0o002
 EnvironmentOf = Callable[[str], Mapping[str, str] | None]
 """From an image's name to the variables of its virtual environment."""
 
@@ -49,8 +50,14 @@ def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:
     from localml.engines.runtimes.environments import Environments
 
     known = Environments(config.cache, runtimes_dir()).env_for
+    # What the administrator's jobs leave in buckets, those of the users' accounts may change, too.
+    umask = None if config.trust_users else SHARED_UMASK
     engine: Engine = engine_class("process")(
-        config.data / "replicas", install, environments=_built_environments(catalog, known), hidden=[config.data]
+        config.data / "replicas",
+        install,
+        environments=_built_environments(catalog, known),
+        hidden=[config.data],
+        umask=umask,
     )
     return engine
 

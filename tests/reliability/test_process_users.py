@@ -118,6 +118,17 @@ def test_a_job_reads_nothing_of_a_colleague(boxes: House) -> None:
     assert boxes.alice.get(hers.id).state == "running"
 
 
+def test_a_colleagues_bucket_is_not_there(boxes: House) -> None:
+    boxes.alice.put("fds://hers/word", b"secret")
+    boxes.bob.put("fds://his/word", b"known")
+    script = "cd $LOCALML_BUCKETS; cat hers/word; echo x > hers/new; mkdir hers; ls; cat his/word"
+    output = boxes.run(boxes.bob, f"({script}) 2>/dev/null").split()
+    assert "secret" not in output
+    assert "hers" not in output
+    assert output[-2:] == ["his", "known"]
+    assert [one.name for one in boxes.alice.objects("fds://hers/")] == ["word"]
+
+
 def test_a_job_cannot_say_how_it_ended(boxes: House) -> None:
     forged = "kill -9 $PPID; echo '{}' > ../exit.json; rm -rf ../*; mv ../../* /tmp; sleep 0.1; exit 7"
     job = boxes.bob.run(["sh", "-c", f"({forged}) 2>/dev/null"], wait=True)

@@ -21,16 +21,8 @@ import stat
 import sys
 
 CLONE_NEWNS = 0x00020000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    32,
-    4096,
-    16384,
-    1 << 18,
-)
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1 << 5, 1 << 12, 1 << 14, 1 << 18
 PR_GET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 27, 38
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_SYMLINKS = 0x04
@@ -115,7 +107,11 @@ def possible() -> bool:
     """Whether this machine lets us make boxes: tried out, by the calling thread, which should end then."""
     try:
         separate()
-        _bind(_handle(SCRATCH[0]), SCRATCH[0])
+        handle = _handle(SCRATCH[0])
+        try:
+            _bind(handle, SCRATCH[0])
+        finally:
+            os.close(handle)
         _cover(SCRATCH[0], b"mode=1777")
     except OSError:
         return False

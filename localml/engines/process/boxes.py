@@ -109,7 +109,7 @@ class Boxes:
             raise EngineError(f"the box of {folder.path.name} cannot be joined: {self.trouble}")
         told = Launch(launch.command, launch.env, launch.workdir, tuple(self.account(plan.account)))
         with contextlib.ExitStack() as stack:
-            passed = [_namespace(folder), os.memfd_create("launch", os.MFD_CLOEXEC)]
+            passed = [_namespace(folder, plan.account), os.memfd_create("launch", os.MFD_CLOEXEC)]
             for number in passed:
                 stack.callback(os.close, number)
             os.write(passed[1], told.encode())
@@ -135,19 +135,20 @@ class Boxes:
         return None
 
 
-def _namespace(folder: ReplicaDir) -> int:
-    """Descriptor of the mount namespace that a replica's first process is in."""
-    own = os.stat("/proc/self/ns/mnt").st_ino
+def _namespace(folder: ReplicaDir, account: Account) -> int:
+    """Descriptor of the mount namespace that a replica's first process is in, once it is complete."""
     deadline = time.monotonic() + _BEGIN_WAIT
     while time.monotonic() < deadline:
         running = folder.running()
         if running is not None:
-            with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            with contextlib.suppress(OSError, psutil.NoSuchProcess), contextlib.ExitStack() as stack:
                 found = os.open(f"/proc/{running.child}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                # Whose parent is the living supervisor, its number is no later process's.
-                if os.fstat(found).st_ino != own and psutil.Process(running.child).ppid() == folder.holder():
+                stack.callback(os.close, found)
+                child = psutil.Process(running.child)
+                # It becomes somebody else last. Whose parent is the living supervisor is no later one of its number.
+                if child.uids().real == account.uid and child.ppid() == folder.holder():
+                    stack.pop_all()
                     return found
-                os.close(found)
         time.sleep(0.005)
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
 

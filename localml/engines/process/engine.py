@@ -73,8 +73,7 @@ class ProcessEngine:
     RLIMIT_AS, which would count the address space that CUDA reserves (tens of gigabytes) and every mapped model
     file -- and the number of processes is not limited (RLIMIT_NPROC counts all processes of the user).
 
-    Nothing is mounted and no port is mapped: binds reach the program as paths of this machine in its
-    environment, and a published port must be the same on both sides.
+    No port is mapped: a published one must be the same on both sides. Binds are paths of this machine, told in ``env``.
 
     Args:
         root: the folder for the replicas' folders; made if missing. It must not be shared between machines.
@@ -82,6 +81,7 @@ class ProcessEngine:
         environments: from an image's name to additions to the environment (such as PATH of a virtual
             environment); None for an unknown image, which runs with the machine's own programs.
         cgroup: a control group to use; default is the delegated one, if there is one.
+        umask: of replicas without account, beside such that have one; the server's unless given.
         hidden: folders of which replicas in boxes see nothing but what they are given, such as the data directory.
     """
 
@@ -95,12 +95,13 @@ class ProcessEngine:
         environments: Environments | None = None,
         cgroup: Path | None = None,
         hidden: Sequence[Path] = (),
+        umask: int | None = None,
     ) -> None:
         self._root = root.absolute()
         self._install = install
         self._cgroups = cgroups.named(cgroup) if cgroup else cgroups.delegated()
         self._prepare_root(hidden)
-        self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups, self._boxes)
+        self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups, self._boxes, umask)
         self.capabilities = Capabilities(accounts=not self._boxes.trouble, exposes=self._boxes.exposes)
         self._name_locks = [threading.RLock() for _ in range(_NAME_LOCKS)]
         self._plans: dict[str, PlanRecord] = {}

@@ -26,12 +26,14 @@ class LaunchMaker:
         environments: additions to the environment by image name.
         cgroups: what limits can be held by control groups.
         boxes: where replicas run that have an account of their own.
+        umask: of all others where there are boxes; the server's unless given.
     """
 
-    def __init__(self, environments: Environments, cgroups: Cgroups, boxes: Boxes) -> None:
+    def __init__(self, environments: Environments, cgroups: Cgroups, boxes: Boxes, umask: int | None) -> None:
         self._environments = environments
         self._cgroups = cgroups
         self._boxes = boxes
+        self._umask = umask
         self._lock = threading.Lock()
         self._next_core = 0
         self.cores = sorted(os.sched_getaffinity(0))
@@ -67,8 +69,7 @@ class LaunchMaker:
         """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
         if plan.account is not None:
             return tuple(self._boxes.options(plan.name, plan.account, programs, (*plan.binds, *plan.buckets)))
-        # What it leaves in folders that it shares with boxes, these may change, too.
-        return () if self._boxes.trouble else (("umask", "002"),)
+        return () if self._umask is None or self._boxes.trouble else (("umask", f"{self._umask:o}"),)
 
     def _limits(self, plan: ReplicaPlan) -> tuple[tuple[str, str], ...]:
         held = self._cgroups.parents
