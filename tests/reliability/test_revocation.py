@@ -17,6 +17,7 @@ from helpers.cloudml import over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient
+from helpers.people import tree_of
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -25,6 +26,7 @@ from localml.client.transport import find_server
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.credentials import CREDENTIALS_NAME
+from localml.core.people.rights import MemberRole
 from localml.core.serving.routes_table import read_routes, token_hash
 from localml.platform import Platform
 from localml.server import Server
@@ -42,6 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = Config(data / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=4, cache=data / "cache")
     one = Server(Platform(config))
     one.start()
+    for bucket in ("code", "big"):
+        tree_of(one.platform).create(bucket, everyone=MemberRole.MEMBER)
     yield one
     one.close()
     stop(config.data, timeout=2)
