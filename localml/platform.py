@@ -41,10 +41,12 @@ from localml.core.instances.instances import Instances
 from localml.core.instances.tables import Instance
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
+from localml.core.people.allow import Thing, may
 from localml.core.people.credentials import Administrator
 from localml.core.people.folders import by_number
 from localml.core.people.identity import ADMIN, Caller, Credentials, Identity
 from localml.core.people.keys import Keys
+from localml.core.people.rights import Action, ThingKind
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.people.tokens import Tokens
@@ -280,7 +282,9 @@ class Platform:
             told()
 
     def _gone(self, row: Instance) -> bool:
-        return row.owner_id not in {user.id for user in self.identity.users()}
+        """Whether the owner is no user any more, or may not be inside."""
+        owners = [user for user in self.identity.users() if user.id == row.owner_id]
+        return not any(may(owner, Action.ENTER, Thing.of(ThingKind.WORKLOAD, row)) for owner in owners)
 
     def _guessed(self, words: str) -> None:
         now = self.clock.now()

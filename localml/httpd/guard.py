@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Final, Protocol
 
 from localml.httpd.held import Run
+
+log = logging.getLogger("localml.httpd")
 
 GUARD: Final = "localml.guard"
 """Key of the WSGI environment: the :class:`Guard` of who was let in; an app that lets everybody in sets none."""
@@ -74,7 +77,11 @@ class Watch:
             self._asking = self._loop.create_task(self._ask(self._guard))
 
     async def _ask(self, guard: Guard) -> None:
-        holds = await self._run(guard.holds)
+        try:
+            holds = await self._run(guard.holds)
+        except Exception:
+            log.exception("nobody knows who is let in; an answer is cut")
+            holds = False
         self._asking = None
         if holds:
             self._arm()

@@ -17,6 +17,7 @@ from helpers.cloudml import over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient
+from helpers.people import tree_of
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -25,6 +26,7 @@ from localml.client.transport import find_server
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.credentials import CREDENTIALS_NAME
+from localml.core.people.rights import MemberRole
 from localml.core.serving.routes_table import read_routes, token_hash
 from localml.platform import Platform
 from localml.server import Server
@@ -42,9 +44,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = Config(data / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=4, cache=data / "cache")
     one = Server(Platform(config))
     one.start()
+    for bucket in ("code", "big"):
+        tree_of(one.platform).create(bucket, everyone=MemberRole.MEMBER)
     yield one
     one.close()
     stop(config.data, timeout=2)
+
+
+@pytest.fixture(autouse=True)
+def _no_guesser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All users of these tests come from one address, and many with passwords that are good for nothing any more."""
+    monkeypatch.setattr("localml.core.people.attempts.FREE_OF_ADDRESS", 10_000)
 
 
 @pytest.fixture
@@ -63,7 +73,6 @@ class User:
         made = admin.create_user(self.name, "secret")
         self.token, self.access, self.secret = made["token"], made["access_key"], made["secret_key"]
         pai = PaiClient(over(server.url))
-        assert pai.post("/token", {"username": self.name, "password": "wrong"}).status == 401
         self.jwt = str(pai.login(self.name, "secret").token)
         mine = Http(server.url, self.ways["token"])
         self.job = mine("POST", "/workloads", {"spec": sh("sleep 600"), "name": "long"}).json["id"]
@@ -370,23 +379,27 @@ def test_races_of_requests_with_a_removal_leave_nobody_in(server: Server, admin:
         assert user.gets_in() == set()
 
 
-def test_notebooks_of_a_removed_user_are_stopped_and_begin_no_more_and_jobs_go_on(
-    server: Server, admin: Client, user: User
+@pytest.mark.parametrize("change", ["removed", "no member"])
+def test_notebooks_of_who_is_shut_out_are_stopped_and_begin_no_more_and_jobs_go_on(
+    server: Server, admin: Client, user: User, change: str
 ) -> None:
     team = admin.people.create_workspace(f"lab of {user.name}")
     admin.people.set_member(team.id, user.name)
     mine, boss = Http(server.url, user.ways["token"]), Http(server.url, _bearer(server))
-    body = {"name": "lab", "workspace": team.id, "command": ["sleep", "600"], "image": "none"}
+    body = {"name": f"lab-{user.name}", "workspace": team.id, "command": ["sleep", "600"], "image": "none"}
     run = mine("POST", "/notebooks", body).json["workload_id"]
     wait_until(lambda: server.platform.workloads.row(run).state == "running")
     instance = server.platform.instances.of_run(server.platform.workloads.row(run))
     assert instance is not None
-    admin.people.remove_user(user.name)
+    if change == "removed":
+        admin.people.remove_user(user.name)
+    else:
+        admin.people.remove_member(team.id, user.name)
     wait_until(lambda: server.platform.workloads.row(run).state == "stopped")
     [event] = [one for one in server.platform.instances.events(instance.row.id or 0) if one.reason == "StopRequested"]
-    assert event.message == f"its owner {user.name} was removed"
-    refused = boss("POST", "/notebooks/lab/start")
-    assert (refused.status, "was removed; make another one" in refused.json["error"]["message"]) == (409, True)
+    assert event.message == f"{user.name}, whose it is, may not be inside any more"
+    refused = boss("POST", f"/notebooks/lab-{user.name}/start")
+    assert (refused.status, "make another one" in refused.json["error"]["message"]) == (409, True)
     assert server.platform.workloads.row(user.job).state == "running"
     for http in (mine, boss):
         http.close()

@@ -1,4 +1,5 @@
-"""What opens a shell in the name of somebody who is no user any more is stopped: notebooks and TensorBoards.
+"""What opens a shell to somebody who may not be inside any more is stopped: notebooks and TensorBoards of users who
+were removed, or are no members of its workspace any more.
 
 Their address holds a token that the user knows. Jobs and endpoints go on.
 """
@@ -38,10 +39,12 @@ class Leavers:
         """Stop what runs, or is about to."""
         for one in self._instances.left_behind():
             try:
-                self._instances.stop(one.row.id or 0, STOPPER, f"its owner {one.row.owner} was removed")
+                self._instances.stop(
+                    one.row.id or 0, STOPPER, f"{one.row.owner}, whose it is, may not be inside any more"
+                )
             except LocalmlError as error:
                 if error.code is not Code.NOT_FOUND:  # deleted meanwhile
                     raise
             else:
-                log.info("%s %s is stopped: its owner was removed", one.row.kind, one.row.name)
+                log.info("%s %s is stopped: its owner may not be inside any more", one.row.kind, one.row.name)
         return None

@@ -96,7 +96,7 @@ class Instances:
         owner: the user of this number in this workspace, in whose name runs are submitted.
         nudge: told that a run is wanted which cannot begin yet.
         changed: told of an instance whose wanted run has begun, or never will.
-        gone: whether the owner of one is no user any more: nothing begins in that name.
+        gone: whether the owner of one may not be inside any more, as after a removal: nothing begins in that name.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class Instances:
             change: what is to be different from now on.
 
         Raises:
-            LocalmlError: ``NOT_FOUND``, ``WRONG_STATE`` when its owner was removed, and what :meth:`create` raises; it
+            LocalmlError: ``NOT_FOUND``, ``WRONG_STATE`` when its owner is shut out, and what :meth:`create` raises; it
                 stays stopped then, and what it was.
         """
         self._need_owner(number)
@@ -187,7 +187,7 @@ class Instances:
         return self._want(number, act)
 
     def restart(self, number: int, caller: Caller) -> InstanceFull:
-        """Stop it if it runs, and start it again; ``WRONG_STATE`` when its owner was removed."""
+        """Stop it if it runs, and start it again; ``WRONG_STATE`` when its owner is shut out."""
         self._need_owner(number)
 
         def act(session: Session, row: Instance, run: Workload) -> None:
@@ -230,7 +230,7 @@ class Instances:
     def _need_owner(self, number: int) -> None:
         row = self.get(number).row
         if self._gone(row):
-            words = f"{row.owner}, in whose name {row.name} ran, was removed; make another one"
+            words = f"{row.owner}, in whose name {row.name} ran, may not be inside any more; make another one"
             raise LocalmlError(Code.WRONG_STATE, words)
 
     def _check(self, number: int, caller: Caller, change: Change | None) -> None:
@@ -331,7 +331,7 @@ class Instances:
         )
 
     def left_behind(self) -> list[InstanceFull]:
-        """Those that run, or are about to, and whose owner was removed."""
+        """Those that run, or are about to, and whose owner is shut out."""
         return [one for one in self._read(_live()) if one.live and self._gone(one.row)]
 
     def pending(self) -> list[InstanceFull]:

@@ -28,7 +28,8 @@ log = logging.getLogger("localml.people")
 FREE: Final = 5
 """Guesses of one name from one address that are judged at once."""
 FREE_OF_ADDRESS: Final = 50
-"""Guesses from one address, whatever the names."""
+"""Guesses from one address, whatever the names; one is forgotten every :data:`LEAK_S` seconds."""
+LEAK_S: Final = 10.0
 LONGEST_S: Final = 60.0
 """The longest that one is refused after a guess."""
 QUIET_S: Final = 900.0
@@ -154,7 +155,9 @@ class Attempts:
             What is to be told of it; empty for nothing.
         """
         now = self._clock.now()
-        pairs = [(self._guesser((name, source), now), FREE), (self._guesser((None, source), now), FREE_OF_ADDRESS)]
+        of_address = self._guesser((None, source), now)
+        of_address.count = max(0, of_address.count - int((now - of_address.last) / LEAK_S))
+        pairs = [(self._guesser((name, source), now), FREE), (of_address, FREE_OF_ADDRESS)]
         left = max(min(one.until - now, LONGEST_S) for one, _ in pairs)
         if left > 0:
             raise self._refusal(left)
@@ -172,8 +175,7 @@ class Attempts:
     def _guesser(self, key: _Key, now: float) -> _Guesser:
         found = self._guessers.get(key)
         if found is None or found.last + QUIET_S < now:
-            found = self._guessers[key] = _Guesser()
-        found.last = max(found.last, now) if found.count else now
+            found = self._guessers[key] = _Guesser(last=now)
         self._guessers.move_to_end(key)
         while len(self._guessers) > _MOST:
             self._guessers.popitem(last=False)

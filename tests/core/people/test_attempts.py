@@ -12,7 +12,7 @@ import pytest
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people import recognition
-from localml.core.people.attempts import FREE, FREE_OF_ADDRESS, LONGEST_S, QUIET_S, Attempts, delay, network
+from localml.core.people.attempts import FREE, FREE_OF_ADDRESS, LEAK_S, LONGEST_S, QUIET_S, Attempts, delay, network
 from localml.core.people.identity import Identity
 from localml.core.people.secrets import Vault
 from localml.store.database import Database
@@ -108,6 +108,12 @@ def test_many_names_from_one_address_are_one_guesser(place: Place) -> None:
     assert found.count(Code.TOO_MANY_REQUESTS) == 4
     assert place.outcome("right") == Code.TOO_MANY_REQUESTS
     assert place.outcome("right", address=THERE) == "ann"
+
+
+def test_an_addresss_guesses_are_forgotten_one_by_one(place: Place) -> None:
+    for number in range(FREE_OF_ADDRESS * 4):
+        assert place.outcome("x", f"user{number}") == Code.UNAUTHENTICATED
+        place.clock.advance(LEAK_S)
 
 
 def test_a_program_with_an_old_password_is_one_guess(place: Place) -> None:

@@ -26,7 +26,7 @@ from localml.platform import Platform
 
 PREFIX = "/localml/v1"
 _THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, buckets, models, endpoints)
-_ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 422, 500, 503, 507)}
+_ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}
 
 
 def blueprints(platform: Platform) -> list[Operations]:
