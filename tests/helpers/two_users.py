@@ -285,6 +285,7 @@ class World:
         end = self.do(alice, "POST", f"{native}/endpoints", served)["id"]
         tokens = self.do(alice, "GET", f"{native}/users/{MARK}/tokens")["tokens"]
         self._of_vendors()
+        wait_until(lambda: bool(self.do(alice, "GET", "/api/pods/", dialect="mlbench")))
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
             **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "key": alice.key[0], "run": str(self.run["id"])},
