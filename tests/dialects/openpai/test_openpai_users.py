@@ -195,7 +195,7 @@ def test_passwords_are_nowhere_to_be_read(
 def test_who_says_who_it_is_finds_what_it_may_read(
     client: PaiClient, nobody: PaiClient, new_user: Callable[..., PaiClient], platform: Platform
 ) -> None:
-    """The reads that are open to all are so by the vendor's document; a workspace that was closed is closed to users."""
+    """The reads that are open to all are so by the vendor's document; a workspace that was closed is closed."""
     client.submit("hidden", role())
     eve = new_user("eve")
     assert eve.get("/jobs/hidden").status == 200
@@ -206,10 +206,8 @@ def test_who_says_who_it_is_finds_what_it_may_read(
             assert (found.status, unknown.status) == (404, 404)
             assert found.data.replace(b"hidden", b"nobody") == unknown.data
         for wish in ("STOP", "START"):
-            found = eve.put("/jobs/hidden/executionType", {"value": wish})
-            assert found.data == eve.put("/jobs/nobody/executionType", {"value": wish}).data.replace(
-                b"nobody", b"hidden"
-            )
+            found, unknown = (eve.put(f"/jobs/{one}/executionType", {"value": wish}) for one in ("hidden", "nobody"))
+            assert found.data.replace(b"hidden", b"nobody") == unknown.data
         assert eve.get("/jobs").json == []
         assert eve.post("/jobs", {"jobName": "mine", "taskRoles": [role()]}).status == 401
         assert nobody.get("/jobs/hidden").status == 200
