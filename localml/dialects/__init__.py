@@ -11,7 +11,7 @@ class PoolsFor(Enum):
 
     EVERYBODY = auto()
     GRANTED = auto()  # whom they were granted; the one named default everybody
-    MEMBERS = auto()  # the last part is the id of a workspace: those who may make something in it
+    MEMBERS = auto()  # NAME/KIND/ID, of a workspace: those who may make something in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ class Try:
     * ``hidden``: the same as for a thing that nobody has;
     * ``used``: the same, where something of one's own is made with a thing of alice's, which her viewers may;
     * ``granted``: the same, where a pool is named that is not for everybody;
+    * ``taken``: that there is one of this name, because names of buckets are unique over all users;
     * ``own``: an answer without a word of alice's;
     * ``busy``: a refusal without a word of alice's;
     * ``seen``: the thing, because everybody sees such things; ``refused``: that this is not for everybody to do.
@@ -285,6 +286,7 @@ class World:
         end = self.do(alice, "POST", f"{native}/endpoints", served)["id"]
         tokens = self.do(alice, "GET", f"{native}/users/{MARK}/tokens")["tokens"]
         self._of_vendors()
+        wait_until(lambda: bool(self.do(alice, "GET", "/api/pods/", dialect="mlbench")))
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
             **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "key": alice.key[0], "run": str(self.run["id"])},
@@ -311,18 +313,12 @@ class World:
 
     def _put_objects(self, workspace: str) -> None:
         buckets, bucket = self.platform.buckets, f"fds://{MARK}-bucket"
-        self._make_bucket(f"{MARK}-bucket", workspace)
+        made = {"name": f"{MARK}-bucket", "workspace": workspace}
+        self.do(self.alice, "POST", "/localml/v1/buckets", made)
         put_trainer(buckets, f"{bucket}/trainer.tar.gz")
         for name, content in (("model/model.onnx", times(2)), ("note", MARK.encode()), ("logs/x", b"1")):
             with buckets.open(f"{bucket}/{name}", "wb") as file:
                 file.write(content)
-
-    def _make_bucket(self, name: str, workspace: str) -> None:
-        """Buckets belong to a workspace where somebody makes them through an API."""
-        things = {"bucket": name}
-        op = Operation("native", "PUT", "/localml/v1/objects/content", "")
-        answer = self.send(self.alice, op, Try("", query="uri=fds://{bucket}/first", body=""), things)
-        assert answer.status == 201, answer.data
 
     def _of_vendors(self) -> None:
         alice, bucket = self.alice, f"fds://{MARK}-bucket"

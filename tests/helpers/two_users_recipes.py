@@ -107,7 +107,7 @@ def _machine() -> dict[str, tuple[Try, ...]]:
 def _serving(end: str) -> dict[str, tuple[Try, ...]]:
     model = {"name": "x", "source": "fds://{bucket}/model"}
     return {
-        "POST /models": (hidden(body={**model, "workspace": "{team}"}), hidden(body=model)),
+        "POST /models": (hidden(body={**model, "workspace": "{team}"}), used(model)),
         **_reads("/models", own(), hidden("workspace={team}")),
         **_reads("/models/<ref>", hidden(ref="model")),
         "DELETE /models/<ref>": (hidden(ref="model"),),
@@ -197,8 +197,8 @@ def _openpai() -> dict[str, tuple[Try, ...]]:
         **_reads("/jobs", seen(), seen("username={user}")),
         "POST /jobs": (
             own(body={**new, "jobName": "{new}"}),
-            hidden(body={**new, "codeDir": "fds://{bucket}/model"}),
-            hidden(body={**new, "authFile": "fds://{bucket}/note"}),
+            used({**new, "codeDir": "fds://{bucket}/model"}),
+            used({**new, "authFile": "fds://{bucket}/note"}),
             own(body={**new, "jobName": "{new}-data", "dataDir": "fds://{bucket}/model"}),  # nobody looks for it
             taken(body={**new, "outputDir": "fds://{bucket}/out"}),
         ),

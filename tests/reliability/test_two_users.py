@@ -190,3 +190,28 @@ def left_out(op: Operation, one: Try, who: str) -> bool:
         return "follow=true" in one.query or (op.dialect == "cloudml" and "org_id" not in one.query)
     of_administrators = op.endpoint in ("events.of_subject", "people.list_users", "admin.env")
     return of_administrators or one.query == "org_id=-1" or "follow=true" in one.query
+
+
+def test_the_machine_is_shown_busy_without_a_word_of_whose_work_it_is(world: World) -> None:
+    hers, his = (
+        [lease for gpu in world.do(user, "GET", "/localml/v1/gpus")["gpus"] for lease in gpu["leases"]]
+        for user in (world.alice, world.bob)
+    )
+    assert [(one["name"], one["fraction"]) for one in hers] == [(f"{MARK}-job", 1.0)] * 2
+    assert his == [{"workload_id": None, "name": "", "fraction": 1.0, "acquired_at": None}] * 2
+
+
+def test_counts_are_of_what_one_sees(world: World) -> None:
+    op = Operation("native", "GET", "/localml/v1/workloads", "")
+    for user in (world.alice, world.bob, world.vera, world.admin):
+        listed = world.send(user, op, Try("", query="deleted=true&limit=1000"), {}).json["workloads"]
+        counts = world.do(user, "GET", "/localml/v1/status")["counts"]
+        assert sum(counts.values()) == len(listed)
+
+
+def test_why_names_the_workload_ahead_to_who_may_read_it_alone(world: World) -> None:
+    path = f"/localml/v1/workloads/{world.bobs}/why"
+    for user, name in ((world.bob, "another workload"), (world.admin, f"'{MARK}-next'")):
+        why = world.do(user, "GET", path)["why"]
+        assert why["message"] == f"waits behind {name}, which waits for 2 GPUs (0 GPUs free)"
+        assert bool(why["holders"]) == (user is world.admin)

@@ -45,25 +45,29 @@ def pools_seen(platform: Platform, caller: Caller) -> list[PoolInfo]:
 
 
 def _granted(platform: Platform, caller: Caller, path: str) -> bool:
-    parts = path.split("/")
-    match _RULES.get(parts[0], PoolsFor.EVERYBODY):
+    vendor, _, rest = path.partition("/")
+    match _RULES.get(vendor, PoolsFor.EVERYBODY):
         case PoolsFor.EVERYBODY:
             return True
         case PoolsFor.GRANTED:
-            return parts[1:] == [ROOT] or path in platform.pools.grants(caller.id)
+            return rest == ROOT or path in platform.pools.grants(caller.id)
         case PoolsFor.MEMBERS:
-            return len(parts) > 2 and _role_covers(caller, parts[-1], MemberRole.MEMBER)
+            return _role_covers(caller, _workspace(path), MemberRole.MEMBER)
 
 
 def _seen(caller: Caller, path: str, shown: set[str]) -> bool:
-    parts = path.split("/")
-    match _RULES.get(parts[0], PoolsFor.EVERYBODY):
+    match _RULES.get(path.partition("/")[0], PoolsFor.EVERYBODY):
         case PoolsFor.GRANTED:
             return True
         case PoolsFor.MEMBERS:
-            return len(parts) < 3 or _role_covers(caller, parts[-1], MemberRole.VIEWER)
+            return not _workspace(path) or _role_covers(caller, _workspace(path), MemberRole.VIEWER)
         case PoolsFor.EVERYBODY:
             return path == ROOT or any(one == path or one.startswith(path + "/") for one in shown)
+
+
+def _workspace(path: str) -> str:
+    """The workspace that a pool of members is of, ``VENDOR/KIND/WORKSPACE``; empty above those."""
+    return "".join(path.split("/", 2)[2:])
 
 
 def _role_covers(caller: Caller, workspace: str, role: MemberRole) -> bool:

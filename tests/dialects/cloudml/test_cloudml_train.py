@@ -48,7 +48,7 @@ def test_every_state_and_every_failure_has_a_word() -> None:
     assert set(STATE_WORDS) == set(State)
     assert set(STATE_WORDS.values()) | {"deleting"} <= SDK_WORDS
     assert set(ERRORS) == set(Code)
-    assert {status for status, _ in ERRORS.values()} == {401, 403, 404, 405, 413, 503}
+    assert {status for status, _ in ERRORS.values()} == {401, 403, 404, 405, 413, 429, 503}
 
 
 def test_clients_that_wait_see_the_end_of_every_job() -> None:

@@ -60,6 +60,7 @@ def test_most_pools_are_for_everybody(platform: Platform, path: str) -> None:
         ("cloudml/train/ours", True, False),
         ("cloudml/dev/theirs", False, True),
         ("cloudml/train/nobodys", False, False),
+        ("cloudml/train/ours/theirs", False, False),
         ("cloudml/train", False, False),
         ("cloudml", False, False),
     ],

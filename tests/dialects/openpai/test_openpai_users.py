@@ -10,6 +10,8 @@ import pytest
 from helpers.openpai import PaiClient, role
 
 from localml.core.clock import ManualClock
+from localml.core.people.rights import MemberRole
+from localml.dialects.openpai.translate.jobs import workspace
 from localml.platform import Platform
 
 NewUser = Callable[..., PaiClient]
@@ -188,3 +190,28 @@ def test_passwords_are_nowhere_to_be_read(
     raw = (tmp_path / "copy.db").read_bytes()
     assert b"secret1" not in raw
     assert (bob.token or "").encode() not in raw
+
+
+def test_who_says_who_it_is_finds_what_it_may_read(
+    client: PaiClient, nobody: PaiClient, new_user: Callable[..., PaiClient], platform: Platform
+) -> None:
+    """The reads that are open to all are so by the vendor's document; a workspace that was closed is closed."""
+    client.submit("hidden", role())
+    eve = new_user("eve")
+    assert eve.get("/jobs/hidden").status == 200
+    platform.workspaces.change(workspace(platform), everyone=None)
+    try:
+        for path in ("", "/config", "/ssh", "/ssh/privateKey"):
+            found, unknown = eve.get(f"/jobs/hidden{path}"), eve.get(f"/jobs/nobody{path}")
+            assert (found.status, unknown.status) == (404, 404)
+            assert found.data.replace(b"hidden", b"nobody") == unknown.data
+        for wish in ("STOP", "START"):
+            found, unknown = (eve.put(f"/jobs/{one}/executionType", {"value": wish}) for one in ("hidden", "nobody"))
+            assert found.data.replace(b"hidden", b"nobody") == unknown.data
+        assert eve.get("/jobs").json == []
+        assert eve.post("/jobs", {"jobName": "mine", "taskRoles": [role()]}).status == 401
+        assert nobody.get("/jobs/hidden").status == 200
+        assert PaiClient(nobody.send, "a.wrong.token").get("/jobs/hidden").status == 200
+        assert client.get("/jobs/hidden").status == 200
+    finally:
+        platform.workspaces.change(workspace(platform), everyone=MemberRole.MEMBER)
