@@ -342,6 +342,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/endpoints/{ref}/rollout"): {"image": "i"},
     ("put", "/endpoints/{ref}/variants"): {"variants": [{"image": "i", "weight": 100}]},
     ("post", "/models"): {"name": "m", "source": "fds://b/k"},
+    ("post", "/buckets"): {"name": "nobodys"},
     ("post", "/tensorboards"): {"logdir": "fds://b/k"},
     ("post", "/users"): {"name": "mal", "password": "x"},
     ("put", "/users/{name}/password"): {"password": "x"},
