@@ -17,6 +17,7 @@ from helpers.cloudml import over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient
+from helpers.people import common_bucket
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -197,6 +198,7 @@ def test_a_revoked_token_or_key_ends_alone(server: Server, admin: Client, user: 
 
 
 def test_who_follows_through_the_vendors_api_is_cut_off_with_the_key(server: Server, admin: Client, user: User) -> None:
+    common_bucket(server.platform, "code")
     put_trainer(server.platform.buckets, TRAINER)
     base = "/cloud_ml/v1/train"
     body = {"job_name": f"j{user.name}", "module_name": "trainer.task", "trainer_uri": TRAINER}
@@ -262,6 +264,7 @@ def test_a_token_that_expires_ends_what_is_followed(
 
 
 def test_a_download_is_cut_off_with_its_credentials(server: Server, admin: Client, user: User) -> None:
+    common_bucket(server.platform, "big")
     with server.platform.buckets.open("fds://big/file", "wb") as file:
         for _ in range(64):
             file.write(b"x" * (1 << 20))
