@@ -49,6 +49,21 @@ def test_a_workspace_is_changed(cli: Cli, team: str) -> None:
     assert cli("workspaces", "change", team, "--everyone", "none", "--json").json["everyone"] is None
 
 
+def test_a_bucket_is_made_shared_moved_and_deleted(cli: Cli, team: str) -> None:
+    made = cli("buckets", "create", "cli-data", "--workspace", "cli-team", "--json").json
+    assert (made["workspace"], made["owner"], made["everyone"]) == (team, "admin", None)
+    assert cli("buckets", "create", "cli-data").err == "error: name: a bucket 'cli-data' exists\n"
+    [row] = [line.split() for line in cli("buckets").out.splitlines() if "cli-data" in line]
+    assert row[:4] == ["cli-data", "cli-team", "admin", "-"]
+    assert cli("buckets", "change", "cli-data", "--everyone", "viewer").out == "bucket cli-data is changed\n"
+    assert "every user is viewer" in cli("buckets", "show", "cli-data").out
+    moved = cli("buckets", "change", "cli-data", "--everyone", "none", "-w", "admin", "--json").json
+    assert (moved["everyone"], moved["workspace"] == team) == (None, False)
+    assert "cli-data" in [one["name"] for one in cli("buckets", "list", "--json").json["buckets"]]
+    assert cli("buckets", "delete", "cli-data").out == "bucket cli-data is deleted\n"
+    assert cli("buckets", "show", "cli-data").code == 1
+
+
 def test_jobs_run_and_are_listed_in_a_workspace(cli: Cli, team: str) -> None:
     made = cli("run", "--workspace", "cli-team", "--name", "cli-shared", "--follow", "--json", "--", "true").json
     assert made["workspace"] == team

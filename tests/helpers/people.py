@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from localml.core.people.identity import ADMIN
+from localml.core.people.rights import MemberRole
 from localml.core.people.tables import Workspace
 from localml.core.ports import Store
 from localml.objects import BucketsFor
@@ -18,3 +19,9 @@ def add_workspaces(store: Store, *ids: str, owner: str = "me") -> None:
 def tree_of(platform: Platform, user: str = ADMIN) -> BucketsFor:
     """The objects that a user may use."""
     return platform.buckets_for(platform.identity.user(user))
+
+
+def common_bucket(platform: Platform, name: str) -> None:
+    """Make a bucket that every user may write, if there is none."""
+    if platform.bucket_records.find(name) is None:
+        tree_of(platform).create(name, everyone=MemberRole.MEMBER)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.native import Answer, Http, sh
 
+import localml
 from localml.testing import Localml
 
 SECRET = b"registry.example\neva\nhunter2\n"
@@ -116,3 +119,14 @@ def test_a_token_for_one_workspace_reaches_no_bucket_of_another(localml_fresh: L
     found = users["eva"]("GET", "/buckets/teams").json
     assert found["workspace"] == users["eva"]("GET", "/workspaces/team").json["id"]
     narrow.close()
+
+
+def test_every_api_asks_whose_an_object_is_by_one_way() -> None:
+    """The tree itself knows no rights; what serves requests gets it from nobody but ``Platform.buckets_for``."""
+    found = [
+        f"{path}:{number}"
+        for path in (Path(localml.__file__).parent / "dialects").rglob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"platform(\(\))?\.(buckets|mounts)\b|\bBuckets\(", line)
+    ]
+    assert found == []

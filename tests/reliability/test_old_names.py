@@ -15,6 +15,7 @@ from helpers.mlbench import Dashboard
 from helpers.models import serving_server, times
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient, role
+from helpers.people import common_bucket
 from helpers.rig import wait_until
 
 from localml.client import Client, ClientError
@@ -69,6 +70,7 @@ class Left:
         self.in_team = client.run(["sleep", "600"], name="shared", workspace="team").id
         spec: Any = client.get(self.shared.workload_id).spec
         self.sealed = spec["roles"][0]["sealed_env"]["JUPYTER_TOKEN"]
+        common_bucket(server.platform, "code")
         put_trainer(server.platform.buckets, TRAINER)
         train = {"module_name": "trainer.task", "trainer_uri": TRAINER, "framework": "python", "job_name": "linear"}
         assert who.cloudml.post("/train", train).status == 200

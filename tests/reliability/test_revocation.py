@@ -17,7 +17,7 @@ from helpers.cloudml import over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient
-from helpers.people import tree_of
+from helpers.people import common_bucket
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -26,7 +26,6 @@ from localml.client.transport import find_server
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.credentials import CREDENTIALS_NAME
-from localml.core.people.rights import MemberRole
 from localml.core.serving.routes_table import read_routes, token_hash
 from localml.platform import Platform
 from localml.server import Server
@@ -44,8 +43,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     config = Config(data / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=4, cache=data / "cache")
     one = Server(Platform(config))
     one.start()
-    for bucket in ("code", "big"):
-        tree_of(one.platform).create(bucket, everyone=MemberRole.MEMBER)
     yield one
     one.close()
     stop(config.data, timeout=2)
@@ -206,6 +203,7 @@ def test_a_revoked_token_or_key_ends_alone(server: Server, admin: Client, user: 
 
 
 def test_who_follows_through_the_vendors_api_is_cut_off_with_the_key(server: Server, admin: Client, user: User) -> None:
+    common_bucket(server.platform, "code")
     put_trainer(server.platform.buckets, TRAINER)
     base = "/cloud_ml/v1/train"
     body = {"job_name": f"j{user.name}", "module_name": "trainer.task", "trainer_uri": TRAINER}
@@ -271,6 +269,7 @@ def test_a_token_that_expires_ends_what_is_followed(
 
 
 def test_a_download_is_cut_off_with_its_credentials(server: Server, admin: Client, user: User) -> None:
+    common_bucket(server.platform, "big")
     with server.platform.buckets.open("fds://big/file", "wb") as file:
         for _ in range(64):
             file.write(b"x" * (1 << 20))

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PORTS = "ports.json"
+_LOOKED_FOR = "openpai"
+"""The API whose clients look for public keys in the bucket tree, and whose jobs are all its users' to see."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +268,9 @@ class Shells:
         return f"hdfs://localml:9000/Container/{owner}/{name}/ssh/keyFiles"
 
     def _publish(self, full: Full) -> None:
-        """The owner's, if it is a user still."""
+        """The owner's, if it is a user still. Every user sees the folder: what others run is told of nowhere there."""
+        if full.row.dialect != _LOOKED_FOR:
+            return
         key = next((self._key(full.row, one).public for one in self._users() if one.id == full.row.owner_id), "")
         with self._buckets.open(f"{self._folder(full)}/{full.row.name}.pub", "wb") as file:
             file.write(f"{key} {full.row.name}\n".encode())

@@ -136,6 +136,12 @@ def test_a_session_that_begins_while_a_change_is_looked_at_stays(
     assert (sessions[0].returncode, out) == (6, b"given\n")
 
 
+def test_the_names_of_jobs_are_told_in_the_common_bucket_only_where_all_see_the_jobs(site: Site) -> None:
+    info = site.platform.ssh.info(site.submit("a"))
+    assert info.doors
+    assert not site.platform.buckets.exists(info.folder.partition("/Container")[0] + "/Container")
+
+
 def test_nothing_is_left_of_a_job_that_ended_while_the_server_was_away(site: Site) -> None:
     number, stays = site.submit("a"), site.submit("b")
     info, other = site.platform.ssh.info(number), site.platform.ssh.info(stays)

@@ -214,11 +214,9 @@ def test_priorities_above_all_users_work_are_for_administrators(bob: Http, eve: 
     assert bob("DELETE", "/notebooks/lab").status == 200
 
 
-def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(
-    bob: Http, eve: Http, team: str, localml: Localml
-) -> None:
-    with localml.platform.buckets.open("fds://rights-models/m.onnx", "wb") as file:
-        file.write(times(2))
+def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(bob: Http, eve: Http, team: str) -> None:
+    assert bob("POST", "/buckets", {"name": "rights-models", "workspace": "team"}).status == 201
+    assert bob("PUT", "/objects/content?uri=fds://rights-models/m.onnx", times(2)).status == 201
     model = {"name": "linear", "workspace": "team", "source": "fds://rights-models/m.onnx"}
     assert bob("POST", "/models", model).status == 201
     bob("PUT", "/workspaces/team/members/eve", {"role": "member"})
@@ -227,8 +225,8 @@ def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(
     assert [one["version"] for one in bob("GET", "/models?workspace=team").json["models"][0]["versions"]] == [1]
     bob("PUT", "/workspaces/team/members/eve", {"role": "editor"})
     assert eve("POST", "/models", model).json["version"] == 2
-    for name in ("linear:1", "linear:2", "mine"):
-        assert bob("DELETE", f"/models/{name}").status == 200
+    for path in ("models/linear:1", "models/linear:2", "models/mine", "buckets/rights-models?recursive=true"):
+        assert bob("DELETE", f"/{path}").status == 200
 
 
 class TestTokens:
@@ -342,6 +340,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/endpoints/{ref}/rollout"): {"image": "i"},
     ("put", "/endpoints/{ref}/variants"): {"variants": [{"image": "i", "weight": 100}]},
     ("post", "/models"): {"name": "m", "source": "fds://b/k"},
+    ("post", "/buckets"): {"name": "nobodys"},
     ("post", "/tensorboards"): {"logdir": "fds://b/k"},
     ("post", "/users"): {"name": "mal", "password": "x"},
     ("put", "/users/{name}/password"): {"password": "x"},
