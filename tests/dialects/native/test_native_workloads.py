@@ -213,7 +213,13 @@ class TestOthers:
         answer = bob(method, path, body)
         assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
 
-    def test_may_change_their_own_password_and_make_tokens(self, bob: Http, localml: Localml) -> None:
-        assert bob("PUT", "/users/bob/password", {"password": "better"}).status == 200
-        token = bob("POST", "/users/bob/tokens", {"lifetime": 60}).json["token"]
-        assert Http(localml.url, {"Authorization": f"Bearer {token}"})("GET", "/status").json["user"] == "bob"
+    def test_may_change_their_own_password_and_make_tokens(self, localml: Localml) -> None:
+        def cy(token: str) -> Http:
+            return Http(localml.url, {"Authorization": f"Bearer {token}"})
+
+        before = localml.client.create_user("cy", "secret")["token"]
+        changed = cy(before)("PUT", "/users/cy/password", {"password": "better"})
+        assert changed.status == 200
+        assert cy(before)("GET", "/status").status == 401
+        token = cy(changed.json["token"])("POST", "/users/cy/tokens", {"lifetime": 60}).json["token"]
+        assert cy(token)("GET", "/status").json["user"] == "cy"
