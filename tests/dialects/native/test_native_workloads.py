@@ -213,7 +213,13 @@ class TestOthers:
         answer = bob(method, path, body)
         assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
 
-    def test_may_change_their_own_password_and_make_tokens(self, bob: Http, localml: Localml) -> None:
-        assert bob("PUT", "/users/bob/password", {"password": "better"}).status == 200
-        token = bob("POST", "/users/bob/tokens", {"lifetime": 60}).json["token"]
-        assert Http(localml.url, {"Authorization": f"Bearer {token}"})("GET", "/status").json["user"] == "bob"
+    def test_may_change_their_own_password_and_make_tokens(self, localml: Localml) -> None:
+        http = Http(localml.url, {"Authorization": f"Bearer {localml.client.create_user('pat', 'secret')['token']}"})
+        changed = http("PUT", "/users/pat/password", {"password": "better"})
+        assert (changed.status, changed.json["ended"]) == (200, {"tokens": 1, "keys": 1})
+        assert http("GET", "/status").status == 401
+        http.headers = {"Authorization": f"Bearer {changed.json['token']}"}
+        token = http("POST", "/users/pat/tokens", {"lifetime": 60}).json["token"]
+        http.headers = {"Authorization": f"Bearer {token}"}
+        assert http("GET", "/status").json["user"] == "pat"
+        http.close()
