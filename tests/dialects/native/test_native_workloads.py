@@ -214,12 +214,12 @@ class TestOthers:
         assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
 
     def test_may_change_their_own_password_and_make_tokens(self, localml: Localml) -> None:
-        def cy(token: str) -> Http:
-            return Http(localml.url, {"Authorization": f"Bearer {token}"})
-
-        before = localml.client.create_user("cy", "secret")["token"]
-        changed = cy(before)("PUT", "/users/cy/password", {"password": "better"})
-        assert changed.status == 200
-        assert cy(before)("GET", "/status").status == 401
-        token = cy(changed.json["token"])("POST", "/users/cy/tokens", {"lifetime": 60}).json["token"]
-        assert cy(token)("GET", "/status").json["user"] == "cy"
+        http = Http(localml.url, {"Authorization": f"Bearer {localml.client.create_user('pat', 'secret')['token']}"})
+        changed = http("PUT", "/users/pat/password", {"password": "better"})
+        assert (changed.status, changed.json["ended"]) == (200, {"tokens": 1, "keys": 1})
+        assert http("GET", "/status").status == 401
+        http.headers = {"Authorization": f"Bearer {changed.json['token']}"}
+        token = http("POST", "/users/pat/tokens", {"lifetime": 60}).json["token"]
+        http.headers = {"Authorization": f"Bearer {token}"}
+        assert http("GET", "/status").json["user"] == "pat"
+        http.close()
