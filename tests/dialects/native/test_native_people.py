@@ -214,12 +214,10 @@ def test_priorities_above_all_users_work_are_for_administrators(bob: Http, eve: 
     assert bob("DELETE", "/notebooks/lab").status == 200
 
 
-def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(
-    bob: Http, eve: Http, team: str, localml: Localml
-) -> None:
-    with localml.platform.buckets.open("fds://rights-models/m.onnx", "wb") as file:
-        file.write(times(2))
-    model = {"name": "linear", "workspace": "team", "source": "fds://rights-models/m.onnx"}
+def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(bob: Http, eve: Http, team: str) -> None:
+    assert bob("POST", "/buckets", {"name": "team-models", "workspace": "team"}).status == 201
+    assert bob("PUT", "/objects/content?uri=fds://team-models/m.onnx", times(2)).status == 201
+    model = {"name": "linear", "workspace": "team", "source": "fds://team-models/m.onnx"}
     assert bob("POST", "/models", model).status == 201
     bob("PUT", "/workspaces/team/members/eve", {"role": "member"})
     assert eve("POST", "/models", model).status == 403
@@ -229,6 +227,7 @@ def test_a_colleagues_model_gets_no_version_from_who_may_not_change_it(
     assert eve("POST", "/models", model).json["version"] == 2
     for name in ("linear:1", "linear:2", "mine"):
         assert bob("DELETE", f"/models/{name}").status == 200
+    assert bob("DELETE", "/buckets/team-models?recursive=true").status == 200
 
 
 class TestTokens:
@@ -346,5 +345,6 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/users"): {"name": "mal", "password": "x"},
     ("put", "/users/{name}/password"): {"password": "x"},
     ("post", "/workspaces"): {"name": "mals"},
+    ("post", "/buckets"): {"name": "mals"},
     ("patch", "/workspaces/{ref}"): {"name": "mals"},
 }
