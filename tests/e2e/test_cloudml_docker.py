@@ -226,6 +226,7 @@ def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site:
     need_image("localml/train-sklearn:latest")
     need_image("localml/tensorboard:latest")
     put_trainer(tree_of(site.platform), TRAIN["trainer_uri"], WRITES_LOSSES)
+    tree_of(site.platform).create("runs")  # its program does not say that it writes there
     site.post("/train", TRAIN)
     site.ready("/train/fall", "completed")
     site.delete("/train/fall")

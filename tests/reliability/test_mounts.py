@@ -31,8 +31,9 @@ from localml.store.schema import prepare
 
 EVA = Caller(2, "eva", False, "own", "", {"own": MemberRole.OWNER})
 ROW = cast(WorkloadRow, SimpleNamespace(id=1, owner="eva", owner_id=2, workspace="own", kind="job"))
-TRIES = 12
-SWAPPER = "cd /race; while :; do mv d e; ln -s / d; rm d; mv e d; done"
+TRIES = 24
+WAIT = "busybox usleep 20000"
+SWAPPER = f"cd /race; while :; do {WAIT}; mv d e; ln -s / d; {WAIT}; rm d; mv e d; done"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can hold folders by mounting them")
 
 
@@ -202,12 +203,15 @@ def live(tmp_path: Path) -> Iterator[Live]:
 def test_a_job_that_swaps_a_folder_for_a_link_to_the_host_never_has_the_host_mounted(live: Live) -> None:
     live.users["eva"]("PUT", "/objects/content?uri=fds://race/d/mine", b"mine")
     live.run("eva", SWAPPER, {"source": "fds://race", "target": "/race"}, wait=False)
+    mounted = 0
     for _ in range(TRIES):
         made = live.run("eva", "ls -A /mnt", {"source": "fds://race/d", "target": "/mnt"})
         if made["state"] != "succeeded":
             assert made["message"], "a start that was refused says why"
             continue
+        mounted += 1
         assert set(live.output("eva", made["id"]).split()) <= {"mine", "d", "e"}  # of the bucket; no etc, no proc
+    assert mounted, "there was something to be had"
 
 
 @pytest.mark.docker

@@ -22,7 +22,7 @@ from localml.core.people.folders import FOLDERS
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, MemberRole
 from localml.core.work.grants import GrantedMount, Grants, Source
-from localml.core.work.outputs import output_uris
+from localml.core.work.outputs import told_uris
 from localml.core.work.specs import Mount, WorkloadSpec
 from localml.core.work.states import Kind
 from localml.engines.base import Bind, EngineError
@@ -69,7 +69,7 @@ class Mounts:
                 bucket that is to be made and has the name of somebody else's; ``INVALID``.
         """
         view = BucketsFor(self._tree, self._records, caller, workspace)
-        uris = dict.fromkeys((*spec.objects, *(uri for role in spec.roles for uri in output_uris(role.env))))
+        uris = dict.fromkeys((*spec.objects, *(uri for role in spec.roles for uri in told_uris(role))))
         named = [row for uri in uris if (row := _seen(view, uri)) is not None]
         secrets = {role.registry_auth for role in spec.roles if role.registry_auth is not None}
         own = caller.scope.workspace or caller.workspace  # a token that is good for one workspace gives no other

@@ -1,11 +1,15 @@
-"""Where a job was told to write: in its environment, or in what its launcher is told."""
+"""What objects a job was told of: in its command, in its environment, or in what its launcher is told."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+
+from localml.core.work.specs import Role
 
 OUTPUT, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_LAUNCH"
+_BUCKET = re.compile(r"\b(?:fds|obs|s3|hdfs)://[A-Za-z0-9._-]+")
 
 
 def output_uris(env: Mapping[str, str]) -> list[str]:
@@ -18,3 +22,10 @@ def output_uris(env: Mapping[str, str]) -> list[str]:
     if isinstance(launch, dict) and isinstance(launch.get("output_uri"), str) and launch["output_uri"]:
         found.append(launch["output_uri"])
     return list(dict.fromkeys(found))
+
+
+def told_uris(role: Role) -> Iterator[str]:
+    """URIs of the buckets that a role's command and environment name, wherever in their texts."""
+    yield from output_uris(role.env)
+    for text in (*role.command, *role.env.values()):
+        yield from _BUCKET.findall(text)

@@ -91,9 +91,14 @@ def test_a_workload_sees_the_buckets_of_its_workspaces_those_of_everyone_and_tho
 
 
 def test_a_bucket_that_a_job_is_to_write_is_made_in_the_jobs_workspace(mounts: Mounts) -> None:
-    told = WorkloadSpec(roles=(Role(command=("run",), env={"LOCALML_OUTPUT_URI": "fds://results/run"}),))
-    found = mounts.buckets(mounts.decide(told, USER, "p"))
-    assert [one.target for one in found if "results" in one.target] == ["/buckets/results"]
+    told = WorkloadSpec(
+        roles=(
+            Role(command=("run", "--out=s3://more/x fds://theirs/y"), env={"LOCALML_OUTPUT_URI": "fds://results/run"}),
+        )
+    )
+    found = {one.target: one.read_only for one in mounts.buckets(mounts.decide(told, USER, "p"))}
+    assert (found["/buckets/results"], found["/buckets/more"]) == (False, False)
+    assert "/buckets/theirs" not in found
 
 
 @pytest.mark.parametrize(
