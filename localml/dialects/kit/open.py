@@ -62,9 +62,7 @@ class Open:
 
 
 _READS = "the vendor's document has it without a token, and its clients and pages read so"
-
-
-_MAY = "it alone can look at the token in its environment, and may"
+_OWN = "the image alone can look at the token in its environment, and may"
 
 
 def _rows(api: str, group: Group, reason: str, *names: str, as_admin: bool = False) -> Iterator[Open]:
@@ -114,13 +112,8 @@ TABLE: tuple[Open, ...] = (
         "delete_run",
         as_admin=True,
     ),
-    Open(
-        PORTS,
-        "replicas of an image of one's own",
-        Group.PROGRAMS,
-        "it alone can look at LOCALML_REPLICA_TOKEN, and may",
-    ),
-    Open(PORTS, "notebooks, TensorBoards of an image of one's own", Group.PROGRAMS, _MAY),
+    Open(PORTS, "replicas of an image of one's own", Group.PROGRAMS, _OWN),
+    Open(PORTS, "notebooks, TensorBoards of an image of one's own", Group.PROGRAMS, _OWN),
     Open(
         PORTS, "ports that jobs and environments publish", Group.PROGRAMS, "what listens there is the job's own program"
     ),
