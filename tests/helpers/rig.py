@@ -22,6 +22,7 @@ from localml.core.capacity.pools import Pools
 from localml.core.clock import ManualClock
 from localml.core.logs.files import LogStore
 from localml.core.people.identity import Caller
+from localml.core.work.grants import Grants
 from localml.core.work.specs import Resources, WorkloadSpec, single
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Submission, Workloads
@@ -96,8 +97,13 @@ class Rig:
         self.logs = LogStore(data)
         self.pools = Pools(self.db)
         add_workspaces(self.db, ME.workspace, "p0", "p1")
-        self.workloads = Workloads(self.db, self.clock)
+        self.mounts = Mounts(data, Buckets(data / "buckets"), BucketRecords(self.db, self.clock))
+        self.workloads = Workloads(self.db, self.clock, check=self._granted)
         self.loop = self._loop()
+
+    def _granted(self, submission: Submission) -> Grants:
+        caller = submission.caller
+        return self.mounts.decide(submission.spec, caller, submission.workspace or caller.workspace)
 
     def _loop(self) -> Reconciler:
         site = Site(
@@ -105,7 +111,7 @@ class Rig:
             node=self.nodes[0],
             capabilities=self.engine.capabilities,
             bind_address="127.0.0.1",
-            mounts=Mounts(self.data, Buckets(self.data / "buckets"), BucketRecords(self.db, self.clock)),
+            mounts=self.mounts,
             our_image=lambda image: False,
             default_image="base",
             user=None,

@@ -207,7 +207,7 @@ def test_nothing_of_the_old_one_begins_again_in_the_new_ones_name(
     old, _, left = people
     tools, platform = server.client.tools, server.platform
     wait_until(lambda: tools.notebook(left.notebook).state == "stopped", 60)
-    with pytest.raises(ClientError, match="alice, in whose name own-lab ran, was removed"):
+    with pytest.raises(ClientError, match="alice, in whose name own-lab ran, may not be inside any more"):
         tools.start(tools.notebook(left.notebook))
     assert platform.workloads.row(left.job).owner_id == old.id
     assert (platform.data / "folders" / str(old.id) / "own-lab").is_dir()
