@@ -22,6 +22,7 @@ from helpers.cloudml import put_trainer, signed
 from helpers.models import times
 from helpers.rig import wait_until
 from localml.config import Config
+from localml.control.serving.gateway_process import stop
 from localml.core.people.identity import Caller
 from localml.core.people.rights import MemberRole
 from localml.core.people.scopes import Scope
@@ -187,6 +188,7 @@ class World:
     def close(self) -> None:
         self.pool.clear()
         self.server.close()
+        stop(self.platform.data, timeout=2)
 
     # -- requests --------------------------------------------------------------------------------
 
