@@ -121,9 +121,7 @@ def test_an_engine_that_does_not_answer_is_told(site: Site, enter: Enter) -> Non
     assert (done.returncode, b"told not to answer" in done.stderr) == (255, True)
 
 
-def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(
-    site: Site, enter: Enter
-) -> None:
+def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(site: Site, enter: Enter) -> None:
     number = site.submit("a", retries=1)
     client = enter(number)
     session = begun(client)
