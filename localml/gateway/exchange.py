@@ -48,13 +48,17 @@ class Exchange:
     Args:
         path: the request's target without the place's prefix, query included.
         forced: the only variant that will do; None for any.
+        hides: the replica does not get to see the client's credentials.
     """
 
-    def __init__(self, request: Request, client: Client, place: Place, path: bytes, forced: str | None) -> None:
+    def __init__(
+        self, request: Request, client: Client, place: Place, path: bytes, forced: str | None, *, hides: bool
+    ) -> None:
         self._request, self._client, self._place = request, client, place
         self._endpoint: Endpoint = place.endpoint
         self._path = path
         self._forced = forced
+        self._hides = hides
         self._loop = client.loop
         self._limits = self._endpoint.route.limits
         self._upload = Upload(request, self._limits)
@@ -213,7 +217,7 @@ class Exchange:
         lines = heads.request_lines(
             request.headers,
             request.connection,
-            hide_credentials=self._endpoint.route.token_hashes is not None,
+            hide_credentials=self._hides,
             extra=extra,
         )
         line = b"%b %b%b HTTP/1.1\r\n" % (request.method, self._place.target.encode(), self._path)

@@ -9,11 +9,13 @@ from localml.core.serving.specs import REPLICA_TOKEN
 from localml.httpd.headers import FRAMING, Header, dropped
 
 VARIANT = b"x-localml-variant"
+TOKEN_HEADERS = ("authorization", "x-auth-token")
+"""Where clients put their token, the first first."""
 REPLICA = REPLICA_TOKEN.lower().encode()
 # the gateway is what clients see, so what a client says of proxies before it is not believed
 _NOT_FORWARDED = FRAMING | {b"host", b"expect", b"forwarded", b"x-forwarded-for", b"x-forwarded-host"}
 _NOT_FORWARDED |= {b"x-forwarded-proto", b"x-forwarded-prefix", REPLICA}
-CREDENTIALS = frozenset({b"authorization", b"x-auth-token"})
+CREDENTIALS = frozenset(name.encode() for name in TOKEN_HEADERS)
 
 
 def request_lines(
@@ -66,3 +68,11 @@ def public_location(location: bytes, origin: bytes, prefix: bytes, target: bytes
 def failure_body(status: int, code: str, message: str) -> bytes:
     """The gateway's own failures; ``error`` is where the Open Inference Protocol has its text."""
     return json.dumps({"error": message, "code": code, "status": status}).encode() + b"\n"
+
+
+def tokens_of(authorization: bytes | None, x_auth_token: bytes | None) -> list[bytes]:
+    """The tokens in the values of :data:`TOKEN_HEADERS`; the first is the one that counts."""
+    found = []
+    if authorization is not None and authorization[:7].lower() == b"bearer ":
+        found.append(authorization[7:].strip())
+    return found if x_auth_token is None else [*found, x_auth_token]

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from localml.core.serving.routes_table import (
@@ -220,6 +221,11 @@ class Endpoint:
         """Whether a caller with this token may come in."""
         return _is_among(token, self._hashes)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it wants a token."""
+        return self._hashes is not None
+
     def of_version(self, path: bytes) -> str | None:
         """The variant that a path asks for by its version, where several serve and this one can; None for any."""
         if len(self.variants) < 2 or (found := _VERSION.match(path)) is None:
@@ -269,6 +275,8 @@ class Router:
         self.endpoints: dict[str, Endpoint] = {}
         self.generation = 0
         self._readers: frozenset[str] | None = frozenset()
+        self._known: frozenset[str] = frozenset()
+        self._free = False  # nobody needs a token for anything
         self._wake = wake
         self._places: dict[str, Place] = {}
         self._depth = 0
@@ -289,10 +297,21 @@ class Router:
         self._depth = max((prefix.count("/") for prefix in places), default=0)
         self.generation = table.generation
         self._readers = None if table.reader_hashes is None else frozenset(table.reader_hashes)
+        closed = [one.token_hashes for one in table.endpoints if one.token_hashes is not None]
+        self._known = frozenset(chain(table.known_hashes, table.reader_hashes or (), *closed))
+        self._free = table.reader_hashes is None and not closed
 
     def may_read(self, token: bytes | None) -> bool:
         """Whether a caller with this token may read what is counted here."""
         return _is_among(token, self._readers)
+
+    def knows(self, token: bytes | None) -> bool:
+        """Whether this is somebody's token. Replicas get to see none, because they are the programs of others."""
+        return token is not None and _is_among(token, self._known)
+
+    def tells(self, token: bytes | None) -> bool:
+        """Whether a caller with this token is told what is not here: users are, and everybody where all is open."""
+        return self._free or self.knows(token)
 
     def match(self, path: str, only: str = "") -> Place | None:
         """The place of the longest prefix that ``path`` (without query) begins with, at a slash.

@@ -184,12 +184,16 @@ class Gateway:
             if place is None:
                 self._own_page(path, request, client)
                 return
-            endpoint = place.endpoint
+            endpoint, token = place.endpoint, _token(request)
+            if not endpoint.admits(token):
+                raise self._missing(path, token)
             _refuse_pages(request, host, endpoint)
             rest = path[len(place.prefix) :]
             if not rest and not place.target:
                 rest = "/"
-            await self._let_in(request, client, place, (rest + query).encode("latin-1"))
+            hides = endpoint.closed or any(map(self.router.knows, _tokens(request)))
+            with endpoint.inside(client, token):
+                await self._serve(request, client, place, (rest + query).encode("latin-1"), hides=hides)
         except Refused as refused:
             if endpoint is not None:
                 endpoint.refused[refused.code] = endpoint.refused.get(refused.code, 0) + 1
@@ -215,22 +219,15 @@ class Gateway:
         finally:
             asyncio.get_running_loop().call_soon(self._check_done)
 
-    async def _let_in(self, request: Request, client: Client, place: Place, path: bytes) -> None:
-        endpoint = place.endpoint
-        token = _token(request)
-        if not endpoint.admits(token):
-            raise Refused(401, "unauthenticated", "this endpoint takes a token that is valid for it")
-        with endpoint.inside(client, token):
-            await self._serve(request, client, place, path)
-
-    async def _serve(self, request: Request, client: Client, place: Place, path: bytes) -> None:
+    async def _serve(self, request: Request, client: Client, place: Place, path: bytes, *, hides: bool) -> None:
         endpoint = place.endpoint
         forced = request.first.get(heads.VARIANT)
         name = forced.decode("latin-1") if forced is not None else None
         if name is not None and name not in endpoint.variants:
             known = ", ".join(endpoint.variants) or "none"
             raise Refused(400, "no_variant", f"X-Localml-Variant: there is no variant {name!r}; there are: {known}")
-        exchange = Exchange(request, client, place, path, name or endpoint.of_version(place.target.encode() + path))
+        variant = name or endpoint.of_version(place.target.encode() + path)
+        exchange = Exchange(request, client, place, path, variant, hides=hides)
         endpoint.last_request_at = time.time()
         self.report.changed()
         while True:
@@ -275,7 +272,13 @@ class Gateway:
             client.send(200, self.report.metrics(), kind=METRICS_TYPE)
         else:
             self.report.unrouted += 1
-            raise Refused(404, "not_found", f"no endpoint is served at {path}")
+            raise self._missing(path, _token(request))
+
+    def _missing(self, path: str, token: bytes | None) -> Refused:
+        """What is served to others only is answered as what is not served at all."""
+        if self.router.tells(token):
+            return Refused(404, "not_found", f"no endpoint is served at {path}")
+        return Refused(401, "unauthenticated", f"no endpoint is served at {path} without a token that is valid for it")
 
 
 def _own_url(host: str, port: int) -> str:
@@ -302,11 +305,12 @@ def _refuse_pages(request: Request, host: str, endpoint: Endpoint) -> None:
         raise Refused(403, "foreign_page", FOREIGN_PAGE)
 
 
+def _tokens(request: Request) -> list[bytes]:
+    return heads.tokens_of(*(request.first.get(name.encode()) for name in heads.TOKEN_HEADERS))
+
+
 def _token(request: Request) -> bytes | None:
-    given = request.first.get(b"authorization")
-    if given is not None and given[:7].lower() == b"bearer ":
-        return given[7:].strip()
-    return request.first.get(b"x-auth-token")
+    return next(iter(_tokens(request)), None)
 
 
 def _answer_refused(client: Client, refused: Refused, lines: bytes = b"") -> None:

@@ -193,7 +193,7 @@ def test_a_model_service_predicts_and_tells_of_itself_until_it_is_deleted(site: 
     assert site.quota("model") == ("1.0", "1G 0M 0.0K", "0", "2")
     site.delete("/model/linear/v1")
     # the gateway hears of it when the last replica has ended, a moment after its container is gone
-    wait_until(lambda: httpx.post(f"{model}/infer", json={}, timeout=30).status_code == 404, END_S)
+    wait_until(lambda: httpx.post(f"{model}/infer", json={}, timeout=30).status_code == 401, END_S)
     wait_until(lambda: site.quota("model") == ("0.0", "0.0K", "0", "0"), END_S)
 
 

@@ -234,7 +234,61 @@ def test_tokens_are_asked_for_and_not_passed_on(gateway: GatewayProcess) -> None
                     seen = (await answer.json())["headers"]
                     assert {"authorization", "x-auth-token"} & set(seen) == set()
             async with session.get("/endpoints/closed/x", headers={"X-Auth-Token": "right"}) as answer:
-                assert answer.status == 401
+                assert answer.status == 404, "a token of somebody who has no right to it"
+
+    asyncio.run(act())
+
+
+def test_what_takes_another_token_is_answered_as_what_is_not_there(
+    gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has no token for it does not learn by the answer that there is an endpoint, whatever it asks."""
+    evil = {"Origin": "http://evil.example", "Connection": "Upgrade", "Upgrade": "websocket"}
+    own, none = {"X-Auth-Token": "own"}, {"Authorization": "Bearer none"}
+
+    async def act() -> None:
+        async with replica(echo) as url, client(gateway) as session:
+            monkeypatch.setattr(gateway, "readers", (token_hash("reader"),))
+            await gateway.publish(
+                endpoint("digits", url, token_hashes=(token_hash("right"),)),
+                endpoint("owned", url, token_hashes=(token_hash("own"),)),
+                endpoint("open", url),
+            )
+
+            async def asked(name: str, method: str, headers: dict[str, str]) -> tuple[int, str, str | None]:
+                async with session.request(method, f"/endpoints/{name}/x", headers=headers) as answer:
+                    words = (await answer.text()).replace(name, "NAME")
+                    return answer.status, words, answer.headers.get("WWW-Authenticate")
+
+            for given, status in (({}, 401), (none, 401), (own, 404), ({"X-Auth-Token": "reader"}, 404)):
+                for method, more in (("GET", {}), ("POST", {}), ("GET", evil)):
+                    closed = await asked("digits", method, given | more)
+                    assert closed == await asked("absent", method, given | more)
+                    assert closed[0] == status, (given, method, more)
+            assert (await asked("open", "GET", {}))[0] == 200
+            assert (await asked("owned", "GET", own))[0] == 200
+
+    asyncio.run(act())
+
+
+def test_no_replica_sees_the_token_of_a_user(gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What serves an open endpoint is somebody's own program, and clients of localml send their token with everything;
+    what is no token of ours is the endpoint's own business."""
+
+    async def act() -> None:
+        async with replica(echo) as url, client(gateway) as session:
+            monkeypatch.setattr(gateway, "known", (token_hash("ours"),))
+            await gateway.publish(endpoint("open", url))
+            for headers, passed in (
+                ({"Authorization": "Bearer ours"}, set()),
+                ({"X-Auth-Token": "ours"}, set()),
+                ({"Authorization": "Bearer theirs", "X-Auth-Token": "ours"}, set()),
+                ({"Authorization": "Bearer theirs"}, {"authorization"}),
+                ({"Authorization": "Basic b3Vycw=="}, {"authorization"}),
+            ):
+                async with session.get("/endpoints/open/x", headers=headers) as answer:
+                    seen = (await answer.json())["headers"]
+                assert {"authorization", "x-auth-token"} & set(seen) == passed, headers
 
     asyncio.run(act())
 

@@ -233,6 +233,11 @@ def test_tokens_limits_and_missing_replicas_have_their_statuses(gateway: Gateway
     publish(gateway, model, token_hashes=(token_hash("right"),))
     assert refused(gateway, request(x=x()))[0] is Code.UNAUTHENTICATED
     assert refused(gateway, request(x=x()), token="wrong")[0] is Code.UNAUTHENTICATED
+    for given, code in (("", Code.UNAUTHENTICATED), ("wrong", Code.UNAUTHENTICATED), ("right", Code.NOT_FOUND)):
+        assert refused(gateway, request("other", x=x()), token=given)[0] is code, "as one that is there for others"
+    assert refused(gateway, request(x=x()))[1].replace("'m'", "") == refused(gateway, request("n", x=x()))[1].replace(
+        "'n'", ""
+    )
     assert len(predict(gateway, request(x=x()), token="right").outputs["y"].float_val) == 3
     publish(gateway, model, limits=Limits(max_body=100))
     assert refused(gateway, request(x=x()))[0] is Code.RESOURCE_EXHAUSTED

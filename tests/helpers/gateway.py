@@ -39,6 +39,7 @@ class GatewayProcess:
     def __init__(self, data: Path, *arguments: str) -> None:
         self.data = data
         self.generation = 0
+        self.known: tuple[str, ...] = ()  # hashes of all users' tokens
         self.readers: tuple[str, ...] | None = None  # hashes of tokens; None lets everybody read the counts
         self._log = (data / "gateway.log").open("wb")
         self.process = subprocess.Popen(
@@ -75,7 +76,9 @@ class GatewayProcess:
     def write(self, *endpoints: EndpointRoute) -> None:
         """Put a new table in place and do not wait."""
         self.generation += 1
-        table = RouteTable(generation=self.generation, reader_hashes=self.readers, endpoints=endpoints)
+        table = RouteTable(
+            generation=self.generation, reader_hashes=self.readers, known_hashes=self.known, endpoints=endpoints
+        )
         write_routes(self.data, table)
 
     async def publish(self, *endpoints: EndpointRoute) -> None:

@@ -80,7 +80,7 @@ class ServingRig(Rig):
             site=ServingSite(
                 CONTAINERS, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"
             ),
-            keys=Keys(lambda row: ("a" * 64,), lambda: ("b" * 64,), lambda attempt: f"token-{attempt}"),
+            keys=Keys(lambda row: ("a" * 64,), lambda: ("b" * 64,), tuple, lambda attempt: f"token-{attempt}"),
             why=lambda number: "there is no room",
             owner=lambda row: ME,
         )

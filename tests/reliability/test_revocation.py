@@ -17,7 +17,7 @@ from helpers.cloudml import over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient
-from helpers.people import common_bucket
+from helpers.people import common_bucket, tree_of
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -26,7 +26,9 @@ from localml.client.transport import find_server
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.credentials import CREDENTIALS_NAME
+from localml.core.people.rights import MemberRole
 from localml.core.serving.routes_table import read_routes, token_hash
+from localml.core.work.workloads import Query
 from localml.platform import Platform
 from localml.server import Server
 
@@ -288,6 +290,38 @@ def test_a_download_is_cut_off_with_its_credentials(server: Server, admin: Clien
 
 def _lines(headers: dict[str, str]) -> list[str]:
     return [f"{name}: {value}" for name, value in headers.items()]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_arrives_after_its_sender_was_shut_out_is_not_done(server: Server, user: User, chunked: bool) -> None:
+    """A body takes its time: who was let in by its head is asked for again when it is here."""
+    job = json.dumps({"spec": sh("true"), "name": "late"}).encode()
+    key = f"{user.name}/late"
+    tree = tree_of(server.platform)
+    tree.create(user.name, everyone=MemberRole.MEMBER)
+    target = "/cloud_ml/v1/train"
+    acts = [
+        ("POST /localml/v1/workloads", user.ways["token"], job + b" " * ((1 << 20) - len(job))),  # as large as can be
+        ("POST /localml/v1/workloads", user.ways["password"], job),
+        (f"PUT /localml/v1/objects/content?uri=/{key}", user.ways["token"], b"x" * (1 << 18)),
+        (f"POST {target}", signed(user.access, user.secret, target, job), job),
+    ]
+    talks = []
+    for line, headers, body in acts:
+        talk = Talk(server.port)
+        framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(body)}"
+        kind = {} if "Content-Type" in headers else {"Content-Type": "application/json"}
+        lines = (f"{name}: {value}" for name, value in (headers | kind).items())
+        talk.ask(line, *lines, framing, "Expect: 100-continue")
+        assert talk.answer().status == 100, "it is let in"
+        talks.append((talk, body))
+    server.platform.identity.remove_user(user.name)  # by itself: all threads are busy with these bodies
+    for talk, body in talks:
+        talk.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+        assert talk.answer().status in (401, 403)
+        talk.close()
+    assert "late" not in {one.name for one in server.platform.workloads.page(Query(name="late")).items}
+    assert not tree.exists(f"/{key}")
 
 
 def test_who_changes_its_own_password_goes_on_with_the_token_in_the_answer(server: Server, user: User) -> None:

@@ -95,6 +95,7 @@ class Serving:
             keys=Keys(
                 self._tokens,
                 self._readers,
+                parts.tokens.hashes,
                 parts.replica_token,
                 here=parts.host in LOOPBACK,
                 closed=parts.closed and parts.auth,

@@ -37,6 +37,7 @@ class Keys:
     Attributes:
         callers: hashes of the tokens that may call an endpoint that is not open.
         readers: hashes of the tokens that may read what the gateway counts.
+        known: hashes of all tokens of users.
         replica: the token that the replica of an attempt (by id) is asked with.
         here: whether only this machine reaches the gateway.
         closed: whether every endpoint wants a token, public or not.
@@ -44,6 +45,7 @@ class Keys:
 
     callers: Callable[[Endpoint], tuple[str, ...] | None]
     readers: Callable[[], tuple[str, ...] | None]
+    known: Callable[[], tuple[str, ...]]
     replica: Callable[[int], str]
     here: bool = True
     closed: bool = False
@@ -67,7 +69,9 @@ def table(pairs: Iterable[tuple[EndpointRecord, EndpointView]], keys: Keys, gene
             routes.append(route(one, view, keys))
         except ValueError as error:  # one that the gateway would refuse must not take the others along
             log.error("the endpoint '%s' is left out of the route table: %s", one.row.route, error)
-    return RouteTable(generation=generation, reader_hashes=keys.readers(), endpoints=tuple(routes))
+    return RouteTable(
+        generation=generation, reader_hashes=keys.readers(), known_hashes=keys.known(), endpoints=tuple(routes)
+    )
 
 
 def _one_per_route(

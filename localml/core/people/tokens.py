@@ -107,6 +107,10 @@ class Tokens:
             and may(caller, action, thing)
         )
 
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 (hex) of all tokens, sorted."""
+        return tuple(hashed for hashed, _, _ in self._known())
+
     def _known(self) -> list[tuple[str, float | None, Caller]]:
         """All tokens with their ends and who calls with them, kept until somebody changes: endpoints ask often."""
         version = self._identity.version

@@ -167,10 +167,12 @@ class RouteTable(_Frozen):
     Args:
         generation: the control plane's own count, shown again in the gateway's statistics.
         reader_hashes: SHA-256 (hex) of the tokens that may read the gateway's ``/metrics``; None lets everybody.
+        known_hashes: those of all tokens of users, which no replica gets to see.
     """
 
     generation: int = Field(default=0, ge=0)
     reader_hashes: tuple[Annotated[str, _TOKEN_HASH], ...] | None = ()
+    known_hashes: tuple[Annotated[str, _TOKEN_HASH], ...] = ()
     endpoints: tuple[EndpointRoute, ...] = ()
 
     @model_validator(mode="after")

@@ -21,7 +21,7 @@ from localml.core.people.identity import Caller
 from localml.dialects.kit.bodies import check_length, merged, set_limit
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
-from localml.dialects.kit.guard import Watchman
+from localml.dialects.kit.guard import Watchman, watch_body
 from localml.dialects.kit.open import ALWAYS, opened
 from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
@@ -126,9 +126,11 @@ def _known(dialect: Dialect, platform: Platform) -> Caller:
     asked = cast(Request, request._get_current_object())  # type: ignore[attr-defined]
     guard = Watchman(platform.feed, lambda: dialect.authenticate(platform, asked))
     before: Watchman | None = request.environ.get(GUARD)
-    if before is not None and not before.holds():
-        raise LocalmlError(Code.FORBIDDEN, "what you may was changed while this waited; ask again")
+    for one in (guard, before):  # the new one too: to know who calls may have taken reading the body
+        if one is not None:
+            one.need()
     request.environ[GUARD] = before or guard
+    watch_body(request.environ, before or guard)
     who = guard.caller
     if who.scope.restricts and not dialect.scoped:
         raise LocalmlError(Code.FORBIDDEN, "this API takes no tokens with a scope")

@@ -7,15 +7,20 @@ is under way, and may ask for it again.
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, BinaryIO
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.events.feed import Feed
 from localml.core.people.identity import Caller
 from localml.core.subjects import PEOPLE
 from localml.httpd.guard import AGAIN_S
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 log = logging.getLogger("localml.people")
 
@@ -46,6 +51,15 @@ class Watchman:
                 log.info("%s lost a right while something was under way that it may have been for", self.caller.name)
         return not self._lost
 
+    def need(self) -> None:
+        """Ask again, before something is done.
+
+        Raises:
+            LocalmlError: ``FORBIDDEN`` when it does not hold any more.
+        """
+        if not self.holds():
+            raise LocalmlError(Code.FORBIDDEN, "what you may was changed while this waited; ask again")
+
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
         """See :class:`localml.httpd.guard.Guard`."""
         return self._feed.watch(PEOPLE, self._seen, wake)
@@ -55,6 +69,49 @@ class Watchman:
             return keeps(self.caller, self._again())
         except LocalmlError as error:
             return error.code in _UNDECIDED
+
+
+def watch_body(environ: WSGIEnvironment, guard: Watchman) -> None:
+    """Have a body that is still under way end in ``FORBIDDEN`` when its sender has lost a right before all of it is
+    here. One that was here before anybody asked who calls needs none of that."""
+    body = environ["wsgi.input"]
+    if not isinstance(body, io.BytesIO):
+        length = environ.get("CONTENT_LENGTH") or None
+        environ["wsgi.input"] = WatchedBody(body, guard, None if length is None else int(length))
+
+
+class WatchedBody(io.RawIOBase):
+    """A body whose end is for those alone who may still what they might at its beginning.
+
+    Args:
+        length: as it was declared; a reader that knows it need not ask for the end.
+    """
+
+    def __init__(self, body: BinaryIO, guard: Watchman, length: int | None) -> None:
+        self._body, self._guard, self._left = body, guard, length
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See :meth:`io.RawIOBase.read`; fails as :meth:`Watchman.need` does."""
+        data = self._body.read(-1 if size is None else size)
+        if self._left is not None:
+            self._left -= len(data)
+        if not data or size is None or size < 0 or self._left == 0:
+            self._guard.need()
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """See :meth:`io.RawIOBase.readinto`; fails as :meth:`read` does."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def readall(self) -> bytes:
+        """See :meth:`io.RawIOBase.readall`; fails as :meth:`read` does."""
+        return self.read()
 
 
 def keeps(then: Caller, now: Caller) -> bool:

@@ -29,6 +29,7 @@ from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.get_model_status_pb2 i
 )
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
+from localml.gateway.headers import TOKEN_HEADERS, tokens_of
 from localml.gateway.routing import Endpoint, Router
 from localml.gateway.tfserving.tensors import TYPES, BadTensor, fill_response, infer_request
 from localml.gateway.upstream import Broken, Pool, Unreachable
@@ -38,7 +39,7 @@ MAX_MESSAGE = 64 << 20
 SIGNATURE = "serving_default"
 _METHOD = "tensorflow/serving/predict"
 _SIGNATURE_DEF = "signature_def"
-_PASSED_ON = frozenset({"authorization", "x-auth-token", "x-localml-variant"})
+_PASSED_ON = frozenset({*TOKEN_HEADERS, "x-localml-variant"})
 """Metadata that goes on as headers."""
 _CODES: dict[int, grpc.StatusCode] = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -153,14 +154,22 @@ class Calls:
         self._router, self._pool, self._only = router, pool, only
 
     def target(self, spec: Any, context: Context) -> Target:
-        """See :func:`find`; a client that came to an endpoint's own port finds that one alone."""
+        """See :func:`find`; what takes another token is not there, and a client that came to an endpoint's own port
+        finds that one alone."""
         endpoints = self._router.endpoints
         port = int(context.peer().rpartition(":")[2])
         if port not in self._only:
             raise Failed(grpc.StatusCode.PERMISSION_DENIED, "this port is the gateway's own; call the gateway")
         if name := self._only[port]:
             endpoints = {name: endpoints[name]} if name in endpoints else {}
-        return find(endpoints, spec)
+        token = _token(context)
+        try:
+            return find({name: one for name, one in endpoints.items() if one.admits(token)}, spec)
+        except Failed:
+            if self._router.tells(token):
+                raise
+            words = f"no model {spec.name!r} is served without a token that is valid for it"
+            raise Failed(grpc.StatusCode.UNAUTHENTICATED, words) from None
 
     async def get(self, path: str, context: Context) -> dict[str, Any]:
         """The JSON object at a path."""
@@ -199,6 +208,12 @@ class Calls:
             raise Failed(_CODES.get(answer.status, grpc.StatusCode.INTERNAL), _message(answer.status, content))
         length = answer.first.get(b"inference-header-content-length")
         return content, int(length) if length is not None else None
+
+
+def _token(context: Context) -> bytes | None:
+    """What the call's metadata lets in, as the gateway reads it from headers (the first of a name)."""
+    given = {str(key): str(value).encode() for key, value in reversed(tuple(context.invocation_metadata()))}
+    return next(iter(tokens_of(*map(given.get, TOKEN_HEADERS))), None)
 
 
 def checked_header(key: str, value: str) -> bytes:

@@ -515,5 +515,5 @@ def test_a_restart_changes_nothing_for_the_gateway(rig: ServingRig) -> None:
 )
 def test_who_needs_no_token_at_an_endpoint(spec: EndpointSpec, here: bool, closed: bool, free: bool) -> None:
     hashes = ("a" * 64,)
-    keys = Keys(lambda row: hashes, lambda: (), str, here=here, closed=closed)
+    keys = Keys(lambda row: hashes, lambda: (), tuple, str, here=here, closed=closed)
     assert keys.of(Endpoint(name="net"), spec) == (None if free else hashes)

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import asyncssh
 import pytest
@@ -21,6 +22,7 @@ from localml.control.shell.files import ContainerFiles
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN
+from localml.core.people.rights import MemberRole
 from localml.core.work.specs import RetryPolicy, single
 from localml.core.work.states import State
 from localml.core.work.workloads import Full, Submission
@@ -48,9 +50,10 @@ class Site:
         self.engine = self.engine.restarted()
         self.open()
 
-    def submit(self, name: str, retries: int = 0) -> int:
+    def submit(self, name: str, retries: int = 0, owner: str = ADMIN, workspace: str | None = None) -> int:
         spec = single(["run"], retries=RetryPolicy(limit=retries, backoff=0))
-        number = self.platform.workloads.submit(Submission(name, spec, self.platform.identity.user(ADMIN)))
+        submission = Submission(name, spec, self.platform.identity.user(owner), workspace=workspace)
+        number = self.platform.workloads.submit(submission)
         self.wait(number, State.RUNNING)
         return number
 
@@ -69,27 +72,48 @@ def site(tmp_path: Path) -> Iterator[Site]:
     opened.platform.close()
 
 
+class Enter(Protocol):
+    def __call__(self, number: int, user: str = ADMIN) -> OpenSsh: ...
+
+
 @pytest.fixture
-def enter(site: Site, tmp_path: Path) -> Callable[[int], OpenSsh]:
-    def make(number: int) -> OpenSsh:
+def enter(site: Site, tmp_path: Path) -> Enter:
+    def make(number: int, user: str = ADMIN) -> OpenSsh:
         door = site.platform.ssh.info(number).doors[0]
-        return OpenSsh(
-            tmp_path / "client",
-            door.host,
-            door.port,
-            site.platform.ssh.private_key(number, site.platform.identity.user(ADMIN)),
-        )
+        key = site.platform.ssh.private_key(number, site.platform.identity.user(user))
+        return OpenSsh(tmp_path / f"client-of-{user}", door.host, door.port, key)
 
     return make
 
 
-def test_a_command_goes_to_the_engine_and_its_result_comes_back(site: Site, enter: Callable[[int], OpenSsh]) -> None:
+def begun(client: OpenSsh) -> subprocess.Popen[bytes]:
+    """A session that waits for input, once it is inside."""
+    session = client.begin("wait for input")
+    assert session.stdout is not None
+    assert session.stdout.readline() == b"hello from the container\n"
+    return session
+
+
+def is_put_out(session: subprocess.Popen[bytes]) -> bool:
+    """Whether a session whose input is still open ends at once, as one that the server has ended."""
+    code = session.wait(timeout=10)
+    session.communicate()
+    return code == 255
+
+
+def goes_on(session: subprocess.Popen[bytes]) -> bool:
+    """Whether a session is still there, which ends in its own time."""
+    out, _ = session.communicate(b"given\n", timeout=60)
+    return (session.returncode, out) == (6, b"given\n")
+
+
+def test_a_command_goes_to_the_engine_and_its_result_comes_back(site: Site, enter: Enter) -> None:
     site.engine.exec_result = ExecResult(6, b"out\n", b"err\n")
     done = enter(site.submit("a"))("anything", given=b"given\n")
     assert (done.returncode, done.stdout, done.stderr) == (6, b"out\ngiven\n", b"err\n")
 
 
-def test_an_engine_that_does_not_answer_is_told(site: Site, enter: Callable[[int], OpenSsh]) -> None:
+def test_an_engine_that_does_not_answer_is_told(site: Site, enter: Enter) -> None:
     client = enter(site.submit("a"))
     site.engine.unreachable = True
     done = client("anything")
@@ -97,14 +121,10 @@ def test_an_engine_that_does_not_answer_is_told(site: Site, enter: Callable[[int
     assert (done.returncode, b"told not to answer" in done.stderr) == (255, True)
 
 
-def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(
-    site: Site, enter: Callable[[int], OpenSsh]
-) -> None:
+def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(site: Site, enter: Enter) -> None:
     number = site.submit("a", retries=1)
     client = enter(number)
-    session = client.begin("wait for input")
-    assert session.stdout is not None
-    assert session.stdout.readline() == b"hello from the container\n"
+    session = begun(client)
     first = site.platform.ssh.info(number).doors[0]
     site.engine.finish(first.name, 3)
     assert session.wait(timeout=60) == 255  # its input is still open
@@ -115,7 +135,7 @@ def test_a_retried_job_keeps_its_door_and_loses_the_sessions_of_the_first_try(
 
 
 def test_a_session_that_begins_while_a_change_is_looked_at_stays(
-    site: Site, enter: Callable[[int], OpenSsh], monkeypatch: pytest.MonkeyPatch
+    site: Site, enter: Enter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = site.submit("a")
     client, get = enter(number), site.platform.workloads.get
@@ -125,15 +145,59 @@ def test_a_session_that_begins_while_a_change_is_looked_at_stays(
     def get_slowly(wanted: int) -> Full:
         if sessions or threading.current_thread() is not threading.main_thread():
             return get(wanted)
-        sessions.append(client.begin("wait for input"))
-        assert sessions[0].stdout is not None
-        assert sessions[0].stdout.readline() == b"hello from the container\n"
+        sessions.append(begun(client))
         return between_two_tries
 
     monkeypatch.setattr(site.platform.workloads, "get", get_slowly)
     site.platform.ssh._check(number)
-    out, _ = sessions[0].communicate(b"given\n", timeout=60)
-    assert (sessions[0].returncode, out) == (6, b"given\n")
+    assert goes_on(sessions[0])
+
+
+def _removed(site: Site) -> None:
+    site.platform.identity.remove_user("ann")
+
+
+def _with_a_new_password(site: Site) -> None:
+    site.platform.identity.set_password("ann", "another secret")
+
+
+def _revoked(site: Site) -> None:
+    site.platform.identity.end_credentials("ann")
+
+
+def _no_member(site: Site) -> None:
+    admin = site.platform.identity.user(ADMIN)
+    site.platform.workspaces.remove_member(site.platform.workspaces.find(admin, "team").id, "ann")
+
+
+@pytest.mark.parametrize("happens", [_removed, _with_a_new_password, _revoked, _no_member])
+def test_who_may_not_enter_any_more_is_put_out_and_others_stay(
+    site: Site, enter: Enter, happens: Callable[[Site], None]
+) -> None:
+    site.platform.identity.create_user("ann", "secret")
+    team = site.platform.workspaces.create(site.platform.identity.user(ADMIN), "team").id
+    site.platform.workspaces.set_member(team, "ann", MemberRole.MEMBER)
+    number = site.submit("a", owner="ann", workspace=team)
+    ann, admin = enter(number, "ann"), enter(number)
+    inside = begun(ann), begun(admin)
+    happens(site)
+    assert is_put_out(inside[0])
+    assert ann("again").returncode == 255  # the key opens nothing any more
+    assert goes_on(inside[1])
+    assert admin("again").returncode == 6
+
+
+def test_who_is_no_administrator_any_more_is_put_out_of_others_jobs(site: Site, enter: Enter) -> None:
+    site.platform.identity.create_user("ann", "secret", admin=True)
+    others, own = site.submit("a"), site.submit("b", owner="ann")
+    inside = begun(enter(others, "ann")), begun(enter(others)), begun(enter(own))
+    site.platform.identity.set_password("ann", "secret", admin=False)
+    assert is_put_out(inside[0])
+    assert goes_on(inside[1])
+    assert goes_on(inside[2])
+    with_a_new_key = enter(own, "ann")
+    assert with_a_new_key("again").returncode == 6  # what is its own
+    assert enter(others, "ann")("again").returncode == 255
 
 
 def test_the_names_of_jobs_are_told_in_the_common_bucket_only_where_all_see_the_jobs(site: Site) -> None:
@@ -169,7 +233,7 @@ def test_a_port_that_was_taken_meanwhile_is_replaced(site: Site) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[1]", '{"a": {"main/0": 1}}', '{"1": 7}'])
-def test_a_damaged_file_of_ports_keeps_nobody_out(site: Site, enter: Callable[[int], OpenSsh], text: str) -> None:
+def test_a_damaged_file_of_ports_keeps_nobody_out(site: Site, enter: Enter, text: str) -> None:
     number = site.submit("a")
     site.platform.ssh.info(number)
     site.platform.close()
