@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from localml.core.descriptors import limit_of_children
+from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError
 from localml.engines.process import box
 from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
@@ -82,15 +84,25 @@ class Boxes:
 
     @staticmethod
     def account(account: Account) -> Iterator[tuple[str, str]]:
-        """The options that say who a box is."""
+        """The options that say who a box is, and what its user may have in all its boxes together."""
         yield "uid", str(account.uid)
         yield "gid", str(account.gid)
         for group in account.groups:
             yield "group", str(group)
+        yield "processes", str(most_pids())
 
     def workdir(self, name: str) -> Path:
         """Where a replica in a box runs: the path that its folder has without links, as boxes see no others."""
         return self._root / name / "work"
+
+    def seen(self, path: str, binds: Sequence[Bind]) -> str:
+        """A folder's path without links, if a box that is given these would see it; else empty."""
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(self._without_links(Path(bind.source))) for bind in binds) or real in _SCRATCH:
+            return str(real)
+        private = {*self._hidden, *_SCRATCH, Path("/dev/shm")}
+        hidden = any(real.is_relative_to(one) for one in private) or not real.is_dir() or self._covered(real / "x")
+        return "" if hidden else str(real)
 
     @contextlib.contextmanager
     def beside(self, folder: ReplicaDir, plan: PlanRecord, launch: Launch) -> Iterator[Beside]:
@@ -103,11 +115,13 @@ class Boxes:
             EngineError: the replica ended, or there are no boxes here any more.
         """
         if plan.account is None:
-            yield Beside(launch.command, launch.env, launch.workdir)
+            yield Beside(_limited(launch.command), launch.env, launch.workdir)
             return
         if self.program is None:
             raise EngineError(f"the box of {folder.path.name} cannot be joined: {self.trouble}")
-        told = Launch(launch.command, launch.env, launch.workdir, tuple(self.account(plan.account)))
+        files = limit_of_children()
+        limits = [("files", f"{files[0]}:{files[1]}")] if files else []
+        told = Launch(launch.command, launch.env, launch.workdir, (*self.account(plan.account), *limits))
         with contextlib.ExitStack() as stack:
             passed = [_namespace(folder, plan.account), os.memfd_create("launch", os.MFD_CLOEXEC)]
             for number in passed:
@@ -124,8 +138,9 @@ class Boxes:
 
     def _without_links(self, path: Path) -> Path:
         """A path with the links above hidden folders resolved; below, where jobs may make some, none is followed."""
-        above = next((one for one in self._real if path.is_relative_to(one)), None)
-        return path if above is None else self._real[above] / path.relative_to(above)
+        above = [one for one in self._real if path.is_relative_to(one)]
+        nearest = max(above, key=lambda one: len(one.parts), default=None)
+        return path if nearest is None else self._real[nearest] / path.relative_to(nearest)
 
     def _covered(self, path: Path) -> Path | None:
         """The topmost folder on the way to one that is hidden, or that not everybody may enter."""
@@ -151,6 +166,12 @@ def _namespace(folder: ReplicaDir, account: Account) -> int:
                     return found
         time.sleep(0.005)
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
+
+
+def _limited(command: Sequence[str]) -> Sequence[str]:
+    """A command that gets the limit of open files that the server had; how far it may be raised has not changed."""
+    files = limit_of_children()
+    return command if files is None else ("/bin/sh", "-c", f'ulimit -S -n {files[0]}; exec "$@"', "sh", *command)
 
 
 def trouble() -> str:
