@@ -219,7 +219,7 @@ def main(namespace: int, launch: int) -> int:
     """Join a box and run a command there. This process stays outside, and what the command leaves behind is its own.
 
     Args:
-        namespace: descriptor of the box's mount namespace.
+        namespace: descriptor of the box's mount namespace; -1 makes a box as the options say, to see what works there.
         launch: descriptor of a file like the supervisor's ``launch``.
     """
     with open(launch, "rb") as file:
@@ -252,9 +252,12 @@ def _join(namespace: int, items: list[bytes]) -> int:
     command, account = items[second + 1 :], Account(options)
     workdir = next(value for key, value in options if key == b"workdir")
     limit(options)
-    _call("setns", namespace, CLONE_NEWNS)
-    account.become()
-    os.close(namespace)
+    if namespace < 0:
+        enter(options)
+    else:
+        _call("setns", namespace, CLONE_NEWNS)
+        account.become()
+        os.close(namespace)
     signals.pthread_sigmask(signals.SIG_SETMASK, ())
     try:
         os.chdir(workdir)

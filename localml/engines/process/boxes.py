@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from localml.core.descriptors import limit_of_children
 from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError
 from localml.engines.process import box
-from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
+from localml.engines.process.folder import UNFINISHED, Launch, PlanRecord, ReplicaDir
 from localml.engines.process.io import Beside
 from localml.engines.process.spawn import ENVIRONMENT, compiled, interpreter
 
@@ -33,6 +34,8 @@ _SCRATCH = (Path("/tmp"), Path("/var/tmp"))
 _BEGIN_WAIT = 5.0
 """Seconds that a replica which was just started may take to be in its box."""
 _NO_ROOT = "the server does not run as root"
+_NO_PYTHON = "no other user can run the Python of localml: it cannot be read, or there are links in a private folder"
+_SOMEBODY = Account(65534, 65534, ())
 _NO_NAMESPACES = "the server is root, but may not make mount namespaces (CAP_SYS_ADMIN, Linux 5.6)"
 
 
@@ -54,9 +57,24 @@ class Boxes:
         self._real = {path: Path(os.path.realpath(path)) for path in (root, *hidden)}
         self._hidden = set(self._real.values())
         self.trouble = trouble()
+        self.program = None if self.trouble else compiled(box, self._root)
+        self.trouble = self.trouble or self._tried()
         self.exposes = f"{_ALL_AS_ONE} ({self.trouble})" if self.trouble else ""
         self.isolation = _NO_BOXES if self.trouble else _BOXES
-        self.program = None if self.trouble else compiled(box, self._root)
+
+    def _tried(self) -> str:
+        """Why nobody else can run the Python that runs this, in a box; empty where that works."""
+        made = ReplicaDir(self._root / f"{UNFINISHED}{os.getpid()}-box")
+        with contextlib.ExitStack() as stack:
+            stack.callback(made.delete)
+            for folder in ("work", "tmp"):
+                (made.path / folder).mkdir(parents=True)
+            options = tuple(self.options(made.path.name, _SOMEBODY, {}, ()))
+            launch = _passed(Launch((sys.executable, "-I", "-S", "-c", ""), {}, "/", options), stack)
+            command = interpreter(self.program, -1, launch)
+            tried = subprocess.run(command, env=ENVIRONMENT, pass_fds=[launch], capture_output=True, check=False)
+        words = tried.stderr.decode(errors="replace").strip()[-300:]
+        return f"{_NO_PYTHON} ({sys.executable}): {words}" if tried.returncode else ""
 
     def options(
         self, name: str, account: Account, env: Mapping[str, str], binds: Sequence[Bind]
@@ -123,11 +141,9 @@ class Boxes:
         limits = [("files", f"{files[0]}:{files[1]}")] if files else []
         told = Launch(launch.command, launch.env, launch.workdir, (*self.account(plan.account), *limits))
         with contextlib.ExitStack() as stack:
-            passed = [_namespace(folder, plan.account), os.memfd_create("launch", os.MFD_CLOEXEC)]
-            for number in passed:
-                stack.callback(os.close, number)
-            os.write(passed[1], told.encode())
-            os.lseek(passed[1], 0, os.SEEK_SET)
+            namespace = _namespace(folder, plan.account)
+            stack.callback(os.close, namespace)
+            passed = [namespace, _passed(told, stack)]
             yield Beside(interpreter(self.program, *passed), ENVIRONMENT, "/", passed)
 
     def _shown(self, folder: Path, env: Mapping[str, str], binds: Sequence[Bind]) -> dict[Path, bool]:
@@ -166,6 +182,15 @@ def _namespace(folder: ReplicaDir, account: Account) -> int:
                     return found
         time.sleep(0.005)
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
+
+
+def _passed(launch: Launch, stack: contextlib.ExitStack) -> int:
+    """Descriptor of a file with this content, for as long as the stack lasts."""
+    made = os.memfd_create("launch", os.MFD_CLOEXEC)
+    stack.callback(os.close, made)
+    os.write(made, launch.encode())
+    os.lseek(made, 0, os.SEEK_SET)
+    return made
 
 
 def _limited(command: Sequence[str]) -> Sequence[str]:

@@ -295,3 +295,18 @@ def test_a_command_beside_it_has_the_limit_of_files_of_before(
     assert (stream.read(), stream.read(), stream.wait()) == (("stdout", b"256\n"), None, 5)
     stream.close()
     assert boxed_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
+
+
+def test_where_no_other_user_can_run_python_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than that each job of a user fails with something about a missing file."""
+    kit = BoxedKit(tmp_path / "replicas")
+    kit.close()
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(private / "python"))
+    engine = ProcessEngine(tmp_path / "replicas", "i")
+    assert "no other user can run the Python of localml" in engine.capabilities.exposes
+    assert str(private / "python") in engine.capabilities.exposes
+    assert not [one for one in (tmp_path / "replicas").iterdir() if one.is_dir()]
+    engine.close()
