@@ -310,3 +310,15 @@ def test_where_no_other_user_can_run_python_it_says_so(tmp_path: Path, monkeypat
     assert str(private / "python") in engine.capabilities.exposes
     assert not [one for one in (tmp_path / "replicas").iterdir() if one.is_dir()]
     engine.close()
+
+
+def test_what_an_earlier_server_made_and_did_not_begin_runs_as_is_decided_now(
+    boxed_kit: BoxedKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trust may have ended meanwhile, its owner have lost rights, a bucket have become another one."""
+    plan = boxed_kit.plan("id -u", account=None)
+    earlier = boxed_kit.reopen()
+    assert isinstance(earlier, ProcessEngine)
+    monkeypatch.setattr(earlier, "_spawn", lambda name: None)  # it dies here
+    assert earlier.start(plan).phase is Phase.CREATED
+    assert said(boxed_kit, replace(plan, account=BOB)) == f"{BOB.uid}\n"
