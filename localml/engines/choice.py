@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from localml.config import Config
 from localml.core.catalog import Catalog, runtimes_dir
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
+from localml.core.people.folders import FOLDERS
 from localml.engines import engine_class
 from localml.engines.base import Engine, EngineUnreachable, ImageMissing
 
@@ -56,10 +58,15 @@ def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:
         config.data / "replicas",
         install,
         environments=_built_environments(catalog, known),
-        hidden=[config.data],
+        hidden=_private(config.data),
         umask=umask,
     )
     return engine
+
+
+def _private(data: Path) -> list[Path]:
+    """The data directory, and what of it is on another disk."""
+    return [data, *(one for place in (data, data / FOLDERS) for one in place.glob("*") if one.is_symlink())]
 
 
 def _built_environments(catalog: Catalog, known: EnvironmentOf) -> EnvironmentOf:

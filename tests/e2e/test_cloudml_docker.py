@@ -219,7 +219,8 @@ def test_a_development_environment_computes_behind_its_password_until_it_is_dele
     assert site.quota("dev") == ("1.0", "1G 0M 0.0K", "1", "1")
     site.delete("/dev/lab")
     wait_until(lambda: site.quota("dev") == ("0.0", "0.0K", "0", "0"), END_S)
-    assert (site.platform.data / "workspaces/admin/lab/sum.txt").read_text() == "6"  # its files outlast it
+    admin = str(site.platform.identity.user("admin").id)
+    assert (site.platform.data / "folders" / admin / "lab/sum.txt").read_text() == "6"  # its files outlast it
 
 
 def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site: Site) -> None:
@@ -233,10 +234,12 @@ def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site:
 
     assert site.post("/tensorboard", BOARD)["service_port"] == "None"
     found = site.ready("/tensorboard/losses")
-    assert found["address"].endswith(f":{found['service_port']}")
-    base = f"http://{found['address']}"
-    wait_until(lambda: _answers(base), START_S)
-    with httpx.Client(base_url=base, timeout=30) as http:
+    where, token = found["address"].split("/?token=")
+    assert where.endswith(f":{found['service_port']}")
+    base = f"http://{where}"
+    wait_until(lambda: _answers(base, token), START_S)
+    assert not _answers(base)
+    with httpx.Client(base_url=base, timeout=30, headers={"Authorization": f"token {token}"}) as http:
         shown = points(http, "first", "loss", len(LOSSES))
         assert [(step, value) for _, step, value in shown] == list(enumerate(LOSSES))
         assert http.get("/data/runs").json() == ["first"]
@@ -247,9 +250,9 @@ def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site:
     site.delete("/tensorboard/losses")
 
 
-def _answers(url: str) -> bool:
+def _answers(url: str, token: str = "") -> bool:
     """Whether a server that may still be starting answers."""
     try:
-        return httpx.get(url, timeout=30).status_code == 200
+        return httpx.get(url, timeout=30, headers={"Authorization": f"token {token}"}).status_code == 200
     except httpx.TransportError:
         return False

@@ -71,7 +71,8 @@ def test_a_notebook_computes_sees_the_buckets_and_keeps_its_files(served: tuple[
     )
     messages = asyncio.run(execute(found.base_url, "open-sesame", code))
     assert printed(messages) == "6 1.9.1 GPU-\n", messages
-    assert (server.platform.data / "workspaces/admin/lab/sum.txt").read_text() == "6"
+    admin = str(server.platform.identity.user("admin").id)
+    assert (server.platform.data / "folders" / admin / "lab/sum.txt").read_text() == "6"
 
     def kernels() -> list[str]:
         return [kernel["state"] for kernel in (client.tools.notebook("lab").activity or {"kernels": []})["kernels"]]

@@ -14,11 +14,10 @@ from helpers.rig import wait_until
 
 from localml.config import Config
 from localml.control.jobs.hostports import is_free
-from localml.control.jobs.site import most_pids
 from localml.control.serving import gateway_process
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Caller
-from localml.core.work.specs import PIDS, Port, Resources, Role, WorkloadSpec
+from localml.core.work.specs import PIDS, Port, Resources, Role, WorkloadSpec, most_pids
 from localml.core.work.states import State
 from localml.core.work.workloads import Submission
 from localml.dialects import native

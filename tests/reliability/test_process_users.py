@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -127,6 +128,56 @@ def test_a_colleagues_bucket_is_not_there(boxes: House) -> None:
     assert "hers" not in output
     assert output[-2:] == ["his", "known"]
     assert [one.name for one in boxes.alice.objects("fds://hers/")] == ["word"]
+
+
+def test_what_is_on_another_disk_is_hidden_all_the_same(tmp_path: Path, other_disk: Path) -> None:
+    """Whose data directory is too small puts a link there."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "buckets").symlink_to(other_disk)
+    with house(tmp_path / "data") as found:
+        if reason := found.platform.engine.capabilities.exposes:
+            pytest.skip(reason)
+        found.alice.put("fds://hers/word", b"secret")
+        found.bob.put("fds://his/word", b"known")
+        output = found.run(found.bob, f"cat {other_disk}/hers/word 2> /dev/null; ls {other_disk} $LOCALML_BUCKETS/his")
+        assert output.split() == [f"{other_disk}:", "hdfs", "his", f"{other_disk}/his:", "word"]
+
+
+@pytest.fixture
+def other_disk() -> Iterator[Path]:
+    """A folder that everybody may enter, and that is no scratch."""
+    with TemporaryDirectory(dir=next(one for one in ("/srv", "/opt", "/") if os.access(one, os.W_OK))) as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def test_a_data_directory_behind_a_link_is_as_good(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
+    with house(tmp_path / "data") as found:
+        if reason := found.platform.engine.capabilities.exposes:
+            pytest.skip(reason)
+        mounts = [{"source": "workspace:own", "target": "/work"}]
+        found.bob.put("fds://his/word", b"known")
+        script = "echo $LOCALML_MOUNTS; cat $LOCALML_BUCKETS/his/word; pwd; echo kept > kept"
+        told, rest = found.run(found.bob, script, mounts=mounts, workdir="/work").split("}")
+        place = json.loads(told + "}")["/work"]
+        assert rest.split() == [f"known{place}"]
+        assert (Path(place) / "kept").read_text() == "kept\n"
+
+
+def test_a_job_does_not_learn_what_there_is_by_a_work_directory(boxes: House) -> None:
+    boxes.alice.put("fds://hers/there/word", b"x")
+    boxes.bob.put("fds://his/word", b"x")
+    said = []
+    for place in ("hers/there", "hers/missing"):
+        job = boxes.bob.run(["pwd"], workdir=str(boxes.data / "buckets" / place), wait=True)
+        said.append((job.state, Path(boxes.bob.text(job.id).strip()).name))
+    assert said == [("succeeded", "work")] * 2
+    own = boxes.data / "buckets" / "his"
+    (own / "way").symlink_to(boxes.data / "buckets" / "hers" / "there")
+    assert boxes.bob.text(boxes.bob.run(["pwd"], workdir=str(own / "way"), wait=True).id).strip().endswith("/work")
+    assert boxes.bob.text(boxes.bob.run(["pwd"], workdir=str(own), wait=True).id).strip() == str(own)
 
 
 def test_a_job_cannot_say_how_it_ended(boxes: House) -> None:

@@ -49,7 +49,7 @@ class Mounts:
     def __init__(
         self, data: Path, tree: Buckets, records: BucketRecords, owner: Callable[[int, str], Caller] | None = None
     ) -> None:
-        self._folders = data / FOLDERS
+        self._folders = (data / FOLDERS).resolve()  # paths that a box sees have no links
         self._tree = tree
         self._records = records
         self._owner = owner

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from pathlib import Path
 
 from localml.config import LOOPBACK, Config
 from localml.control.jobs.accounts import Accounts
@@ -20,14 +19,13 @@ from localml.core.people.allow import MACHINE, may
 from localml.core.people.rights import Action
 from localml.core.people.sealing import Sealer
 from localml.core.work.grants import Grants
-from localml.core.work.specs import PIDS, RegistryAuth, Role, need_unprivileged
+from localml.core.work.specs import RegistryAuth, Role, most_pids, need_unprivileged
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
 from localml.objects import Buckets
 from localml.objects.registry_auth import read_registry_auth
 
 DEFAULT_IMAGE = "localml/base:latest"
-_THREADS_MAX = Path("/proc/sys/kernel/threads-max")
 
 
 def open_site(
@@ -76,14 +74,6 @@ def open_site(
         run_token=run_token,
         replica_token=replica_token,
     )
-
-
-def most_pids(setting: Path = _THREADS_MAX) -> int:
-    """Processes and threads that one replica of a user may ask for: an eighth of what this machine can have."""
-    try:
-        return max(PIDS, int(setting.read_text()) // 8)
-    except (OSError, ValueError):  # not Linux
-        return PIDS
 
 
 class Possible:

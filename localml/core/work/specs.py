@@ -7,6 +7,7 @@ is also the body of our own API; the dialects translate their vendors' bodies in
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -24,6 +25,16 @@ UNPRIVILEGED = 1024
 """The first port of a machine that is not one of the system's."""
 PIDS = 4096
 """Processes and threads that a replica has at most unless it asks for another number."""
+_THREADS_MAX = Path("/proc/sys/kernel/threads-max")
+
+
+def most_pids(setting: Path = _THREADS_MAX) -> int:
+    """Processes and threads that one replica of a user may ask for, and that a user has in all where nothing else
+    limits them: an eighth of what this machine can have."""
+    try:
+        return max(PIDS, int(setting.read_text()) // 8)
+    except (OSError, ValueError):  # not Linux
+        return PIDS
 
 
 class Frozen(BaseModel):

@@ -74,6 +74,7 @@ class DockerEngine:
         self._networks = Networks(self._daemon, install, bind_address)
         # Ours, by name. A container never starts twice, so what was seen of one holds until its phase changes.
         self._seen: dict[str, Observed] = {}
+        self._launching: set[str] = set()  # containers that some thread has made and starts now
         self._streams: WeakSet[LogStream] = WeakSet()
 
     def nodes(self) -> tuple[NodeInfo, ...]:
@@ -131,8 +132,12 @@ class DockerEngine:
             if out_of_order(error):
                 raise
             raise _start_failure(plan, error) from error
-        FAILPOINTS.hit("after-create")
-        return self._launch(plan, created["Id"])
+        self._launching.add(created["Id"])
+        try:
+            FAILPOINTS.hit("after-create")
+            return self._launch(plan, created["Id"])
+        finally:
+            self._launching.discard(created["Id"])
 
     def _adopt(self, plan: ReplicaPlan) -> Observed:
         """Take the container that has the plan's name already, if it is ours."""
@@ -147,7 +152,7 @@ class DockerEngine:
             raise EngineError(f"a container named {plan.name} exists which this installation did not make")
         if there.phase is not Phase.CREATED:
             return there
-        if any(bind.base for bind in plan.binds):  # an earlier server held these for it, and does no more
+        if there.handle["id"] not in self._launching:  # made for what the plan said then, its folders held then
             self._daemon.api.remove_container(there.handle["id"], v=True, force=True)
             return self._start(plan)
         return self._launch(plan, there.handle["id"])

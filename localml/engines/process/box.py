@@ -7,7 +7,8 @@ has the machine's network, devices and programs. What it has of its own:
 * uid, gid and groups; no privileges, and no way to new ones (``no_new_privs``);
 * a mount namespace. Folders that are *covered* (the data directory, those on the way that only root may enter) are
   empty there but for the folders that are *shown*, which lie at the paths that they have outside;
-* ``/tmp``, ``/var/tmp`` and ``/dev/shm``; and ``/proc`` shows no processes of other users.
+* ``/tmp``, ``/var/tmp`` and ``/dev/shm``; and ``/proc`` shows no processes of other users;
+* a keyring, instead of that of who started the server.
 
 Like the supervisor it imports nothing of localml and as little as possible of the standard library. Nothing is
 imported once a namespace was entered: a job may have put its own files there.
@@ -15,15 +16,21 @@ imported once a namespace was entered: a job may have put its own files there.
 
 from __future__ import annotations
 
+import _signal as signals  # type: ignore[import-not-found]
 import ctypes
+import errno
 import os
+import resource
 import stat
 import sys
+import time
 
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1 << 5, 1 << 12, 1 << 14, 1 << 18
-PR_GET_SECUREBITS, PR_SET_NO_NEW_PRIVS = 27, 38
+PR_GET_SECUREBITS, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 27, 36, 38
+SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "riscv64": 219, "ppc64le": 271, "s390x": 280}
+KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_OPENAT2 = 437  # the same on every architecture
 RESOLVE_NO_SYMLINKS = 0x04
 UMASK = 0o002
@@ -60,6 +67,7 @@ class Account:
             if os.isatty(descriptor) or (descriptor and (stat.S_ISREG(mode) or stat.S_ISFIFO(mode))):
                 os.fchown(descriptor, self.uid, -1)
         os.umask(UMASK)
+        _leave_keyring()
         os.setgroups(self.groups)
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
@@ -103,6 +111,14 @@ def separate() -> None:
     _mount(None, b"/", None, MS_REC | MS_PRIVATE, None)
 
 
+def limit(options: Options) -> None:
+    """Take on the limits that an account has: ``files`` (soft and hard, with a colon between) and ``processes``."""
+    for key, kind in ((b"files", resource.RLIMIT_NOFILE), (b"processes", resource.RLIMIT_NPROC)):
+        for value in (value for name, value in options if name == key):
+            soft, _, hard = value.partition(b":")
+            resource.setrlimit(kind, (int(soft), int(hard or soft)))
+
+
 def possible() -> bool:
     """Whether this machine lets us make boxes: tried out, by the calling thread, which should end then."""
     try:
@@ -116,6 +132,15 @@ def possible() -> bool:
     except OSError:
         return False
     return bool(_libc.prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == 0)  # else who is no longer root may keep what root may
+
+
+def _leave_keyring() -> None:
+    """Who has a keyring reads the keys in it, whoever has become somebody else since."""
+    number = SYS_KEYCTL.get(os.uname().machine)
+    if number is not None and _libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
+        why = ctypes.get_errno()
+        if why not in (errno.ENOSYS, errno.EPERM):  # else nobody here can ask for keys
+            raise OSError(why, f"keyring: {os.strerror(why)}")
 
 
 def _handle(path: bytes) -> int:
@@ -191,23 +216,49 @@ def _pair(item: bytes) -> tuple[bytes, bytes]:
 
 
 def main(namespace: int, launch: int) -> int:
-    """Join a box and run a command there.
+    """Join a box and run a command there. This process stays outside, and what the command leaves behind is its own.
 
     Args:
-        namespace: descriptor of the box's mount namespace.
+        namespace: descriptor of the box's mount namespace; -1 makes a box as the options say, to see what works there.
         launch: descriptor of a file like the supervisor's ``launch``.
     """
     with open(launch, "rb") as file:
         items = file.read().split(b"\0")[:-1]
+    signals.pthread_sigmask(signals.SIG_BLOCK, signals.valid_signals())  # what the command's group is told is for it
+    _call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_join(namespace, items))
+        except BaseException as error:  # a traceback would open files, as root, where a job may have put its own
+            os.write(2, f"localml: {error}\n".encode())
+        finally:
+            os._exit(126)
+    outputs = {_identity(os.fstat(number)) for number in (1, 2) if not os.isatty(number)}
+    for number in (0, 1, 2):
+        os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), number)
+    while (ended := os.waitpid(-1, 0))[0] != child:
+        pass
+    _end_rest(outputs)
+    code = os.waitstatus_to_exitcode(ended[1])
+    return code if code >= 0 else 128 - code
+
+
+def _join(namespace: int, items: list[bytes]) -> int:
     first = items.index(b"")
     second = items.index(b"", first + 1)
     options = [_pair(item) for item in items[:first]]
     env = dict(_pair(item) for item in items[first + 1 : second])
     command, account = items[second + 1 :], Account(options)
     workdir = next(value for key, value in options if key == b"workdir")
-    _call("setns", namespace, CLONE_NEWNS)
-    account.become()
-    os.close(namespace)
+    limit(options)
+    if namespace < 0:
+        enter(options)
+    else:
+        _call("setns", namespace, CLONE_NEWNS)
+        account.become()
+        os.close(namespace)
+    signals.pthread_sigmask(signals.SIG_SETMASK, ())
     try:
         os.chdir(workdir)
         os.execvpe(command[0], command, env)
@@ -215,6 +266,60 @@ def main(namespace: int, launch: int) -> int:
         text = os.strerror(error.errno or 0).encode()
         os.write(2, b"localml: cannot run '%s': %s\n" % (command[0], text))
         return 127 if isinstance(error, FileNotFoundError) else 126
+
+
+def _end_rest(outputs: set[tuple[int, int]]) -> None:
+    """Kill what the command left behind: once nothing of it can write to its outputs any more, which somebody reads."""
+    while left := _below():
+        if not any(_writes(pid, outputs) for pid in left):
+            for pid in left:
+                _kill(pid)
+        time.sleep(0.005)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+
+
+def _below() -> list[int]:
+    """The processes that descend from this one, zombies included."""
+    parents: dict[int, int] = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                parents[int(name)] = int(file.read().rpartition(b")")[2].split()[1])
+        except OSError:  # it ended
+            continue
+    found = [os.getpid()]
+    for one in found:
+        found += [pid for pid, parent in parents.items() if parent == one]
+    return found[1:]
+
+
+def _writes(pid: int, outputs: set[tuple[int, int]]) -> bool:
+    try:
+        numbers = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # it ended
+        return False
+    for number in numbers:
+        try:
+            if _identity(os.stat(f"/proc/{pid}/fd/{number}")) in outputs:
+                return True
+        except OSError:  # closed just now
+            continue
+    return False
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signals.SIGKILL)
+    except OSError:
+        pass  # it has ended
+
+
+def _identity(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import psutil
 
+from localml.core.descriptors import limit_of_children
+from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError
 from localml.engines.process import box
-from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
+from localml.engines.process.folder import UNFINISHED, Launch, PlanRecord, ReplicaDir
 from localml.engines.process.io import Beside
 from localml.engines.process.spawn import ENVIRONMENT, compiled, interpreter
 
@@ -31,6 +34,8 @@ _SCRATCH = (Path("/tmp"), Path("/var/tmp"))
 _BEGIN_WAIT = 5.0
 """Seconds that a replica which was just started may take to be in its box."""
 _NO_ROOT = "the server does not run as root"
+_NO_PYTHON = "no other user can run the Python of localml: it cannot be read, or there are links in a private folder"
+_SOMEBODY = Account(65534, 65534, ())
 _NO_NAMESPACES = "the server is root, but may not make mount namespaces (CAP_SYS_ADMIN, Linux 5.6)"
 
 
@@ -52,9 +57,24 @@ class Boxes:
         self._real = {path: Path(os.path.realpath(path)) for path in (root, *hidden)}
         self._hidden = set(self._real.values())
         self.trouble = trouble()
+        self.program = None if self.trouble else compiled(box, self._root)
+        self.trouble = self.trouble or self._tried()
         self.exposes = f"{_ALL_AS_ONE} ({self.trouble})" if self.trouble else ""
         self.isolation = _NO_BOXES if self.trouble else _BOXES
-        self.program = None if self.trouble else compiled(box, self._root)
+
+    def _tried(self) -> str:
+        """Why nobody else can run the Python that runs this, in a box; empty where that works."""
+        made = ReplicaDir(self._root / f"{UNFINISHED}{os.getpid()}-box")
+        with contextlib.ExitStack() as stack:
+            stack.callback(made.delete)
+            for folder in ("work", "tmp"):
+                (made.path / folder).mkdir(parents=True)
+            options = tuple(self.options(made.path.name, _SOMEBODY, {}, ()))
+            launch = _passed(Launch((sys.executable, "-I", "-S", "-c", ""), {}, "/", options), stack)
+            command = interpreter(self.program, -1, launch)
+            tried = subprocess.run(command, env=ENVIRONMENT, pass_fds=[launch], capture_output=True, check=False)
+        words = tried.stderr.decode(errors="replace").strip()[-300:]
+        return f"{_NO_PYTHON} ({sys.executable}): {words}" if tried.returncode else ""
 
     def options(
         self, name: str, account: Account, env: Mapping[str, str], binds: Sequence[Bind]
@@ -82,15 +102,25 @@ class Boxes:
 
     @staticmethod
     def account(account: Account) -> Iterator[tuple[str, str]]:
-        """The options that say who a box is."""
+        """The options that say who a box is, and what its user may have in all its boxes together."""
         yield "uid", str(account.uid)
         yield "gid", str(account.gid)
         for group in account.groups:
             yield "group", str(group)
+        yield "processes", str(most_pids())
 
     def workdir(self, name: str) -> Path:
         """Where a replica in a box runs: the path that its folder has without links, as boxes see no others."""
         return self._root / name / "work"
+
+    def seen(self, path: str, binds: Sequence[Bind]) -> str:
+        """A folder's path without links, if a box that is given these would see it; else empty."""
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(self._without_links(Path(bind.source))) for bind in binds) or real in _SCRATCH:
+            return str(real)
+        private = {*self._hidden, *_SCRATCH, Path("/dev/shm")}
+        hidden = any(real.is_relative_to(one) for one in private) or not real.is_dir() or self._covered(real / "x")
+        return "" if hidden else str(real)
 
     @contextlib.contextmanager
     def beside(self, folder: ReplicaDir, plan: PlanRecord, launch: Launch) -> Iterator[Beside]:
@@ -103,17 +133,17 @@ class Boxes:
             EngineError: the replica ended, or there are no boxes here any more.
         """
         if plan.account is None:
-            yield Beside(launch.command, launch.env, launch.workdir)
+            yield Beside(_limited(launch.command), launch.env, launch.workdir)
             return
         if self.program is None:
             raise EngineError(f"the box of {folder.path.name} cannot be joined: {self.trouble}")
-        told = Launch(launch.command, launch.env, launch.workdir, tuple(self.account(plan.account)))
+        files = limit_of_children()
+        limits = [("files", f"{files[0]}:{files[1]}")] if files else []
+        told = Launch(launch.command, launch.env, launch.workdir, (*self.account(plan.account), *limits))
         with contextlib.ExitStack() as stack:
-            passed = [_namespace(folder, plan.account), os.memfd_create("launch", os.MFD_CLOEXEC)]
-            for number in passed:
-                stack.callback(os.close, number)
-            os.write(passed[1], told.encode())
-            os.lseek(passed[1], 0, os.SEEK_SET)
+            namespace = _namespace(folder, plan.account)
+            stack.callback(os.close, namespace)
+            passed = [namespace, _passed(told, stack)]
             yield Beside(interpreter(self.program, *passed), ENVIRONMENT, "/", passed)
 
     def _shown(self, folder: Path, env: Mapping[str, str], binds: Sequence[Bind]) -> dict[Path, bool]:
@@ -124,8 +154,9 @@ class Boxes:
 
     def _without_links(self, path: Path) -> Path:
         """A path with the links above hidden folders resolved; below, where jobs may make some, none is followed."""
-        above = next((one for one in self._real if path.is_relative_to(one)), None)
-        return path if above is None else self._real[above] / path.relative_to(above)
+        above = [one for one in self._real if path.is_relative_to(one)]
+        nearest = max(above, key=lambda one: len(one.parts), default=None)
+        return path if nearest is None else self._real[nearest] / path.relative_to(nearest)
 
     def _covered(self, path: Path) -> Path | None:
         """The topmost folder on the way to one that is hidden, or that not everybody may enter."""
@@ -151,6 +182,21 @@ def _namespace(folder: ReplicaDir, account: Account) -> int:
                     return found
         time.sleep(0.005)
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
+
+
+def _passed(launch: Launch, stack: contextlib.ExitStack) -> int:
+    """Descriptor of a file with this content, for as long as the stack lasts."""
+    made = os.memfd_create("launch", os.MFD_CLOEXEC)
+    stack.callback(os.close, made)
+    os.write(made, launch.encode())
+    os.lseek(made, 0, os.SEEK_SET)
+    return made
+
+
+def _limited(command: Sequence[str]) -> Sequence[str]:
+    """A command that gets the limit of open files that the server had; how far it may be raised has not changed."""
+    files = limit_of_children()
+    return command if files is None else ("/bin/sh", "-c", f'ulimit -S -n {files[0]}; exec "$@"', "sh", *command)
 
 
 def trouble() -> str:

@@ -146,6 +146,9 @@ class ProcessEngine:
         folder = self._folder(plan.name)
         with self._name_lock(plan.name):
             seen = self._observe(plan.name)
+            if seen.phase is Phase.CREATED and folder.drop_other(self._launches.make(plan, folder.path / "work")):
+                self._plans.pop(plan.name)  # it was made for what was decided then
+                seen = self._observe(plan.name)
             if seen.phase is Phase.GONE:
                 there = folder.plan()
                 if there is None:
@@ -206,9 +209,10 @@ class ProcessEngine:
                     folder.delete()  # of a removal that a server's death cut short
                 return
             FAILPOINTS.hit("before-remove")
+            wanted = len(self._spares) < _SPARES and not self._closed.is_set()
             with folder.owned() as owned:
                 folder.forget()
-                spare = folder.emptied() if owned and self._wants_spare() else None
+                spare = folder.emptied() if owned and wanted else None
             for memory in (self._plans, self._ended, self._alive):
                 memory.pop(name, None)
             self._failed.discard(name)
@@ -216,9 +220,6 @@ class ProcessEngine:
                 folder.delete()
             else:
                 self._spares.append(spare)
-
-    def _wants_spare(self) -> bool:
-        return len(self._spares) < _SPARES and not self._closed.is_set()
 
     def remove_network(self, network: str) -> None:
         """Nothing to do: replicas share the machine's network."""
@@ -370,8 +371,7 @@ class ProcessEngine:
 
     def _on_exit(self, watched: Watched) -> None:
         """A supervisor has ended (on the watcher's thread): remember why, and tell the watchers."""
-        name = watched.name
-        folder = self._folder(name)
+        name, folder = watched.name, self._folder(watched.name)
         # A folder that cannot be read now is looked at again when somebody asks.
         with self._name_lock(name), contextlib.suppress(OSError, EngineUnreachable):
             if self._alive.get(name) is watched:

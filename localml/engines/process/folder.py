@@ -185,6 +185,15 @@ class ReplicaDir:
         known = Account(account["uid"], account["gid"], tuple(account["groups"])) if account else None
         return PlanRecord(data["labels"], data["env"], data["workdir"], data["created_at"], known)
 
+    def drop_other(self, launch: Launch) -> bool:
+        """Delete a replica that was not begun and is to run something else; whether it was one."""
+        with self.owned() as owned, open(f"{self._at}/launch", "rb") as file:
+            if not owned or file.read() == launch.encode():
+                return False
+            self.forget()
+            self.delete()
+            return True
+
     def running(self) -> RunningRecord | None:
         """Who runs or ran; None before the supervisor got that far."""
         data = self._read("running.json")

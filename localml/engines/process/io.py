@@ -138,10 +138,12 @@ def run_beside(beside: Beside, timeout: float) -> ExecResult:
         code = 127 if isinstance(error, FileNotFoundError) else 126
         return ExecResult(code, b"", f"localml: cannot run {beside.command[0]!r}: {error.strerror}\n".encode())
     with process:
+        ticks = start_ticks(process.pid)
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill_session(process.pid, ticks)
+            process.kill()
             process.communicate()
             raise EngineError(f"{beside.command[0]!r} did not end within {timeout:g} s") from None
     code = process.returncode
@@ -149,7 +151,8 @@ def run_beside(beside: Beside, timeout: float) -> ExecResult:
 
 
 def kill_session(leader: int, ticks: int) -> None:
-    """Kill what a dead supervisor left behind: the processes of its session.
+    """Kill what a dead supervisor left behind, or a command that is to end: the processes of its session, and whatever
+    descends from it.
 
     The kernel gives a session's number to no new process while the session has members. So if there is a
     process of that number which began at another time, the session is over and the number somebody else's.
@@ -158,7 +161,8 @@ def kill_session(leader: int, ticks: int) -> None:
         if start_ticks(leader) != ticks:
             return
     for _ in range(100):  # a process may fork while we look
-        members = [pid for pid in psutil.pids() if pid != leader and _session_of(pid) == leader]
+        members = {pid for pid in psutil.pids() if pid != leader and _session_of(pid) == leader}
+        members |= {pid for pid in below(leader) if _session_of(pid) is not None}
         if not members:
             return
         for pid in members:

@@ -48,12 +48,21 @@ class LaunchMaker:
         for port in plan.ports:
             if port.container != port.host:
                 raise EngineError(f"port {port.label}: the process engine cannot map {port.container} to {port.host}")
-        workdir = _workdir(plan, self._boxes.workdir(plan.name) if plan.account else default_workdir)
+        workdir = self._workdir(plan, default_workdir)
         programs = self._environments(plan.image) or {}
         env = self._environment(plan, workdir, programs)
         launch = Launch(plan.command, env, workdir, (*self._limits(plan), *self._isolation(plan, programs)))
         launch.encode()  # refuse before anything is made
         return launch
+
+    def _workdir(self, plan: ReplicaPlan, default: Path) -> str:
+        """The plan's work directory where it is on this machine (through a bind, or as it is), else ``default``. What a
+        box does not see is not there: nobody learns what else there is."""
+        wanted = _on_this_machine(plan)
+        if plan.account is not None:
+            default = self._boxes.workdir(plan.name)
+            wanted = wanted and self._boxes.seen(wanted, (*plan.binds, *plan.buckets))
+        return wanted if wanted and os.path.isdir(wanted) else str(default)
 
     def _environment(self, plan: ReplicaPlan, workdir: str, programs: Mapping[str, str]) -> dict[str, str]:
         """The complete environment. Nothing else of the server's own gets in: it may hold secrets."""
@@ -90,14 +99,11 @@ class LaunchMaker:
         return ",".join(str(self.cores[(first + i) % len(self.cores)]) for i in range(count))
 
 
-def _workdir(plan: ReplicaPlan, default: Path) -> str:
-    """The plan's work directory where it is on this machine (through a bind, or as it is), else ``default``."""
-    wanted = plan.workdir
-    if not wanted:
-        return str(default)
+def _on_this_machine(plan: ReplicaPlan) -> str:
+    """Where the plan's work directory is, or would be, on this machine; empty where it names none."""
+    wanted = plan.workdir or ""
     for bind in plan.binds:
         target = bind.target.rstrip("/")
         if wanted == target or wanted.startswith(target + "/"):
-            wanted = bind.source + wanted[len(target) :]
-            break
-    return wanted if os.path.isdir(wanted) else str(default)
+            return bind.source + wanted[len(target) :]
+    return wanted

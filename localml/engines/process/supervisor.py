@@ -23,6 +23,7 @@ SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM, SIGCHLD = 1, 2, 9, 14, 15, 17
 AWAITED = (SIGTERM, SIGALRM, SIGCHLD)
 DEFAULT_GRACE = 10.0
 PR_SET_CHILD_SUBREAPER = 36
+LIMITS = ((b"memory", "RLIMIT_DATA"), (b"files", "RLIMIT_NOFILE"), (b"processes", "RLIMIT_NPROC"))
 
 
 class Launch:
@@ -146,7 +147,7 @@ class Supervisor:
         try:
             for group in self.cgroups:
                 _write(group + b"/cgroup.procs", b"0")
-            for key, name in ((b"memory", "RLIMIT_DATA"), (b"files", "RLIMIT_NOFILE")):
+            for key, name in LIMITS:
                 value = self.launch.option(key)
                 if value:
                     import resource

@@ -6,6 +6,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import docker
@@ -258,16 +259,36 @@ def test_containers_of_others_are_neither_taken_nor_touched(
 
 
 @pytest.mark.docker
-def test_a_container_created_before_a_crash_is_started_and_not_made_twice(
+def test_of_a_container_created_before_a_crash_there_is_one_that_runs(
     engine: DockerEngine, api: docker.APIClient, image: str
 ) -> None:
     labels = {"localml.install": engine._install, "localml.name": "half-made"}
     half = api.create_container(image, entrypoint=list(SLEEP), name="half-made", labels=labels)["Id"]
     assert engine.list()["half-made"].phase is Phase.CREATED
     seen = engine.start(ReplicaPlan("half-made", image, SLEEP))
-    assert (seen.phase, seen.handle["id"]) == (Phase.RUNNING, half)
+    assert seen.phase is Phase.RUNNING
     assert engine.list()["half-made"].phase is Phase.RUNNING
+    assert half not in {one["Id"] for one in api.containers(all=True)}
     engine.remove("half-made")
+
+
+@pytest.mark.docker
+def test_what_an_earlier_server_created_is_made_anew_as_the_plan_says_now(
+    engine: DockerEngine, image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two a bucket may have become another one, or a folder have been swapped for a link."""
+    for name, word in (("before", "of another"), ("now", "its own")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "word").write_text(word)
+    command = ("/bin/sh", "-c", "cat /given/word")
+    earlier = DockerEngine(engine._install)
+    before = ReplicaPlan("begun", image, command, binds=(Bind(str(tmp_path / "before"), "/given"),))
+    monkeypatch.setattr(earlier, "_launch", lambda plan, container: earlier.inspect(plan.name))  # it dies here
+    earlier.start(before)
+    assert engine.list()["begun"].phase is Phase.CREATED
+    engine.start(replace(before, binds=(Bind(str(tmp_path / "now"), "/given"),)))
+    assert output(engine, "begun") == "its own"
+    engine.remove("begun")
 
 
 @pytest.mark.docker

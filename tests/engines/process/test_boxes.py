@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import resource
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.engine_kits import BoxedKit, ProcessKit, wait_until
 
+from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError, Phase, ReplicaPlan
+from localml.engines.process import boxes
+from localml.engines.process.box import SYS_KEYCTL
 from localml.engines.process.engine import ProcessEngine
 
 BOB = Account(2_000_000_002, 2_000_000_002, (2_000_000_000,))
@@ -197,3 +205,120 @@ def test_without_boxes_an_account_is_refused(tmp_path: Path, monkeypatch: pytest
         engine.start(ReplicaPlan("job", "none", ("true",), account=BOB))
     assert engine.inspect("job").phase is Phase.GONE
     engine.close()
+
+
+def alive(word: str) -> list[int]:
+    """Processes that run ``sleep WORD``."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found += [process.pid] * (process.cmdline()[-2:] == ["sleep", word])
+    return found
+
+
+DAEMON = "setsid -f sh -c 'exec sleep {0}' < /dev/null > /dev/null 2>&1; while ! pgrep -f '^sleep {0}$'; do :; done"
+
+
+def test_what_a_command_beside_it_leaves_behind_ends(boxed_kit: BoxedKit) -> None:
+    """Also what has left its session: it would run on without any job, outside of all limits."""
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    answer = boxed_kit.engine.exec(plan.name, ("sh", "-c", f"{DAEMON.format('6001')}; exit 3"))
+    assert (answer.exit_code, answer.stdout != b"") == (3, True)
+    assert alive("6001") == []
+
+
+def test_a_command_that_is_left_takes_all_with_it(boxed_kit: BoxedKit) -> None:
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    stream = boxed_kit.engine.open(plan.name, ("sh", "-c", f"{DAEMON.format('6002')}; trap '' HUP; sleep 6002"))
+    assert stream.read() is not None
+    stream.close()
+    assert alive("6002") == []
+    with pytest.raises(EngineError, match="did not end within"):
+        boxed_kit.engine.exec(plan.name, ("sh", "-c", f"{DAEMON.format('6003')}; sleep 6003"), timeout=0.5)
+    assert alive("6003") == []
+
+
+def test_what_a_command_left_may_say_all_that_it_has_to_say(boxed_kit: BoxedKit) -> None:
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    answer = boxed_kit.engine.exec(plan.name, ("sh", "-c", "(sleep 0.2; echo late) & echo early"))
+    assert answer.stdout == b"early\nlate\n"
+
+
+def test_its_user_has_no_more_processes_than_a_part_of_the_machine(boxed_kit: BoxedKit) -> None:
+    script = "grep processes /proc/self/limits | tr -s ' ' | cut -d ' ' -f 3,4"
+    assert said(boxed_kit, boxed_kit.plan(script, account=BOB)).split() == [str(most_pids())] * 2
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    assert boxed_kit.engine.exec(plan.name, ("sh", "-c", script)).stdout.split() == [str(most_pids()).encode()] * 2
+
+
+_SESSIONS_KEY = """
+import ctypes
+found = ctypes.create_string_buffer(99)
+keyctl = ctypes.CDLL(None).syscall
+keyctl({0}, 11, keyctl({0}, 10, -3, b"user", b"localml-test", 0), found, 99)
+print(found.value.decode())
+"""
+"""Reads a key of the session's keyring: KEYCTL_SEARCH (10), KEYCTL_READ (11)."""
+
+
+def test_the_keys_of_who_started_the_server_are_not_there(tmp_path: Path) -> None:
+    """Whoever has a keyring reads the keys in it, whatever user it has become."""
+    number = SYS_KEYCTL[os.uname().machine]
+    libc = ctypes.CDLL(None)
+    if libc.syscall(number, 1, None) < 0 or libc.syscall(number - 2, b"user", b"localml-test", b"hush", 4, -3) < 0:
+        pytest.skip("no keyrings here")
+    kit = BoxedKit(tmp_path / "replicas")
+    asks = (sys.executable, "-c", _SESSIONS_KEY.format(number))
+    plain, boxed = kit.plan("", account=None), kit.endless(account=BOB)
+    assert said(kit, replace(plain, command=asks)) == "hush\n"
+    assert said(kit, replace(kit.plan("", account=BOB), command=asks)) == "\n"
+    kit.engine.start(boxed)
+    assert kit.engine.exec(boxed.name, asks).stdout == b"\n"
+    kit.close()
+
+
+@pytest.mark.parametrize("account", [None, BOB])
+def test_a_command_beside_it_has_the_limit_of_files_of_before(
+    boxed_kit: BoxedKit, account: Account | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the server's, which programs that use ``select`` cannot cope with."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    monkeypatch.setattr(boxes, "limit_of_children", lambda: (256, hard))
+    plan = boxed_kit.endless(account=account)
+    boxed_kit.engine.start(plan)
+    assert boxed_kit.engine.exec(plan.name, ("sh", "-c", "ulimit -n")).stdout == b"256\n"
+    stream = boxed_kit.engine.open(plan.name, ("sh", "-c", "ulimit -n; exit 5"))
+    assert (stream.read(), stream.read(), stream.wait()) == (("stdout", b"256\n"), None, 5)
+    stream.close()
+    assert boxed_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
+
+
+def test_where_no_other_user_can_run_python_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than that each job of a user fails with something about a missing file."""
+    kit = BoxedKit(tmp_path / "replicas")
+    kit.close()
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    (private / "python").symlink_to(sys.executable)
+    monkeypatch.setattr(sys, "executable", str(private / "python"))
+    engine = ProcessEngine(tmp_path / "replicas", "i")
+    assert "no other user can run the Python of localml" in engine.capabilities.exposes
+    assert str(private / "python") in engine.capabilities.exposes
+    assert not [one for one in (tmp_path / "replicas").iterdir() if one.is_dir()]
+    engine.close()
+
+
+def test_what_an_earlier_server_made_and_did_not_begin_runs_as_is_decided_now(
+    boxed_kit: BoxedKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trust may have ended meanwhile, its owner have lost rights, a bucket have become another one."""
+    plan = boxed_kit.plan("id -u", account=None)
+    earlier = boxed_kit.reopen()
+    assert isinstance(earlier, ProcessEngine)
+    monkeypatch.setattr(earlier, "_spawn", lambda name: None)  # it dies here
+    assert earlier.start(plan).phase is Phase.CREATED
+    assert said(boxed_kit, replace(plan, account=BOB)) == f"{BOB.uid}\n"
