@@ -168,6 +168,7 @@ class Server:
                 "data": str(config.data),
                 "version": __version__,
                 "opened": config.opened,
+                "users": self.platform.accounts.words(),
             }
         )
 

@@ -77,14 +77,18 @@ def _docker(_: Path) -> Iterator[Check]:
         client.close()
 
 
-def _users(_: Path) -> Iterator[Check]:
-    """Whether several people can use this machine without trusting each other."""
+def _users(data: Path) -> Iterator[Check]:
+    """Whether several people can use this machine without trusting each other: as the server runs, or would."""
     from localml.engines.docker import docker_available
     from localml.engines.process.boxes import trouble
+    from localml.store.lock import holder
 
-    if docker_available() is None:
+    running = holder(data) or {}
+    if running.get("users"):
+        yield Check("users", Level.WARN, running["users"])
+    elif running["engine"] == "docker" if running else docker_available() is None:
         yield Check("users", Level.OK, "containers keep their jobs apart")
-    elif not (reason := trouble()):
+    elif running or not (reason := trouble()):
         yield Check("users", Level.OK, "child processes of each run as a user of their own, and see no other's files")
     else:
         advice = "Use Docker, or run as root; 'localml up --trust-users' runs all jobs as the server's own user."

@@ -84,7 +84,7 @@ class BucketsFor:
         self._need_free(name, field)
         row = self._records.ensure(name, self._caller, self._workspace)  # another request may have made it just now
         if not may(self._caller, Action.READ, object_of(row, name)):
-            raise taken(name, field)
+            raise taken(name, field, "; it is not open to you: choose another name, or ask for a role in its workspace")
         allow(self._caller, Action.CREATE, object_of(row, name))
         self._tree.make_folder(f"s3://{name}", field=field)
         return row
@@ -187,6 +187,6 @@ def adopt(tree: Buckets, records: BucketRecords, store: Store, admin: Caller, us
     if new:
         records.adopt(new, admin, everyone=everyone)
     if new and everyone is not None:
-        how = "to close one: localml buckets change NAME --everyone none"
+        how = "to close one: localml buckets change NAME --everyone none (and -w WORKSPACE to give it to one)"
         words = f"buckets are open to every user, as before: {', '.join(new)}; {how}"
         store.write(lambda session: record_event(session, PLATFORM, "BucketsAdopted", words, now=now))

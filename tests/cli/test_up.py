@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from helpers.rig import wait_until
 
+from localml.engines.process.boxes import trouble
+
 LOCALML = [sys.executable, "-m", "localml.cli"]
 PATIENT = [sys.executable, "-c", "from localml import cli, client; client._REJOIN_S = 60.0; cli.main()"]
 """The same, for a follower whose server may take long to come back on a busy machine."""
@@ -61,6 +63,19 @@ def test_what_is_opened_is_said_at_the_start_and_by_status_and_doctor(data: Path
     for options, field in ((["--open", "openpai"], "open"), (["--open", "mlbench", "--closed"], "closed")):
         refused = command("up", *options, "--json")
         assert (refused.code, refused.json["error"]["field"]) == (1, field)
+
+
+def test_doctor_says_who_is_kept_apart_by_the_server_that_runs(data: Path, command: Cli) -> None:
+    def said() -> str:
+        return str(next(one["message"] for one in command("doctor", "--json").json["checks"] if one["name"] == "users"))
+
+    started = command(*UP, "--detach", "--trust-users")
+    assert (started.code, "all are trusted" in started.out) == (0, True), started.err
+    assert said().startswith("all are trusted")
+    assert command("down").code == 0
+    assert not said().startswith("all are trusted")
+    assert command(*UP, "--detach").code == 0
+    assert said().startswith("child processes of each run as a user of their own" if not trouble() else "only admin")
 
 
 def test_a_start_that_fails_says_why(data: Path, command: Cli) -> None:

@@ -32,9 +32,9 @@ def object_of(row: Bucket, uri: str) -> Thing:
     return replace(Thing.of(ThingKind.OBJECT, row, uri), id=uri, everyone=row.everyone)
 
 
-def taken(name: str, field: str) -> LocalmlError:
+def taken(name: str, field: str, advice: str = "") -> LocalmlError:
     """A bucket cannot be made: names are one space for all, so that much does everybody learn."""
-    return LocalmlError(Code.CONFLICT, f"{field}: a bucket '{name}' exists", field=field)
+    return LocalmlError(Code.CONFLICT, f"{field}: a bucket '{name}' exists{advice}", field=field)
 
 
 class BucketRecords:

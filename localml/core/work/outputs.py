@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from localml.core.work.specs import Role
 
 OUTPUT, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_LAUNCH"
-_BUCKET = re.compile(r"\b(?:fds|obs|s3|hdfs)://[A-Za-z0-9._-]+")
+_URI = re.compile(r"\b(?:fds|obs|s3|hdfs)://[A-Za-z0-9._-]+")
+_PLACE = re.compile(r"(?:(?<![\w./-])/buckets|\$\{?LOCALML_BUCKETS\}?)/([A-Za-z0-9._-]+)")
 
 
 def output_uris(env: Mapping[str, str]) -> list[str]:
@@ -25,7 +26,9 @@ def output_uris(env: Mapping[str, str]) -> list[str]:
 
 
 def told_uris(role: Role) -> Iterator[str]:
-    """URIs of the buckets that a role's command and environment name, wherever in their texts."""
+    """URIs of the buckets that a role's command and environment name, wherever in their texts: by a URI, or by where
+    they are for a program (``/buckets/NAME``, ``$LOCALML_BUCKETS/NAME``)."""
     yield from output_uris(role.env)
     for text in (*role.command, *role.env.values()):
-        yield from _BUCKET.findall(text)
+        yield from _URI.findall(text)
+        yield from (f"s3://{name}" for name in _PLACE.findall(text))

@@ -5,13 +5,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from localml.core.errors import invalid
-from localml.core.people.allow import MACHINE, Thing, allow
+from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.people.allow import MACHINE, Thing, allow, may
 from localml.core.people.identity import Caller, Credentials
 from localml.core.people.rights import Action, ThingKind
 from localml.core.people.scopes import Scope
 from localml.dialects import REGISTRY, served
 from localml.platform import Platform
+
+_OWN = (
+    "only the administrator's credentials are kept here; make your own with 'localml keys create' (Cloud-ML) or "
+    "'localml token create', and use your name and password (OpenPAI)"
+)
 
 
 def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> dict[str, Any]:
@@ -30,8 +35,8 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
         raise invalid("dialect", f"must be one of {', '.join(names)}, not {dialect!r}")
     its = import_module(f"localml.dialects.{dialect}.environment")
     rights: tuple[str, ...] = getattr(its, "ADDRESS_RIGHTS", ())
-    if not rights:
-        allow(caller, Action.ADMINISTER, MACHINE)
+    if not rights and not may(caller, Action.ADMINISTER, MACHINE):
+        raise LocalmlError(Code.FORBIDDEN, _OWN)
     allow(caller, Action.CREATE, Thing.of_user(caller, caller.name, ThingKind.TOKEN))
     user = platform.identity.user(platform.credentials.user) if caller.admin else caller
     credentials = platform.credentials if caller.admin else Credentials(user.name, "", "", "", user.workspace, "")

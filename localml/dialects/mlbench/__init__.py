@@ -4,8 +4,8 @@ Where the vendor's service differs from one machine, this dialect does so:
 
 - The vendor's API knows no authentication. Here it wants HTTP Basic or a bearer token, and the vendor's client takes
   the former from its address: ``localml env mlbench`` prints one with a token that may read, start, stop and delete
-  its user's runs and nothing else. ``localml up --open mlbench`` answers programs on this machine without, in the
-  administrator's name.
+  what runs in its user's own workspace and nothing else. ``localml up --open mlbench`` answers programs on this
+  machine without, in the administrator's name.
 - Runs are in their user's own workspace, and each user sees those that it may read; administrators see all. One run is
   active at a time, whoever's it is.
 - The programs of a run find the address in ``MLBENCH_DASHBOARD_URL``, with a token of their run alone: they read it and

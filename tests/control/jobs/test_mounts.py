@@ -74,7 +74,9 @@ def test_only_administrators_mount_folders_of_the_machine(mounts: Mounts, tmp_pa
 def test_a_bucket_is_mounted_for_writing_only_where_its_user_writes(mounts: Mounts) -> None:
     found = {source: bind(mounts, source).read_only for source in ("s3://sets/a", "s3://open/a", "s3://shown/a")}
     assert found == {"s3://sets/a": False, "s3://open/a": False, "s3://shown/a": True}
-    with pytest.raises(LocalmlError, match="mounts: a bucket 'theirs' exists"):
+    with pytest.raises(
+        LocalmlError, match="mounts: a bucket 'theirs' exists; it is not open to you: choose another name"
+    ):
         mounts.decide(spec("s3://theirs/a"), USER, "p")
 
 
@@ -99,6 +101,16 @@ def test_a_bucket_that_a_job_is_to_write_is_made_in_the_jobs_workspace(mounts: M
     found = {one.target: one.read_only for one in mounts.buckets(mounts.decide(told, USER, "p"))}
     assert (found["/buckets/results"], found["/buckets/more"]) == (False, False)
     assert "/buckets/theirs" not in found
+
+
+@pytest.mark.parametrize(
+    "words", ["cp a /buckets/new/a", "cp a $LOCALML_BUCKETS/new", 'cp a "${LOCALML_BUCKETS}/new/b"']
+)
+def test_a_bucket_that_a_command_names_by_its_place_is_made_and_seen(words: str, mounts: Mounts) -> None:
+    told = WorkloadSpec(roles=(Role(command=("sh", "-c", f"{words}; ls /data/buckets/other /buckets/theirs")),))
+    found = {one.target: one.read_only for one in mounts.buckets(mounts.decide(told, USER, "p"))}
+    assert found["/buckets/new"] is False
+    assert not {"/buckets/other", "/buckets/theirs"} & set(found)
 
 
 @pytest.mark.parametrize(

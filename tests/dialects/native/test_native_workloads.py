@@ -213,6 +213,9 @@ class TestOthers:
         answer = bob(method, path, body)
         assert (answer.status, answer.json["error"]["code"]) == (403, "forbidden")
 
+    def test_is_told_how_to_get_credentials_where_the_administrators_are_not_given_away(self, bob: Http) -> None:
+        assert "localml keys create" in bob("GET", "/env/cloudml").json["error"]["message"]
+
     def test_may_change_their_own_password_and_make_tokens(self, localml: Localml) -> None:
         http = Http(localml.url, {"Authorization": f"Bearer {localml.client.create_user('pat', 'secret')['token']}"})
         changed = http("PUT", "/users/pat/password", {"password": "better"})
