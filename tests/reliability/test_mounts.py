@@ -143,7 +143,7 @@ def test_a_mount_of_a_bucket_that_was_deleted_while_queued_is_no_other_folder(pl
 
 
 def test_what_an_earlier_version_took_in_is_decided_with_its_owners_rights_before_it_starts(place: Place) -> None:
-    later = Mounts(place.data, place.tree, place.records, lambda number, workspace: EVA)
+    later = Mounts(place.data, place.tree, place.records, lambda number: EVA)
     found = later.decide_late(ROW, mounting("/race/d"))
     assert [(one.kind, one.path, one.write) for one in found.mounts] == [("bucket", "d", True)]
     with pytest.raises(EngineError, match="only administrators may mount"):

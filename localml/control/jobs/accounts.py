@@ -21,13 +21,11 @@ class Accounts:
         capabilities: of the engine.
         trusted: everybody's jobs may run as the server.
         first: the number that the accounts begin with.
-        user: a user by number and workspace, also one that was removed, whose jobs go on under its own account; raises
+        user: a user by number, also one that was removed, whose jobs go on under its own account; raises
             ``NOT_FOUND``.
     """
 
-    def __init__(
-        self, capabilities: Capabilities, *, trusted: bool, first: int, user: Callable[[int, str], Caller]
-    ) -> None:
+    def __init__(self, capabilities: Capabilities, *, trusted: bool, first: int, user: Callable[[int], Caller]) -> None:
         self._capabilities = capabilities
         self._trusted = trusted
         self._first = first
@@ -51,7 +49,7 @@ class Accounts:
         if self._trusted or not (self._capabilities.accounts or self._capabilities.exposes):
             return None
         try:
-            owner = self._user(row.owner_id, row.workspace)
+            owner = self._user(row.owner_id)
         except LocalmlError as error:
             raise EngineError(f"nobody can say whom it is to run as: {error.message}") from error
         if owner.admin:
@@ -70,7 +68,7 @@ class Accounts:
 
     def _is_admin(self, caller: Caller) -> bool:
         """Whether the user is one; what acts in a user's name may have more rights than that user has."""
-        return caller.id == 0 or self._user(caller.id, caller.workspace).admin
+        return caller.id == 0 or self._user(caller.id).admin
 
     def _refusal(self, name: str) -> str:
         return f"{name} may run nothing here, being no administrator: {self._capabilities.exposes}; {_ADVICE}"

@@ -43,11 +43,11 @@ class Mounts:
 
     Args:
         data: the data directory; what it keeps for users lies in its :data:`FOLDERS`.
-        owner: a user by number and workspace, for workloads of earlier versions, of which nothing was decided yet.
+        owner: a user by number, for workloads of earlier versions, of which nothing was decided yet.
     """
 
     def __init__(
-        self, data: Path, tree: Buckets, records: BucketRecords, owner: Callable[[int, str], Caller] | None = None
+        self, data: Path, tree: Buckets, records: BucketRecords, owner: Callable[[int], Caller] | None = None
     ) -> None:
         self._folders = (data / FOLDERS).resolve()  # paths that a box sees have no links
         self._tree = tree
@@ -88,7 +88,7 @@ class Mounts:
         """
         if self._owner is None:
             return Grants(workspaces=(row.workspace,))
-        owner = self._owner(row.owner_id, row.workspace)
+        owner = self._owner(row.owner_id)
         if row.kind == Kind.ENDPOINT:  # replicas mount the registry's folders, which the controller wrote there
             owner = replace(owner, admin=True)
         try:

@@ -46,7 +46,7 @@ class OutputWatcher:
     """Registers what jobs leave.
 
     Args:
-        caller: a user by number and workspace.
+        caller: a user by number.
         names: of the files in a folder of objects; none where there is no such folder that the user may read.
     """
 
@@ -55,7 +55,7 @@ class OutputWatcher:
         db: Store,
         registry: Registry,
         clock: Clock,
-        caller: Callable[[int, str], Caller],
+        caller: Callable[[int], Caller],
         names: Callable[[Caller, str], list[str]],
     ) -> None:
         self._db = db
@@ -98,7 +98,7 @@ class OutputWatcher:
     def _one(self, row: Workload, text: str) -> None:
         if OUTPUT not in text and "output_uri" not in text:
             return
-        caller = self._caller(row.owner_id, row.workspace)
+        caller = self._caller(row.owner_id)
         for source, name in self._candidates(WorkloadSpec.model_validate_json(text), row, caller):
             if self._known(row, source):
                 continue

@@ -145,7 +145,7 @@ class Serving:
         if not is_free(port):
             raise LocalmlError(Code.CONFLICT, f"{field}: port {port} is in use on this machine", field=field)
 
-    def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int) -> None:
+    def _check(self, spec: VariantSpec, version: ModelVersion | None, replicas: int, by: Caller | None) -> None:
         check_options(spec)
         in_their_image = spec.image and not spec.has_own_server(version.format if version is not None else "")
         if in_their_image and not (self._parts.site.server() / SERVER_START).is_file():
@@ -154,14 +154,14 @@ class Serving:
         workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", served_model(version))
         together = tuple(role.model_copy(update={"count": replicas}) for role in workload.roles)
         workload = workload.model_copy(update={"roles": together})
-        self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER))
+        self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER, by=by))
         trouble = self._parts.missing(workload.roles[0].image)
         if trouble:
             raise LocalmlError(Code.UNAVAILABLE, trouble)
 
     def _owner(self, row: Endpoint) -> Caller:
         """Replicas mount folders below the data directory, which is for administrators only otherwise."""
-        return replace(self._parts.identity.owner(row.owner_id, row.workspace), admin=True)
+        return replace(self._parts.identity.owner(row.owner_id), admin=True)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
         """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""

@@ -89,11 +89,16 @@ def _apply(row: Instance, change: Change | None) -> None:
     row.pool = change.pool or row.pool
 
 
+def _takes(spec: WorkloadSpec) -> list[Any]:
+    """What of the machine it asks for."""
+    return [(role.resources, role.ports) for role in spec.roles]
+
+
 class Instances:
     """The service over instances.
 
     Args:
-        owner: the user of this number in this workspace, in whose name runs are submitted.
+        owner: the user of this number, in whose name runs are submitted.
         nudge: told that a run is wanted which cannot begin yet.
         changed: told of an instance whose wanted run has begun, or never will.
         gone: whether the owner of one may not be inside any more, as after a removal: nothing begins in that name.
@@ -104,7 +109,7 @@ class Instances:
         store: Store,
         clock: Clock,
         workloads: Workloads,
-        owner: Callable[[int, str], Caller],
+        owner: Callable[[int], Caller],
         nudge: Callable[[], None] = lambda: None,
         changed: Callable[[Subject], None] = lambda _: None,
         gone: Callable[[Instance], bool] = lambda _: False,
@@ -239,7 +244,8 @@ class Instances:
             found = self.get(number)
             need_priority(caller, change.spec.priority, found.spec.priority)
             wanted = self._submission(found, change.spec)
-            self._workloads.check(replace(wanted, pool=change.pool or wanted.pool))
+            by = caller if _takes(change.spec) != _takes(found.spec) else None  # what it has already may stay
+            self._workloads.check(replace(wanted, pool=change.pool or wanted.pool, by=by))
 
     def delete(self, number: int, caller: Caller) -> InstanceFull:
         """Stop it if it runs, and forget its name. Its output and its storage stay."""
@@ -322,7 +328,7 @@ class Instances:
         return Submission(
             name=row.name,
             spec=_at_its_ports(spec, found.run),
-            caller=self._owner(row.owner_id, row.workspace),
+            caller=self._owner(row.owner_id),
             dialect=row.dialect,
             kind=row.kind,
             workspace=row.workspace,

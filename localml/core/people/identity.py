@@ -250,7 +250,7 @@ class Identity(Recognition):
             found = self._remember(self._users, name, caller, changes)
         return found
 
-    def owner(self, number: int, workspace: str) -> Caller:
+    def owner(self, number: int) -> Caller:
         """The user of this number, for what goes on in its name; one that was removed may nothing any more.
         ``NOT_FOUND`` if there never was one."""
         found = self._owners.get(number)

@@ -43,6 +43,7 @@ from localml.core.serving.variants import (
     live_variants,
     newest_batch,
     revived,
+    who_asks,
 )
 from localml.core.subjects import Subject
 from localml.core.work.specs import NAME
@@ -74,7 +75,8 @@ class Endpoints:
     """The service over endpoints.
 
     Args:
-        check: asked before something is stored (spec, version, replicas); raises when that many can never run here.
+        check: asked before something is stored (spec, version, replicas, who asks if it has that not yet); raises when
+            that many can never run here.
         nudge: wakes the control plane after a commit.
     """
 
@@ -83,7 +85,7 @@ class Endpoints:
         store: Store,
         clock: Clock,
         *,
-        check: Callable[[VariantSpec, ModelVersion | None, int], None] = lambda *_: None,
+        check: Callable[[VariantSpec, ModelVersion | None, int, Caller | None], None] = lambda *_: None,
         admits: Callable[[Caller], None] = lambda _: None,
         nudge: Callable[[], None] = lambda: None,
     ) -> None:
@@ -111,7 +113,7 @@ class Endpoints:
         need_priority(new.caller, new.spec.priority)
         check_set(new.variants)
         self._admits(new.caller)
-        wanted = self._all_checked(new.variants, new.spec)
+        wanted = self._all_checked(new.variants, new.spec, new.caller)
 
         def act(session: Session) -> int:
             memberships.need_live(session, new.workspace or new.caller.workspace)
@@ -155,14 +157,7 @@ class Endpoints:
             ) from None
         return row
 
-    def rollout(
-        self,
-        endpoint_id: int,
-        caller: Caller,
-        new: NewVariant,
-        *,
-        keep_settings: bool = True,
-    ) -> EndpointFull:
+    def rollout(self, endpoint_id: int, caller: Caller, new: NewVariant, *, keep_settings: bool = True) -> EndpointFull:
         """Bring up another version, which takes ``weight`` percent once it is ready; with 100 it replaces all others.
 
         A version that serves already with the same settings just gets another share. One that is still being brought
@@ -175,7 +170,7 @@ class Endpoints:
             raise invalid("weight", f"must be more than 0 and at most 100, not {new.weight:g}")
         if new.recreate and new.weight < 100:
             raise invalid("recreate", "leaves no other version, so the weight must be 100")
-        version = self._checked(new)
+        version = self._checked(new, 1, who_asks(caller, new, self.get(endpoint_id)))
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
@@ -208,7 +203,7 @@ class Endpoints:
                 what :meth:`create` raises for a version.
         """
         check_set(variants)
-        wanted = self._all_checked(variants, self.get(endpoint_id).spec)
+        wanted = self._all_checked(variants, (found := self.get(endpoint_id)).spec, caller, found)
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
@@ -238,7 +233,7 @@ class Endpoints:
         """Change limits of :class:`localml.core.serving.specs.Scaling` (``minimum``, ``maximum``, ``target`` ...)."""
         newest = next(iter(self.get(endpoint_id).live()), None)
         if newest is not None and limits.get("minimum"):
-            self._check(newest.spec, newest.version, int(limits["minimum"]))
+            self._check(newest.spec, newest.version, int(limits["minimum"]), None)
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
@@ -314,11 +309,13 @@ class Endpoints:
         self._nudge()
         return self.get(number)
 
-    def _all_checked(self, variants: Sequence[NewVariant], spec: EndpointSpec) -> list[Wanted]:
+    def _all_checked(
+        self, variants: Sequence[NewVariant], spec: EndpointSpec, caller: Caller, found: EndpointFull | None = None
+    ) -> list[Wanted]:
         count = spec.scaling.clamp(spec.scaling.minimum)
-        return [(one, self._checked(one, _replicas(one, count))) for one in variants]
+        return [(one, self._checked(one, _replicas(one, count), who_asks(caller, one, found))) for one in variants]
 
-    def _checked(self, new: NewVariant, replicas: int = 1) -> ModelVersion | None:
+    def _checked(self, new: NewVariant, replicas: int, by: Caller | None) -> ModelVersion | None:
         version = None
         if new.model_version_id is not None:
             with self._store.read() as session:
@@ -329,7 +326,7 @@ class Endpoints:
                 raise invalid("model", f"no runtime serves the format '{version.format}'; give an image that does")
         elif not new.spec.image:
             raise invalid("model", "give a registered model, or an image")
-        self._check(new.spec, version, replicas)
+        self._check(new.spec, version, replicas, by)
         return version
 
     def _live_row(self, session: Session, endpoint_id: int) -> Endpoint:

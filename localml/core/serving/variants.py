@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from sqlmodel import Session, col, select
 
 from localml.core.errors import invalid
+from localml.core.people.identity import Caller
 from localml.core.registry.tables import ModelVersion
+from localml.core.serving.records import EndpointFull
 from localml.core.serving.specs import LIVE_VARIANTS, VariantSpec, VariantState
 from localml.core.serving.tables import Endpoint, Variant
 
@@ -168,3 +170,9 @@ def revived(session: Session, batch: Sequence[Variant]) -> list[Wanted]:
         new = NewVariant(VariantSpec.model_validate_json(one.spec), one.model_version_id, share, name)
         found.append((new, version))
     return found
+
+
+def who_asks(caller: Caller, new: NewVariant, found: EndpointFull | None) -> Caller | None:
+    """Who asks for what a version takes of the machine; None when the endpoint has it, given by whomever."""
+    has = [] if found is None else [one.spec.resources for one in found.variants]
+    return None if new.spec.resources in has else caller

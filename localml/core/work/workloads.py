@@ -48,6 +48,7 @@ class Submission:
     request: Any = None
     refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
     replaces: int | None = None  # an ended workload that is hidden in the same transaction, so that its name is free
+    by: Caller | None = None  # who asks for it in the caller's name, and gets no more than either may have
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ class Lab:
         self.restarts = Restarts(self.instances)
 
     @staticmethod
-    def _owner(number: int, workspace: str) -> Caller:
-        return Caller(number, ME.name, False, workspace, "default")
+    def _owner(number: int) -> Caller:
+        return Caller(number, ME.name, False, ME.workspace, "default")
 
     def restart_server(self) -> None:
         self.rig.restart()

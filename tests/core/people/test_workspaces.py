@@ -134,7 +134,7 @@ def test_what_a_removed_user_made_is_not_that_of_the_next_of_its_name(place: Pla
     assert place.names(after) == ["ann"]
     assert place.workspaces.members(team) == []
     assert [user.name for user in place.identity.users()] == ["admin", "bob", "ann"]
-    left = place.identity.owner(before.id, team)
+    left = place.identity.owner(before.id)
     assert (left.name, left.workspace, left.admin, dict(left.roles)) == ("ann", before.workspace, False, {})
     assert not may(left, Action.READ, thing_of(place.workspaces.get(team)))
 

@@ -10,6 +10,7 @@ from localml.core.errors import invalid
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
+from localml.core.registry.files import ONNX
 from localml.core.serving.endpoints import NewEndpoint
 from localml.core.serving.records import EndpointFull, VariantFull
 from localml.core.serving.specs import EndpointSpec, VariantSpec
@@ -29,6 +30,8 @@ from localml.platform import Platform
 _Out = serving_schemas.EndpointOut
 _SETTINGS = ("resources", "env", "options", "image", "command")
 """What a rollout may change."""
+_INWARD = frozenset({"env", "image", "command"})
+"""Those that decide what runs in the endpoint's owner's name, with what that user may see."""
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -58,6 +61,7 @@ def _add_changes(api: APIBlueprint, platform: Platform) -> None:
             version = find_model(platform, who, body.model).version.id
         given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
         spec = (newest.spec if newest is not None else VariantSpec()).model_copy(update=given)
+        _need_own(platform, found, given, spec, version)
         new = NewVariant(spec, version, body.weight, recreate=body.recreate)
         made = platform.endpoints.rollout(found.row.id or 0, who, new, keep_settings=not given)
         return _shown(platform, made)
@@ -192,7 +196,24 @@ def _member(
         raise invalid(f"variants.{place}.model", words)
     given = {name: value for name in _SETTINGS if (value := getattr(body, name)) is not None}
     spec = (base.spec if base is not None else VariantSpec()).model_copy(update=given)
+    _need_own(platform, found, given, spec, version)
     return NewVariant(spec, version, body.weight, body.name, recreate)
+
+
+def _need_own(
+    platform: Platform, found: EndpointFull, given: dict[str, Any], spec: VariantSpec, version: int | None
+) -> None:
+    """Refuse a version by which somebody who may not enter would run a program of one's own in the owner's name.
+
+    Raises:
+        LocalmlError: ``FORBIDDEN``.
+    """
+    model = None if version is None else platform.registry.version(version).version
+    known = {(one.row.model_version_id, one.spec.image) for one in found.variants}
+    trusted = model is None or model.owner_id == found.row.owner_id or (version, spec.image) in known
+    is_data = model is not None and model.format == ONNX and not spec.image  # for a server of ours
+    if given.keys() & _INWARD or "kernel" in given.get("options", {}) or not (trusted or is_data):
+        allow(caller(), Action.ENTER, Thing.of(ThingKind.ENDPOINT, found.row))
 
 
 def _newest(found: EndpointFull) -> VariantFull | None:
