@@ -6,8 +6,11 @@ of the time in which ``localml up`` has to answer.
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ DEFAULT_PORT = 7070
 DEFAULT_GATEWAY_PORT = 7071
 DEFAULT_UIDS = 2_000_000_000
 """Above what is given to people (to 60000), service managers, containers (to 1879048191) and subordinate uids."""
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPENABLE = {
@@ -84,10 +88,21 @@ class Config:
             raise invalid("open", f"must be {' or '.join(OPENABLE)}, not {unknown[0]!r}")
         if self.open and self.closed:
             raise invalid("closed", "cannot be together with open")
+        for name in self.hosts:
+            _check_host(name)
         if not 1000 <= self.uids <= _LAST_UIDS:
             raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
+
+
+def _check_host(name: str) -> None:
+    """Without a port, as it is compared."""
+    with suppress(ValueError):
+        ipaddress.ip_address(name)
+        return
+    if not _HOST.fullmatch(name):
+        raise invalid("allow-host", f"{name!r} is no name or address (without scheme, port or brackets)")
 
 
 def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:

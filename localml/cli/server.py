@@ -45,6 +45,12 @@ def up(
     closed: Annotated[
         bool, typer.Option("--closed", help="Everything asks who calls, also what vendors leave open on a machine.")
     ] = False,
+    hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host", help="Another name or address that clients call this server by, such as a published one."
+        ),
+    ] = None,
     trust_users: Annotated[
         bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
     ] = False,
@@ -67,6 +73,7 @@ def up(
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
         closed=closed or None,
+        hosts=tuple(hosts) if hosts else None,
         trust_users=trust_users or None,
     )
     if detach:
@@ -172,7 +179,8 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.echo(f"  engine     {found['engine']}{_engine_words(found)}")
     typer.echo(f"  GPUs       {_gpu_use(found)}")
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
-    typer.echo(f"  data       {found['data']}")
+    if found["data"]:  # which is told to administrators
+        typer.echo(f"  data       {found['data']}")
     typer.echo(f"  process    {found['pid']}, up for {format_duration(found['uptime'])}")
     for words in found["opened"]:
         typer.secho(f"  OPEN       {words}", fg="yellow")

@@ -11,7 +11,10 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 
-FOREIGN_HOST = "the Host header names another machine than this one (names are added with LOCALML_HOSTS=NAME,...)"
+FOREIGN_HOST = (
+    "the Host header names another machine than this one; a name or address that is this one's, too, is given to the "
+    "server at its start: localml up --allow-host NAME, or LOCALML_HOSTS=NAME,..."
+)
 FOREIGN_PAGE = "pages of other sites may change nothing here"
 REFUSED = "localml.refused"
 """Key of the WSGI environment: why the request is refused (403), whatever it asks for and whoever asks."""
@@ -25,7 +28,7 @@ _OWN_SITE = frozenset({None, "same-origin", "none"})
 def own_names(host: str, more: Iterable[str] = ()) -> frozenset[str]:
     """What a server that listens at ``host`` is called, beside its addresses: its name, localhost, and ``more``."""
     names = {"localhost", "127.0.0.1", "::1", host, socket.gethostname(), "host.docker.internal", *more}
-    return frozenset(name.lower() for name in names)
+    return frozenset(name.lower().rstrip(".") for name in names)
 
 
 def is_own_host(host: str, names: frozenset[str], local_address: str) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 from helpers.rig import wait_until
 
 from localml.engines.process.boxes import trouble
@@ -63,6 +64,25 @@ def test_what_is_opened_is_said_at_the_start_and_by_status_and_doctor(data: Path
     for options, field in ((["--open", "openpai"], "open"), (["--open", "mlbench", "--closed"], "closed")):
         refused = command("up", *options, "--json")
         assert (refused.code, refused.json["error"]["field"]) == (1, field)
+
+
+def test_it_may_be_called_by_names_that_it_is_given(data: Path, command: Cli) -> None:
+    """As behind a published port, where clients know it by an address that is none of its machine's."""
+    started = command(*UP, "--detach", "--json", "--allow-host", "nas.example", "--allow-host", "2001:db8::7")
+    assert started.code == 0, started.err
+    health = f"{started.json['url']}/healthz"
+    for name, status in (
+        ("nas.example", 200),
+        ("NAS.example:80", 200),
+        ("[2001:db8::7]:80", 200),
+        ("evil.example", 403),
+    ):
+        answer = urllib3.request("GET", health, headers={"Host": name}, retries=False)
+        assert answer.status == status, name
+    assert "--allow-host" in answer.json()["message"]
+    for name in ("http://nas", "nas:80", "[::1]", ""):
+        refused = command("up", "--allow-host", name, "--json")
+        assert (refused.code, refused.json["error"]["field"]) == (1, "allow-host"), name
 
 
 def test_doctor_says_who_is_kept_apart_by_the_server_that_runs(data: Path, command: Cli) -> None:

@@ -13,6 +13,12 @@ from localml.dialects import REGISTRY, Registered
 from localml.testing import Localml
 
 
+def test_where_the_data_lies_is_told_to_administrators(admin: Http, bob: Http, localml: Localml) -> None:
+    assert admin("GET", "/status").json["data"] == str(localml.platform.data)
+    told = bob("GET", "/status")
+    assert (told.json["data"], str(localml.platform.data) in told.data.decode()) == (None, False)
+
+
 def test_status_tells_the_installation_at_a_glance(admin: Http, localml: Localml) -> None:
     status = admin("GET", "/status").json
     assert status["url"] == localml.url

@@ -40,6 +40,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
         mark = platform.hardware.drained()
         return {
             **platform.info(),
+            "data": str(platform.data) if caller().admin else None,
             "pid": os.getpid(),
             "version": __version__,
             "url": request.host_url.rstrip("/"),
