@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import urllib3
+from helpers.http_socket import Talk
 
 from localml.client import Client
 from localml.config import Config
@@ -122,6 +123,18 @@ def test_the_owners_password_that_was_right_before_works_on(server: Server, ask:
         assert ask(PAI, given.user, given.password).status == 200
 
     found = attacked(ask, NATIVE, lambda _: "admin", owner)
+    assert found[429]
+
+
+def test_who_is_on_this_machine_is_one_guesser_from_whatever_address(server: Server) -> None:
+    """Every account has all of 127.0.0.0/8 to call from."""
+    found = Counter[int]()
+    for number in range(FREE + 5):
+        with Talk(server.port, source=f"127.0.{number}.7") as talk:
+            basic = base64.b64encode(f"admin:guess {number}".encode()).decode()
+            talk.ask(f"GET {NATIVE}", f"Authorization: Basic {basic}")
+            found[talk.answer().status] += 1
+    assert found[401] <= FREE + 2
     assert found[429]
 
 

@@ -42,7 +42,16 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("revocation")
-    config = Config(data / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=4, cache=data / "cache")
+    config = Config(
+        data / "data",
+        port=0,
+        gateway_port=0,
+        engine="fake",
+        gpus="none",
+        cpus=64,  # each user has a job that runs
+        threads=4,
+        cache=data / "cache",
+    )
     one = Server(Platform(config))
     one.start()
     yield one
@@ -332,6 +341,30 @@ def test_who_changes_its_own_password_goes_on_with_the_token_in_the_answer(serve
         assert len(mine.people.tokens(user.name)) == 1
     with Client(server.url, user.token) as old, pytest.raises(ClientError, match="not known"):
         old.people.me()
+
+
+@pytest.mark.parametrize(
+    ("way", "call"), [("PUT /users/{}/password", "set_password"), ("DELETE /users/{}/credentials", "end_credentials")]
+)
+def test_no_token_is_in_the_answer_of_who_was_shut_out_meanwhile(
+    server: Server, user: User, way: str, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever knows a password changes it at the very moment in which the administrator does."""
+    identity = server.platform.identity
+    act, change = getattr(identity, call), identity.set_password
+
+    def overtaken(*given: Any, **more: Any) -> Any:
+        done = act(*given, **more)
+        change(user.name, "of the administrator")
+        return done
+
+    monkeypatch.setattr(identity, call, overtaken)
+    method, _, path = way.partition(" ")
+    mine = Http(server.url, user.ways["password"])
+    body = {"password": "mine"} if method == "PUT" else None
+    assert mine(method, path.format(user.name), body).status == 401
+    assert server.platform.tokens.of(user.name) == []
+    mine.close()
 
 
 def test_ordinary_users_list_and_end_their_own_and_nobody_elses(server: Server, admin: Client, user: User) -> None:

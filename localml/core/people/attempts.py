@@ -40,6 +40,7 @@ AT_ONCE: Final = 2
 """Passwords that are judged at a time."""
 WAITING: Final = 8
 """Requests that wait for that; each holds one of the server's threads."""
+_HERE = "127.0.0.1"
 _MOST = 10_000
 _WRONG = 1000
 
@@ -61,15 +62,19 @@ def delay(over: int) -> float:
 
 
 def network(address: str) -> str:
-    """What counts as one address: of IPv6 the network, whose host may have as many as it likes."""
+    """What counts as one address: of IPv6 the network, whose host may have as many as it likes; and this machine, where
+    everybody may call from each of 127.0.0.0/8."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
         return address
+    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if found.is_loopback:
+        return _HERE
     if isinstance(found, ipaddress.IPv4Address):
-        return address
-    mapped = found.ipv4_mapped
-    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+        return str(found)
+    return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
 
 
 class Attempts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
@@ -111,8 +111,10 @@ def _add_keys(api: APIBlueprint, platform: Platform) -> None:
 
 def _ended(platform: Platform, name: str, ended: Ended) -> dict[str, Any]:
     """What ended, and a token for who has ended its own."""
-    own = caller().name == name
-    token = platform.identity.create_token(platform.identity.user(name)) if own else None
+    who = caller()
+    own = who.name == name
+    mine = replace(who, generation=who.generation + 1)  # of this end, and not of one that followed at once
+    token = platform.identity.create_token(mine) if own else None
     return {"name": name, "ended": asdict(ended), "token": token}
 
 
