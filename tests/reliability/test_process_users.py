@@ -166,6 +166,24 @@ def test_a_data_directory_behind_a_link_is_as_good(tmp_path: Path) -> None:
         assert (Path(place) / "kept").read_text() == "kept\n"
 
 
+def test_folders_that_lie_very_deep_in_each_other_stop_nobody(boxes: House) -> None:
+    """A job's own go with it, those in a common bucket are told of and can be deleted."""
+    program = (
+        "import os\nfor top in ('.', os.environ['LOCALML_BUCKETS'] + '/hdfs'):\n"
+        " os.chdir(top); os.mkdir('deep'); os.chdir('deep')\n"
+        " for _ in range(1200): os.mkdir('d'); os.chdir('d')\n os.chdir(os.environ['HOME'])"
+    )
+    job = boxes.bob.run(["python3", "-c", program], image="localml/base:latest", wait=True)
+    assert job.state == "succeeded", boxes.bob.text(job.id)
+    engine = boxes.platform.engine
+    wait_until(lambda: not [name for name in engine.list() if f"-{job.id}-" in name], "the end of its folder")
+    with pytest.raises(ClientError, match="folders more than 256 deep"):
+        boxes.alice.objects("fds://hdfs/", recursive=True)
+    assert [one.name for one in boxes.alice.objects("fds://hdfs/")] == ["deep"]
+    boxes.platform.buckets_for(boxes.platform.identity.user("admin")).delete("fds://hdfs/deep", recursive=True)
+    assert boxes.alice.objects("fds://hdfs/") == []
+
+
 def test_a_job_does_not_learn_what_there_is_by_a_work_directory(boxes: House) -> None:
     boxes.alice.put("fds://hers/there/word", b"x")
     boxes.bob.put("fds://his/word", b"x")
