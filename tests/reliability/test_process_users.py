@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.engine_kits import wait_until
+from helpers.models import times
 from helpers.native import sh
 from helpers.server_process import Api, servers
 
@@ -219,6 +220,26 @@ def test_it_trains_on(boxes: House) -> None:
     assert boxes.bob.text(job.id) == f"True localml-{boxes.uid('bob')}\n"
     assert (boxes.data / "buckets/set/out/sum").read_text() == "6"
     assert (boxes.data / "buckets/set/in/numbers").read_text() == "1 2 3 4"
+
+
+def test_it_works_also_where_the_server_makes_private_files(tmp_path: Path) -> None:
+    """As the umask of many an administrator's shell has it."""
+    before = os.umask(0o077)
+    try:
+        with house(tmp_path / "data") as found:
+            if reason := found.platform.engine.capabilities.exposes:
+                assert "no other user can run" not in reason
+                pytest.skip(reason)
+            found.bob.put("fds://his/word", b"known\n")
+            found.bob.put("fds://his/model.onnx", times(2.0))
+            model = found.bob.register("net", "fds://his/model.onnx")
+            script = "cd $LOCALML_BUCKETS/his; cat word; mkdir -p new; echo x > new/made; umask"
+            assert found.run(found.bob, script).split() == ["known", "0002"]
+            files = found.data / "models" / "1" / "v1" / str(model.version)
+            assert {oct(one.stat().st_mode & 0o055) for one in (files, *files.parents[:2])} == {"0o55"}
+            assert {oct(one.stat().st_mode & 0o044) for one in files.iterdir()} == {"0o44"}
+    finally:
+        os.umask(before)
 
 
 def test_what_one_makes_in_a_common_bucket_the_other_changes(boxes: House) -> None:
