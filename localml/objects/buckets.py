@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,11 +11,14 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.trees import remove_tree
 from localml.objects.files import AtomicFile, explained, folder_handle, open_regular
 from localml.objects.uris import PART_PREFIX, ObjectUri, parse
 
 CHUNK = 1 << 20
 MOUNT = "/buckets"
+_DEEPEST = 256
+"""Folders in each other that are looked into; path names end not far beyond."""
 
 Progress = Callable[[int], None]
 """Told after each block how many bytes more have been copied."""
@@ -220,7 +222,7 @@ class Buckets:
             if not stat.S_ISDIR(info.st_mode):
                 os.unlink(plain.name, dir_fd=folder)
             elif recursive or not (found.key or os.listdir(plain)):
-                shutil.rmtree(plain.name, dir_fd=folder)
+                remove_tree(plain.name, dir_fd=folder)
             else:
                 raise LocalmlError(Code.WRONG_STATE, f"{field}: {uri} is a folder", field=field)
 
@@ -297,6 +299,8 @@ class Buckets:
         for name, entry in zip(names, entries, strict=True):
             yield entry
             if recursive and entry.is_folder and not entry.is_link:
+                if prefix.count("/") >= _DEEPEST:
+                    raise OSError(f"has folders more than {_DEEPEST} deep in each other: {prefix[:80]}...")
                 yield from self._walk(folder / name, f"{prefix}{name}/")
 
     def _bucket_of(self, place: Path) -> Path:

@@ -252,7 +252,8 @@ def test_a_tensorboard_shows_what_a_training_job_wrote_until_it_is_deleted(site:
 
 def _answers(url: str, token: str = "") -> bool:
     """Whether a server that may still be starting answers."""
+    headers = {"Authorization": f"token {token}"} if token else {}
     try:
-        return httpx.get(url, timeout=30, headers={"Authorization": f"token {token}"}).status_code == 200
+        return httpx.get(url, timeout=30, headers=headers).status_code == 200
     except httpx.TransportError:
         return False

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.engine_kits import wait_until
+from helpers.models import times
 from helpers.native import sh
 from helpers.server_process import Api, servers
 
@@ -166,6 +167,24 @@ def test_a_data_directory_behind_a_link_is_as_good(tmp_path: Path) -> None:
         assert (Path(place) / "kept").read_text() == "kept\n"
 
 
+def test_folders_that_lie_very_deep_in_each_other_stop_nobody(boxes: House) -> None:
+    """A job's own go with it, those in a common bucket are told of and can be deleted."""
+    program = (
+        "import os\nfor top in ('.', os.environ['LOCALML_BUCKETS'] + '/hdfs'):\n"
+        " os.chdir(top); os.mkdir('deep'); os.chdir('deep')\n"
+        " for _ in range(1200): os.mkdir('d'); os.chdir('d')\n os.chdir(os.environ['HOME'])"
+    )
+    job = boxes.bob.run(["python3", "-c", program], image="localml/base:latest", wait=True)
+    assert job.state == "succeeded", boxes.bob.text(job.id)
+    engine = boxes.platform.engine
+    wait_until(lambda: not [name for name in engine.list() if f"-{job.id}-" in name], "the end of its folder")
+    with pytest.raises(ClientError, match="folders more than 256 deep"):
+        boxes.alice.objects("fds://hdfs/", recursive=True)
+    assert [one.name for one in boxes.alice.objects("fds://hdfs/")] == ["deep"]
+    boxes.platform.buckets_for(boxes.platform.identity.user("admin")).delete("fds://hdfs/deep", recursive=True)
+    assert boxes.alice.objects("fds://hdfs/") == []
+
+
 def test_a_job_does_not_learn_what_there_is_by_a_work_directory(boxes: House) -> None:
     boxes.alice.put("fds://hers/there/word", b"x")
     boxes.bob.put("fds://his/word", b"x")
@@ -201,6 +220,26 @@ def test_it_trains_on(boxes: House) -> None:
     assert boxes.bob.text(job.id) == f"True localml-{boxes.uid('bob')}\n"
     assert (boxes.data / "buckets/set/out/sum").read_text() == "6"
     assert (boxes.data / "buckets/set/in/numbers").read_text() == "1 2 3 4"
+
+
+def test_it_works_also_where_the_server_makes_private_files(tmp_path: Path) -> None:
+    """As the umask of many an administrator's shell has it."""
+    before = os.umask(0o077)
+    try:
+        with house(tmp_path / "data") as found:
+            if reason := found.platform.engine.capabilities.exposes:
+                assert "no other user can run" not in reason
+                pytest.skip(reason)
+            found.bob.put("fds://his/word", b"known\n")
+            found.bob.put("fds://his/model.onnx", times(2.0))
+            model = found.bob.register("net", "fds://his/model.onnx")
+            script = "cd $LOCALML_BUCKETS/his; cat word; mkdir -p new; echo x > new/made; umask"
+            assert found.run(found.bob, script).split() == ["known", "0002"]
+            files = found.data / "models" / "1" / "v1" / str(model.version)
+            assert {oct(one.stat().st_mode & 0o055) for one in (files, *files.parents[:2])} == {"0o55"}
+            assert {oct(one.stat().st_mode & 0o044) for one in files.iterdir()} == {"0o44"}
+    finally:
+        os.umask(before)
 
 
 def test_what_one_makes_in_a_common_bucket_the_other_changes(boxes: House) -> None:

@@ -191,5 +191,7 @@ class Serving:
         try:
             found = json.loads(get(page, _LEARN_TIMEOUT_S)[1])
             self.registry.learn(version_id, found["inputs"], found["outputs"])
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError, LocalmlError) as error:
+        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, RecursionError) as error:
+            log.info("inputs of model version %d are not known: %r", version_id, error)
+        except LocalmlError as error:
             log.info("inputs of model version %d are not known: %s", version_id, error)

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from localml.control import asking
+from localml.control.asking import MOST
 from localml.control.worker import Worker
 from localml.core.serving.specs import REPLICA_TOKEN
 
@@ -52,31 +53,17 @@ class _Watch:
     answer: Answer | None = None
 
 
-def get(page: Page, timeout: float, limit: int | None = None) -> tuple[int, bytes]:
-    """Status and body of a page of a replica.
-
-    Args:
-        timeout: seconds for connecting, and for each piece of the answer.
-        limit: bytes of the body that are read; all for None.
-
-    Raises:
-        OSError, http.client.HTTPException: there was no answer.
-    """
-    parts = urlsplit(page.url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
-    headers = {"Connection": "close"} | ({REPLICA_TOKEN: page.token} if page.token else {})
-    try:
-        connection.request("GET", parts.path or "/", headers=headers)
-        found = connection.getresponse()
-        return found.status, found.read(limit)
-    finally:
-        connection.close()
+def get(page: Page, timeout: float, most: int = MOST, *, cut: bool = False) -> tuple[int, bytes]:
+    """Status and body of a page of a replica; see :func:`localml.control.asking.ask`."""
+    return asking.ask(
+        page.url, seconds=timeout, headers={REPLICA_TOKEN: page.token} if page.token else {}, most=most, cut=cut
+    )
 
 
 def ask(page: Page) -> str:
     """GET a health page. Returns nothing when it answers 2xx, else why the replica is not ready."""
     try:
-        status, body = get(page, _TIMEOUT_S, 4096)
+        status, body = get(page, _TIMEOUT_S, 4096, cut=True)
     except (OSError, http.client.HTTPException) as error:
         return f"does not answer yet ({getattr(error, 'strerror', None) or type(error).__name__})"
     return "" if 200 <= status < 300 else f"answers {status}{_said(body)}"
@@ -85,7 +72,7 @@ def ask(page: Page) -> str:
 def _said(body: bytes) -> str:
     try:
         error = json.loads(body)["error"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
     return f": {error}" if error else ""
 

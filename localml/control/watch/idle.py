@@ -90,8 +90,7 @@ class IdleWatch:
             from localml.control.watch.tensorboard import last_use
 
             return last_use(*self._address(full))
-        with self.jupyter(full) as jupyter:
-            return jupyter.activity()
+        return self.jupyter(full).activity()
 
     def jupyter(self, full: Full) -> Jupyter:
         """The server of a notebook that runs.

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
+from localml.control.asking import ask
 from localml.core.errors import Code, LocalmlError
 
 TIMEOUT_S = 5.0
@@ -57,7 +56,7 @@ class Activity:
 
 
 class Jupyter:
-    """One server. Questions do not count as activity there. Use it as a context manager.
+    """One server. Questions do not count as activity there.
 
     Args:
         base: such as ``http://127.0.0.1:8888``.
@@ -68,13 +67,7 @@ class Jupyter:
 
     def __init__(self, base: str, token: str) -> None:
         self._base = base
-        self._http = urllib3.PoolManager(headers={"Authorization": f"token {token}"}, timeout=TIMEOUT_S, retries=False)
-
-    def __enter__(self) -> Jupyter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._http.clear()
+        self._headers = {"Authorization": f"token {token}"}
 
     def activity(self) -> Activity:
         """Kernels, and when something was done last."""
@@ -103,21 +96,22 @@ class Jupyter:
 
     def _get(self, path: str, missing: Any = None) -> Any:
         try:
-            answer = self._http.request("GET", f"{self._base}{path}?no_track_activity=1")
-            if answer.status == 404 and missing is not None:
+            page = f"{self._base}{path}?no_track_activity=1"
+            status, body = ask(page, seconds=TIMEOUT_S, headers=self._headers)
+            if status == 404 and missing is not None:
                 return missing
-            if answer.status != 200:
-                raise _unavailable(f"it answers {answer.status}")
-            return answer.json()
-        except (HTTPError, ValueError) as error:
+            if status != 200:
+                raise _unavailable(f"it answers {status}")
+            return json.loads(body)
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise _unavailable(str(error)) from error
 
 
 def answers(base: str) -> bool:
     """Whether a web server answers there, be it with a refusal."""
     try:
-        return urllib3.request("GET", base, timeout=TIMEOUT_S, retries=False).status < 500
-    except HTTPError:
+        return ask(base, seconds=TIMEOUT_S, most=0, cut=True)[0] < 500
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -139,7 +133,7 @@ def _seconds(text: str) -> float:
 def _well_formed() -> Iterator[None]:
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unavailable(f"it answers what no Jupyter server would ({error!r})") from error
 
 

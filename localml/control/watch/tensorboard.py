@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
-from urllib3.response import BaseHTTPResponse
-
+from localml.control.asking import ask
 from localml.control.watch.jupyter import TIMEOUT_S
 from localml.core.errors import Code, LocalmlError
 
@@ -41,17 +40,17 @@ def last_use(base: str, token: str) -> Use | None:
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
-        answer = urllib3.request("GET", f"{base}{ACTIVITY_PATH}", headers=headers, timeout=TIMEOUT_S, retries=False)
-    except HTTPError as error:
+        status, body = ask(f"{base}{ACTIVITY_PATH}", seconds=TIMEOUT_S, headers=headers)
+    except (OSError, http.client.HTTPException) as error:
         raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard does not answer: {error}") from error
-    if answer.status >= 500:
-        raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard answers {answer.status}")
-    return _use(answer) if answer.status == 200 else None
+    if status >= 500:
+        raise LocalmlError(Code.UNAVAILABLE, f"the TensorBoard answers {status}")
+    return _use(body) if status == 200 else None
 
 
-def _use(answer: BaseHTTPResponse) -> Use | None:
+def _use(body: bytes) -> Use | None:
     try:
-        found: Any = answer.json()
+        found: Any = json.loads(body)
         use = Use(found["in_flight"] > 0, float(found["started"]), float(found["last_activity"]))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -103,6 +103,7 @@ class Registry:
         try:
             self._fetch(new.caller, new.source, part)
             described = describe(part, new.format)
+            _let_read(part)
             checksum, size = digest(part)
             return self._store.write(lambda session: self._record(session, new, part, described, checksum, size))
         except OSError as error:
@@ -185,6 +186,7 @@ class Registry:
         folder.mkdir(parents=True)
         os.rename(part, folder / str(number))
         for one in (folder, folder.parent):
+            one.chmod(0o755)
             _sync_folder(one)
 
     def models(self, workspaces: Collection[str] | None = None) -> list[tuple[Model, list[ModelVersion]]]:
@@ -319,6 +321,16 @@ def digest(folder: Path) -> tuple[str, int]:
                 size += len(block)
             os.fsync(file.fileno())
     return found.hexdigest(), size
+
+
+def _let_read(folder: Path) -> None:
+    """Make files readable for the account that serves them; nobody else gets to the data directory."""
+    for above, _, files in os.walk(folder):
+        os.chmod(above, 0o755)
+        for name in files:
+            path = os.path.join(above, name)
+            if not os.path.islink(path):
+                os.chmod(path, 0o644)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -86,6 +86,7 @@ def enter(options: Options) -> None:
     """
     account = Account(options)
     separate()
+    os.umask(0o022)  # who started the server may want private files; what is made here is for the account to pass
     shown = {path: (_handle(path), key == b"show-ro") for key, path in options if key in (b"show", b"show-ro")}
     covered = [path for key, path in options if key == b"cover"]
     tmp = next(_handle(path) for key, path in options if key == b"tmp")

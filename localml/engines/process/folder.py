@@ -38,6 +38,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from localml.core.trees import remove_tree
 from localml.engines.base import STREAMS, Account, EngineError, ReplicaPlan
 
 UNFINISHED = ".new-"
@@ -320,7 +321,7 @@ class ReplicaDir:
             EngineError: something cannot be deleted.
         """
         try:
-            shutil.rmtree(self._at, onerror=_delete_anyway)
+            remove_tree(self._at, onerror=_delete_anyway)
         except FileNotFoundError:
             pass
         except NotADirectoryError:

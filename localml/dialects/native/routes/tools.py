@@ -265,7 +265,8 @@ def _shown(platform: Platform, who: Caller, found: InstanceFull) -> dict[str, An
 
 def _activity(platform: Platform, found: Full) -> dict[str, Any] | None:
     """What a notebook does; None while it does not answer."""
-    with _quiet(), platform.idle.jupyter(found) as jupyter:
+    with _quiet():
+        jupyter = platform.idle.jupyter(found)
         activity, usage = jupyter.activity(), jupyter.usage()
         kernels = [asdict(one) for one in activity.kernels]
         return {"kernels": kernels, **asdict(usage), "idle_for": platform.idle.idle_for(activity)}
