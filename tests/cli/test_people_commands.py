@@ -188,6 +188,9 @@ def test_the_administrators_own_password_is_changed_and_the_command_line_goes_on
     assert cli("users", "password", "admin").code == 0
     assert cli("tokens", "list").code == 0
     assert cli("env", "openpai", "--format", "json").json["password"] == ""
+    shown = cli("env", "openpai")
+    assert ("PAI_PASSWORD" in shown.out, "PAI_TOKEN=" in shown.out) == (False, True)
+    assert "PAI_PASSWORD is left out" in shown.err
 
 
 def test_the_address_for_mlbenchs_client_is_each_users_own(
