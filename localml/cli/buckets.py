@@ -8,13 +8,21 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.completion import complete_buckets, complete_workspaces
 
 if TYPE_CHECKING:
     from localml.client.objects import Bucket
 
 NOBODY = "none"
-Name = Annotated[str, typer.Argument(metavar="BUCKET", help="Its name.", show_default=False)]
-Place = Annotated[str | None, typer.Option("--workspace", "-w", help="Name or id of the workspace that it is in.")]
+Name = Annotated[
+    str, typer.Argument(metavar="BUCKET", help="Its name.", autocompletion=complete_buckets, show_default=False)
+]
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace", "-w", help="Name or id of the workspace that it is in.", autocompletion=complete_workspaces
+    ),
+]
 Everyone = Annotated[
     str | None, typer.Option(help="What all users are to it: viewer (they read), member (they write) or none.")
 ]

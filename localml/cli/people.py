@@ -9,6 +9,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
+from localml.cli.completion import complete_tokens, complete_users, complete_workspaces
 
 if TYPE_CHECKING:
     from localml.client.people import Token, Workspace
@@ -24,9 +25,18 @@ class RoleName(StrEnum):
 
 
 NOBODY = "none"
-Reference = Annotated[str, typer.Argument(metavar="WORKSPACE", help="Name or id.", show_default=False)]
-UserName = Annotated[str, typer.Argument(metavar="USER", help="Name of a user.", show_default=False)]
-TokensOf = Annotated[str | None, typer.Option("--user", help="Another user's, for administrators.")]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="WORKSPACE", help="Name or id.", autocompletion=complete_workspaces, show_default=False),
+]
+UserName = Annotated[
+    str,
+    typer.Argument(metavar="USER", help="Name of a user.", autocompletion=complete_users, show_default=False),
+]
+TokensOf = Annotated[
+    str | None,
+    typer.Option("--user", help="Another user's, for administrators.", autocompletion=complete_users),
+]
 Description = Annotated[str | None, typer.Option(help="What it is for.")]
 Everyone = Annotated[
     str | None,
@@ -229,7 +239,10 @@ def list_tokens(user: TokensOf = None, data: Data = None, as_json: Json = False)
 
 @command
 def revoke_token(
-    token: Annotated[str, typer.Argument(metavar="ID", help="Id or name of a token.", show_default=False)],
+    token: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id or name of a token.", autocompletion=complete_tokens, show_default=False),
+    ],
     user: TokensOf = None,
     data: Data = None,
     as_json: Json = False,

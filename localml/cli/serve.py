@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from localml.client import Client, Endpoint, ModelVersion
 
 FAILED = 1
-UPLOADS = "s3://localml-uploads"
-"""Where files of this machine lie until they are registered."""
+UPLOADS = "s3://localml-upload-"
+"""Begins the bucket where files of this machine lie until they are registered: one for each time, because a bucket that
+is there already may be somebody else's."""
 
 EndpointName = Annotated[str, typer.Argument(help="Name of an endpoint.", show_default=False)]
 Image = Annotated[
@@ -328,16 +330,17 @@ def _register(client: Client, name: str, source: str, workspace: str | None, *, 
     path = Path(source).expanduser()
     if not path.exists():
         raise invalid("source", f"the file {source} does not exist")
-    target = f"{UPLOADS}/{name}-{time.time_ns()}"
+    bucket = f"{UPLOADS}{secrets.token_hex(8)}"
+    target = f"{bucket}/{name}"
     try:
         upload(client, str(path), f"{target}/{path.name}" if path.is_file() else target, as_json)
         return client.register(name, f"{target}/", workspace=workspace)
     finally:
         try:
-            client.delete_object(target, recursive=True)
+            client.delete_object(bucket, recursive=True)
         except ClientError as error:
             if error.code != "not_found":
-                typer.secho(f"{target} could not be removed: {error.message}", fg=typer.colors.YELLOW, err=True)
+                typer.secho(f"{bucket} could not be removed: {error.message}", fg=typer.colors.YELLOW, err=True)
 
 
 def _finish(

@@ -91,7 +91,10 @@ def env(
         return
     start = "export " if form is Format.SHELL else ""
     for name, value in found["variables"].items():
-        typer.echo(f"{start}{name}={shlex.quote(value)}")
+        if value:
+            typer.echo(f"{start}{name}={shlex.quote(value)}")
+        else:
+            typer.echo(f"note: {name} is left out: what you chose yourself is known to you alone", err=True)
 
 
 @command

@@ -9,31 +9,11 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
-from localml.client.errors import ClientError
-from localml.core.errors import LocalmlError, invalid
+from localml.cli.completion import complete_keys, complete_users
+from localml.core.errors import invalid
 
 if TYPE_CHECKING:
     from localml.client.people import Ended
-
-
-def complete_users(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Names of users for the shell's completion; nothing when there is no answer."""
-    try:
-        with connect(ctx.params.get("data")) as client:
-            found = client.people.users()
-    except (ClientError, LocalmlError, OSError):
-        return []
-    return [(one.name, "administrator" if one.admin else "user") for one in found if one.name.startswith(incomplete)]
-
-
-def complete_keys(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Key pairs for the shell's completion; nothing when there is no answer."""
-    try:
-        with connect(ctx.params.get("data")) as client:
-            found = client.people.keys(ctx.params.get("user") or client.people.me())
-    except (ClientError, LocalmlError, OSError):
-        return []
-    return [(one.id, one.name) for one in found if one.id.startswith(incomplete)]
 
 
 UserName = Annotated[

@@ -140,7 +140,7 @@ def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: st
     script = cli("env", dialect).out + "env"
     seen = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
     for name, value in found["variables"].items():
-        assert f"{name}={value}" in seen
+        assert not value or f"{name}={value}" in seen  # a password that somebody chose is not known
     plain = cli("env", dialect, "--format", "dotenv")
     assert "export" not in plain.out
     assert ("does not serve" in plain.err) is not found["served"]

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from click import Command, Context
 
-from localml.cli.users import complete_keys, complete_users
+from localml.cli.completion import (
+    complete_buckets,
+    complete_keys,
+    complete_tokens,
+    complete_users,
+    complete_workspaces,
+)
 from localml.core.errors import LocalmlError
 from localml.testing import Localml
 
@@ -47,6 +53,15 @@ def test_a_workspace_is_changed(cli: Cli, team: str) -> None:
     assert (changed["name"], changed["everyone"], changed["description"]) == ("cli gang", "viewer", "Of the tests")
     assert "every user is viewer" in cli("workspaces", "show", "cli gang").out
     assert cli("workspaces", "change", team, "--everyone", "none", "--json").json["everyone"] is None
+
+
+def test_what_commands_name_is_completed(cli: Cli, team: str) -> None:
+    assert cli("buckets", "create", "completed").code == 0
+    assert cli("token", "create", "--name", "complete-me").code == 0
+    ctx = Context(Command("any"))
+    assert complete_workspaces(ctx, "cli-t") == [("cli-team", "Of the tests")]
+    assert complete_buckets(ctx, "compl") == [("completed", "admin's")]
+    assert complete_tokens(ctx, "complete-") == [("complete-me", "")]
 
 
 def test_a_bucket_is_made_shared_moved_and_deleted(cli: Cli, team: str) -> None:
@@ -173,6 +188,9 @@ def test_the_administrators_own_password_is_changed_and_the_command_line_goes_on
     assert cli("users", "password", "admin").code == 0
     assert cli("tokens", "list").code == 0
     assert cli("env", "openpai", "--format", "json").json["password"] == ""
+    shown = cli("env", "openpai")
+    assert ("PAI_PASSWORD" in shown.out, "PAI_TOKEN=" in shown.out) == (False, True)
+    assert "PAI_PASSWORD is left out" in shown.err
 
 
 def test_the_address_for_mlbenchs_client_is_each_users_own(

@@ -57,12 +57,27 @@ def test_a_file_is_served_asked_replaced_and_stopped(serve: Cli, served: Localml
         assert words in shown
     listed = serve("models", "--json").json["models"]
     assert [one["version"] for one in listed[0]["versions"]] == [2, 1]
-    assert served.client.objects("s3://localml-uploads/") == []  # what was uploaded is not kept twice
+    assert [one.name for one in served.client.buckets()] == ["hdfs"]  # what was uploaded is not kept twice
 
     assert serve("stop", "double", "--wait").out == "double stopped\n"
     assert serve("start", "double").out.startswith("double is ready")
     assert serve("rm", "double").out == "double removed\n"
     assert serve("endpoints", "double").code == 1
+
+
+def test_each_user_registers_and_serves_files(
+    serve: Cli, served: Localml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(times(2.0))
+    assert serve("register", "first", str(tmp_path / "net.onnx")).code == 0
+    token = served.client.create_user("uploader", "password1")["token"]
+    monkeypatch.delenv("LOCALML_DATA")
+    monkeypatch.setenv("LOCALML_URL", served.url)
+    monkeypatch.setenv("LOCALML_TOKEN", token)
+    for source in (tmp_path / "net.onnx", tmp_path):
+        made = serve("register", "second", str(source))
+        assert (made.code, made.err) == (0, "")
+    assert "second:2" in serve("models").out
 
 
 def test_several_versions_at_once(serve: Cli, served: Localml, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import urllib3
 from helpers.engine_kits import wait_until
 from helpers.models import times
 from helpers.native import sh
+from helpers.openpai import role
 from helpers.server_process import Api, servers
 
 from localml.client import Client
@@ -291,6 +293,17 @@ def test_where_nothing_keeps_them_apart_users_run_nothing(tmp_path: Path, monkey
         assert refused.value.code == "forbidden"
         assert found.run(found.admin, "echo runs") == "runs\n"
         found.admin.create_user("carol", "a password")
+
+
+def test_who_may_run_nothing_is_told_why_by_vendors_apis_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localml.engines.process.boxes.trouble", lambda: "the server does not run as root")
+    with house(tmp_path / "data") as found:
+        token = {"Authorization": f"Bearer {found.admin.create_token('bob')}"}
+        job = {"jobName": "pai", "taskRoles": [role()]}
+        run = {"name": "run", "image_name": "custom_image", "custom_image_name": "x", "custom_image_command": "true"}
+        for path, body in (("/api/v1/jobs", job), ("/api/runs/", run)):
+            answer = urllib3.request("POST", found.server.url + path, json=body, headers=token)
+            assert (answer.status, "--trust-users" in answer.json()["message"]) == (403, True), answer.data
 
 
 def test_what_waited_when_trust_ended_is_refused_when_it_starts(

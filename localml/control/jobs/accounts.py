@@ -38,7 +38,7 @@ class Accounts:
             LocalmlError: ``FORBIDDEN``.
         """
         if self._capabilities.exposes and not self._trusted and not self._is_admin(caller):
-            raise LocalmlError(Code.FORBIDDEN, self._refusal(caller.name))
+            raise LocalmlError(Code.FORBIDDEN, self._refusal(caller.name), details={"refused": True})
 
     def of(self, row: WorkloadRow) -> Account | None:
         """The account of a workload; None where it runs as whatever the engine runs things as.

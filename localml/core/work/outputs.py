@@ -10,7 +10,7 @@ from localml.core.work.specs import Role
 
 OUTPUT, LAUNCH = "LOCALML_OUTPUT_URI", "LOCALML_LAUNCH"
 _URI = re.compile(r"\b(?:fds|obs|s3|hdfs)://[A-Za-z0-9._-]+")
-_PLACE = re.compile(r"(?:(?<![\w./-])/buckets|\$\{?LOCALML_BUCKETS\}?)/([A-Za-z0-9._-]+)")
+_PLACE = re.compile(r"(?:(?<![\w./-])/buckets|\$\{?LOCALML_BUCKETS(?::?-[^}]*)?\}?)/([A-Za-z0-9._-]+)")
 
 
 def output_uris(env: Mapping[str, str]) -> list[str]:

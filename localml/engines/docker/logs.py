@@ -175,8 +175,9 @@ class LogStream(Iterator[LogChunk]):
             raise StopIteration
         try:
             return next(self._chunks)
-        except EngineUnreachable:
-            if self._closed.is_set():  # closing is what broke the connection
+        except (EngineUnreachable, AttributeError, ValueError):
+            # closing is what broke the connection; the client may also stumble over what was taken from under it
+            if self._closed.is_set():
                 raise StopIteration from None
             raise
 

@@ -104,7 +104,13 @@ def test_a_bucket_that_a_job_is_to_write_is_made_in_the_jobs_workspace(mounts: M
 
 
 @pytest.mark.parametrize(
-    "words", ["cp a /buckets/new/a", "cp a $LOCALML_BUCKETS/new", 'cp a "${LOCALML_BUCKETS}/new/b"']
+    "words",
+    [
+        "cp a /buckets/new/a",
+        "cp a $LOCALML_BUCKETS/new",
+        'cp a "${LOCALML_BUCKETS}/new/b"',
+        "cat ${LOCALML_BUCKETS:-/buckets}/new",
+    ],
 )
 def test_a_bucket_that_a_command_names_by_its_place_is_made_and_seen(words: str, mounts: Mounts) -> None:
     told = WorkloadSpec(roles=(Role(command=("sh", "-c", f"{words}; ls /data/buckets/other /buckets/theirs")),))

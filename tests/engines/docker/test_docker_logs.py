@@ -36,6 +36,21 @@ def run(engine: DockerEngine, name: str, script: str) -> Observed:
     return engine.start(ReplicaPlan(name, engine.resolve_image(tiny_image()), ("/bin/sh", "-c", script)))
 
 
+def test_closing_ends_a_reading_whatever_the_client_stumbles_over(
+    engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(engine, "closed-r-0-1", "echo on; while :; do sleep 0.1; done")
+    stream = engine.logs("closed-r-0-1", {}, follow=True)
+    assert next(stream).data == b"on\n"
+
+    def taken_away(*_: object) -> None:
+        stream.close()  # type: ignore[attr-defined]
+        raise AttributeError("'NoneType' object has no attribute 'close'")
+
+    monkeypatch.setattr("http.client.HTTPResponse.read1", taken_away)
+    assert list(stream) == []
+
+
 # Messages as a daemon makes them out of the bytes written to one stream.
 def daemon_messages(written: bytes, *, drops_newlines: bool) -> list[bytes]:
     messages = []
