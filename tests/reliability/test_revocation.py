@@ -324,7 +324,7 @@ def test_what_arrives_after_its_sender_was_shut_out_is_not_done(server: Server, 
         talk.ask(line, *lines, framing, "Expect: 100-continue")
         assert talk.answer().status == 100, "it is let in"
         talks.append((talk, body))
-    server.platform.identity.remove_user(user.name)  # by itself: all threads are busy with these bodies
+    server.platform.identity.remove_user(user.name)
     for talk, body in talks:
         talk.send(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
         assert talk.answer().status in (401, 403)

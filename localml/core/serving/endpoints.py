@@ -366,7 +366,7 @@ class Endpoints:
         found = [one for one in self.list(workspaces) if only(one.row)]
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
-        if not same and reference.isascii() and reference.isdigit():
+        if not same and reference.isascii() and reference.isdigit() and len(reference) <= 18:
             same = [one for one in found if one.row.id == int(reference)]
         same = [one for one in same if one.row.workspace == prefer] or same
         if not same:

@@ -273,7 +273,11 @@ def _start(job: Full) -> None:
         if row.desired is Desired.STOP:
             raise LocalmlError(Code.WRONG_STATE, f"job {row.name} is still being stopped")
         return
-    owner = next((user for user in platform().identity.users() if user.id == row.owner_id), caller())
+    owner = next((user for user in platform().identity.users() if user.id == row.owner_id), None)
+    if owner is None:
+        raise LocalmlError(
+            Code.WRONG_STATE, f"{row.owner}, in whose name {row.name} ran, was removed; submit another one"
+        )
     _submit(schemas.JobConfig.model_validate(job.request), job.request, owner, replaces=row.id)
 
 

@@ -109,6 +109,7 @@ def test_all_versions_are_put_at_once(admin: Http, server: Localml, model: str) 
         "PUT", path, {"variants": [{"name": "v1", "weight": 90}, {"name": "c", "image": "x", "weight": 10}]}
     )
     assert changed.json["state"] == "updating"
+    assert admin("GET", f"/endpoints/{'9' * 5000}").status == 404
     refused = admin("PUT", path, {"variants": [{"name": "nobody", "weight": 100}]})
     assert (refused.status, refused.json["error"]["field"]) == (400, "variants.0.model")
     assert admin("PUT", path, {"variants": []}).json["error"]["field"] == "variants"

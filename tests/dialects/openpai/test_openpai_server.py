@@ -297,6 +297,19 @@ def test_retries_and_completion_are_as_the_vendors_runtime_has_them(
     assert status["completedTime"] == str(status["jobStatus"]["completedTime"])
 
 
+def test_nobody_else_runs_the_job_of_who_was_removed(serve: Callable[..., Live]) -> None:
+    """It would run in the name of whoever starts it: the administrator's, say."""
+    client = serve(engine="fake")
+    assert client.put("/user", {"username": "left", "password": "secret1"}).status == 200
+    client.login("left", "secret1").submit("theirs", role("main", "true"))
+    assert client.put("/jobs/theirs/executionType", {"value": "STOP"}).status == 200
+    stopped = client.finish("theirs")
+    client.platform.identity.remove_user("left")
+    answer = client.put("/jobs/theirs/executionType", {"value": "START"})
+    assert (answer.status, "left" in answer.json["message"]) == (500, True)
+    assert client.status("theirs") == stopped
+
+
 def test_a_job_is_stopped_and_started_again(serve: Callable[..., Live]) -> None:
     client = serve(engine="process")
     command = f"cat $LOCALML_BUCKETS/hdfs/flag || {{ {UNTIL_STOPPED}; }}"
