@@ -271,11 +271,14 @@ def _join(namespace: int, items: list[bytes]) -> int:
 
 def _end_rest(outputs: set[tuple[int, int]]) -> None:
     """Kill what the command left behind: once nothing of it can write to its outputs any more, which somebody reads."""
+    pause = 0.005
     while left := _below():
-        if not any(_writes(pid, outputs) for pid in left):
+        if any(_writes(pid, outputs) for pid in left):
+            pause = min(0.2, pause * 2)
+        else:
             for pid in left:
                 _kill(pid)
-        time.sleep(0.005)
+        time.sleep(pause)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
