@@ -38,6 +38,7 @@ UMASK = 0o002
 PROC_OF_ITS_OWN = (5, 8)
 """Kernel since which options of a mount of /proc are that mount's alone."""
 
+LIMITS = {b"files": resource.RLIMIT_NOFILE, b"processes": resource.RLIMIT_NPROC, b"memory": resource.RLIMIT_DATA}
 SCRATCH = (b"/tmp", b"/var/tmp")
 """Where every box has the folder of its own that the option ``tmp`` names."""
 
@@ -113,11 +114,17 @@ def separate() -> None:
 
 
 def limit(options: Options) -> None:
-    """Take on the limits that an account has: ``files`` (soft and hard, with a colon between) and ``processes``."""
-    for key, kind in ((b"files", resource.RLIMIT_NOFILE), (b"processes", resource.RLIMIT_NPROC)):
-        for value in (value for name, value in options if name == key):
+    """Take on the limits of the replica, as its supervisor does for what it runs."""
+    for name, value in options:
+        if name in LIMITS:
             soft, _, hard = value.partition(b":")
-            resource.setrlimit(kind, (int(soft), int(hard or soft)))
+            resource.setrlimit(LIMITS[name], (int(soft), int(hard or soft)))
+        elif name == b"cgroup":
+            try:
+                with open(value + b"/cgroup.procs", "wb", buffering=0) as file:
+                    file.write(b"0")
+            except FileNotFoundError:
+                pass  # it could not be made
 
 
 def possible() -> bool:
