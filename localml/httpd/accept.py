@@ -22,9 +22,21 @@ PAUSE = 0.5
 """Seconds until connections are taken again when the system could give none."""
 _AT_ONCE = 64
 _ATTEMPTS = 20
+_LOOPBACK = "127.0.0.1"
 _Address = tuple[socket.AddressFamily, tuple[Any, ...]]
 _NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """A name may have an address of a kind that this machine (or container) does not use."""
+
+
+class _Listening(socket.socket):
+    """A listening socket, and one that keeps others from a place where its clients may look for it."""
+
+    beside: socket.socket | None = None
+
+    def close(self) -> None:
+        if self.beside is not None:
+            self.beside.close()
+        super().close()
 
 
 class Acceptor:
@@ -104,6 +116,9 @@ class Acceptor:
 def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets at each address of a host, all on one port.
 
+    At 127.0.0.1 alone, the same port of [::1] is kept free: it is what ``localhost`` means to many clients, who would
+    tell their secrets to any account of this machine that waited for them there.
+
     Args:
         host: empty for all addresses of this machine.
         port: 0 for one that is free at all of them.
@@ -133,17 +148,38 @@ def _listen_at(addresses: list[_Address], port: int) -> list[socket.socket]:
                     raise
                 continue
             sockets.append(one)
+            fixed, port = bool(port), int(one.getsockname()[1])
+            if len(addresses) == 1 and address[0] == _LOOPBACK:
+                one.beside = _kept(port, fixed=fixed)
             one.listen(BACKLOG)
-            port = int(one.getsockname()[1])
     except BaseException:
-        for one in sockets:
-            one.close()
+        for other in sockets:
+            other.close()
         raise
     return sockets
 
 
-def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
-    one = socket.socket(family, socket.SOCK_STREAM)
+def _kept(port: int, *, fixed: bool) -> socket.socket | None:
+    """A socket that has the port of [::1], where nothing answers; None where there is no such address."""
+    try:
+        one = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    except OSError:
+        return None
+    try:
+        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        one.bind(("::1", port))  # without SO_REUSEADDR, with which others could have it, too
+        return one
+    except OSError as error:
+        one.close()
+        if error.errno == errno.EADDRINUSE and not fixed:
+            raise
+        if error.errno == errno.EADDRINUSE:
+            log.warning("somebody else listens at [::1]:%d: who calls localhost may reach that", port)
+        return None
+
+
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...]) -> _Listening:
+    one = _Listening(family, socket.SOCK_STREAM)
     try:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -38,6 +38,7 @@ UMASK = 0o002
 PROC_OF_ITS_OWN = (5, 8)
 """Kernel since which options of a mount of /proc are that mount's alone."""
 
+LIMITS = {b"files": resource.RLIMIT_NOFILE, b"processes": resource.RLIMIT_NPROC, b"memory": resource.RLIMIT_DATA}
 SCRATCH = (b"/tmp", b"/var/tmp")
 """Where every box has the folder of its own that the option ``tmp`` names."""
 
@@ -113,11 +114,17 @@ def separate() -> None:
 
 
 def limit(options: Options) -> None:
-    """Take on the limits that an account has: ``files`` (soft and hard, with a colon between) and ``processes``."""
-    for key, kind in ((b"files", resource.RLIMIT_NOFILE), (b"processes", resource.RLIMIT_NPROC)):
-        for value in (value for name, value in options if name == key):
+    """Take on the limits of the replica, as its supervisor does for what it runs."""
+    for name, value in options:
+        if name in LIMITS:
             soft, _, hard = value.partition(b":")
-            resource.setrlimit(kind, (int(soft), int(hard or soft)))
+            resource.setrlimit(LIMITS[name], (int(soft), int(hard or soft)))
+        elif name == b"cgroup":
+            try:
+                with open(value + b"/cgroup.procs", "wb", buffering=0) as file:
+                    file.write(b"0")
+            except FileNotFoundError:
+                pass  # it could not be made
 
 
 def possible() -> bool:
@@ -271,11 +278,14 @@ def _join(namespace: int, items: list[bytes]) -> int:
 
 def _end_rest(outputs: set[tuple[int, int]]) -> None:
     """Kill what the command left behind: once nothing of it can write to its outputs any more, which somebody reads."""
+    pause = 0.005
     while left := _below():
-        if not any(_writes(pid, outputs) for pid in left):
+        if any(_writes(pid, outputs) for pid in left):
+            pause = min(0.2, pause * 2)
+        else:
             for pid in left:
                 _kill(pid)
-        time.sleep(0.005)
+        time.sleep(pause)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

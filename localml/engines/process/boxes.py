@@ -33,6 +33,8 @@ _BOXES = (
 _SCRATCH = (Path("/tmp"), Path("/var/tmp"))
 _BEGIN_WAIT = 5.0
 """Seconds that a replica which was just started may take to be in its box."""
+_JOINED = frozenset({"uid", "gid", "group", "processes", "files", "memory", "cgroup"})
+"""Options of a replica that hold for what joins its box, too."""
 _NO_ROOT = "the server does not run as root"
 _NO_PYTHON = "no other user can run the Python of localml: it cannot be read, or there are links in a private folder"
 _SOMEBODY = Account(65534, 65534, ())
@@ -137,9 +139,8 @@ class Boxes:
             return
         if self.program is None:
             raise EngineError(f"the box of {folder.path.name} cannot be joined: {self.trouble}")
-        files = limit_of_children()
-        limits = [("files", f"{files[0]}:{files[1]}")] if files else []
-        told = Launch(launch.command, launch.env, launch.workdir, (*self.account(plan.account), *limits))
+        options = [one for one in folder.options() if one[0] in _JOINED]
+        told = Launch(launch.command, launch.env, launch.workdir, options)
         with contextlib.ExitStack() as stack:
             namespace = _namespace(folder, plan.account)
             stack.callback(os.close, namespace)

@@ -186,6 +186,17 @@ class ReplicaDir:
         known = Account(account["uid"], account["gid"], tuple(account["groups"])) if account else None
         return PlanRecord(data["labels"], data["env"], data["workdir"], data["created_at"], known)
 
+    def options(self) -> list[tuple[str, str]]:
+        """What its supervisor was told, save for environment and command.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with open(f"{self._at}/launch", "rb") as file:
+            items = file.read().split(b"\0")
+        pairs = (os.fsdecode(item).partition("=") for item in items[: items.index(b"")])
+        return [(key, value) for key, _, value in pairs]
+
     def drop_other(self, launch: Launch) -> bool:
         """Delete a replica that was not begun and is to run something else; whether it was one."""
         with self.owned() as owned, open(f"{self._at}/launch", "rb") as file:

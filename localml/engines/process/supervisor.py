@@ -211,13 +211,15 @@ class Supervisor:
         """The replica ends with its main process: whatever else it started is killed."""
         _kill_group(self.child, SIGKILL)
         while True:
-            for pid in _members(self.cgroups):
+            members = _members(self.cgroups)  # also those that joined the replica, which are not ours to reap
+            for pid in members:
                 _kill(pid)
             try:
                 if os.waitpid(-1, os.WNOHANG)[0]:
                     continue
             except ChildProcessError:
-                break
+                if not members:
+                    break
             for pid in _children():
                 _kill(pid)
             time.sleep(0.001)
@@ -231,8 +233,7 @@ class Supervisor:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies, so that none escapes the end of the job.
 
-    ``_ctypes`` and not ``ctypes``: the latter takes 5 ms to import. Where it is missing, only processes that
-    stayed in the job's process group are found.
+    ``ctypes`` would take 5 ms to import. Without ``_ctypes`` only those that stayed in the process group are found.
     """
     try:
         import _ctypes
@@ -272,8 +273,7 @@ def record_end(
 ) -> None:
     """Write ``exit.json`` and do not give up: an end that is not recorded would be taken for a crash.
 
-    The text goes over the blocks that the engine reserved in ``exit.part``, so that it can be written even when
-    the job has filled the disk.
+    The text goes over blocks that the engine reserved in ``exit.part``: the job may have filled the disk.
     """
     text = (
         f'{{"exit_code": {_json(exit_code)}, "signal": {_json(signal)}, "oom_killed": {_json(oom)}, '

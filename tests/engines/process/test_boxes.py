@@ -18,6 +18,7 @@ from helpers.engine_kits import BoxedKit, ProcessKit, wait_until
 from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError, Phase, ReplicaPlan
 from localml.engines.process import boxes
+from localml.engines.process import plan as plans
 from localml.engines.process.box import SYS_KEYCTL
 from localml.engines.process.engine import ProcessEngine
 
@@ -287,7 +288,8 @@ def test_a_command_beside_it_has_the_limit_of_files_of_before(
 ) -> None:
     """Not the server's, which programs that use ``select`` cannot cope with."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    monkeypatch.setattr(boxes, "limit_of_children", lambda: (256, hard))
+    for module in (boxes, plans):
+        monkeypatch.setattr(module, "limit_of_children", lambda: (256, hard))
     plan = boxed_kit.endless(account=account)
     boxed_kit.engine.start(plan)
     assert boxed_kit.engine.exec(plan.name, ("sh", "-c", "ulimit -n")).stdout == b"256\n"
@@ -322,3 +324,11 @@ def test_what_an_earlier_server_made_and_did_not_begin_runs_as_is_decided_now(
     monkeypatch.setattr(earlier, "_spawn", lambda name: None)  # it dies here
     assert earlier.start(plan).phase is Phase.CREATED
     assert said(boxed_kit, replace(plan, account=BOB)) == f"{BOB.uid}\n"
+
+
+def test_a_command_beside_it_has_no_more_memory_than_it(boxed_kit: BoxedKit) -> None:
+    plan = boxed_kit.endless(account=BOB, memory=64 << 20)
+    boxed_kit.engine.start(plan)
+    takes = (sys.executable, "-c", "bytearray(200 << 20)")
+    answer = boxed_kit.engine.exec(plan.name, takes)
+    assert (answer.exit_code, b"MemoryError" in answer.stderr) == (1, True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.engine_kits import wait_until
+from helpers.engine_kits import NOBODY, wait_until
 
 from localml.engines.base import Phase, ReplicaPlan
 from localml.engines.process import cgroups
@@ -97,4 +97,23 @@ def test_the_number_of_processes_is_held_by_the_kernel(tmp_path: Path, pids_grou
     assert b"made all" not in output
     assert b"fork" in output
     assert not (pids_group / "forks").exists()
+    engine.close()
+
+
+def test_what_joins_a_box_is_in_its_group_and_ends_with_it(tmp_path: Path, pids_group: Path) -> None:
+    engine = ProcessEngine(tmp_path / "replicas", "i", cgroup=pids_group)
+    if engine.capabilities.exposes:
+        pytest.skip(engine.capabilities.exposes)
+    engine.start(ReplicaPlan("long", "none", ("sleep", "7205"), pids=30, account=NOBODY))
+    wait_until(lambda: engine.exec("long", ("true",)).exit_code == 0, "the box")
+    stream = engine.open("long", ("sh", "-c", "cat /proc/self/cgroup; echo on; setsid -f sleep 7206; sleep 7206"))
+    found = b""
+    while b"on\n" not in found and (piece := stream.read()):
+        found += piece[1]
+    assert f"/{pids_group.name}/long".encode() in found
+    engine.stop("long", 0)
+    assert stream.read() is None
+    assert stream.wait() == 128 + 9
+    stream.close()
+    engine.remove("long")
     engine.close()
