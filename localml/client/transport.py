@@ -72,12 +72,18 @@ def _token(folder: Path) -> str:
 
 
 class Transport:
-    """Sends requests below :data:`BASE` of one server, with one token; safe to share between threads."""
+    """Sends requests below :data:`BASE` of one server, with one token; safe to share between threads.
+
+    Raises:
+        ClientError: ``invalid`` for a token that cannot be sent.
+    """
 
     def __init__(self, url: str, token: str = "") -> None:
         self.url = url.rstrip("/")
         headers = {"User-Agent": "localml", "Accept-Encoding": "identity"}
         if token:
+            if not (token.isascii() and token.isprintable()):
+                raise ClientError("invalid", "the token (LOCALML_TOKEN) holds what no token does, such as a line break")
             headers["Authorization"] = f"Bearer {token}"
         self._headers = headers
         self._pool = urllib3.PoolManager(num_pools=2, maxsize=8, retries=False)

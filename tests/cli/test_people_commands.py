@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from localml.cli.completion import (
     complete_workspaces,
 )
 from localml.core.errors import LocalmlError
-from localml.testing import Localml
+from localml.testing import Localml, start
 
 Cli = Callable[..., Any]
 
@@ -182,15 +183,20 @@ def test_a_key_from_create_to_revoke(cli: Cli) -> None:
 
 
 def test_the_administrators_own_password_is_changed_and_the_command_line_goes_on(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
+    command: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("chosen\n"))
-    assert cli("users", "password", "admin").code == 0
-    assert cli("tokens", "list").code == 0
-    assert cli("env", "openpai", "--format", "json").json["password"] == ""
-    shown = cli("env", "openpai")
-    assert ("PAI_PASSWORD" in shown.out, "PAI_TOKEN=" in shown.out) == (False, True)
-    assert "PAI_PASSWORD is left out" in shown.err
+    running = start(tmp_path)  # one of its own, for it ends what the other tests get in with
+    try:
+        monkeypatch.setenv("LOCALML_DATA", str(running.platform.data))
+        monkeypatch.setattr("sys.stdin", io.StringIO("chosen\n"))
+        assert command("users", "password", "admin").code == 0
+        assert command("token", "list").code == 0
+        assert command("env", "openpai", "--format", "json").json["password"] == ""
+        shown = command("env", "openpai")
+        assert ("PAI_PASSWORD" in shown.out, "PAI_TOKEN=" in shown.out) == (False, True)
+        assert "PAI_PASSWORD is left out" in shown.err
+    finally:
+        running.close()
 
 
 def test_the_address_for_mlbenchs_client_is_each_users_own(

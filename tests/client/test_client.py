@@ -149,3 +149,12 @@ class TestFinding:
         with pytest.raises(ClientError, match="localml up --detach") as failed:
             find_server(tmp_path)
         assert failed.value.code == "no_server"
+
+    @pytest.mark.parametrize("token", ["two\nlines", "schlüssel"])
+    def test_a_token_that_is_none_is_said_to_be_so(
+        self, other: Localml, monkeypatch: pytest.MonkeyPatch, token: str
+    ) -> None:
+        monkeypatch.setenv("LOCALML_URL", other.url)
+        monkeypatch.setenv("LOCALML_TOKEN", token)
+        with pytest.raises(ClientError, match="LOCALML_TOKEN"), Client.connect() as client:
+            client.status()
