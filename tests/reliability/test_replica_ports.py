@@ -225,7 +225,7 @@ def test_the_grpc_servers_own_port_lets_only_the_gateway_in(gateway: GatewayProc
         found: grpc.StatusCode = failure.value.code()
         return found
 
-    assert code(gateway.port) is grpc.StatusCode.NOT_FOUND
+    assert code(gateway.port) is grpc.StatusCode.UNAUTHENTICATED
     ports = {one.laddr.port for one in psutil.Process(gateway.process.pid).net_connections("tcp") if not one.raddr}
     [inner] = ports - {gateway.port}
     assert code(inner) is grpc.StatusCode.PERMISSION_DENIED

@@ -289,7 +289,7 @@ def test_the_gateways_pages_are_in_the_table(tmp_path: Path) -> None:
             path: urllib3.request("GET", gateway.url + path).status
             for path in ("/healthz", "/metrics", "/endpoints/net/", "/v2/models/net", "/x")
         }
-        assert statuses == {"/healthz": 200, "/metrics": 401, "/endpoints/net/": 401, "/v2/models/net": 401, "/x": 404}
+        assert statuses == {"/healthz": 200, "/metrics": 401, "/endpoints/net/": 401, "/v2/models/net": 401, "/x": 401}
         assert set(gateway.health()) == {"status", "generation"}
 
 
