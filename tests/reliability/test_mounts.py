@@ -219,7 +219,9 @@ def test_a_job_sees_the_buckets_of_its_owner_and_can_make_none_beside_them(live:
     for user in ("eva", "kim"):
         live.users[user]("PUT", f"/objects/content?uri=fds://of-{user}/x", b"1")
     live.users["kim"]("POST", "/buckets", {"name": "shown", "everyone": "viewer"})
-    script = "ls /buckets; exec 2>&1; echo 2 > /buckets/of-eva/y; n=new; ! mkdir /buckets/$n && ! touch /buckets/shown/x"
+    script = (
+        "ls /buckets; exec 2>&1; echo 2 > /buckets/of-eva/y; n=new; ! mkdir /buckets/$n && ! touch /buckets/shown/x"
+    )
     made = live.run("eva", script)
     assert made["state"] == "succeeded", made
     said = live.output("eva", made["id"])
