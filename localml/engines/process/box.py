@@ -80,7 +80,7 @@ def enter(options: Options) -> None:
 
     Args:
         options: the account's; ``cover`` (a folder); ``show`` and ``show-ro`` (a folder or file); ``tmp`` (the folder
-            that stands for /tmp and /var/tmp). All are paths without symbolic links.
+            that stands for /tmp and /var/tmp); ``shm`` (bytes). All are paths without symbolic links.
 
     Raises:
         OSError: it cannot be made; then nothing may run.
@@ -93,7 +93,8 @@ def enter(options: Options) -> None:
     tmp = next(_handle(path) for key, path in options if key == b"tmp")
     for path in filter(os.path.isdir, SCRATCH):
         _bind(tmp, path)
-    _cover(b"/dev/shm", b"mode=1777")
+    size = next((b",size=" + value for key, value in options if key == b"shm"), b"")
+    _cover(b"/dev/shm", b"mode=1777" + size)
     for path in sorted([*covered, *shown]):  # what lies below another comes after it
         if path not in shown:
             _cover(path, b"mode=755")

@@ -31,7 +31,7 @@ _BOXES = (
     "devices and programs are the machine's, and GPUs are kept apart by environment variables only"
 )
 _SCRATCH = (Path("/tmp"), Path("/var/tmp"))
-_BEGIN_WAIT = 5.0
+_BEGIN_WAIT = 15.0
 """Seconds that a replica which was just started may take to be in its box."""
 _JOINED = frozenset({"uid", "gid", "group", "processes", "files", "memory", "cgroup"})
 """Options of a replica that hold for what joins its box, too."""

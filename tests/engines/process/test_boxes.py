@@ -332,3 +332,10 @@ def test_a_command_beside_it_has_no_more_memory_than_it(boxed_kit: BoxedKit) -> 
     takes = (sys.executable, "-c", "bytearray(200 << 20)")
     answer = boxed_kit.engine.exec(plan.name, takes)
     assert (answer.exit_code, b"MemoryError" in answer.stderr) == (1, True)
+
+
+def test_its_shared_memory_is_as_large_as_it_asked_for_or_as_its_memory(boxed_kit: BoxedKit) -> None:
+    script = "df -B1 --output=size /dev/shm | tail -1"
+    asked = boxed_kit.plan(script, account=BOB, memory=256 << 20, shm=1 << 20)
+    limited = boxed_kit.plan(script, account=BOB, memory=256 << 20)
+    assert [int(said(boxed_kit, plan)) for plan in (asked, limited)] == [1 << 20, 256 << 20]
