@@ -17,7 +17,7 @@ from localml.core.descriptors import limit_of_children
 from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError
 from localml.engines.process import box
-from localml.engines.process.folder import UNFINISHED, Launch, PlanRecord, ReplicaDir
+from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
 from localml.engines.process.io import Beside
 from localml.engines.process.spawn import ENVIRONMENT, compiled, interpreter
 
@@ -66,7 +66,7 @@ class Boxes:
 
     def _tried(self) -> str:
         """Why nobody else can run the Python that runs this, in a box; empty where that works."""
-        made = ReplicaDir(self._root / f"{UNFINISHED}{os.getpid()}-box")
+        made = ReplicaDir(self._root / "box").beside()
         with contextlib.ExitStack() as stack:
             stack.callback(made.delete)
             for folder in ("work", "tmp"):
