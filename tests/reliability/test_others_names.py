@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.models import times
-from helpers.native import Http
+from helpers.native import Http, sh
 from helpers.rig import wait_until
 
 from localml.control.jobs.site import most_pids
@@ -71,6 +71,43 @@ def test_an_editor_rolls_out_models_and_no_program_of_its_own(users: Users, owne
         assert rolled(kim, given) == (200, 200), given
     assert rolled(users[owner], {"image": "another"}) == (200, 200)
     assert rolled(kim, {"model": data}) == (403, 403), "in an image of the owner's it may be a program"
+
+
+def trained(who: Http, name: str, bucket: str, script: str = "true", **env: str) -> int:
+    """A job of somebody's whose output is a bucket."""
+    spec = sh(script, env={"LOCALML_OUTPUT_URI": f"s3://{bucket}/", **env})
+    made = who("POST", "/workloads", {"name": name, "workspace": "team", "spec": spec})
+    assert made.status == 201, made.data
+    return int(made.json["id"])
+
+
+def test_what_is_put_into_a_jobs_output_is_no_program_of_its_owner(users: Users) -> None:
+    kim, admin = users["kim"], users["admin"]
+    assert admin("POST", "/buckets", {"name": "out", "workspace": "team"}).status == 201
+    serves(admin, registered(admin, "first", "m.onnx", times(2.0)))
+    trained(admin, "train", "out", "until [ -e $LOCALML_BUCKETS/out/go ]; do sleep 0.1; done")
+    assert kim("PUT", "/objects/content?uri=s3://out/model/kernel.py", KERNEL).status == 201
+    assert kim("PUT", "/objects/content?uri=s3://out/go", b"").status == 201
+    wait_until(lambda: admin("GET", "/models/train").status == 200)
+    assert admin("GET", "/models/train").json["owner"] == "admin"
+    assert rolled(kim, {"model": "train"}) == (403, 403)
+    assert rolled(admin, {"model": "train"}) == (200, 200)
+
+
+def test_a_job_adds_no_version_to_what_its_owner_may_not_change(users: Users) -> None:
+    kim, admin = users["kim"], users["admin"]
+    assert admin("PUT", "/workspaces/team/members/kim", {"role": "member"}).status == 200
+    registered(admin, "first", "m.onnx", times(2.0))
+    assert kim("PUT", "/objects/content?uri=s3://kims/m.onnx", times(3.0)).status == 201
+
+    def said(number: int) -> set[str]:
+        return {one["reason"] for one in kim("GET", f"/workloads/{number}/events").json["events"]}
+
+    refused = trained(kim, "first", "kims")
+    wait_until(lambda: "ModelNotRegistered" in said(refused) or admin("GET", "/models/first:2").status == 200)
+    assert admin("GET", "/models/first:2").status == 404
+    trained(kim, "second", "kims", LOCALML_MODEL_NAME="mine")
+    wait_until(lambda: kim("GET", "/models/mine").status == 200)
 
 
 def test_nobody_asks_away_the_limit_of_processes_in_anothers_name_or_by_an_endpoint(users: Users) -> None:
