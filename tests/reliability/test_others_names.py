@@ -12,6 +12,8 @@ from helpers.native import Http, sh
 from helpers.rig import wait_until
 
 from localml.control.jobs.site import most_pids
+from localml.core.work.grants import Grants
+from localml.core.work.tables import WorkloadDetail
 from localml.testing import Localml
 
 KERNEL = b"class Kernel:\n    pass\n"
@@ -127,3 +129,20 @@ def test_nobody_asks_away_the_limit_of_processes_in_anothers_name_or_by_an_endpo
     assert rolled(kim, {"model": model}) == (200, 200)
     admin("DELETE", "/notebooks/lab")
     wait_until(lambda: admin("GET", "/workloads/lab").status == 404)
+
+
+def test_an_endpoint_sees_the_buckets_of_its_owner_and_no_others(users: Users, localml_fresh: Localml) -> None:
+    """Whatever its environment or its command names: what mounts the model for it may more than its owner."""
+    kim, eva, platform = users["kim"], users["eva"], localml_fresh.platform
+    for who, name in ((eva, "evas"), (kim, "kims")):
+        assert who("PUT", f"/objects/content?uri=s3://{name}/x", b"hush").status == 201
+    told = {"env": {"A": "s3://evas/x", "B": "s3://kims/x"}, "command": ["sh", "-c", "cat /buckets/evas/x; sleep 60"]}
+    assert kim("POST", "/endpoints", {"name": "spy", "image": "x", **told}).status == 201
+    wait_until(lambda: kim("GET", "/workloads?kind=endpoint").json["workloads"] != [])
+    [replica] = kim("GET", "/workloads?kind=endpoint").json["workloads"]
+    with platform.db.read() as session:
+        detail = session.get(WorkloadDetail, replica["id"])
+    assert detail is not None
+    seen = Grants.model_validate_json(detail.grants or "").buckets
+    found = {name: platform.bucket_records.find(name) for name in ("evas", "kims")}
+    assert seen == {row.id: True for name, row in found.items() if row is not None and name == "kims"}
