@@ -20,6 +20,8 @@ REFUSED = "localml.refused"
 """Key of the WSGI environment: why the request is refused (403), whatever it asks for and whoever asks."""
 LOCAL_ADDRESS = "localml.local_address"
 """Key of the WSGI environment: the address of this machine that the connection has come to."""
+_NOBODYS = "*"
+"""No machine is called so."""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """They change nothing (RFC 9110, 9.2.1); no answer permits a page to read it, so these may be asked from anywhere."""
 _OWN_SITE = frozenset({None, "same-origin", "none"})
@@ -48,13 +50,13 @@ def is_own_host(host: str, names: frozenset[str], local_address: str) -> bool:
 
 def _name(host: str) -> str:
     has_port = host.count(":") == 1 or "]:" in host
-    name = host.rsplit(":", 1)[0] if has_port else host
-    return name.strip("[]").lower().rstrip(".")
+    name, port = host.rsplit(":", 1) if has_port else (host, "")
+    return _NOBODYS if port.strip("0123456789") else name.strip("[]").lower().rstrip(".")
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        found = ipaddress.ip_address(text.partition("%")[0])
+        found = ipaddress.ip_address(text.partition("%")[0] if ":" in text else text)  # of IPv6 the zone is no part
     except ValueError:
         return None
     return getattr(found, "ipv4_mapped", None) or found

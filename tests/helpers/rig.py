@@ -103,7 +103,8 @@ class Rig:
 
     def _granted(self, submission: Submission) -> Grants:
         caller = submission.caller
-        return self.mounts.decide(submission.spec, caller, submission.workspace or caller.workspace)
+        place = submission.workspace or caller.workspace
+        return self.mounts.decide(submission.spec, caller, place, submission.sees)
 
     def _loop(self) -> Reconciler:
         site = Site(

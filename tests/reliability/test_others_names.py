@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from helpers.models import times
-from helpers.native import Http
+from helpers.native import Http, sh
 from helpers.rig import wait_until
 
 from localml.control.jobs.site import most_pids
+from localml.core.work.grants import Grants
+from localml.core.work.tables import WorkloadDetail
 from localml.testing import Localml
 
 KERNEL = b"class Kernel:\n    pass\n"
@@ -73,6 +75,43 @@ def test_an_editor_rolls_out_models_and_no_program_of_its_own(users: Users, owne
     assert rolled(kim, {"model": data}) == (403, 403), "in an image of the owner's it may be a program"
 
 
+def trained(who: Http, name: str, bucket: str, script: str = "true", **env: str) -> int:
+    """A job of somebody's whose output is a bucket."""
+    spec = sh(script, env={"LOCALML_OUTPUT_URI": f"s3://{bucket}/", **env})
+    made = who("POST", "/workloads", {"name": name, "workspace": "team", "spec": spec})
+    assert made.status == 201, made.data
+    return int(made.json["id"])
+
+
+def test_what_is_put_into_a_jobs_output_is_no_program_of_its_owner(users: Users) -> None:
+    kim, admin = users["kim"], users["admin"]
+    assert admin("POST", "/buckets", {"name": "out", "workspace": "team"}).status == 201
+    serves(admin, registered(admin, "first", "m.onnx", times(2.0)))
+    trained(admin, "train", "out", "until [ -e $LOCALML_BUCKETS/out/go ]; do sleep 0.1; done")
+    assert kim("PUT", "/objects/content?uri=s3://out/model/kernel.py", KERNEL).status == 201
+    assert kim("PUT", "/objects/content?uri=s3://out/go", b"").status == 201
+    wait_until(lambda: admin("GET", "/models/train").status == 200)
+    assert admin("GET", "/models/train").json["owner"] == "admin"
+    assert rolled(kim, {"model": "train"}) == (403, 403)
+    assert rolled(admin, {"model": "train"}) == (200, 200)
+
+
+def test_a_job_adds_no_version_to_what_its_owner_may_not_change(users: Users) -> None:
+    kim, admin = users["kim"], users["admin"]
+    assert admin("PUT", "/workspaces/team/members/kim", {"role": "member"}).status == 200
+    registered(admin, "first", "m.onnx", times(2.0))
+    assert kim("PUT", "/objects/content?uri=s3://kims/m.onnx", times(3.0)).status == 201
+
+    def said(number: int) -> set[str]:
+        return {one["reason"] for one in kim("GET", f"/workloads/{number}/events").json["events"]}
+
+    refused = trained(kim, "first", "kims")
+    wait_until(lambda: "ModelNotRegistered" in said(refused) or admin("GET", "/models/first:2").status == 200)
+    assert admin("GET", "/models/first:2").status == 404
+    trained(kim, "second", "kims", LOCALML_MODEL_NAME="mine")
+    wait_until(lambda: kim("GET", "/models/mine").status == 200)
+
+
 def test_nobody_asks_away_the_limit_of_processes_in_anothers_name_or_by_an_endpoint(users: Users) -> None:
     kim, admin = users["kim"], users["admin"]
     many = {"resources": {"pids": most_pids() + 1}}
@@ -90,3 +129,20 @@ def test_nobody_asks_away_the_limit_of_processes_in_anothers_name_or_by_an_endpo
     assert rolled(kim, {"model": model}) == (200, 200)
     admin("DELETE", "/notebooks/lab")
     wait_until(lambda: admin("GET", "/workloads/lab").status == 404)
+
+
+def test_an_endpoint_sees_the_buckets_of_its_owner_and_no_others(users: Users, localml_fresh: Localml) -> None:
+    """Whatever its environment or its command names: what mounts the model for it may more than its owner."""
+    kim, eva, platform = users["kim"], users["eva"], localml_fresh.platform
+    for who, name in ((eva, "evas"), (kim, "kims")):
+        assert who("PUT", f"/objects/content?uri=s3://{name}/x", b"hush").status == 201
+    told = {"env": {"A": "s3://evas/x", "B": "s3://kims/x"}, "command": ["sh", "-c", "cat /buckets/evas/x; sleep 60"]}
+    assert kim("POST", "/endpoints", {"name": "spy", "image": "x", **told}).status == 201
+    wait_until(lambda: kim("GET", "/workloads?kind=endpoint").json["workloads"] != [])
+    [replica] = kim("GET", "/workloads?kind=endpoint").json["workloads"]
+    with platform.db.read() as session:
+        detail = session.get(WorkloadDetail, replica["id"])
+    assert detail is not None
+    seen = Grants.model_validate_json(detail.grants or "").buckets
+    found = {name: platform.bucket_records.find(name) for name in ("evas", "kims")}
+    assert seen == {row.id: True for name, row in found.items() if row is not None and name == "kims"}

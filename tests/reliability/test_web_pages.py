@@ -111,7 +111,11 @@ def test_no_answer_lets_a_page_read_it(server: Server) -> None:
         assert not [name for name in answer.headers if name.lower().startswith("access-control")], line
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:7070", "192.0.2.7", "[2001:db8::1]:7070", "10.0.0.1:1"])
+_FOREIGN = ["evil.example", "evil.example:7070", "192.0.2.7", "[2001:db8::1]:7070", "10.0.0.1:1"]
+_TRICKS = ["localhost:80@evil.example", "127.0.0.1%evil.example", "localhost, evil.example", "[::1]x"]
+
+
+@pytest.mark.parametrize("host", [*_FOREIGN, *_TRICKS])
 def test_what_is_meant_for_another_machine_is_refused(server: Server, host: str) -> None:
     for path in ("/localml/v1/workloads", "/api/v1/jobs", "/metrics", "/healthz"):
         with Talk(server.port) as talk:

@@ -61,23 +61,28 @@ class Mounts:
 
     # -- at submission ---------------------------------------------------------------------------
 
-    def decide(self, spec: WorkloadSpec, caller: Caller, workspace: str) -> Grants:
+    def decide(self, spec: WorkloadSpec, caller: Caller, workspace: str, sees: Caller | None = None) -> Grants:
         """What the workload may see.
+
+        Args:
+            sees: whose buckets it sees beside its mounts, where that is not the caller.
 
         Raises:
             LocalmlError: ``FORBIDDEN`` for folders of the machine, unless an administrator asks; ``CONFLICT`` for a
                 bucket that is to be made and has the name of somebody else's; ``INVALID``.
         """
         view = BucketsFor(self._tree, self._records, caller, workspace)
+        user = sees or caller
+        eyes = view if user is caller else BucketsFor(self._tree, self._records, user, workspace)
         uris = dict.fromkeys((*spec.objects, *(uri for role in spec.roles for uri in told_uris(role))))
-        named = [row for uri in uris if (row := _seen(view, uri)) is not None]
+        named = [row for uri in uris if (row := _seen(eyes, uri)) is not None]
         secrets = {role.registry_auth for role in spec.roles if role.registry_auth is not None}
-        own = caller.scope.workspace or caller.workspace  # a token that is good for one workspace gives no other
+        own = user.scope.workspace or user.workspace  # a token that is good for one workspace gives no other
         return Grants(
             workspaces=tuple(dict.fromkeys((workspace, own))),
             mounts=tuple(self._mount(mount, view, caller) for mount in spec.mounts),
-            buckets={row.id or 0: _may_write(caller, row) for row in named},
-            registry_auth={uri: self._secret(view, uri) for uri in secrets},
+            buckets={row.id or 0: _may_write(user, row) for row in named},
+            registry_auth={uri: self._secret(eyes, uri) for uri in secrets},
         )
 
     def decide_late(self, row: WorkloadRow, spec: WorkloadSpec) -> Grants:
@@ -88,11 +93,11 @@ class Mounts:
         """
         if self._owner is None:
             return Grants(workspaces=(row.workspace,))
-        owner = self._owner(row.owner_id)
+        sees = owner = self._owner(row.owner_id)
         if row.kind == Kind.ENDPOINT:  # replicas mount the registry's folders, which the controller wrote there
             owner = replace(owner, admin=True)
         try:
-            return self.decide(spec, owner, row.workspace)
+            return self.decide(spec, owner, row.workspace, sees)
         except LocalmlError as error:
             raise EngineError(error.message) from error
 

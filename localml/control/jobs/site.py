@@ -107,7 +107,8 @@ class Possible:
                 _check_share(role)
         self._hardware.check(submission.spec)
         caller = submission.caller  # last: it makes the buckets that there are not yet
-        return self._mounts.decide(submission.spec, caller, submission.workspace or caller.workspace)
+        place = submission.workspace or caller.workspace
+        return self._mounts.decide(submission.spec, caller, place, submission.sees)
 
     def _check_ports(self, role: Role) -> None:
         """Nobody waits at the server's or gateway's own door for its next restart, and the tokens that come then."""

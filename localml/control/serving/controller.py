@@ -249,10 +249,13 @@ class ServingController:
         spec = replica_spec(self._around.site, record.spec, row.spec, record.row.route, served_model(row.version))
         variant = Subject(Noun.VARIANT, row.row.id or 0)
         number = self._workloads.next_index(variant)
+        owner = self._around.owner(record.row)
         submission = Submission(
             name=_replica_name(record, row, number),
             spec=spec,
-            caller=self._around.owner(record.row),
+            # mounts folders below the data directory, which are for administrators only otherwise
+            caller=replace(owner, admin=True),
+            sees=owner,
             dialect=DIALECT,
             kind=Kind.ENDPOINT,
             parent=Parent(variant, number),

@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from sqlmodel import Session, col, select
 
@@ -19,6 +20,7 @@ from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.events.records import record_event
+from localml.core.people.allow import may_add_version
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.files import KERNEL_FILE, MODEL_FILE, WMLA_FILE
@@ -108,6 +110,7 @@ class OutputWatcher:
                 caller=caller,
                 workspace=row.workspace,
                 workload_id=row.id,
+                allowed=partial(may_add_version, caller),
             )
             try:
                 made = self._registry.register(new)

@@ -154,14 +154,13 @@ class Serving:
         workload = replica_spec(self._parts.site, EndpointSpec(), spec, "check", served_model(version))
         together = tuple(role.model_copy(update={"count": replicas}) for role in workload.roles)
         workload = workload.model_copy(update={"roles": together})
-        self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER, by=by))
+        self._parts.check(Submission(name="check", spec=workload, caller=_CHECKER, by=by, sees=by))
         trouble = self._parts.missing(workload.roles[0].image)
         if trouble:
             raise LocalmlError(Code.UNAVAILABLE, trouble)
 
     def _owner(self, row: Endpoint) -> Caller:
-        """Replicas mount folders below the data directory, which is for administrators only otherwise."""
-        return replace(self._parts.identity.owner(row.owner_id), admin=True)
+        return self._parts.identity.owner(row.owner_id)
 
     def _tokens(self, row: Endpoint) -> tuple[str, ...] | None:
         """Of those who may use the endpoint: administrators, and whoever is anything in its workspace."""

@@ -49,6 +49,7 @@ class Submission:
     refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
     replaces: int | None = None  # an ended workload that is hidden in the same transaction, so that its name is free
     by: Caller | None = None  # who asks for it in the caller's name, and gets no more than either may have
+    sees: Caller | None = None  # whose buckets it sees, where the caller has more rights than that user
 
 
 @dataclass(frozen=True, slots=True)

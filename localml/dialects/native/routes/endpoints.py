@@ -205,12 +205,15 @@ def _need_own(
 ) -> None:
     """Refuse a version by which somebody who may not enter would run a program of one's own in the owner's name.
 
+    What the owner's jobs wrote is not the owner's word: others may write where their output is, too.
+
     Raises:
         LocalmlError: ``FORBIDDEN``.
     """
     model = None if version is None else platform.registry.version(version).version
     known = {(one.row.model_version_id, one.spec.image) for one in found.variants}
-    trusted = model is None or model.owner_id == found.row.owner_id or (version, spec.image) in known
+    own = model is not None and model.owner_id == found.row.owner_id and model.workload_id is None  # see below
+    trusted = model is None or own or (version, spec.image) in known
     is_data = model is not None and model.format == ONNX and not spec.image  # for a server of ours
     if given.keys() & _INWARD or "kernel" in given.get("options", {}) or not (trusted or is_data):
         allow(caller(), Action.ENTER, Thing.of(ThingKind.ENDPOINT, found.row))
