@@ -31,6 +31,10 @@ def users(localml_fresh: Localml) -> Iterator[Users]:
         made[name] = Http(localml_fresh.url, {"Authorization": f"Bearer {token}"})
         assert admin("PUT", f"/workspaces/team/members/{name}", {"role": "editor"}).status == 200
     yield made
+    for endpoint in admin("GET", "/endpoints").json["endpoints"]:
+        assert admin("DELETE", f"/endpoints/{endpoint['id']}").status == 200
+    live = "/workloads?kind=endpoint&state=queued&state=preparing&state=running&state=stopping"
+    wait_until(lambda: admin("GET", live).json["workloads"] == [], 60)
     for one in made.values():
         one.close()
 
