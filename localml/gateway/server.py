@@ -259,7 +259,7 @@ class Gateway:
             raise
         finally:
             if exchange.variant is not None:
-                seconds = client.loop.time() - request.started_at
+                seconds = time.monotonic() - request.started_at
                 exchange.variant.counts.record(exchange.status, exchange.error, seconds)
 
     def _own_page(self, path: str, request: Request, client: Client) -> None:

@@ -219,7 +219,6 @@ class Client(Wire):
             first=self._first,
             keep_alive=self._parser.should_keep_alive() and not self._parser.should_upgrade(),
             body=Incoming(self),
-            started_at=self.loop.time(),
         )
         request.check(may_upgrade=self._parser.should_upgrade())
         self._parsing = request

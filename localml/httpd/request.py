@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from localml.httpd.headers import Header
 from localml.httpd.wire import Incoming
@@ -30,7 +31,8 @@ class Request:
     body: Incoming
     length: int | None = 0
     websocket: bool = False
-    started_at: float = 0.0
+    started_at: float = field(default_factory=time.monotonic)
+    """When its head was complete; a loop's own clock stands still for as long as the loop works."""
 
     def check(self, *, may_upgrade: bool) -> None:
         """Find out from the headers how the body is framed, and what is wrong with them.

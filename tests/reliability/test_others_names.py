@@ -4,10 +4,11 @@ may change a thing of a colleague, or of the administrator, run nothing of their
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.models import times
+from helpers.models import serving_server, times
 from helpers.native import Http, sh
 from helpers.rig import wait_until
 
@@ -21,14 +22,21 @@ Users = dict[str, Http]
 
 
 @pytest.fixture
-def users(localml_fresh: Localml) -> Iterator[Users]:
+def server(tmp_path: Path) -> Iterator[Localml]:
+    """One that can serve models."""
+    with serving_server(tmp_path) as one:
+        yield one
+
+
+@pytest.fixture
+def users(server: Localml) -> Iterator[Users]:
     """The administrator, whose workspace ``team`` is, and two of its editors."""
-    admin = Http(localml_fresh.url, {"Authorization": f"Bearer {localml_fresh.platform.credentials.token}"})
+    admin = Http(server.url, {"Authorization": f"Bearer {server.platform.credentials.token}"})
     made = {"admin": admin}
     assert admin("POST", "/workspaces", {"name": "team"}).status == 201
     for name in ("eva", "kim"):
-        token = localml_fresh.client.create_user(name, "secret")["token"]
-        made[name] = Http(localml_fresh.url, {"Authorization": f"Bearer {token}"})
+        token = server.client.create_user(name, "secret")["token"]
+        made[name] = Http(server.url, {"Authorization": f"Bearer {token}"})
         assert admin("PUT", f"/workspaces/team/members/{name}", {"role": "editor"}).status == 200
     yield made
     for endpoint in admin("GET", "/endpoints").json["endpoints"]:
@@ -75,7 +83,7 @@ def test_an_editor_rolls_out_models_and_no_program_of_its_own(users: Users, owne
         assert rolled(kim, given) == (403, 403), given
     for given in ({"model": data}, {"model": first}, {"model": own}):
         assert rolled(kim, given) == (200, 200), given
-    assert rolled(users[owner], {"image": "another"}) == (200, 200)
+    assert rolled(users[owner], {"image": "another", "command": ["true"]}) == (200, 200)
     assert rolled(kim, {"model": data}) == (403, 403), "in an image of the owner's it may be a program"
 
 
@@ -135,9 +143,9 @@ def test_nobody_asks_away_the_limit_of_processes_in_anothers_name_or_by_an_endpo
     wait_until(lambda: admin("GET", "/workloads/lab").status == 404)
 
 
-def test_an_endpoint_sees_the_buckets_of_its_owner_and_no_others(users: Users, localml_fresh: Localml) -> None:
+def test_an_endpoint_sees_the_buckets_of_its_owner_and_no_others(users: Users, server: Localml) -> None:
     """Whatever its environment or its command names: what mounts the model for it may more than its owner."""
-    kim, eva, platform = users["kim"], users["eva"], localml_fresh.platform
+    kim, eva, platform = users["kim"], users["eva"], server.platform
     for who, name in ((eva, "evas"), (kim, "kims")):
         assert who("PUT", f"/objects/content?uri=s3://{name}/x", b"hush").status == 201
     told = {"env": {"A": "s3://evas/x", "B": "s3://kims/x"}, "command": ["sh", "-c", "cat /buckets/evas/x; sleep 60"]}

@@ -39,7 +39,7 @@ def unpack(folder: Path, schema: str) -> Path:
     """The directory of an old schema; returns it."""
     data = folder / "data"
     with tarfile.open(FOLDER / f"schema-{schema}.tar.gz") as tar:
-        tar.extractall(data, filter="data")
+        tar.extractall(data, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # Python 3.11.4
     data.joinpath("secret.key").chmod(0o600)
     data.joinpath("credentials.json").chmod(0o600)
     return data

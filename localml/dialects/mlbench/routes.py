@@ -38,7 +38,7 @@ from localml.dialects.mlbench.translate.runs import job_metadata, run_answer, ru
 from localml.dialects.mlbench.translate.times import micro_time
 
 RUN_MEMBERS = {"cpu": "num_cpus", "gpu": "gpu_enabled"}
-FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error}
+FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error, 429: schemas.Error}
 _NAME_TRIES = 8
 LAX: dict[str, Any] = {"strict_slashes": False}
 

@@ -69,8 +69,9 @@ class Boxes:
         made = ReplicaDir(self._root / "box").beside()
         with contextlib.ExitStack() as stack:
             stack.callback(made.delete)
-            for folder in ("work", "tmp"):
-                (made.path / folder).mkdir(parents=True)
+            for folder in (made.path / "work", made.path / "tmp"):
+                folder.mkdir(parents=True)
+                os.chown(folder, _SOMEBODY.uid, _SOMEBODY.gid)
             options = tuple(self.options(made.path.name, _SOMEBODY, {}, ()))
             launch = _passed(Launch((sys.executable, "-I", "-S", "-c", ""), {}, "/", options), stack)
             command = interpreter(self.program, -1, launch)
@@ -123,6 +124,23 @@ class Boxes:
         private = {*self._hidden, *_SCRATCH, Path("/dev/shm")}
         hidden = any(real.is_relative_to(one) for one in private) or not real.is_dir() or self._covered(real / "x")
         return "" if hidden else str(real)
+
+    def path(self, folders: str, env: Mapping[str, str]) -> str:
+        """Of a search path the folders that a box can look into: because of another one, every program that is not
+        there would be one that is forbidden.
+
+        Args:
+            env: what says which programs are shown.
+        """
+        shown = tuple(_programs(env))
+
+        def is_open(folder: str) -> bool:
+            real = Path(os.path.realpath(folder))
+            if any(real.is_relative_to(one) for one in shown):
+                return True
+            return real.is_dir() and self._covered(real / "x") is None
+
+        return os.pathsep.join(filter(is_open, folders.split(os.pathsep)))
 
     @contextlib.contextmanager
     def beside(self, folder: ReplicaDir, plan: PlanRecord, launch: Launch) -> Iterator[Beside]:

@@ -72,7 +72,10 @@ class LaunchMaker:
             host.pop("TMPDIR", None)  # a box has a /tmp of its own, and nobody knows its user's name
             host.update(dict.fromkeys(("USER", "LOGNAME"), f"localml-{plan.account.uid}"))
         gpus = {"NVIDIA_VISIBLE_DEVICES": devices or "void", "CUDA_VISIBLE_DEVICES": devices}
-        return {"HOME": workdir, **host, **programs, **plan.env, **gpus}
+        ours = {**host, **programs}
+        if plan.account is not None and "PATH" in ours:
+            ours["PATH"] = self._boxes.path(ours["PATH"], programs)
+        return {"HOME": workdir, **ours, **plan.env, **gpus}
 
     def _isolation(self, plan: ReplicaPlan, programs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
