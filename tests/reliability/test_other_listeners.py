@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -42,8 +43,19 @@ def test_who_calls_localhost_reaches_the_server(port: int) -> None:
         assert client.getpeername()[0] == "127.0.0.1"
 
 
+def early() -> socket.socket:
+    """Who listens at a port of [::1] that is free at 127.0.0.1."""
+    for _ in range(20):
+        thief = socket.create_server(("::1", 0), family=socket.AF_INET6)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", thief.getsockname()[1]))
+            return thief
+        thief.close()
+    raise AssertionError("no port is free")
+
+
 def test_one_that_is_there_already_is_told_of(caplog: pytest.LogCaptureFixture, port: int) -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as thief:
+    with early() as thief:
         for one in listen("127.0.0.1", thief.getsockname()[1]):
             one.close()
     assert "somebody else listens at [::1]" in caplog.text
