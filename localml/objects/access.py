@@ -34,6 +34,7 @@ class BucketsFor:
         self._tree = tree
         self._records = records
         self._caller = caller
+        self._found: dict[str, Bucket] = {}  # a submission names a bucket several times
         self._workspace = workspace or caller.scope.workspace or caller.workspace
 
     def parse(self, uri: str, *, field: str = "uri") -> ObjectUri:
@@ -47,7 +48,9 @@ class BucketsFor:
             LocalmlError: ``INVALID`` for a URI that is refused, ``FORBIDDEN`` for one that is seen.
         """
         name = _in_tree(uri, field).bucket
-        row = self._records.find(name) or self._adopted(name)
+        row = self._found.get(name) or self._records.find(name) or self._adopted(name)
+        if row is not None:
+            self._found[name] = row
         if row is None or not may(self._caller, Action.READ, object_of(row, uri)):
             return None
         allow(self._caller, action, object_of(row, uri))
@@ -153,6 +156,7 @@ class BucketsFor:
         if self._tree.exists(uri, field=field):
             self._tree.delete(uri, recursive=recursive, field=field)
         self._records.delete(row.name)
+        del self._found[row.name]
 
     def _adopted(self, name: str) -> Bucket | None:
         """What somebody put into the tree by hand is an administrator's who asks for it."""
