@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from sqlmodel import Session, col, select
 
-from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.errors import not_found
 from localml.core.people.identity import Identity
 from localml.core.people.recognition import user_row
 from localml.core.people.tables import AccessKey
+from localml.core.people.tokens import chosen
 from localml.core.ports import Store
 
 
@@ -53,17 +54,9 @@ class Keys:
         """
 
         def act(session: Session) -> KeyInfo:
-            rows = _rows(session, user)
-            found = [one for one in rows if one.id == reference] or [
-                one for one in rows if reference and one.name == reference
-            ]
-            if not found:
-                raise not_found("key", reference)
-            if len(found) > 1:
-                words = ", ".join(one.id for one in found)
-                raise LocalmlError(Code.CONFLICT, f"several keys are named '{reference}'; say which by id: {words}")
-            session.delete(found[0])
-            return _info(found[0])
+            found = chosen("key", _rows(session, user), reference, lambda one: one.id)
+            session.delete(found)
+            return _info(found)
 
         return self._identity.change(act)
 

@@ -15,7 +15,7 @@ from sqlalchemy import Update, update
 from sqlmodel import Session, col
 
 from localml.core.clock import Clock
-from localml.core.errors import Code, LocalmlError
+from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people import memberships, run_tokens
 from localml.core.people.attempts import Attempts
 from localml.core.people.rights import MemberRole
@@ -94,7 +94,7 @@ def user_row(session: Session, name: str) -> User:
     """The row of a user; ``NOT_FOUND`` if there is none of this name."""
     user = session.exec(memberships.living(name)).first()
     if user is None:
-        raise LocalmlError(Code.NOT_FOUND, f"user '{name}' does not exist")
+        raise not_found("user", name)
     return user
 
 

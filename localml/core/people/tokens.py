@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from sqlmodel import Session, col, select
 
@@ -13,12 +15,15 @@ from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.people import memberships
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller, Identity, callers
+from localml.core.people.recognition import user_row
 from localml.core.people.revocation import need_current
 from localml.core.people.rights import Action
 from localml.core.people.scopes import Scope
 from localml.core.people.secrets import hash_token
-from localml.core.people.tables import Token, User
+from localml.core.people.tables import AccessKey, Token, User
 from localml.core.ports import Store
+
+Row = TypeVar("Row", Token, AccessKey)
 
 ID_LENGTH = 12
 """Digits of a token's hash that name it; they say nothing of the token."""
@@ -135,17 +140,9 @@ class Tokens:
         """
 
         def act(session: Session) -> TokenInfo:
-            rows = _rows(session, user)
-            found = [row for row in rows if _id(row) == reference] or [
-                row for row in rows if reference and row.name == reference
-            ]
-            if not found:
-                raise not_found("token", reference)
-            if len(found) > 1:
-                words = ", ".join(map(_id, found))
-                raise LocalmlError(Code.CONFLICT, f"several tokens are named '{reference}'; say which by id: {words}")
-            session.delete(found[0])
-            return _info(found[0])
+            found = chosen("token", _rows(session, user), reference, _id)
+            session.delete(found)
+            return _info(found)
 
         return self._identity.change(act)
 
@@ -155,11 +152,25 @@ def _derived(key: bytes, row: Token) -> str:
     return base64.urlsafe_b64encode(hmac.digest(key, text.encode(), "sha256")).rstrip(b"=").decode()
 
 
+def chosen(noun: str, rows: Sequence[Row], reference: str, id_of: Callable[[Row], str]) -> Row:
+    """The one of a user's credentials that is meant, by id or by the name that its owner gave it.
+
+    Raises:
+        LocalmlError: ``NOT_FOUND``; ``CONFLICT`` when several have the name.
+    """
+    found = [one for one in rows if id_of(one) == reference] or [
+        one for one in rows if reference and one.name == reference
+    ]
+    if not found:
+        raise not_found(noun, reference)
+    if len(found) > 1:
+        words = ", ".join(map(id_of, found))
+        raise LocalmlError(Code.CONFLICT, f"several {noun}s are named '{reference}'; say which by id: {words}")
+    return found[0]
+
+
 def _rows(session: Session, user: str) -> list[Token]:
-    found = session.exec(memberships.living(user)).first()
-    if found is None:
-        raise not_found("user", user)
-    query = select(Token).where(Token.user_id == found.id)
+    query = select(Token).where(Token.user_id == user_row(session, user).id)
     return list(session.exec(query.order_by(col(Token.created_at), col(Token.hash))))
 
 
