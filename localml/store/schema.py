@@ -16,7 +16,7 @@ from localml.store.database import FILE_NAME, backup_file, connect_raw
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0005"
+HEAD = "0006"
 """Newest revision under ``migrations/versions``; a test holds it against Alembic's own answer."""
 
 

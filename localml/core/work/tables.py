@@ -130,6 +130,7 @@ class Attempt(SQLModel, table=True):
     address: str | None = None
     created_at: float
     started_at: float | None = None
+    exited_at: float | None = None  # the program's; its GPUs, cores and ports are free from then on
     ended_at: float | None = None
     exit_code: int | None = None
     signal: int | None = None
