@@ -6,8 +6,10 @@ import os
 import shutil
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import pytest
+from helpers.counts import COUNTS, table
 from hypothesis import HealthCheck, settings
 
 # a busy machine may stop this process for a second at any moment: how long an example takes says nothing
@@ -41,6 +43,15 @@ TROUBLES: dict[str, Callable[[], str | None]] = {
 }
 
 
+LONG = "long_form"
+"""Name of the option ``--long``."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "try more: kill loops, faults and fuzzing in their long form, and the tests that are marked long"
+    parser.addoption("--long", action="store_true", dest=LONG, help=words)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skip what needs something that is not here, and say what."""
     if hasattr(config, "workerinput"):  # one of several: slow files first, so that none is left over at the end
@@ -50,6 +61,32 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for name, trouble in TROUBLES.items():
             if item.get_closest_marker(name) is not None and (reason := trouble()):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: {reason}"))
+        if item.get_closest_marker("long") is not None and not config.getoption(LONG):
+            item.add_marker(pytest.mark.skip(reason="only with --long"))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process that runs some of the tests hands on what they counted."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["counts"] = dict(COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    COUNTS.update(getattr(node, "workeroutput", {}).get("counts", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if COUNTS:
+        terminalreporter.section("what was tried")
+        for line in table(COUNTS):
+            terminalreporter.line(line)
+
+
+@pytest.fixture(scope="session")
+def long_form(pytestconfig: pytest.Config) -> bool:
+    """Whether tests that can try more do so (``--long``)."""
+    return bool(pytestconfig.getoption(LONG))
 
 
 @pytest.fixture(autouse=True)
