@@ -26,6 +26,9 @@ DEFAULT_UIDS = 2_000_000_000
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LEAST_SERVICE_LOGS = 64 << 10
+"""Bytes: less would give less than a screen of long lines."""
+_DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
 OPENABLE = {
     "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
     "stop and delete runs and read their output, in the administrator's name",
@@ -48,6 +51,11 @@ class Config:
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
     ``hosts`` are further names under which this server may be called (Host header).
+    What is kept, and for how long (:mod:`localml.control.watch.upkeep`; days may be ``inf``): output of what ended so
+    many days ago (``keep_logs_days``) and of all that ended together (``keep_logs``, bytes; None: a tenth of the file
+    system, at most 50 GiB); of each stream of a service its last ``service_logs`` bytes; records of what was removed
+    (``keep_removed_days``) and of jobs that ended (``keep_jobs_days``); events (``keep_events_days``).
+    ``free_disk`` is how much of the disk stays free in bytes (None: the fiftieth part, 1 to 10 GiB).
     ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
     (``dialects/kit/open.py``).
     """
@@ -70,6 +78,13 @@ class Config:
     open: tuple[str, ...] = ()
     closed: bool = False
     cache: Path = Path()
+    keep_logs: int | None = None
+    keep_logs_days: float = 30.0
+    keep_removed_days: float = 30.0
+    keep_jobs_days: float = 365.0
+    keep_events_days: float = 90.0
+    service_logs: int = 64 << 20
+    free_disk: int | None = None
 
     @property
     def opened(self) -> list[str]:
@@ -94,6 +109,11 @@ class Config:
             raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
+        if self.service_logs < LEAST_SERVICE_LOGS:
+            raise invalid("service-logs", f"must be at least {LEAST_SERVICE_LOGS} bytes, not {self.service_logs}")
+        for name in _DAYS:
+            if not getattr(self, name) >= 0:  # not a number is neither
+                raise invalid(name.replace("_", "-"), f"must not be negative, not {getattr(self, name):g}")
 
 
 def _check_host(name: str) -> None:
@@ -156,4 +176,8 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "closed": _truth,
     "trust_users": _truth,
     "uids": int,
+    "keep_logs": parse_memory,
+    "service_logs": parse_memory,
+    "free_disk": parse_memory,
+    **dict.fromkeys(_DAYS, float),
 }

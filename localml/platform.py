@@ -41,6 +41,7 @@ from localml.core.instances.instances import Instances
 from localml.core.instances.tables import Instance
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
+from localml.core.logs.services import service_limit
 from localml.core.people.allow import Thing, may
 from localml.core.people.credentials import Administrator
 from localml.core.people.folders import by_number
@@ -131,7 +132,7 @@ class Platform:
         self._administrator = Administrator(self.data, self.identity, self.db, self.clock)
         self.feed = Feed()
         self.events = Events(self.db)
-        self.logs = LogStore(self.data)
+        self.logs = LogStore(self.data, service_limit(self.db, self.config.service_logs))
         self.pools = Pools(self.db)
         self.samples = Samples(self.db)
         self.buckets = Buckets(self.data / "buckets")

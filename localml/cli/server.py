@@ -54,6 +54,16 @@ def up(
     trust_users: Annotated[
         bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
     ] = False,
+    keep_logs: Annotated[
+        str | None, typer.Option(help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]")
+    ] = None,
+    keep_logs_days: Annotated[float | None, typer.Option(help="For so many days, or 'inf'. [default: 30]")] = None,
+    service_logs: Annotated[
+        str | None, typer.Option(help="The last output of each service that is kept. [default: 64M]")
+    ] = None,
+    free_disk: Annotated[
+        str | None, typer.Option(help="What stays free of the disk. [default: a fiftieth, 1G to 10G]")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Start the server."""
@@ -75,6 +85,10 @@ def up(
         closed=closed or None,
         hosts=tuple(hosts) if hosts else None,
         trust_users=trust_users or None,
+        keep_logs=None if keep_logs is None else parse_memory(keep_logs, "--keep-logs"),
+        keep_logs_days=keep_logs_days,
+        service_logs=None if service_logs is None else parse_memory(service_logs, "--service-logs"),
+        free_disk=None if free_disk is None else parse_memory(free_disk, "--free-disk"),
     )
     if detach:
         _show_banner(serving.start_detached(config), as_json=as_json)

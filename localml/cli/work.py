@@ -240,6 +240,8 @@ def _print_output(client: Client, name: str, query: dict[str, Any], *, raw: bool
     first = next(parts, None)
     if first is None:
         return
+    if first.gone and "tail" not in query:
+        typer.echo(f"{first.gone} bytes of older output are kept no more", err=True)
     left, write = first.left(first.end), terminal.output_writer(sys.stdout, raw=raw)
     into_file = stat.S_ISREG(os.fstat(sys.stdout.fileno()).st_mode)
     with show.bytes_bar(left + len(first.data), quiet=not (left and into_file)) as progress:

@@ -222,7 +222,7 @@ class Client(Serving, Objects):
             data = answer.read()
             complete = answer.headers.get("Localml-Complete") == "true"
             offset, end = answer.headers.get("Localml-Offset", "0"), answer.headers.get("Localml-End", "0")
-            return Output(data, offset, complete, end)
+            return Output(data, offset, complete, end, answer.headers.get("Localml-Start", "0"))
 
     def parts(self, ref: Reference, **query: Any) -> Iterator[Output]:
         """What there is by now of the output (see :meth:`output`), part by part; not what is added meanwhile."""
@@ -264,6 +264,9 @@ class Client(Serving, Objects):
                     last, broken_at = number or last, None
                     if kind == "log":
                         yield make(LogPiece, body)
+                    elif kind == "gone":
+                        words = f"[localml] {body.pop('bytes')} bytes of older output are kept no more\n"
+                        yield make(LogPiece, {"text": words, **body})
                     elif kind in ("state", "end"):
                         state(str(body["state"]))
                     if kind == "end":

@@ -162,13 +162,20 @@ class ObjectInfo:
 class Output:
     """A part of what a workload wrote. ``offset`` asks for what comes behind it; ``complete``: nothing will.
 
-    ``end`` is the offset behind all that there was when it was asked for.
+    ``end`` is the offset behind all that there was when it was asked for, ``start`` that of the first bytes that were
+    still there: of what a service writes only the last part is kept.
     """
 
     data: bytes
     offset: str
     complete: bool
     end: str
+    start: str = "0"
+
+    @property
+    def gone(self) -> int:
+        """Bytes of older output that are kept no more."""
+        return sum(int(one) for one in self.start.split(","))
 
     def left(self, end: str) -> int:
         """Bytes between this part and an offset: all streams' that are not there yet."""

@@ -253,7 +253,7 @@ class Reconciler:
                     sizes = {
                         stream: (
                             self._logs.relative(row.id, step.attempt.name, stream),
-                            self._logs.size(row.id, step.attempt.name, stream),
+                            self._logs.kept(row.id, step.attempt.name, stream),
                         )
                         for stream in STREAMS
                     }

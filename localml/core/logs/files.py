@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 MARK = struct.Struct("<Qd")
 """Record of the side file: offset in bytes, seconds since the epoch."""
 Mark = tuple[int, float]
 """What lies at that offset, and behind it up to the next mark, was written at that time."""
+BASE = struct.Struct("<Q")
+"""Content of the file that says where a stream's output begins by now: an offset in bytes."""
 _PAGE = 256
 """Marks read at a time."""
 
@@ -34,6 +36,22 @@ def size_of(path: Path) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
+
+
+def base_of(path: Path) -> int:
+    """Where a stream's output begins by now; what was before was given back to the disk and reads as zeros."""
+    raw = read_at(base_file(path), 0, BASE.size)
+    return int(BASE.unpack(raw)[0]) if len(raw) == BASE.size else 0
+
+
+def side_file(path: Path) -> Path:
+    """Where the marks of a stream's file lie."""
+    return path.with_name(f"{path.name}.idx")
+
+
+def base_file(path: Path) -> Path:
+    """Where it is said where a stream's file begins; there is none when it begins at 0."""
+    return path.with_name(f"{path.name}.base")
 
 
 class Marks:
@@ -80,10 +98,15 @@ class Marks:
 
 
 class LogStore:
-    """Where output lies: ``<data>/logs/<workload>/<attempt name>.<stream>``."""
+    """Where output lies: ``<data>/logs/<workload>/<attempt name>.<stream>``.
 
-    def __init__(self, data: Path) -> None:
+    Args:
+        most: asked how many bytes of output a workload keeps of each stream; None: all of them.
+    """
+
+    def __init__(self, data: Path, most: Callable[[int], int | None] = lambda _: None) -> None:
         self._data = data
+        self.most = most
 
     def relative(self, workload_id: int, attempt_name: str, stream: str) -> str:
         """Path below the data directory."""
@@ -94,23 +117,27 @@ class LogStore:
         return self._data / self.relative(workload_id, attempt_name, stream)
 
     def size(self, workload_id: int, attempt_name: str, stream: str) -> int:
-        """Bytes kept so far."""
+        """Bytes written so far, those that are gone by now included: the offset of the next one."""
         return size_of(self.path(workload_id, attempt_name, stream))
 
+    def base(self, workload_id: int, attempt_name: str, stream: str) -> int:
+        """The offset of the first byte that is still there."""
+        return base_of(self.path(workload_id, attempt_name, stream))
+
+    def kept(self, workload_id: int, attempt_name: str, stream: str) -> int:
+        """Bytes that are there."""
+        path = self.path(workload_id, attempt_name, stream)
+        return size_of(path) - base_of(path)
+
     def read(self, workload_id: int, attempt_name: str, stream: str, offset: int, limit: int) -> bytes:
-        """At most ``limit`` bytes from ``offset``; empty at the end or when there is no file."""
+        """At most ``limit`` bytes from ``offset``; empty at the end or when there is no file. What is gone is zeros."""
         return read_at(self.path(workload_id, attempt_name, stream), offset, limit)
 
     def tail(self, workload_id: int, attempt_name: str, stream: str, limit: int) -> bytes:
-        """The last ``limit`` bytes."""
-        size = self.size(workload_id, attempt_name, stream)
-        return self.read(workload_id, attempt_name, stream, max(0, size - limit), limit)
+        """The last ``limit`` bytes of those that are there."""
+        size, base = self.size(workload_id, attempt_name, stream), self.base(workload_id, attempt_name, stream)
+        return self.read(workload_id, attempt_name, stream, max(base, size - limit), limit)
 
     def marks(self, workload_id: int, attempt_name: str, stream: str) -> Marks:
         """When what lies where was written."""
         return Marks(side_file(self.path(workload_id, attempt_name, stream)))
-
-
-def side_file(path: Path) -> Path:
-    """Where the marks of a stream's file lie."""
-    return path.with_name(f"{path.name}.idx")

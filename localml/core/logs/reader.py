@@ -29,19 +29,31 @@ _LONGEST_TAIL = 8 << 20
 
 
 class Piece(NamedTuple):
-    """Bytes of one source as they are to be shown; ``end`` is the source's offset behind them."""
+    """Bytes of one source as they are to be shown; ``end`` is the source's offset behind them.
+
+    ``gone`` is how many bytes that were to come right before them are there no more.
+    """
 
     source: Source
     number: int
     data: bytes
     end: int
+    gone: int = 0
+
+    def ended(self) -> Piece:
+        """As a line, though it has no newline."""
+        return self._replace(data=self.data + b"\n")
+
+    def notice(self) -> bytes:
+        """A line that says what is missing before it; nothing when nothing is."""
+        return b"[localml] %d bytes of older output are kept no more\n" % self.gone if self.gone else b""
 
     def first(self, lines: int) -> Piece:
         """The first lines only."""
         if self.data.count(b"\n") <= lines:
             return self
         rest = len(self.data.split(b"\n", lines)[-1])
-        return Piece(self.source, self.number, self.data[: len(self.data) - rest], self.end - rest)
+        return self._replace(data=self.data[: len(self.data) - rest], end=self.end - rest)
 
 
 def pieces(
@@ -71,7 +83,8 @@ def pieces(
         goal = run.lead(runs[0] if runs else None)
         while data := run.take(goal, limit):
             limit = None if limit is None else limit - len(data)
-            yield Piece(run.source, run.number, data, run.offset)
+            yield Piece(run.source, run.number, data, run.offset, run.gone)
+            run.gone = 0
         if run.offset < run.end:
             heapq.heappush(runs, run)
 
@@ -81,11 +94,22 @@ class _Run:
 
     def __init__(self, store: LogStore, source: Source, number: int, offset: int, end: int) -> None:
         self.source, self.number, self.offset, self.end = source, number, offset, end
+        self.gone = 0
         self._store = store
-        self._buffer, self._base = b"", offset
+        self._skip()
+        self._buffer, self._base = b"", self.offset
         self._walk: Iterator[Mark] | None = None
         self._mark: Mark = (0, 0.0)
         self._next: Mark | None = None
+
+    def _skip(self) -> bool:
+        """Go on where the source begins by now, if that is behind the offset."""
+        base = min(self.source.base(self._store), self.end)
+        if base <= self.offset:
+            return False
+        self.gone += base - self.offset
+        self.offset, self._buffer, self._base = base, b"", base
+        return True
 
     def __lt__(self, other: _Run) -> bool:
         if self.source.attempt != other.source.attempt:
@@ -125,6 +149,8 @@ class _Run:
         if at >= len(self._buffer):
             self._buffer = self.source.read(self._store, self.offset, min(BLOCK, self.end - self.offset))
             self._base, at = self.offset, 0
+            if self._skip():  # given back meanwhile: these may be no bytes, but a hole
+                return self.take(goal, limit)
         data = self._buffer[at : at + room]
         self.offset += len(data)
         if not data:
@@ -147,14 +173,18 @@ class Lines:
         """Take in a piece, give the lines that are complete now."""
         yield from self.turn(piece.source.attempt)
         held = self._held.pop(piece.number, None)
-        data = piece.data if held is None else held.data + piece.data
+        if held is not None and piece.gone:
+            yield held.ended()
+        elif held is not None:
+            piece = piece._replace(data=held.data + piece.data, gone=held.gone)
+        data = piece.data
         cut = data.rfind(b"\n") + 1
         if len(data) - cut > _LONGEST_LINE:
             cut = len(data)
         if cut < len(data):
-            self._held[piece.number] = Piece(piece.source, piece.number, data[cut:], piece.end)
+            self._held[piece.number] = piece._replace(data=data[cut:], gone=0 if cut else piece.gone)
         if cut:
-            yield Piece(piece.source, piece.number, data[:cut], piece.end - len(data) + cut)
+            yield piece._replace(data=data[:cut], end=piece.end - len(data) + cut)
 
     def turn(self, attempt: int) -> Iterator[Piece]:
         """A try has begun: what is held back of those before it comes out."""
@@ -166,8 +196,7 @@ class Lines:
         """What is held back, as lines that end with a newline: for the end of the output."""
         held, self._held = self._held, {}
         for number in sorted(held):
-            piece = held[number]
-            yield piece._replace(data=piece.data + b"\n")
+            yield held[number].ended()
 
 
 def marked(piece: Piece) -> bytes:
@@ -260,7 +289,9 @@ def tail(
     """
     position = end.copy() if end is not None else Position.end(store, sources)
     position.fit(len(sources))
-    floors = floor.offsets if floor is not None else [0] * len(sources)
+    floors = Position.start(store, sources).offsets
+    if floor is not None:
+        floors = list(map(max, floors, floor.offsets))
     runs = [
         _backwards(store, source, number, position.offsets[number], floors[number])
         for number, source in enumerate(sources)
@@ -319,6 +350,9 @@ def _bounds(store: LogStore, source: Source, end: int, floor: int) -> Iterator[t
         if len(data) < size:
             return  # the file was removed meanwhile
         begin -= size
+        floor = max(floor, source.base(store))
+        if begin < floor:  # given back meanwhile: what lies before is a hole
+            data, begin = data[floor - begin :], min(floor, end)
         at = data.rfind(b"\n", 0, end - 1 - begin)  # the newline at the very end belongs to the last line
         while at >= 0:
             yield begin + at + 1, end
@@ -334,10 +368,13 @@ def last_bytes(store: LogStore, sources: Sequence[Source], limit: int) -> Positi
 
     They are shared among the sources alike, but for those that have not so many.
     """
-    sizes = Position.end(store, sources).offsets
-    share = _share(sizes, limit)
+    ends, starts = Position.end(store, sources).offsets, Position.start(store, sources).offsets
+    share = _share([end - start for start, end in zip(starts, ends, strict=True)], limit)
     return Position(
-        [_next_line(store, source, max(0, size - share)) for source, size in zip(sources, sizes, strict=True)]
+        [
+            start if end - start <= share else _next_line(store, source, end - share)
+            for source, start, end in zip(sources, starts, ends, strict=True)
+        ]
     )
 
 
@@ -351,7 +388,5 @@ def _share(sizes: Sequence[int], limit: int) -> int:
 
 def _next_line(store: LogStore, source: Source, offset: int) -> int:
     """Where the first line that begins at an offset or behind it does; the offset when that is far."""
-    if not offset:
-        return 0
     at = source.read(store, offset - 1, _FIRST_BLOCK).find(b"\n")
     return offset + max(0, at)

@@ -28,8 +28,12 @@ class Source:
     attempt: int
 
     def size(self, store: LogStore) -> int:
-        """Bytes so far."""
+        """Bytes so far, those that are gone by now included."""
         return store.size(self.workload_id, self.name, self.stream)
+
+    def base(self, store: LogStore) -> int:
+        """The offset of the first byte that is still there."""
+        return store.base(self.workload_id, self.name, self.stream)
 
     def read(self, store: LogStore, offset: int, limit: int) -> bytes:
         """At most ``limit`` bytes from ``offset``."""
@@ -113,6 +117,11 @@ class Position:
     def end(cls, store: LogStore, sources: Sequence[Source]) -> Position:
         """Behind all that there is by now."""
         return cls([source.size(store) for source in sources])
+
+    @classmethod
+    def start(cls, store: LogStore, sources: Sequence[Source]) -> Position:
+        """The first bytes that are still there: not those of a long-running service's beginning."""
+        return cls([source.base(store) for source in sources])
 
     def __str__(self) -> str:
         return ",".join(map(str, self.offsets)) or "0"

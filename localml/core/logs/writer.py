@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from localml.core.logs.files import MARK, LogStore, Marks, side_file, size_of
+from localml.core.logs.files import MARK, LogStore, Marks, base_of, side_file, size_of
 from localml.core.logs.sources import STREAMS
+from localml.core.logs.trimming import keep_last
 
 _GAP_S = 0.01
 """What was written so soon after a mark needs none of its own, so that short lines do not each cost one."""
@@ -28,6 +30,7 @@ class _File:
             raise
         self.size = os.fstat(self.fd).st_size
         self.marked, self.at = 0, 0.0
+        self.path, self.base = path, base_of(path)
         # a crash took bytes that marks are about, or left half a mark
         os.ftruncate(self.index, Marks(side_file(path)).upto(self.size - 1) * MARK.size)
 
@@ -42,6 +45,13 @@ class _File:
             self.size += written
             view = view[written:]
 
+    def keep(self, most: int) -> None:
+        """Of more than so many bytes the last three quarters of them stay, so that this is seldom done."""
+        if self.size - self.base > most:
+            with suppress(OSError):  # what cannot be given back now is with the next part
+                keep_last(self.path, most - most // 4)
+            self.base = max(base_of(self.path), self.size - most + most // 4)
+
     def close(self) -> None:
         os.close(self.fd)
         os.close(self.index)
@@ -52,7 +62,7 @@ class LogWriter:
 
     A stream gets a mark when the other one wrote in between, 10 ms after its last mark, or 64 KiB behind it: so the
     order of the two streams is kept exactly, that of replicas to 10 ms, and side files stay small. Marks only ever
-    grow, even if the clock steps back.
+    grow, even if the clock steps back. Of a workload that keeps its last output only the beginning goes as it grows.
 
     Raises:
         OSError: the disk is full, or cannot be written.
@@ -62,6 +72,7 @@ class LogWriter:
         self._paths = {stream: store.path(workload_id, name, stream) for stream in STREAMS}
         self._files: dict[str, _File] = {}
         self._last: str | None = None
+        self._most = store.most(workload_id)
         self._latest = max(Marks(side_file(path)).latest for path in self._paths.values())
 
     def size(self, stream: str) -> int:
@@ -79,6 +90,8 @@ class LogWriter:
             file.mark(self._latest)
             self._last = stream
         file.write(data)
+        if self._most is not None:
+            file.keep(self._most)
 
     def close(self) -> None:
         """Close the files."""

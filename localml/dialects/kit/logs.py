@@ -154,7 +154,8 @@ class _Shown:
         self.tries = 1
 
     def lines(self, piece: Piece) -> bytes:
-        return self.turn(piece.source.attempt) + (marked(piece) if self._several else piece.data)
+        shown = marked(piece) if self._several else piece.data
+        return self.turn(piece.source.attempt) + piece.notice() + shown
 
     def turn(self, tries: int) -> bytes:
         """What stands between the tries up to this one that were not announced yet."""
@@ -167,7 +168,8 @@ def _blocks(store: LogStore, full: Full, lines: int | None, limit: int | None) -
     sources, shown = ALL.sources(full.attempts), _Shown(full)
     end = Position.end(store, sources)
     size, most = sum(end.offsets), MAX_TEXT if limit is None else limit
-    start = Position() if size <= most else last_bytes(store, sources, most)
+    kept = size - sum(Position.start(store, sources).offsets)
+    start = Position() if kept <= most else last_bytes(store, sources, most)
     if start.offsets:
         yield b"[localml] %d bytes of output; only the last ones of each replica are shown\n" % size
     if lines is not None:

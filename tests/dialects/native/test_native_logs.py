@@ -17,8 +17,10 @@ from helpers.outputs import append, big, counted
 from helpers.rig import wait_until
 
 from localml.core.logs.sources import ALL
+from localml.core.logs.trimming import keep_last
 from localml.core.subjects import Subject
 from localml.dialects.kit import held
+from localml.dialects.kit.logs import log_blocks
 from localml.dialects.native.translate import follow
 from localml.httpd.held import Run
 from localml.testing import Localml
@@ -57,6 +59,30 @@ def test_both_streams_are_merged_and_go_on_where_they_were(admin: Http) -> None:
     assert admin("GET", f"/workloads/{number}/logs?limit=3").headers["Localml-End"] == "13,5"
     rest = admin("GET", f"/workloads/{number}/logs?offset=8,5")
     assert rest.data == b"three"
+
+
+def test_what_a_service_wrote_long_ago_is_gone_and_everybody_is_told(admin: Http, localml: Localml) -> None:
+    number = ended(admin, OUT_AND_ERR)
+    out, _ = ALL.sources(localml.platform.workloads.attempts(number))
+    append(localml.platform.logs, out, 1.0, b"\n" + b"a line that is old\n" * 1000 + b"new\n")
+    keep_last(localml.platform.logs.path(number, out.name, "stdout"), 5)
+    gone = 13 + 1 + 19 * 1000
+    notice = b"[localml] %d bytes of older output are kept no more\n" % gone
+    part = admin("GET", f"/workloads/{number}/logs?stream=stdout&offset=0")
+    assert part.data == b"new\n"
+    assert part.headers["Localml-Start"] == str(gone)
+    assert part.headers["Localml-Offset"] == part.headers["Localml-End"] == str(gone + 4)
+    assert part.headers["Localml-Complete"] == "true"
+    followed = admin("GET", f"/workloads/{number}/logs?stream=stdout&follow=true")
+    assert (followed.data, followed.headers["Localml-Start"]) == (notice + b"new\n", str(gone))
+    assert admin("GET", f"/workloads/{number}/logs?stream=stdout&follow=true&tail=1").data == b"new\n"
+    shown = log_blocks(localml.platform.logs, localml.platform.workloads.get(number))
+    assert notice + b"new\n" in b"".join(shown)
+    events = admin("GET", f"/workloads/{number}/logs?stream=stdout", headers={"Accept": "text/event-stream"}).data
+    assert b'event: gone\nid: 0\ndata: {"bytes": %d, "stream": "stdout"' % gone in events
+    assert localml.client.output(number, stream="stdout").gone == gone
+    told = "".join(piece.text for piece in localml.client.follow(number, stream="stdout"))
+    assert told == notice.decode() + "new\n"
 
 
 def test_bytes_that_are_no_text_come_back_as_they_were(admin: Http) -> None:

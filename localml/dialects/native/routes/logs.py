@@ -24,6 +24,8 @@ from localml.platform import Platform
 
 OFFSET = "Localml-Offset"
 """Header: where the next request goes on."""
+START = "Localml-Start"
+"""Header: the offset of the first bytes that are still there; what a service wrote before is kept no more."""
 END = "Localml-End"
 """Header: the offset behind all that there was."""
 COMPLETE = "Localml-Complete"
@@ -51,7 +53,8 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         body = follow.Events(follower) if events else follow.Plain(follower, lines=_by_line(found, selection, query))
         steps = followed(platform.feed, Subject.workload(number), body, beat_s=follow.HEARTBEAT_S)
         kind = "text/event-stream" if events else "text/plain"
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        start = Position.start(platform.logs, selection.sources(found.attempts))
+        headers = {START: str(start), "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return Following(platform.feed, steps, mimetype=kind, headers=headers)
 
 
@@ -96,6 +99,7 @@ def _now(
         for whole in lines.rest():
             given.offsets[whole.number] = whole.end
             parts.append(marked(whole))
-    told = {OFFSET: str(given), END: str(end), COMPLETE: "true" if complete else "false"}
+    start = Position.start(platform.logs, sources)
+    told = {OFFSET: str(given), START: str(start), END: str(end), COMPLETE: "true" if complete else "false"}
     headers = {**told, "Cache-Control": "no-store"}
     return Response(b"".join(parts), mimetype="text/plain", headers=headers)

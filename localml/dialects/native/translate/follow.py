@@ -14,7 +14,7 @@ HEARTBEAT_S = 10.0
 
 
 class Plain:
-    """The output alone; see :class:`localml.dialects.kit.logs.Body`.
+    """The output alone, and a line where some of it is kept no more; see :class:`localml.dialects.kit.logs.Body`.
 
     Args:
         lines: give whole lines, each marked with its replica, rather than bytes as they come.
@@ -28,9 +28,9 @@ class Plain:
         """What came since the last step."""
         for piece in self._follower.news():
             if self._lines is None:
-                yield piece.data
+                yield piece.notice() + piece.data
             else:
-                yield from map(marked, self._lines.feed(piece))
+                yield from (whole.notice() + marked(whole) for whole in self._lines.feed(piece))
         if self._lines is not None and self.over:
             yield from map(marked, self._lines.rest())
 
@@ -48,6 +48,7 @@ class Events:
     """Server-sent events; see :class:`localml.dialects.kit.logs.Body`.
 
     ``log``: JSON with ``text``, ``stream``, ``replica`` and ``attempt``; its id is where to go on (Last-Event-ID).
+    ``gone``: JSON with ``bytes``, how many there are no more of before the next ``log``, and the same three.
     ``state``: JSON with ``state``. ``end``: the last one, with the final state. Comments keep the line alive.
     """
 
@@ -64,7 +65,8 @@ class Events:
         found = self._follower.news()
         if not self.over:
             yield from self._state("state")
-        yield from map(self._log, found)
+        for piece in found:
+            yield from self._log(piece)
         if self.over:
             yield from self._state("end")
 
@@ -82,15 +84,18 @@ class Events:
             self._told = self._follower.state
             yield self._event(name, {"state": self._told})
 
-    def _log(self, piece: Piece) -> bytes:
+    def _log(self, piece: Piece) -> Iterator[bytes]:
+        source = piece.source
+        about = {"stream": source.stream, "replica": source.replica, "attempt": source.attempt}
+        if piece.gone:
+            self._decoders.pop(piece.number, None)
+            yield self._event("gone", {"bytes": piece.gone, **about})
         decoder = self._decoders.setdefault(piece.number, codecs.getincrementaldecoder("utf-8")(errors="replace"))
         text = decoder.decode(piece.data)
         self._given.fit(piece.number + 1)
         # what is half a letter comes again
         self._given.offsets[piece.number] = piece.end - len(decoder.getstate()[0])
-        source = piece.source
-        body = {"text": text, "stream": source.stream, "replica": source.replica, "attempt": source.attempt}
-        return self._event("log", body)
+        yield self._event("log", {"text": text, **about})
 
     def _event(self, name: str, body: dict[str, object]) -> bytes:
         return f"event: {name}\nid: {self._given}\ndata: {json.dumps(body)}\n\n".encode()
