@@ -349,6 +349,14 @@ class Engine(Protocol):
         """
         ...
 
+    def carried(self, name: str, upto: Mapping[Stream, int]) -> None:
+        """The first so many bytes of these streams are safely on disk at the caller's, who asks for them no more.
+
+        An engine that keeps output for nobody else may give their room back; later offsets stay what they are. Of what
+        is gone, and where nothing can be given back, nothing is done.
+        """
+        ...
+
     def stats(self, name: str) -> Usage | None:
         """Use of a running container; None if it does not run."""
         ...

@@ -229,6 +229,16 @@ class EngineConformance:
         assert engine_kit.output(plan.name, stdout=4, stderr=6) == {"stdout": b"456789", "stderr": b""}
         assert engine_kit.output(plan.name, stdout=10) == {"stdout": b"", "stderr": b"abcdef"}
 
+    def test_what_was_carried_is_asked_for_no_more_and_the_rest_stays(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("head -c 999999 /dev/zero; echo; printf rest; printf complaint >&2")
+        engine_kit.run(plan)
+        engine_kit.engine.carried(plan.name, {"stdout": 1_000_000, "stderr": 4})
+        engine_kit.engine.carried(plan.name, {"stdout": 1_000_000})
+        rest = {"stdout": b"rest", "stderr": b"laint"}
+        assert engine_kit.output(plan.name, stdout=1_000_000, stderr=4) == rest
+        engine_kit.engine.remove(plan.name)
+        engine_kit.engine.carried(plan.name, {"stdout": 1_000_004})
+
     def test_following_gives_output_as_it_comes_and_ends_with_the_replica(self, engine_kit: EngineKit) -> None:
         plan = engine_kit.plan('trap "printf last; exit 0" TERM; echo first; sleep 600 & wait')
         engine_kit.engine.start(plan)

@@ -260,6 +260,9 @@ class DockerEngine:
         self._streams.add(stream)
         return stream
 
+    def carried(self, name: str, upto: Mapping[Stream, int]) -> None:
+        """Nothing: the daemon keeps its copy until the container is removed."""
+
     def stats(self, name: str) -> Usage | None:
         """See :meth:`localml.engines.base.Engine.stats`."""
         with engine_errors():

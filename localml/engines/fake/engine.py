@@ -283,6 +283,9 @@ class FakeEngine:
         with self._verb("logs"):
             return self._read_logs(name, dict(since), follow)
 
+    def carried(self, name: str, upto: Mapping[Stream, int]) -> None:
+        """Nothing: what a test has written stays to be looked at."""
+
     def stats(self, name: str) -> Usage | None:
         """Full use of what the plan asked for, since the start; None if it does not run."""
         with self._verb("stats"):

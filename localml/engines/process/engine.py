@@ -56,8 +56,6 @@ from localml.engines.process.writes import WriteWatcher
 _log = logging.getLogger(__name__)
 
 _NAME_LOCKS = 64
-_UNFINISHED_AGE = 3600.0
-"""Seconds after which a folder that was never finished is taken for a dead server's."""
 _SPARES = 16
 """Folders of removed replicas that are kept for new ones."""
 _REMOVE_WAIT = 10.0
@@ -232,10 +230,12 @@ class ProcessEngine:
         """See :meth:`Engine.logs`."""
         if self.inspect(name).phase is Phase.GONE:
             return iter(())
-        folder = self._folder(name).path
-        return process_io.read_logs(
-            folder, since, lambda: self._is_over(name, 0.0), follow, partial(self._writes.watch, name)
-        )
+        folder, watch = self._folder(name).path, partial(self._writes.watch, name)
+        return process_io.read_logs(folder, since, lambda: self._is_over(name, 0.0), follow, watch)
+
+    def carried(self, name: str, upto: Mapping[Stream, int]) -> None:
+        """Punches holes into the replica's own copy. See :meth:`Engine.carried`."""
+        process_io.forget_output(self._folder(name).path, upto)
 
     def stats(self, name: str) -> Usage | None:
         """See :meth:`Engine.stats`. Memory is the sum of resident sizes, so shared pages count more than once."""
@@ -298,8 +298,7 @@ class ProcessEngine:
             self._boxes = Boxes(self._root, hidden)
             self._spawner = Spawner(self._root, *filter(None, [self._boxes.program]))
             for left in self._root.glob(f"{UNFINISHED}*"):
-                old = left.stat().st_mtime < time.time() - _UNFINISHED_AGE  # its maker's number may be another's now
-                if old or ReplicaDir(left).abandoned():
+                if ReplicaDir(left).abandoned():
                     ReplicaDir(left).delete()
         except OSError as error:
             raise EngineError(f"cannot use {self._root}: {error.strerror}") from error
@@ -315,8 +314,8 @@ class ProcessEngine:
 
     def _spawn(self, name: str) -> None:
         """Start a supervisor; under the name's lock. One that is not needed finds the lock taken and ends."""
-        spawned = self._spawner.spawn(self._folder(name).path)
-        if watched := self._exits.add(name, spawned.pid, spawned.descriptor):
+        new = self._spawner.spawn(self._folder(name).path)
+        if watched := self._exits.add(name, new.pid, new.descriptor):
             self._alive[name] = watched
 
     def _observe(self, name: str) -> Observed:

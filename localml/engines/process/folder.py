@@ -43,6 +43,8 @@ from localml.engines.base import STREAMS, Account, EngineError, ReplicaPlan
 
 UNFINISHED = ".new-"
 """Start of the names of folders that are being made, followed by the maker's process number."""
+_UNFINISHED_AGE = 3600.0
+"""Seconds after which a folder that was never finished is taken for a dead server's."""
 EXIT_ROOM = 4096
 """Bytes reserved for ``exit.json``: one block, so that a full disk cannot lose an end."""
 
@@ -136,9 +138,11 @@ class ReplicaDir:
         return ReplicaDir(self.path.with_name(f"{UNFINISHED}{os.getpid()}-{uuid.uuid4().hex}"))
 
     def abandoned(self) -> bool:
-        """Whether this is a folder that was being made by a process which is no more."""
+        """Whether this is a folder that was being made by a process which is no more; old ones are, for the number of
+        their maker may be another's now."""
         maker = self.path.name.removeprefix(UNFINISHED).partition("-")[0]
-        return self.path.name.startswith(UNFINISHED) and not (maker.isdigit() and _lives(int(maker)))
+        old = os.stat(self._at).st_mtime < time.time() - _UNFINISHED_AGE
+        return self.path.name.startswith(UNFINISHED) and (old or not (maker.isdigit() and _lives(int(maker))))
 
     def _make(self) -> None:
         os.mkdir(self._at, 0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -11,12 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
 
+from localml.core.holes import punch
 from localml.engines.base import STREAMS, EngineError, ExecResult, LogChunk, Stream, Usage
 from localml.engines.process.supervisor import start_ticks
+
+log = logging.getLogger("localml.engines")
 
 _CHUNK = 1 << 16
 _GATHER, _WAIT = 0.001, 0.2
@@ -65,6 +70,29 @@ def read_logs(
                     time.sleep(_GATHER)  # who writes line by line is not read line by line
                 else:
                     news.wait(_WAIT)
+
+
+def forget_output(folder: Path, upto: Mapping[Stream, int]) -> None:
+    """Give back the room of the first so many bytes of output; whole blocks, so that those behind stay as they are.
+
+    Where the file system cannot, all of it is kept until the replica is removed; the log says so, once.
+    """
+    for stream, size in upto.items():
+        try:
+            with open(folder / stream, "r+b", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                whole = min(size, found.st_size) // found.st_blksize * found.st_blksize
+                if not punch(file.fileno(), 0, whole):
+                    _tell_once(f"{folder.parent}: this file system gives no room back before a replica is removed")
+        except FileNotFoundError:
+            pass  # removed meanwhile
+        except OSError as error:
+            _tell_once(f"{folder.parent}: room of output that was carried is not given back: {error.strerror}")
+
+
+@cache
+def _tell_once(text: str) -> None:
+    log.warning("%s", text)
 
 
 def usage_below(pid: int) -> Usage | None:
