@@ -46,13 +46,14 @@ class Inline(Executor):
 
 
 class InstantPumps(LogPumps):
-    """Copies a container's output when asked whether it is complete, without threads."""
+    """Copies a container's output when asked whether it is complete, without threads; that of ``slow`` ones takes its
+    time."""
 
     def ensure(self, workload_id: int, name: str) -> None:
         self._ids[name] = workload_id
 
     def drained(self, name: str) -> bool:
-        if name not in self._ids:
+        if name not in self._ids or name in self.slow:
             return False
         try:
             if self._engine.inspect(name).phase is Phase.RUNNING:
@@ -67,9 +68,10 @@ class InstantPumps(LogPumps):
             return False
         return True
 
-    def __init__(self, engine: FakeEngine, store: LogStore) -> None:
+    def __init__(self, engine: FakeEngine, store: LogStore, slow: set[str] | None = None) -> None:
         super().__init__(engine, store, done=lambda: None, changed=lambda _: None, trouble=lambda *_: None)
         self._ids: dict[str, int] = {}
+        self.slow: set[str] = set() if slow is None else slow
 
 
 class Rig:
@@ -93,6 +95,7 @@ class Rig:
             "local", cpu, memory, tuple((f"GPU-{n}", "Simulated GPU") for n in range(gpus)), max_replicas=64
         )
         self.sick: dict[str, str] = {}
+        self.slow: set[str] = set()  # containers whose output is not complete yet
         self.db = Database(prepare(data))
         self.logs = LogStore(data)
         self.pools = Pools(self.db)
@@ -131,7 +134,7 @@ class Rig:
             machines=lambda: tuple(replace(self.machine, name=name) for name in self.nodes),
             unhealthy=lambda: self.sick,
             acts=acts,
-            pumps=InstantPumps(self.engine, self.logs),
+            pumps=InstantPumps(self.engine, self.logs, self.slow),
         )
 
     def restart(self) -> None:

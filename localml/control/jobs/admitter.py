@@ -82,7 +82,7 @@ class Admitter:
         live = picture.live.values()
         return Pass(
             nodes_of(live, picture.specs, machines, picture.limits, lost),
-            pools_of(live, picture.limits),
+            pools_of(live, picture.specs, picture.limits),
             holders_of(live, picture.specs),
             now,
             spread=self._spread,

@@ -33,6 +33,13 @@ class AttemptView:
     message: str = ""
     lost_gpu: str = ""  # why one of its GPUs is unusable now; empty when all are well
     started_at: float | None = None
+    exited_at: float | None = None  # its program has exited, and its end waits for the rest of its output
+    signal: int | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Whether its program may still run, or begin: it has neither exited nor ended."""
+        return self.state is not AttemptState.ENDED and self.exited_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +70,12 @@ class Begun:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What the engine says of a container that is over; ``drained`` once all its output is on disk here."""
+    """What the engine says of a container that is over; ``drained`` once all its output is on disk here, and ``cause``
+    None until then, unless it needs no look at the output."""
 
     exit_code: int | None
     signal: int | None
-    cause: Cause
+    cause: Cause | None
     message: str
     at: float
     drained: bool
@@ -95,6 +103,21 @@ class Begin:
 
     attempt: AttemptView
     begun: Begun
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Record that a program has exited, and give back all that it held; its end waits for the rest of its output.
+
+    ``cause`` is one that cannot be told from the records later: what the kernel or a GPU did.
+    """
+
+    attempt: AttemptView
+    exit_code: int | None
+    signal: int | None
+    cause: Cause | None
+    message: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +165,7 @@ class Discard:
     attempt: AttemptView
 
 
-Decision = Begin | EndAttempt | Move | Start | Stop | Discard
+Decision = Begin | Exit | EndAttempt | Move | Start | Stop | Discard
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,15 +209,28 @@ def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> At
     if attempt.state not in (AttemptState.PENDING, AttemptState.RUNNING):
         return attempt
     end = world.ended(attempt)
-    if end is None or not end.drained:
+    if end is None:
         return attempt
     cause, message = end.cause, end.message
-    if attempt.lost_gpu and cause is not Cause.COMPLETED:
+    if attempt.lost_gpu and not (end.exit_code == 0 or cause is Cause.COMPLETED):
         cause, message = Cause.GPU_LOST, attempt.lost_gpu
+    if attempt.cause is not None:  # told when the program exited
+        cause, message = attempt.cause, attempt.message
+    if not end.drained:
+        return _exited(attempt, replace(end, cause=cause, message=message), decisions)
+    cause = cause or Cause.ENGINE_LOST
     decisions.append(EndAttempt(attempt, end.exit_code, end.signal, cause, message, end.at))
     return replace(
         attempt, state=AttemptState.ENDED, ended_at=end.at, exit_code=end.exit_code, cause=cause, message=message
     )
+
+
+def _exited(attempt: AttemptView, end: Ended, decisions: list[Decision]) -> AttemptView:
+    """Record a program's exit, once, and return the attempt as it stands then."""
+    if attempt.exited_at is None:
+        decisions.append(Exit(attempt, end.exit_code, end.signal, end.cause, end.message, end.at))
+        attempt = replace(attempt, exited_at=end.at)
+    return attempt
 
 
 def running(started_at: float | None, begun: Sequence[float | None], now: float) -> Move:
@@ -213,14 +249,15 @@ def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcom
     """Whether the current try is decided, and how; the first reason that holds wins."""
     if view.desired is Desired.STOP:
         return _stopped(view)
-    lost = next((one for one in attempts if one.lost_gpu and one.state is not AttemptState.ENDED), None)
+    lost = next((one for one in attempts if one.lost_gpu and one.runs), None)
     if lost is not None:
         return _Outcome(State.FAILED, Cause.GPU_LOST, f"{lost.role}-{lost.index}: {lost.lost_gpu}")
     decided = completion(view.spec, attempts)
     if decided is not None:
         return decided
     limit = view.spec.time_limit
-    if limit is not None and view.started_at is not None and now >= view.started_at + limit:
+    late = limit is not None and view.started_at is not None and now >= view.started_at + limit
+    if late and any(one.runs for one in attempts):  # what has exited was in time
         end = State.STOPPED if view.spec.until_stopped else State.FAILED
         return _Outcome(end, Cause.TIME_LIMIT, f"ran longer than its time limit of {limit:g} s")
     return None
@@ -291,7 +328,7 @@ def _end(view: View, attempts: Sequence[AttemptView], outcome: _Outcome, world: 
 def _stops(view: View, attempts: Sequence[AttemptView], world: World) -> list[Decision]:
     found: list[Decision] = []
     for one in attempts:
-        if one.state is AttemptState.ENDED or world.busy(one):
+        if not one.runs or world.busy(one):
             continue
         if one.state is AttemptState.PLANNED:
             found.append(Discard(one))

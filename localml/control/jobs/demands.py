@@ -84,6 +84,11 @@ class Shape:
         """The shape of these demands."""
         return cls(demands, total(demands), sum(demand.count for demand in demands))
 
+    @property
+    def by_role(self) -> dict[str, Demand]:
+        """What each replica of a role needs."""
+        return {demand.role: demand for demand in self.demands}
+
 
 Rank = tuple[int, int]
 Line = tuple[str, Shape, float | None]
@@ -192,7 +197,7 @@ class Reason:
         ahead: name of the workload that it waits behind, the only one that is named.
     """
 
-    code: str  # hold | pool | resources | behind | closed | pending
+    code: str  # hold | pool | resources | behind | closed | new | pending | draining
     words: str
     short: frozenset[str] = frozenset()
     holders: tuple[int, ...] = ()

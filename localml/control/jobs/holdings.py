@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from localml.control.jobs.demands import Amount, GpuSlot, Holder, Node, PoolState
 from localml.control.jobs.snapshot import Limits, Unit
 from localml.control.jobs.specs import SpecCache
-from localml.core.work.states import HOLDING, AttemptState
+from localml.core.work.states import HOLDING
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,25 @@ class Machine:
 def holders_of(units: Iterable[Unit], specs: SpecCache) -> list[Holder]:
     """What holds resources now."""
     return [
-        Holder(unit.row.id, unit.row.name, unit.row.pool, _amount(unit), _ends_by(unit, specs))
+        Holder(unit.row.id, unit.row.name, unit.row.pool, _amount(unit, specs), _ends_by(unit, specs))
         for unit in units
-        if unit.row.state in HOLDING
+        if _holds(unit)
     ]
 
 
-def _amount(unit: Unit) -> Amount:
-    return Amount(unit.row.cpu, unit.row.memory, unit.row.gpu)
+def _holds(unit: Unit) -> bool:
+    return unit.row.state in HOLDING and any(one.holds for one in unit.current)
+
+
+def _amount(unit: Unit, specs: SpecCache) -> Amount:
+    """What its replicas hold: all that it asked for, less what those have given back whose programs have exited."""
+    if all(one.holds for one in unit.current):
+        return Amount(unit.row.cpu, unit.row.memory, unit.row.gpu)
+    amount, demands = Amount(), specs.shape(unit.row.id).by_role
+    for one in unit.current:
+        if one.holds and (need := demands.get(one.role)) is not None:
+            amount = amount.plus(Amount(need.cpu, need.memory, need.gpu))
+    return amount
 
 
 def _ends_by(unit: Unit, specs: SpecCache) -> float | None:
@@ -51,7 +62,7 @@ def nodes_of(
         if unit.row.state in HOLDING:
             _add_use(used, unit, specs)
         for one in unit.attempts:
-            if one.state is not AttemptState.ENDED:
+            if one.holds:
                 live[one.node] = live.get(one.node, 0) + 1
             for gpu, fraction in one.gpus:
                 taken[one.node, gpu] = taken.get((one.node, gpu), 0.0) + fraction
@@ -62,11 +73,11 @@ def nodes_of(
 
 
 def _add_use(used: dict[str, Amount], unit: Unit, specs: SpecCache) -> None:
-    """All replicas of a workload count until it is over, those that have ended too."""
-    shape = specs.shape(unit.row.id)
-    demands = {demand.role: demand for demand in shape.demands}
+    """A replica counts until its program has exited."""
+    demands = specs.shape(unit.row.id).by_role
     for one in unit.current:
-        need = demands[one.role]
+        if not one.holds or (need := demands.get(one.role)) is None:
+            continue
         used[one.node] = used.get(one.node, Amount()).plus(Amount(need.cpu, need.memory, 0.0))
 
 
@@ -94,19 +105,19 @@ LOCAL = "local"
 """The name of the machine that the server runs on."""
 
 
-def pools_of(units: Iterable[Unit], limits: Limits) -> dict[str, PoolState]:
+def pools_of(units: Iterable[Unit], specs: SpecCache, limits: Limits) -> dict[str, PoolState]:
     """All pools with what their workloads, and those below them, hold now."""
     used: dict[str, Amount] = {name: Amount() for name in limits.pools}
     count: dict[str, int] = dict.fromkeys(limits.pools, 0)
     parents = {name: limits.pool_names.get(pool.parent_id or 0) for name, pool in limits.pools.items()}
     for unit in units:
-        if unit.row.state not in HOLDING:
+        if not _holds(unit):
             continue
-        name: str | None = unit.row.pool
-        while name is not None and name in used:
-            used[name] = used[name].plus(_amount(unit))
+        amount, name = _amount(unit, specs), unit.row.pool
+        while name in used:
+            used[name] = used[name].plus(amount)
             count[name] += 1
-            name = parents[name]
+            name = parents[name] or ""
     return {
         name: PoolState(
             name,
@@ -123,5 +134,6 @@ def pools_of(units: Iterable[Unit], limits: Limits) -> dict[str, PoolState]:
 
 
 def ports_in_use(units: Iterable[Unit]) -> set[int]:
-    """Ports of the machines that replicas have."""
-    return {int(host) for unit in units for one in unit.attempts for _, host in (one.ports or {}).values()}
+    """Ports of the machines that replicas have, until their programs have exited."""
+    attempts = [one for unit in units for one in unit.attempts if one.holds]
+    return {int(host) for one in attempts for _, host in (one.ports or {}).values()}

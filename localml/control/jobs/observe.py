@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.decide import AttemptView, Begun, Ended
 from localml.control.jobs.pumps import LogPumps
-from localml.core.work.causes import Cause, classify
+from localml.core.work.causes import OOM_WORDS, Cause, classify
 from localml.core.work.states import AttemptState
 from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
 
@@ -109,18 +109,29 @@ class EngineWorld:
 
     def ended(self, attempt: AttemptView) -> Ended | None:
         seen = self._seen.get(attempt.name)
+        if attempt.exited_at is not None and seen is not None and seen.phase is not Phase.EXITED:
+            return self._recorded(attempt, seen)
         if seen is None or seen.phase in (Phase.RUNNING, Phase.CREATED, Phase.PENDING):
             return None
         if seen.phase is Phase.GONE:
             return Ended(None, None, Cause.ENGINE_LOST, "the container is gone from the engine", self._now, True)
         # what never began has written nothing, and nobody carries its output
         drained = attempt.state is AttemptState.PENDING or self._pumps.drained(attempt.name)
-        cause, message = Cause.COMPLETED, ""
-        if drained:
-            cause, message = self._classify(seen)
+        cause, message = self._classify(seen, drained)
         return Ended(seen.exit_code, seen.signal, cause, message, seen.finished_at or self._now, drained)
 
-    def _classify(self, seen: Observed) -> tuple[Cause, str]:
+    def _recorded(self, attempt: AttemptView, seen: Observed) -> Ended:
+        """The end of a program whose exit is recorded: whatever became of its container does not take that back."""
+        drained = self._pumps.drained(attempt.name)
+        known = Observed(attempt.name, Phase.EXITED, attempt.exit_code, attempt.signal)
+        cause, message = self._classify(known, drained)
+        if drained and seen.phase is Phase.GONE:
+            message = f"{message}; its container vanished before its end was recorded"
+        return Ended(attempt.exit_code, attempt.signal, cause, message, attempt.exited_at or self._now, drained)
+
+    def _classify(self, seen: Observed, drained: bool) -> tuple[Cause | None, str]:
+        if not drained:
+            return (Cause.OOM, OOM_WORDS) if seen.oom_killed else (None, "")
         if seen.error and seen.exit_code is None and seen.signal is None:
             return Cause.ENGINE_LOST, seen.error
         tail = b"" if seen.exit_code == 0 else self._tail(seen.name)

@@ -22,7 +22,7 @@ from sqlmodel import Session
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.admitter import Admitter
-from localml.control.jobs.decide import Begin, Decision, Discard, EndAttempt, Move, Start, Stop, decide
+from localml.control.jobs.decide import Begin, Decision, Discard, EndAttempt, Exit, Move, Start, Stop, decide
 from localml.control.jobs.demands import Placement, Reason
 from localml.control.jobs.holdings import Machine, ports_in_use
 from localml.control.jobs.hostports import choose_ports
@@ -32,7 +32,8 @@ from localml.control.jobs.observe import EngineWorld
 from localml.control.jobs.picture import Picture
 from localml.control.jobs.plans import Site
 from localml.control.jobs.pumps import LogPumps
-from localml.control.jobs.snapshot import Unit, WorkloadRow, load_states, view_of
+from localml.control.jobs.questions import Questions
+from localml.control.jobs.snapshot import Unit, WorkloadRow, view_of
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
@@ -51,7 +52,6 @@ CHECK_S = 60.0
 """Seconds between two comparisons of the picture with the records."""
 _ACT_RETRY_S = 1.0
 _QUEUE_TICK_S = 30.0
-_NEW_S = 0.5
 _TAIL = 4096
 
 
@@ -95,7 +95,7 @@ class Reconciler:
         self._launcher = Launcher(db, engine, site, clock, self.pumps)
         self._picture = Picture(db, told=self.nudge)
         self._admitter = Admitter(self._picture, machines, spread=site.capabilities.gangs_spread)
-        self._refreshed = threading.Condition()  # held while the picture changes, or others than the loop look at it
+        self.questions = Questions(db, self._picture, self.eyes, self._admitter, clock)
         self._unjudged: set[int] = set()
         self._unpinned: set[int] = set()
         self._check_at = time.monotonic() + CHECK_S
@@ -158,9 +158,8 @@ class Reconciler:
         return self._next(now)
 
     def _refresh(self, now: float) -> None:
-        with self._refreshed:
+        with self.questions.held():
             news = self._picture.refresh(now)
-            self._refreshed.notify_all()
         self._admitter.note(news)
         self._unjudged |= news.changed
         self._unpinned |= news.changed
@@ -222,7 +221,10 @@ class Reconciler:
         world = EngineWorld(self.eyes.seen, self.pumps, self.acts, tail, now)
         judged = [(unit, steps) for unit in units if (steps := self._decisions(unit, world, now))]
         writes = [
-            (unit.row, step) for unit, steps in judged for step in steps if isinstance(step, Move | Begin | EndAttempt)
+            (unit.row, step)
+            for unit, steps in judged
+            for step in steps
+            if isinstance(step, Move | Begin | Exit | EndAttempt)
         ]
         if writes:
             self._write(writes, now)
@@ -242,13 +244,15 @@ class Reconciler:
         words = f"workload {broken}, which this one depends on, did not succeed"
         return [Move(State.FAILED, "Failed", words, True, {"cause": Cause.DEPENDENCY, "message": words})]
 
-    def _write(self, writes: list[tuple[WorkloadRow, Move | Begin | EndAttempt]], now: float) -> None:
+    def _write(self, writes: list[tuple[WorkloadRow, Move | Begin | Exit | EndAttempt]], now: float) -> None:
         def apply(session: Session) -> None:
             for row, step in writes:
                 if isinstance(step, Move):
                     records.move(session, row, step, now=now)
                 elif isinstance(step, Begin):
                     records.begin(session, row.id, step)
+                elif isinstance(step, Exit):
+                    records.exited(session, step, now=now)
                 else:
                     sizes = {
                         stream: (
@@ -372,35 +376,9 @@ class Reconciler:
         """Whether the engine did not answer when it was last asked."""
         return self.eyes.down
 
-    # -- questions from outside ------------------------------------------------------------------
-
     def why(self, workload_id: int) -> Reason | None:
-        """Why a workload waits: what a fresh pass says of a queued one, what the engine says of one that it has not
-        begun; None when it does not wait."""
-        now = self._clock.now()
-        with self._db.read_raw() as connection:
-            state = load_states(connection, [workload_id]).get(workload_id)
-        if state is State.PREPARING:
-            return self._pending(workload_id)
-        if state is not State.QUEUED:
-            return None
-        with self._refreshed:
-            # what was just submitted is taken in a moment later
-            self._refreshed.wait_for(lambda: workload_id in self._picture.waiting, _NEW_S)
-            unit = self._picture.waiting.get(workload_id)
-            if unit is not None:
-                return self._admitter.reason(unit, self.eyes.lost, now)
-        return Reason("new", "the control loop has not looked at it yet")
-
-    def _pending(self, workload_id: int) -> Reason | None:
-        with self._refreshed:
-            unit = self._picture.live.get(workload_id)
-        for one in unit.current if unit is not None else ():
-            if one.state is AttemptState.PENDING:
-                seen = self.eyes.seen.get(one.name)
-                words = (seen.reason if seen is not None else "") or one.message or "the engine has not begun it"
-                return Reason("pending", f"{one.role}-{one.index} waits in the engine: {words}")
-        return None
+        """See :meth:`localml.control.jobs.questions.Questions.why`."""
+        return self.questions.why(workload_id)
 
     def _log_trouble(self, workload_id: int, name: str, words: str) -> None:
         if workload_id in self._log_full:

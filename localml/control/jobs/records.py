@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlmodel import Session
 
-from localml.control.jobs.decide import AttemptView, Begin, EndAttempt, Move, running
+from localml.control.jobs.decide import AttemptView, Begin, EndAttempt, Exit, Move, running
 from localml.control.jobs.demands import Placement
 from localml.control.jobs.plans import attempt_name
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
@@ -180,6 +180,22 @@ def end_attempt(
     if ended:
         driver(session).execute(_RELEASE, (now, attempt_id))
     return ended
+
+
+def exited(session: Session, step: Exit, *, now: float) -> bool:
+    """A program has exited: what it held is free from the same transaction on. How it ended is written down as far as
+    it is known, since its container may be gone when its output is complete."""
+    values = {
+        "exited_at": step.at,
+        "exit_code": step.exit_code,
+        "signal": step.signal,
+        "cause": step.cause,
+        "message": step.message,
+    }
+    left = update_rows(session, Attempt, values, id=step.attempt.id, state=AttemptState.RUNNING) == 1
+    if left:
+        driver(session).execute(_RELEASE, (now, step.attempt.id))
+    return left
 
 
 def settle(

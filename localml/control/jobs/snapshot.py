@@ -57,12 +57,20 @@ class AttemptRow:
     node: str
     state: AttemptState
     ports: Mapping[str, tuple[int, int]] | None
+    created_at: float
     started_at: float | None
+    exited_at: float | None
     ended_at: float | None
     exit_code: int | None
+    signal: int | None
     cause: Cause | None
     message: str
     gpus: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether its cores, memory, ports and GPUs are its own: until its program has exited."""
+        return self.state is not AttemptState.ENDED and self.exited_at is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +190,8 @@ def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str]) -> View:
                 one.message,
                 next((f"GPU {gpu}: {lost[gpu]}" for gpu, _ in one.gpus if gpu in lost), ""),
                 one.started_at,
+                one.exited_at,
+                one.signal,
             )
             for one in unit.current
         ),

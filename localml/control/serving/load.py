@@ -35,7 +35,7 @@ class ReplicaRecord:
     def url(self, host: str) -> str | None:
         """Where its current attempt serves; None while it does not run."""
         one = self.attempt
-        if one is None or one.state is not AttemptState.RUNNING or self.workload.state is not State.RUNNING:
+        if one is None or not one.runs or self.workload.state is not State.RUNNING:
             return None
         container, published = (one.ports or {}).get(ENDPOINT_PORT, (0, 0))
         if published:
@@ -193,7 +193,7 @@ def _variant(record: EndpointRecord, one: VariantRecord, known: Known) -> Varian
 
 def _replica(record: EndpointRecord, one: ReplicaRecord, known: Known) -> ReplicaView:
     workload = one.workload
-    running = one.attempt is not None and one.attempt.state is AttemptState.RUNNING
+    running = one.attempt is not None and one.attempt.runs
     running = running and workload.state is State.RUNNING and workload.desired is Desired.RUN
     answer = known.answer(one) if running else None
     moved = one.row.state is ReplicaState.READY and not _was_ready(one)  # another attempt serves elsewhere

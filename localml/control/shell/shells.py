@@ -25,7 +25,7 @@ from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.people.secrets import Vault, write_private
-from localml.core.work.states import TERMINAL, AttemptState
+from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Workloads
 from localml.engines.base import Engine
@@ -302,8 +302,4 @@ class Shells:
 
 def _running(full: Full) -> dict[tuple[str, int], str]:
     """(role, index) -> the engine's name of the attempt that runs."""
-    return {
-        (one.role, one.index): one.name
-        for one in full.attempts
-        if one.number == full.row.attempt and one.state is AttemptState.RUNNING
-    }
+    return {(one.role, one.index): one.name for one in full.attempts if one.number == full.row.attempt and one.runs}

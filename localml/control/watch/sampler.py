@@ -46,7 +46,7 @@ GPU_DUTY = "container_accelerator_duty_cycle"
 
 _A, _L = table_of(Attempt), table_of(GpuLease)
 _RUNNING = select(_A.c.id, _A.c.workload_id, _A.c.role, _A.c.index, _A.c.name).where(
-    _A.c.removed.is_(False), _A.c.state == AttemptState.RUNNING
+    _A.c.removed.is_(False), _A.c.state == AttemptState.RUNNING, _A.c.exited_at.is_(None)
 )
 _HELD = select(_L.c.attempt_id, _L.c.gpu).where(_L.c.released_at.is_(None))
 

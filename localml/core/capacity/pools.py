@@ -11,6 +11,7 @@ import sqlalchemy
 from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, col, select
 
+from localml.core.capacity.freed import freed
 from localml.core.capacity.tables import Pool, PoolGrant
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.instances.tables import Instance
@@ -289,14 +290,19 @@ def _limits(connection: sqlite3.Connection, path: str) -> list[_Limits]:
 
 
 def usage_by_pool(session: Session, states: frozenset[State] = ACTIVE) -> dict[str, Usage]:
-    """pool -> sums over its own workloads in these states; by default all that are not over."""
+    """pool -> sums over its own workloads in these states; by default all that are not over. Of what runs, what
+    replicas have given back whose programs have exited does not count."""
     session.flush()  # the driver doesn't see what the session still holds
     words = [str(state) for state in states]
     query = f"{_SUMS} WHERE state IN ({', '.join('?' * len(words))}) AND number > 0 GROUP BY pool"
-    return {
+    found = {
         name: Usage(float(cpu or 0), int(memory or 0), float(gpu or 0), int(count))
         for name, cpu, memory, gpu, count in reader_of(session).execute(query, words)
     }
+    for less in freed(reader_of(session)) if states & HOLDING else ():
+        if less.state in states and less.pool in found:
+            found[less.pool] = found[less.pool].plus(Usage(-less.cpu, -less.memory, -less.gpu, -less.number))
+    return found
 
 
 def demand_by_pool(session: Session) -> dict[str, Usage]:

@@ -16,7 +16,7 @@ from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import new_token
 from localml.core.work.placeholders import expand, literal
 from localml.core.work.specs import Mount, Port, Resources, RetryPolicy, Role, WorkloadSpec
-from localml.core.work.states import AttemptState, Kind
+from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Full
 
@@ -112,7 +112,7 @@ def host_port(full: Full, label: str = HTTP) -> int | None:
 
 
 def _running(full: Full) -> Attempt | None:
-    newest = [one for one in full.attempts if one.number == full.row.attempt and one.state is AttemptState.RUNNING]
+    newest = [one for one in full.attempts if one.number == full.row.attempt and one.runs]
     return newest[0] if newest else None
 
 

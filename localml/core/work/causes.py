@@ -39,6 +39,7 @@ class RetryRule(StrEnum):
 
 
 FREE_RETRIES = 3
+OOM_WORDS = "killed by the kernel: over the memory limit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def classify(
     if signal is None and exit_code is not None and 128 < exit_code < 128 + 65:
         signal = exit_code - 128
     if oom_killed:
-        return Cause.OOM, "killed by the kernel: over the memory limit"
+        return Cause.OOM, OOM_WORDS
     status = f"signal {_signal_name(signal)}" if signal else f"exit code {exit_code}"
     for marks, cause in (
         (_CUDA_OOM, Cause.CUDA_OOM),

@@ -137,3 +137,8 @@ class Attempt(SQLModel, table=True):
     cause: Cause | None = enum_column(Cause)
     message: str = ""
     removed: bool = False  # the engine holds nothing of it any more
+
+    @property
+    def runs(self) -> bool:
+        """Whether its program runs, as far as is known."""
+        return self.state is AttemptState.RUNNING and self.exited_at is None

@@ -15,6 +15,7 @@ from localml.control.jobs.decide import (
     Discard,
     EndAttempt,
     Ended,
+    Exit,
     Move,
     Start,
     Stop,
@@ -54,7 +55,7 @@ def view(state: State, *attempts: AttemptView, desired: Desired = Desired.RUN, *
     return View(1, state, desired, rest.pop("spec", SPEC), attempts=attempts, **rest)
 
 
-def end(cause: Cause = Cause.COMPLETED, code: int | None = 0, drained: bool = True) -> Ended:
+def end(cause: Cause | None = Cause.COMPLETED, code: int | None = 0, drained: bool = True) -> Ended:
     return Ended(code, None, cause, "words", 5.0, drained)
 
 
@@ -99,7 +100,10 @@ def test_what_ended_before_it_was_known_to_run_has_a_start() -> None:
 
 def test_an_end_counts_only_when_its_output_is_complete() -> None:
     running = view(State.RUNNING, attempt(1))
-    assert decide(running, FixedWorld({"a1": end(drained=False)}), 0) == []
+    exited = decide(running, FixedWorld({"a1": end(None, drained=False)}), 0)
+    assert exited == [Exit(attempt(1), 0, None, None, "words", 5.0)]
+    left = view(State.RUNNING, attempt(1, exited_at=5.0))
+    assert decide(left, FixedWorld({"a1": end(None, drained=False)}), 0) == []
     settled, moved = decide(running, FixedWorld({"a1": end()}), 0)
     assert isinstance(settled, EndAttempt)
     assert isinstance(moved, Move)
@@ -199,6 +203,7 @@ attempt_views = st.builds(
     st.just(""),
     st.sampled_from(["", "XID 79"]),
     st.sampled_from([None, 1.0]),
+    st.sampled_from([None, None, 1.0]),
 )
 begins = st.dictionaries(st.sampled_from(["a0", "a1", "a2"]), st.builds(Begun, st.floats(0, 2000)))
 ends = st.dictionaries(
@@ -207,7 +212,7 @@ ends = st.dictionaries(
         Ended,
         st.sampled_from([None, 0, 1]),
         st.none(),
-        st.sampled_from(Cause),
+        st.sampled_from([None, *Cause]),
         st.just("w"),
         st.just(1.0),
         st.booleans(),
@@ -261,6 +266,10 @@ def test_every_decision_is_legal(
         assert decisions == []
     touched = [one.attempt.id for one in decisions if isinstance(one, Stop | Discard)]
     assert not set(touched) & busy
+    left = {one.id for one in attempts if one.exited_at is not None}
+    assert not left & {one.attempt.id for one in decisions if isinstance(one, Stop | Discard | Exit)}
+    gone = {one.attempt.id for one in decisions if isinstance(one, Exit)}
+    assert not gone & {one.attempt.id for one in decisions if isinstance(one, EndAttempt | Stop)}
 
 
 @given(st.integers(0, 255), st.sampled_from([None, 9, 15]), st.booleans(), st.binary(max_size=50))

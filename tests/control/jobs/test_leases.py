@@ -34,6 +34,7 @@ class Installation(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.rig.engine.unreachable = False
         self.rig.sick.clear()
+        self.rig.slow.clear()
         self._drain()
         with self.rig.db.read() as session:
             assert session.exec(select(GpuLease).where(col(GpuLease.released_at).is_(None))).all() == []
@@ -94,6 +95,11 @@ class Installation(RuleBasedStateMachine):
         if names := sorted(self.rig.engine._world.replicas):
             self.rig.engine.lose(data.draw(st.sampled_from(names)))
 
+    @rule(data=st.data())
+    def output_takes_its_time_or_is_there(self, data: st.DataObject) -> None:
+        if names := sorted(self.rig.engine._world.replicas):
+            self.rig.slow ^= {data.draw(st.sampled_from(names))}
+
     @rule(verb=st.sampled_from(["start", "remove", "stop"]))
     def the_engine_refuses_once(self, verb: str) -> None:
         self.rig.engine.fail_next(verb, EngineError("no"))
@@ -127,6 +133,7 @@ class Installation(RuleBasedStateMachine):
                 attempt = session.get(Attempt, lease.attempt_id)
                 assert attempt is not None
                 assert attempt.state is not AttemptState.ENDED, "a lease outlived its container"
+                assert attempt.exited_at is None, "a lease outlived its program"
             assert all(share <= 1 + 1e-6 for share in held.values()), held
 
     @invariant()

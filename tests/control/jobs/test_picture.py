@@ -145,6 +145,11 @@ class History(RuleBasedStateMachine):
         if held:
             self.rig.engine.begin(held[which % len(held)])
 
+    @rule(which=st.integers(0, 30))
+    def output_takes_its_time_or_is_there(self, which: int) -> None:
+        if names := sorted(self.rig.engine._world.replicas):
+            self.rig.slow ^= {names[which % len(names)]}
+
     @rule(seconds=st.sampled_from([0.5, 2, 40, 400]))
     def time_passes(self, seconds: float) -> None:
         self.rig.clock.advance(seconds)

@@ -259,7 +259,7 @@ class WorkloadsOut(BaseModel):
 
 
 class ReasonOut(BaseModel):
-    """Why a workload waits."""
+    """Why a workload waits, or what it waits for before it is over."""
 
     code: str
     message: str

@@ -16,6 +16,7 @@ from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.work.causes import CAUSES
+from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.kit.addresses import reachable
@@ -61,7 +62,7 @@ def workload(row: Workload) -> dict[str, Any]:
 def full(platform: Platform, who: Caller, found: Full, events: Sequence[Event]) -> dict[str, Any]:
     """Everything about a workload, for somebody who may read it."""
     row = found.row
-    reason = platform.why(row.id or 0) if row.state in ("queued", "preparing") else None
+    reason = platform.why(row.id or 0) if row.state not in TERMINAL else None
     grants: dict[int, list[dict[str, Any]]] = {}
     for lease in _leases(platform, row.id or 0):
         grants.setdefault(lease.attempt_id, []).append(_grant(platform, lease))
