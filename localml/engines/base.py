@@ -188,7 +188,8 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Bytes that a container wrote to one stream, in order. ``at`` is when, as exactly as the engine knows."""
+    """Bytes that a container wrote to one stream, in order. ``at`` is when, as exactly as the engine knows. None at all
+    say that the engine is reading, though there is nothing new to give yet."""
 
     stream: Stream
     data: bytes

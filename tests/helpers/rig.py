@@ -69,7 +69,7 @@ class InstantPumps(LogPumps):
         return True
 
     def __init__(self, engine: FakeEngine, store: LogStore, slow: set[str] | None = None) -> None:
-        super().__init__(engine, store, done=lambda: None, changed=lambda _: None, trouble=lambda *_: None)
+        super().__init__(engine, store, done=lambda: None, changed=lambda _: None, tell=lambda *_: True)
         self._ids: dict[str, int] = {}
         self.slow: set[str] = set() if slow is None else slow
 

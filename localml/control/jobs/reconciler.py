@@ -31,7 +31,7 @@ from localml.control.jobs.looking import ENGINE_RETRY_S, SLOW_TICK_S, Eyes
 from localml.control.jobs.observe import EngineWorld
 from localml.control.jobs.picture import Picture
 from localml.control.jobs.plans import Site
-from localml.control.jobs.pumps import LogPumps
+from localml.control.jobs.pumps import RESUMED, LogPumps
 from localml.control.jobs.questions import Questions
 from localml.control.jobs.snapshot import Unit, WorkloadRow, view_of
 from localml.control.worker import Worker
@@ -90,7 +90,7 @@ class Reconciler:
         self._changed = changed
         self._worker = Worker("reconciler", self.tick, what="the control loop")
         self.acts = acts or Acts(self.nudge)
-        self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, trouble=self._log_trouble)
+        self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, tell=self._tell_of_log)
         self.eyes = Eyes(db, engine, clock, self.acts, node=site.node, unhealthy=unhealthy)
         self._launcher = Launcher(db, engine, site, clock, self.pumps)
         self._picture = Picture(db, told=self.nudge)
@@ -99,7 +99,6 @@ class Reconciler:
         self._unjudged: set[int] = set()
         self._unpinned: set[int] = set()
         self._check_at = time.monotonic() + CHECK_S
-        self._log_full: set[int] = set()
         self._watcher = threading.Thread(target=self._watch, name="localml-engine-watch", daemon=True)
 
     # -- life ------------------------------------------------------------------------------------
@@ -320,7 +319,6 @@ class Reconciler:
                 self._launcher.pin(self.acts, unit.row, self._picture.specs.spec(number))
             elif number not in self._picture.live:
                 self._launcher.forget(number)
-                self._log_full.discard(number)
         self._unpinned.clear()
 
     def _dispatch_starts(self) -> None:
@@ -380,21 +378,19 @@ class Reconciler:
         """See :meth:`localml.control.jobs.questions.Questions.why`."""
         return self.questions.why(workload_id)
 
-    def _log_trouble(self, workload_id: int, name: str, words: str) -> None:
-        if workload_id in self._log_full:
-            return
-        self._log_full.add(workload_id)
-        now = self._clock.now()
-        log.error("workload %s: %s", workload_id, words)
+    def _tell_of_log(self, workload_id: int, name: str, reason: str, words: str) -> bool:
+        bad, now = reason != RESUMED, self._clock.now()
+        log.log(logging.ERROR if bad else logging.INFO, "output of %s: %s", name, words)
         try:
             self._db.write(
                 lambda s: record_event(
-                    s, Subject.workload(workload_id), "LogStalled", words, now=now, warning=True, replica=name
+                    s, Subject.workload(workload_id), reason, words, now=now, warning=bad, replica=name
                 )
             )
         except LocalmlError as error:
-            self._log_full.discard(workload_id)  # told at the next failure that finds room for it
             log.error("the event could not be stored either: %s", error)
+            return False
+        return True
 
 
 def _unreached(launch: Launch) -> bool:

@@ -21,7 +21,7 @@ import requests
 from docker.errors import NotFound
 from docker.types import CancellableStream
 
-from localml.engines.base import STREAMS, EngineUnreachable, LogChunk, Phase, Stream
+from localml.engines.base import STREAMS, EngineError, EngineUnreachable, LogChunk, Phase, Stream
 from localml.engines.docker.containers import timestamp
 from localml.engines.docker.daemon import Daemon, engine_errors
 
@@ -32,6 +32,7 @@ _WINDOW = 500  # messages looked at for the end of a log that following cut shor
 _PAUSE = 0.1  # seconds until a stream that broke off is opened again
 
 _READ = 64 * 1024  # bytes asked for at a time
+_SIGN_OF_LIFE = 1 << 20  # bytes passed over until an empty chunk says that reading goes on
 
 _HEADER = struct.Struct(">BxxxL")
 _NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
@@ -118,6 +119,7 @@ class Cursor:
     given: dict[Stream, int]
     lossy: bool
     _skip: dict[Stream, int] = field(init=False)
+    _passed: int = 0
     _joiners: dict[Stream, LineJoiner] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,16 +133,27 @@ class Cursor:
         return self._give(message.stream, data, at)
 
     def end(self, at: float) -> Iterator[LogChunk]:
-        """What is due when the container, at that time, has ended."""
+        """What is due when the container, at that time, has ended.
+
+        Raises:
+            EngineError: the log is shorter than what was given of it before.
+        """
         for stream in STREAMS:
             yield from self._give(stream, self._joiners[stream].end(), at)
+        for stream, missing in self._skip.items():
+            if missing:
+                raise EngineError(f"the daemon's log of {stream} lacks {missing:,} bytes that it had before")
 
     def _give(self, stream: Stream, data: bytes, at: float) -> Iterator[LogChunk]:
         skipped = min(self._skip[stream], len(data))
         self._skip[stream] -= skipped
+        self._passed += skipped
         if data := data[skipped:]:
             self.given[stream] += len(data)
             yield LogChunk(stream, data, at)
+        elif self._passed >= _SIGN_OF_LIFE:
+            self._passed = 0
+            yield LogChunk(stream, b"", at)
 
 
 class LogStream(Iterator[LogChunk]):

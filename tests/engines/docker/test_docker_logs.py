@@ -11,7 +11,7 @@ from helpers.engine_kits import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localml.engines.base import LogChunk, Observed, Phase, ReplicaPlan, Stream
+from localml.engines.base import EngineError, LogChunk, Observed, Phase, ReplicaPlan, Stream
 from localml.engines.docker import DockerEngine
 from localml.engines.docker.daemon import Daemon
 from localml.engines.docker.logs import _WINDOW, PART, Cursor, LineJoiner, LogStream, Message, read_frames
@@ -86,11 +86,20 @@ def test_lines_of_any_length_are_joined_to_what_was_written(written: bytes, drop
 @given(pieces(), st.integers(min_value=0, max_value=4 * PART), st.booleans())
 def test_reading_goes_on_at_any_byte(written: bytes, offset: int, drops: bool) -> None:
     messages = daemon_messages(written + b"\n", drops_newlines=drops)
+    offset = min(offset, len(written) + 1)
     cursor = Cursor({"stdout": offset, "stderr": 0}, lossy=drops)
     stamp = b"2026-01-01T00:00:00.000000001Z"
     got = [c for data in messages for c in cursor.take(Message("stdout", stamp, data))]
     got += cursor.end(0.0)
     assert b"".join(chunk.data for chunk in got) == (written + b"\n")[offset:]
+
+
+def test_a_log_that_is_shorter_than_it_was_is_not_taken_for_a_complete_one() -> None:
+    cursor = Cursor({"stdout": 10, "stderr": 0}, lossy=True)
+    stamp = b"2026-01-01T00:00:00.000000001Z"
+    assert list(cursor.take(Message("stdout", stamp, b"hello\n"))) == []
+    with pytest.raises(EngineError, match="stdout lacks 4 bytes"):
+        list(cursor.end(0.0))
 
 
 def test_frames_cut_short_are_left_out() -> None:
