@@ -15,7 +15,7 @@ from docker.errors import APIError, NotFound
 
 from localml.engines.base import STREAMS, EngineError, EngineUnreachable, ExecResult, ExecStream, Stream
 from localml.engines.docker.daemon import Daemon, engine_errors
-from localml.engines.docker.logs import read_frames
+from localml.engines.docker.frames import read_frames
 
 _CHUNK = 1 << 16
 _MARK = "LOCALML_EXEC"

@@ -16,6 +16,7 @@ from bench.jobs import containers, processes
 from bench.life import idle, many_jobs, start_up
 from bench.logs import followed, last_lines
 from bench.models import gateway, onnx_server
+from bench.pumps import pumped
 from bench.rows import Row
 from bench.submits import http_submit, vendors
 
@@ -26,6 +27,7 @@ MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "answers": answers,
     "follow": followed,
     "tail": last_lines,
+    "pump": pumped,
     "processes": processes,
     "containers": containers,
     "many": many_jobs,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import struct
 import threading
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Any
 
 import pytest
 from helpers.docker_image import clean_engine, tiny_image
@@ -11,11 +15,13 @@ from helpers.engine_kits import DEADLINE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localml.engines.base import EngineError, LogChunk, Observed, Phase, ReplicaPlan, Stream
+from localml.engines.base import STREAMS, EngineError, EngineUnreachable, LogChunk, Observed, Phase, ReplicaPlan, Stream
 from localml.engines.docker import DockerEngine
 from localml.engines.docker.daemon import Daemon
-from localml.engines.docker.logs import _WINDOW, PART, Cursor, LineJoiner, LogStream, Message, read_frames
+from localml.engines.docker.frames import BLOCK, PART, Cursor, LineJoiner, Message, dechunked, read_frames
+from localml.engines.docker.logs import _WINDOW, LogStream
 
+STAMP = b"2026-01-01T00:00:00.000000001Z"
 LONG = b"x" * PART + b"\n" + b"y" * 50_000 + b"\n" + b"\n" + b"z" * (PART - 1) + b"\n" + b"w" * (PART + 1) + b"\n"
 
 
@@ -41,14 +47,29 @@ def test_closing_ends_a_reading_whatever_the_client_stumbles_over(
 ) -> None:
     run(engine, "closed-r-0-1", "echo on; while :; do sleep 0.1; done")
     stream = engine.logs("closed-r-0-1", {}, follow=True)
-    assert next(stream).data == b"on\n"
 
-    def taken_away(*_: object) -> None:
+    def taken_away(_: object) -> Iterator[bytes]:
+        yield frame("stdout", b"on\n")
         stream.close()  # type: ignore[attr-defined]
         raise AttributeError("'NoneType' object has no attribute 'close'")
 
-    monkeypatch.setattr("http.client.HTTPResponse.read1", taken_away)
-    assert list(stream) == []
+    monkeypatch.setattr("localml.engines.docker.logs._body", taken_away)
+    assert [chunk.data for chunk in stream] == [b"on\n"]
+
+
+def frame(stream: Stream, data: bytes, stamp: bytes = STAMP) -> bytes:
+    """A frame of the daemon's answer."""
+    data = stamp + b" " + data
+    return struct.pack(">BxxxL", 1 if stream == "stdout" else 2, len(data)) + data
+
+
+def fed(cursor: Cursor, body: bytes, cuts: Iterable[int] = ()) -> list[LogChunk]:
+    """What a cursor makes of a body that comes in pieces."""
+    chunks, at = [], 0
+    for cut in (*sorted(cuts), len(body)):
+        chunks += cursor.feed(body[at:cut])
+        at = max(at, cut)
+    return chunks
 
 
 # Messages as a daemon makes them out of the bytes written to one stream.
@@ -83,21 +104,89 @@ def test_lines_of_any_length_are_joined_to_what_was_written(written: bytes, drop
     assert got + joiner.end() == written
 
 
-@given(pieces(), st.integers(min_value=0, max_value=4 * PART), st.booleans())
-def test_reading_goes_on_at_any_byte(written: bytes, offset: int, drops: bool) -> None:
+@given(pieces(), st.integers(min_value=0, max_value=4 * PART), st.booleans(), st.lists(st.integers(0, 5 * PART)))
+def test_reading_goes_on_at_any_byte(written: bytes, offset: int, drops: bool, cuts: list[int]) -> None:
     messages = daemon_messages(written + b"\n", drops_newlines=drops)
     offset = min(offset, len(written) + 1)
-    cursor = Cursor({"stdout": offset, "stderr": 0}, lossy=drops)
-    stamp = b"2026-01-01T00:00:00.000000001Z"
-    got = [c for data in messages for c in cursor.take(Message("stdout", stamp, data))]
-    got += cursor.end(0.0)
-    assert b"".join(chunk.data for chunk in got) == (written + b"\n")[offset:]
+    body = b"".join(frame("stdout", data) for data in messages)
+    for chunks in (
+        lambda cursor: [c for data in messages for c in cursor.take(Message("stdout", STAMP, data))],
+        lambda cursor: fed(cursor, body, cuts),
+    ):
+        cursor = Cursor({"stdout": offset, "stderr": 0}, lossy=drops)
+        got = [*chunks(cursor), *cursor.end(0.0)]
+        assert b"".join(chunk.data for chunk in got) == (written + b"\n")[offset:]
+
+
+MESSAGES = st.tuples(st.sampled_from(STREAMS), pieces(), st.integers(0, 40))
+
+
+@given(st.lists(MESSAGES, max_size=30), st.booleans(), st.lists(st.integers(0, 4000), max_size=20))
+def test_blocks_are_the_lines_that_they_are_made_of(
+    written: list[tuple[Stream, bytes, int]], drops: bool, cuts: list[int]
+) -> None:
+    """In both streams' order, with times that are right to ten milliseconds."""
+    messages, at = [], 0
+    for stream, data, later in written:
+        at += later
+        stamp = b"2026-01-01T00:00:%02d.%03d000007Z" % divmod(at, 1000)
+        messages += [Message(stream, stamp, one) for one in daemon_messages(data + b"\n", drops_newlines=drops)]
+    plain, blocks = (Cursor({"stdout": 0, "stderr": 0}, lossy=drops) for _ in range(2))
+    expected = [chunk for message in messages for chunk in plain.take(message)]
+    got = fed(blocks, b"".join(frame(one.stream, one.data, one.stamp) for one in messages), cuts)
+    assert [(s, d) for s, d, _ in bytewise(got)] == [(s, d) for s, d, _ in bytewise(expected)]
+    assert all(abs(a - b) < 0.01 for (_, _, a), (_, _, b) in zip(bytewise(got), bytewise(expected), strict=True))
+    assert not messages or blocks.last == messages[-1]
+
+
+def bytewise(chunks: Iterable[LogChunk]) -> list[tuple[str, int, float]]:
+    return [(chunk.stream, byte, chunk.at) for chunk in chunks for byte in chunk.data]
+
+
+def test_short_lines_become_blocks() -> None:
+    line = b"a line of output\n"
+    body = b"".join(frame("stdout", line, b"2026-01-01T00:00:00.%09dZ" % (n * 1000)) for n in range(30_000))
+    chunks = fed(Cursor({"stdout": 0, "stderr": 0}, lossy=True), body, range(0, len(body), BLOCK))
+    assert b"".join(chunk.data for chunk in chunks) == line * 30_000
+    assert len(chunks) <= len(body) / BLOCK + 3 + 2
+
+
+def test_what_the_daemon_says_of_its_log_is_no_output() -> None:
+    said = b"Error grabbing logs: unexpected EOF\n"
+    body = frame("stdout", b"fine\n") + struct.pack(">BxxxL", 3, len(said)) + said
+    with pytest.raises(EngineError, match="unexpected EOF"):
+        fed(Cursor({"stdout": 0, "stderr": 0}, lossy=True), body)
+
+
+class Wire(io.RawIOBase):
+    """Gives bytes in pieces, as a socket does."""
+
+    def __init__(self, body: bytes, cuts: Iterable[int]) -> None:
+        self._pieces = [body[a:b] for a, b in pairwise(sorted({0, len(body), *(c for c in cuts if c < len(body))}))]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._pieces.pop(0) if self._pieces else b""
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=300), max_size=20), st.lists(st.integers(0, 3000), max_size=30))
+def test_chunks_of_http_are_put_together(parts: list[bytes], cuts: list[int]) -> None:
+    body = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
+    whole = io.BufferedReader(Wire(body + b"0\r\n\r\n", cuts))
+    assert b"".join(dechunked(whole)) == b"".join(parts)
+    broken = io.BufferedReader(Wire(body, cuts))
+    got = []
+    with pytest.raises(EngineUnreachable):
+        got.extend(dechunked(broken))
 
 
 def test_a_log_that_is_shorter_than_it_was_is_not_taken_for_a_complete_one() -> None:
     cursor = Cursor({"stdout": 10, "stderr": 0}, lossy=True)
-    stamp = b"2026-01-01T00:00:00.000000001Z"
-    assert list(cursor.take(Message("stdout", stamp, b"hello\n"))) == []
+    assert list(cursor.take(Message("stdout", STAMP, b"hello\n"))) == []
     with pytest.raises(EngineError, match="stdout lacks 4 bytes"):
         list(cursor.end(0.0))
 
@@ -119,20 +208,18 @@ def test_frames_cut_short_are_left_out() -> None:
 def test_what_following_did_not_give_comes_when_the_container_has_ended(
     lines: int, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stamp = b"2026-01-01T00:00:00.000000001Z"
-    written = [Message("stdout", stamp, b"line %d\n" % number) for number in range(lines)]
+    written = [b"line %d\n" % number for number in range(lines)]
 
-    def messages(_: LogStream, *, follow: bool, tail: str = "all") -> Iterator[Message]:
-        if follow:
-            return iter(written[: round(lines * share)])
-        return iter(written if tail == "all" else written[-int(tail) :])
+    def bodies(_: LogStream, *, follow: bool, tail: str = "all") -> Iterator[bytes]:
+        share_of_them = written[: round(lines * share)] if follow else written
+        return (frame("stdout", line) for line in share_of_them[0 if tail == "all" else -int(tail) :])
 
-    monkeypatch.setattr(LogStream, "_messages", messages)
+    monkeypatch.setattr(LogStream, "_bodies", bodies)
     monkeypatch.setattr(LogStream, "_state", lambda _: (Phase.EXITED, 0.0))
     daemon = Daemon()
     monkeypatch.setattr(daemon, "info", lambda: {"ServerVersion": "20.10.24"})
     output = joined(LogStream(daemon, "any", {}, follow=True))
-    assert output["stdout"] == b"".join(message.data for message in written)
+    assert output["stdout"] == b"".join(written)
 
 
 @pytest.mark.docker
