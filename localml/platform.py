@@ -29,6 +29,7 @@ from localml.control.watch.idle import IdleWatch
 from localml.control.watch.leavers import Leavers
 from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
+from localml.control.watch.upkeep import Upkeep
 from localml.core.buckets.records import BucketRecords
 from localml.core.capacity import pools
 from localml.core.capacity.pools import Pools
@@ -192,6 +193,7 @@ class Platform:
         self.leavers = Leavers(self.instances)
         self.idle = IdleWatch(self.workloads, self.tools, self.clock)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
+        self.upkeep = Upkeep(self.db, self.data, self.config, self.clock)
         self.ssh = Shells(
             self.data,
             self._vault,
@@ -244,10 +246,12 @@ class Platform:
         self.serving.start()
         self.ssh.start()
         self.gpu_watch.start()
+        self.upkeep.start()
 
     def close(self) -> None:
         """Stop everything of this process. Workloads go on."""
         self.feed.close()
+        self.upkeep.close()
         self.gpu_watch.close()
         self.idle.close()
         self.restarts.close()

@@ -157,6 +157,22 @@ def _data(data: Path) -> Iterator[Check]:
         if path.exists() and path.stat().st_mode & 0o077:
             yield Check("data", Level.WARN, f"{path} can be read by others", f"Run: chmod 600 {path}")
     yield from _disk("disk", existing, 5 * _GIB)
+    yield Check("retention", Level.OK, _retention(existing, data))
+
+
+def _retention(existing: Path, data: Path) -> str:
+    """What goes by itself, by the settings of a server that would be started here and now."""
+    from localml.config import load
+    from localml.control.watch.upkeep import floor, rules
+    from localml.core.room import disk_of
+
+    config, disk = load(data=data), disk_of(existing)
+    kept = format_memory(rules(config, disk).keep_log_bytes)
+    return (
+        f"output of what ended stays {config.keep_logs_days:g} days, {kept} at most; of a service the last "
+        f"{format_memory(config.service_logs)} of a stream; more goes when less than "
+        f"{format_memory(floor(config, disk))} of the disk are free"
+    )
 
 
 def _disk(name: str, path: Path, enough: int) -> Iterator[Check]:

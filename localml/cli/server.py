@@ -13,7 +13,7 @@ import typer
 from localml.cli import show
 from localml.cli.common import Data, Json, command, connect, print_json
 from localml.client.errors import ClientError
-from localml.core.quantities import format_duration
+from localml.core.quantities import format_duration, format_memory
 
 _POLL_S = 0.05
 
@@ -195,6 +195,9 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
     if found["data"]:  # which is told to administrators
         typer.echo(f"  data       {found['data']}")
+        disk = found["disk"]
+        room = f"{format_memory(disk['free'])} free of {format_memory(disk['total'])}"
+        typer.echo(f"  disk       {room}; below {format_memory(disk['floor'])} old output goes")
     typer.echo(f"  process    {found['pid']}, up for {format_duration(found['uptime'])}")
     for words in found["opened"]:
         typer.secho(f"  OPEN       {words}", fg="yellow")

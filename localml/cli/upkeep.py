@@ -46,7 +46,10 @@ def prune(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Remove old output and records. Nothing of a live workload is touched."""
+    """Remove old output and records. Nothing of a live workload is touched.
+
+    The server does so by itself, by the rules that 'localml up' was given: see 'localml doctor'.
+    """
     kept = None if keep is None else parse_memory(keep, "--keep")
     with connect(data) as client:
         done = client.prune(logs_days=logs_days, keep_log_bytes=kept, deleted_days=deleted_days, dry_run=dry_run)
@@ -58,6 +61,8 @@ def prune(
         f"{verb} {format_memory(done['log_bytes'])} of output of {len(done['logs_of'])} workload(s), "
         f"and the records of {len(done['workloads'])} removed one(s)"
     )
+    if done["database_bytes"]:
+        typer.echo(f"the database is {format_memory(done['database_bytes'])} smaller")
 
 
 @command

@@ -1,29 +1,36 @@
-"""Giving disk space back: output and records of workloads that are over. What is alive is never touched."""
+"""Giving disk space back: output and records of workloads that are over, and old events. What is alive is not touched,
+but for the output of a service's earlier tries and events of long ago.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, false, func, select, update
 from sqlmodel import Session, SQLModel, col
 
 from localml.core.capacity.tables import GpuLease
+from localml.core.events.records import forget
 from localml.core.events.tables import Event
 from localml.core.instances.tables import Instance
 from localml.core.logs.tables import LogFile
 from localml.core.ports import Store
+from localml.core.quantities import format_memory
 from localml.core.registry.tables import ModelVersion
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import EndpointReplica
 from localml.core.subjects import Noun
 from localml.core.work.specs import WorkloadSpec
+from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
 DAY = 86400.0
 LOGS_DIR = "logs"
-_GROUP = 500
+_GROUP = 50
 """Workloads whose rows are removed in one transaction, so that nobody else waits long for the writer."""
 
 
@@ -35,16 +42,22 @@ class PruneRules:
         logs_older_than: seconds since a workload ended after which its output goes; None: age does not matter.
         keep_log_bytes: how much output of ended workloads stays, the oldest goes first; None: size does not matter.
         deleted_older_than: seconds since a workload was deleted after which its records go; None: they all stay.
+        jobs_older_than: the same since a job ended, deleted or not. Those that are a child of something stay.
+        events_older_than: the same for events, whatever they are about.
+        tries_bytes: how much output of earlier tries of one that is not over stays, the oldest goes first.
     """
 
     logs_older_than: float | None = 30 * DAY
     keep_log_bytes: int | None = None
     deleted_older_than: float | None = 30 * DAY
+    jobs_older_than: float | None = None
+    events_older_than: float | None = None
+    tries_bytes: int | None = None
 
 
 @dataclass(slots=True)
 class Pruned:
-    """What went, or would go in a dry run. ``log_bytes`` counts files and their side files."""
+    """What went, or would go in a dry run. ``log_bytes`` counts files and their side files, as they lie on the disk."""
 
     dry_run: bool
     log_files: int = 0
@@ -52,37 +65,73 @@ class Pruned:
     logs_of: list[int] = field(default_factory=list)
     workloads: list[int] = field(default_factory=list)
     folders: int = 0
+    events: int = 0
+    database_bytes: int = 0
+
+    @property
+    def some(self) -> bool:
+        """Whether anything of a workload went."""
+        return bool(self.logs_of or self.workloads)
+
+    def words(self) -> str:
+        """What went, for people."""
+        return (
+            f"{format_memory(self.log_bytes)} of output of {len(set(self.logs_of))} workload(s), the records of "
+            f"{len(self.workloads)} and {self.events} event(s)"
+        )
 
 
-def prune(store: Store, data: Path, rules: PruneRules, *, now: float, dry_run: bool = False) -> Pruned:
+def prune(
+    store: Store,
+    data: Path,
+    rules: PruneRules,
+    *,
+    now: float,
+    dry_run: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Pruned:
     """Remove what the rules name. Safe to repeat, and to interrupt: files go before the rows that name them.
 
-    A workload counts as over when it has ended and nothing of it is left in the engine; only such ones are looked at.
+    A workload counts as over when it has ended and nothing of it is left in the engine.
+
+    Args:
+        stopped: asked now and then; True ends the work early.
     """
     result = Pruned(dry_run)
-    gone = _deleted(store, rules, now)
-    for number in _without_logs(store, data, rules, set(gone), now):
-        _drop_logs(store, data, number, result, now)
-    for number in gone:
-        _drop_logs(store, data, number, result, now)
-    result.workloads = gone
-    if not dry_run:
-        for start in range(0, len(gone), _GROUP):
-            part = gone[start : start + _GROUP]
+    gone = _forgotten(store, rules, now)
+    for number in [*_without_logs(store, data, rules, set(gone), now), *gone]:
+        if stopped():
+            return result
+        drop_logs(store, data, number, result, now)
+    for number, files in _earlier_tries(store, data, rules):
+        _drop_files(store, data, number, files, result, now)
+    for start in range(0, len(gone), _GROUP):
+        if stopped():
+            return result
+        part = gone[start : start + _GROUP]
+        result.workloads += part
+        if not dry_run:
             store.write(lambda session, part=part: _drop_rows(session, part))  # type: ignore[misc]
+    if rules.events_older_than is not None:
+        result.events = forget(store, now - rules.events_older_than, dry_run=dry_run, stopped=stopped)
     result.folders = _drop_empty(store, data / LOGS_DIR, dry_run=dry_run)
     return result
 
 
-def _over() -> Any:
+def over() -> Any:
+    """Condition: it has ended, and nothing of it is left in the engine."""
     return col(Workload.ended_at).is_not(None) & col(Workload.cleaned).is_(True)
 
 
-def _deleted(store: Store, rules: PruneRules, now: float) -> list[int]:
-    """Deleted workloads whose records may go: not those that a waiting one depends on."""
-    if rules.deleted_older_than is None:
-        return []
-    query = select(col(Workload.id)).where(_over(), col(Workload.deleted_at) <= now - rules.deleted_older_than)
+def _forgotten(store: Store, rules: PruneRules, now: float) -> list[int]:
+    """Workloads whose records may go: not those that a waiting one depends on."""
+    old: Any = false()
+    if rules.deleted_older_than is not None:
+        old = old | (col(Workload.deleted_at) <= now - rules.deleted_older_than)
+    if rules.jobs_older_than is not None:
+        job = (col(Workload.kind) == Kind.JOB) & col(Workload.parent_kind).is_(None)
+        old = old | (job & (col(Workload.ended_at) <= now - rules.jobs_older_than))
+    query = select(col(Workload.id)).where(over(), old)
     waiting = select(col(WorkloadDetail.spec)).join(Workload).where(col(Workload.ended_at).is_(None))
     with store.read() as session:
         found = [int(number) for number in session.execute(query.order_by(col(Workload.id))).scalars()]
@@ -98,14 +147,14 @@ def _deleted(store: Store, rules: PruneRules, now: float) -> list[int]:
 
 def _without_logs(store: Store, data: Path, rules: PruneRules, gone: set[int], now: float) -> list[int]:
     """Ended workloads that stay, but whose output goes."""
-    query = select(col(Workload.id), col(Workload.ended_at)).where(_over()).order_by(col(Workload.ended_at).desc())
+    query = select(col(Workload.id), col(Workload.ended_at)).where(over()).order_by(col(Workload.ended_at).desc())
+    there = _with_folder(data) - gone
     with store.read() as session:
-        ended = [(int(number), float(at)) for number, at in session.execute(query) if number not in gone]
+        ended = [(int(number), float(at)) for number, at in session.execute(query) if number in there]
     chosen: list[int] = []
     kept = 0
     for number, at in ended:
-        folder = data / LOGS_DIR / str(number)
-        size = sum(path.stat().st_size for path in _files(folder))
+        size = sum(map(taken, files_of(data, number)))
         if not size:
             continue
         old = rules.logs_older_than is not None and at <= now - rules.logs_older_than
@@ -116,26 +165,70 @@ def _without_logs(store: Store, data: Path, rules: PruneRules, gone: set[int], n
     return chosen
 
 
-def _drop_logs(store: Store, data: Path, number: int, result: Pruned, now: float) -> None:
-    files = _files(data / LOGS_DIR / str(number))
+def _earlier_tries(store: Store, data: Path, rules: PruneRules) -> Iterator[tuple[int, list[Path]]]:
+    """(workload, files) of what is not over: output of its earlier tries that goes."""
+    if rules.tries_bytes is None:
+        return
+    ended = select(col(Attempt.workload_id), col(Attempt.name)).join(Workload)
+    ended = ended.where(~over(), col(Attempt.removed).is_(True), col(Attempt.number) < col(Workload.attempt))
+    names: dict[int, list[str]] = {}
+    with store.read() as session:
+        for number, name in session.execute(ended.order_by(col(Attempt.id).desc())):
+            names.setdefault(number, []).append(name)
+    for number, tries in names.items():
+        files, kept, gone = files_of(data, number), 0, list[Path]()
+        for name in tries:
+            own = [path for path in files if path.name.startswith(f"{name}.")]
+            kept += sum(map(taken, own))
+            gone += own if kept > rules.tries_bytes else ()
+        if gone:
+            yield number, gone
+
+
+def drop_logs(store: Store, data: Path, number: int, result: Pruned, now: float) -> None:
+    """Remove all output of a workload that is over; nothing if ``result`` is that of a dry run."""
+    _drop_files(store, data, number, files_of(data, number), result, now)
+
+
+def _drop_files(store: Store, data: Path, number: int, files: Sequence[Path], result: Pruned, now: float) -> None:
     if not files:
         return
     result.logs_of.append(number)
     for path in files:
         result.log_files += 1
-        result.log_bytes += path.stat().st_size
+        result.log_bytes += taken(path)
         if not result.dry_run:
             path.unlink(missing_ok=True)
     if not result.dry_run:
+        names = [str(path.relative_to(data)) for path in files]
         mark = update(LogFile).where(*_about(LogFile, [number]), col(LogFile.pruned_at).is_(None))
-        store.write(lambda session: session.execute(mark.values(pruned_at=now)) and None)
+        mark = mark.where(col(LogFile.path).in_(names)).values(pruned_at=now)
+        store.write(lambda session: session.execute(mark) and None)
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(data: Path, number: int) -> list[Path]:
+    """A workload's files of output, side files included."""
     try:
+        folder = data / LOGS_DIR / str(number)
         return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
     except FileNotFoundError:
         return []
+
+
+def _with_folder(data: Path) -> set[int]:
+    try:
+        return {int(name) for name in os.listdir(data / LOGS_DIR) if name.isdigit()}
+    except FileNotFoundError:
+        return set()
+
+
+def taken(path: Path) -> int:
+    """Bytes that a file takes on the disk, which are less than its size where holes are in it; 0 without a file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    return min(found.st_size, found.st_blocks * 512)
 
 
 def _drop_rows(session: Session, numbers: list[int]) -> None:
@@ -164,7 +257,7 @@ def _drop_empty(store: Store, folder: Path, *, dry_run: bool) -> int:
     if not empty:
         return 0
     with store.read() as session:
-        live = set(session.execute(select(col(Workload.id)).where(~_over())).scalars())
+        live = set(session.execute(select(col(Workload.id)).where(~over())).scalars())
         newest = session.execute(select(func.max(col(Workload.id)))).scalar() or 0
     count = 0
     for path in empty:

@@ -32,11 +32,19 @@ T = TypeVar("T")
 FILE_NAME = "localml.db"
 _MAX_GROUP: Final = 256
 _BUSY_MS: Final = 10_000
+_JOURNAL: Final = 32 << 20
+"""Bytes that the journal keeps when it begins anew, however long a reader had let it grow."""
 
 
-def connect_raw(path: Path) -> sqlite3.Connection:
-    """A plain connection with the pragmas that every connection to the file uses."""
+def connect_raw(path: Path, *first: str) -> sqlite3.Connection:
+    """A plain connection with the pragmas that every connection to the file uses.
+
+    Args:
+        first: pragmas that must come before these.
+    """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in first:
+        connection.execute(f"PRAGMA {pragma}").close()
     _pragmas(connection)
     return connection
 
@@ -49,6 +57,7 @@ def _pragmas(connection: Any) -> None:
         f"busy_timeout={_BUSY_MS}",
         "cache_size=-2000",  # KiB for each connection; the kernel keeps the file's pages anyway
         "temp_store=MEMORY",
+        f"journal_size_limit={_JOURNAL}",
     ):
         connection.execute(f"PRAGMA {pragma}").close()
 

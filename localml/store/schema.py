@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 import localml.core.tables  # noqa: F401  (fills the metadata)
 from localml.core.errors import Code, LocalmlError
 from localml.store.database import FILE_NAME, backup_file, connect_raw
+from localml.store.shrinking import make_shrinkable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,6 +33,8 @@ def prepare(data: Path) -> Path:
         create(path)
     elif revision != HEAD:
         _upgrade(path, revision)
+    if revision is not None:
+        make_shrinkable(path)
     return path
 
 
@@ -54,7 +57,7 @@ def current(path: Path) -> str | None:
 
 def create(path: Path) -> None:
     """Make a new file with all tables, stamped with the newest revision, in one transaction."""
-    engine = create_engine("sqlite://", creator=lambda: connect_raw(path))
+    engine = create_engine("sqlite://", creator=lambda: connect_raw(path, "auto_vacuum=INCREMENTAL"))
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")

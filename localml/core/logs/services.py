@@ -11,7 +11,8 @@ from localml.core.ports import Store
 from localml.core.work.states import Kind
 from localml.core.work.tables import Workload, WorkloadDetail
 
-SERVICE = (col(Workload.kind) != Kind.JOB) | (func.json_extract(col(WorkloadDetail.spec), "$.until_stopped") == 1)
+_UNTIL_STOPPED = func.coalesce(func.json_extract(col(WorkloadDetail.spec), "$.until_stopped"), 0) == 1
+SERVICE = (col(Workload.kind) != Kind.JOB) | _UNTIL_STOPPED
 """Condition over workloads with their details: endpoints' replicas, notebooks, TensorBoards, jobs ``until_stopped``."""
 
 

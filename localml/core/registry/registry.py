@@ -297,8 +297,12 @@ class Registry:
         shutil.rmtree(self.folder(registered.version), ignore_errors=True)
 
     def sweep(self) -> None:
-        """Remove what a crash left half-copied; for the start, before anything is registered."""
+        """Remove what a crash left half-copied or half-removed; for the start, before anything is registered."""
         folder = self._data / FOLDER
+        gone = select(ModelVersion.path).where(col(ModelVersion.deleted_at).is_not(None))
+        with self._store.read() as session:
+            for path in session.exec(gone):
+                shutil.rmtree(self._data / path, ignore_errors=True)
         if folder.is_dir():
             for one in folder.iterdir():
                 if one.name.startswith(_PART):

@@ -166,6 +166,17 @@ def test_leftovers_of_a_crash_are_removed_or_replaced(place: Place) -> None:
     assert sorted(one.name for one in (place.data / FOLDER).iterdir()) == ["1"]
 
 
+def test_a_version_whose_removal_was_cut_off_leaves_nothing_behind(place: Place) -> None:
+    place.put("s3://b/net.onnx", times(2.0))
+    made = place.registry.register(NewVersion("net", "s3://b/net.onnx", ME))
+    place.registry.delete(made, ME)
+    folder = place.registry.folder(made.version)
+    folder.mkdir(parents=True)  # the record got to the disk, then the server was killed
+    (folder / "model.onnx").touch()
+    place.registry.sweep()
+    assert not folder.exists()
+
+
 def test_a_version_that_is_served_cannot_be_deleted(place: Place) -> None:
     place.put("s3://b/net.onnx", times(2.0))
     made = place.registry.register(NewVersion("net", "s3://b/net.onnx", ME))

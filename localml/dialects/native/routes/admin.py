@@ -13,7 +13,7 @@ from flask_openapi.blueprint import APIBlueprint
 from localml import __version__
 from localml.core.people.allow import MACHINE, allow, places
 from localml.core.people.rights import Action
-from localml.core.prune import DAY, PruneRules, prune
+from localml.core.prune import DAY, PruneRules
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.kit.environment import environment
@@ -55,6 +55,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "counts": counts,
             "gpus": gpus(platform, caller()),
             "gpu_source": platform.gpus.reason,
+            "disk": platform.upkeep.view() if caller().admin else None,
             "drained": None if mark is None else {"reason": mark.reason, "at": mark.at},
             "user": caller().name,
         }
@@ -71,7 +72,7 @@ def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
         """Remove old output and records of workloads that are over."""
         admin_only(caller())
         rules = PruneRules(_days(body.logs_days), body.keep_log_bytes, _days(body.deleted_days))
-        return asdict(prune(platform.db, platform.data, rules, now=platform.clock.now(), dry_run=body.dry_run))
+        return asdict(platform.upkeep.prune(rules, dry_run=body.dry_run))
 
     @api.post("/backup")
     def backup() -> Any:
