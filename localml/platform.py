@@ -317,7 +317,7 @@ class Platform:
         return self.serving.gateway.url
 
     def why(self, workload_id: int) -> Reason | None:
-        """Why a workload waits: for resources, in the engine, or for its output; None when it does not."""
+        """Why a workload waits: for resources, in the engine, for its output, for what is stuck; or None."""
         return self.reconciler.why(workload_id)
 
     def _why_words(self, workload_id: int) -> str:

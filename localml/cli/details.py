@@ -54,11 +54,11 @@ def explain(found: Workload) -> Iterator[str]:
             yield f"it is expected to start in {format_duration(left)}"
         if found.why.holders:
             yield f"held by: {', '.join(map(str, found.why.holders))}"
-    elif found.ended:
+    if found.ended:
         yield f"{found.state}: {found.message or found.cause}"
         if found.help and found.state != "succeeded":
             yield found.help
-    else:
+    elif found.why is None:
         yield f"it does not wait: it is {found.state}" + (f" ({found.message})" if found.message else "")
 
 

@@ -26,7 +26,7 @@ from localml.core.work.grants import Grants
 from localml.core.work.specs import Resources, WorkloadSpec, single
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full, Submission, Workloads
-from localml.engines.base import CONTAINERS, STREAMS, EngineUnreachable, GpuGrant, Phase
+from localml.engines.base import CONTAINERS, STREAMS, Engine, EngineUnreachable, GpuGrant, Phase
 from localml.engines.fake.engine import FakeEngine
 from localml.objects import Buckets
 from localml.store.database import Database
@@ -75,7 +75,10 @@ class InstantPumps(LogPumps):
 
 
 class Rig:
-    """One installation, of one machine or of several of one size. ``machine`` may be replaced to change that."""
+    """One installation, of one machine or of several of one size. ``machine`` may be replaced to change that.
+
+    ``before`` puts something between the loop and its engine.
+    """
 
     def __init__(
         self,
@@ -85,12 +88,14 @@ class Rig:
         cpu: float = 8,
         memory: int = 16 << 30,
         nodes: tuple[str, ...] = ("local",),
+        before: Callable[[Engine], Engine] = lambda engine: engine,
     ) -> None:
         self.data = data
         self.clock = ManualClock()
         self.nodes = nodes
         spread = replace(CONTAINERS, gangs_spread=len(nodes) > 1)
         self.engine = FakeEngine(self.clock, install=INSTALL, nodes=nodes, capabilities=spread)
+        self.met = before(self.engine)  # what the loop takes for its engine
         self.machine = Machine(
             "local", cpu, memory, tuple((f"GPU-{n}", "Simulated GPU") for n in range(gpus)), max_replicas=64
         )
@@ -124,10 +129,10 @@ class Rig:
             replica_token=lambda attempt: f"token-{attempt}",
         )
         inline = Inline()
-        acts = Acts(lambda: None, dict.fromkeys(("start", "pin", "stop", "remove"), inline))
+        acts = Acts(lambda: None, dict.fromkeys(("start", "pin", "stop", "remove"), inline), now=self.clock.now)
         return Reconciler(
             self.db,
-            self.engine,
+            self.met,
             site,
             self.logs,
             self.clock,

@@ -58,6 +58,7 @@ class View:
     retries: int = 0
     started_at: float | None = None
     attempts: tuple[AttemptView, ...] = ()
+    condemned: str = ""  # why it cannot go on, by no fault of its own; empty when it can
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +184,7 @@ def decide(view: View, world: World, now: float) -> list[Decision]:
     if view.state is State.QUEUED:
         if view.desired is Desired.STOP:
             return [_final(view, _stopped(view), now)]
-        return []
+        return [_final(view, _condemned(view), now)] if view.condemned else []
     if view.state not in (State.PREPARING, State.RUNNING, State.STOPPING):
         return []
     decisions: list[Decision] = []
@@ -249,6 +250,8 @@ def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcom
     """Whether the current try is decided, and how; the first reason that holds wins."""
     if view.desired is Desired.STOP:
         return _stopped(view)
+    if view.condemned:
+        return _condemned(view)
     lost = next((one for one in attempts if one.lost_gpu and one.runs), None)
     if lost is not None:
         return _Outcome(State.FAILED, Cause.GPU_LOST, f"{lost.role}-{lost.index}: {lost.lost_gpu}")
@@ -265,6 +268,10 @@ def _outcome(view: View, attempts: Sequence[AttemptView], now: float) -> _Outcom
 
 def _stopped(view: View) -> _Outcome:
     return _Outcome(State.STOPPED, Cause.STOPPED, view.message or "stopped on request")
+
+
+def _condemned(view: View) -> _Outcome:
+    return _Outcome(State.FAILED, Cause.DEFECT, view.condemned)
 
 
 def completion(spec: WorkloadSpec, attempts: Sequence[AttemptView]) -> _Outcome | None:

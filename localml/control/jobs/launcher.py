@@ -1,22 +1,19 @@
-"""Starting and removing: the acts behind the decisions, and what their results mean for the records."""
+"""Starting and removing: the acts behind the decisions. What they gave is written down by :mod:`.results`."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from sqlalchemy import update
-from sqlmodel import Session, col
+from sqlmodel import col
 
-from localml.control.jobs import records
-from localml.control.jobs.acts import Acts, Done
-from localml.control.jobs.decide import AttemptView
-from localml.control.jobs.hostports import other_host_ports, taken_port
-from localml.control.jobs.observe import Observations
+from localml.control.jobs.acts import Acts
+from localml.control.jobs.crew import Crew
+from localml.control.jobs.hostports import taken_port
 from localml.control.jobs.plans import Site, build, network_name
 from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
@@ -24,14 +21,12 @@ from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.events.records import record_event
 from localml.core.subjects import Subject
-from localml.core.work.causes import Cause
 from localml.core.work.grants import Grants
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.states import AttemptState, Desired
 from localml.core.work.tables import Workload, WorkloadDetail
 from localml.engines.base import (
     Engine,
-    EngineError,
     EngineUnreachable,
     ImageMissing,
     Observed,
@@ -42,8 +37,6 @@ from localml.engines.base import (
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
-
-_DISK_FULL = "no space left on device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +56,33 @@ class Launch:
     images: dict[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """Whose attempt was planned and is not wanted any more."""
+
+    row: WorkloadRow
+    attempt: AttemptRow
+
+
+def has_begun(seen: Observed) -> bool:
+    """Whether a container has been begun, or the engine will begin it: what was only made, or never ran, has not."""
+    return seen.phase in (Phase.PENDING, Phase.RUNNING) or (seen.phase is Phase.EXITED and seen.started_at is not None)
+
+
+def _all_of(steps: Iterable[Callable[[], None]]) -> None:
+    """Take every step, also when one of them fails; raises the first failure afterwards."""
+    failures: list[Exception] = []
+    for step in steps:
+        try:
+            step()
+        except EngineUnreachable:
+            raise
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
 class Launcher:
     """Turns planned attempts into containers."""
 
@@ -72,8 +92,9 @@ class Launcher:
         self._pumps = pumps
         self._site = site
         self._clock = clock
-        self._gang_threads = ThreadPoolExecutor(16, "localml-gang")
+        self._gang_threads = Crew(16, "localml-gang")
         self._pinned: set[int] = set()
+        self._heard: dict[int, float] = {}
 
     def start(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec, gang: Sequence[AttemptRow]) -> None:
         """Start all planned attempts of a workload in one act."""
@@ -88,8 +109,8 @@ class Launcher:
         try:
             grants = self._grants(row, spec)
             images = self._images(row, spec, grants)
-        except (EngineError, EngineUnreachable) as error:
-            return Launch([Started(one, error=error) for one in planned])
+        except Exception as error:  # whatever it is, the workload must hear of it
+            return Launch([self._looked_up(row, one, error) for one in planned])
         if images is None:
             return Launch([])
 
@@ -98,15 +119,38 @@ class Launcher:
                 self._check_ports(spec.role(one.role), one)
                 plan = build(self._site, row, spec, one, gang, images[one.role], grants)
                 with self._site.pins(plan) as pinned:
-                    observed = self._engine.start(pinned)
-                if observed.phase is not Phase.PENDING:
-                    self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
-                return Started(one, observed)
-            except Exception as error:  # whatever it is, the workload must hear of it
-                return Started(one, error=error)
+                    return self._came(row, one, self._engine.start(pinned))
+            except Exception as error:
+                return self._looked_up(row, one, error)
 
         started = [begin(planned[0])] if len(planned) == 1 else list(self._gang_threads.map(begin, planned))
         return Launch(started, images)
+
+    def _came(self, row: WorkloadRow, one: AttemptRow, observed: Observed) -> Started:
+        if observed.phase is not Phase.PENDING:
+            self._pumps.ensure(row.id, one.name)  # at once: its output may be over when the start is recorded
+        return Started(one, observed)
+
+    def _looked_up(self, row: WorkloadRow, one: AttemptRow, error: Exception) -> Started:
+        """What became of an attempt whose start failed: its container may be there all the same, and then counts.
+
+        A failure that is no answer of the engine says nothing; the start is tried again.
+        """
+        if isinstance(error, EngineUnreachable):
+            return Started(one, error=error)
+        try:
+            seen = self._sure(one.name)
+        except Exception as doubt:
+            return Started(one, error=EngineUnreachable(f"{error}; and whether it runs could not be asked: {doubt}"))
+        if has_begun(seen):
+            log.warning("the start of %s failed, but it is there: %s", one.name, error)
+            return self._came(row, one, seen)
+        return Started(one, error=error)
+
+    def _sure(self, name: str) -> Observed:
+        """What the engine says of a container; what it does not find is asked for twice."""
+        seen = self._engine.inspect(name)
+        return seen if seen.phase is not Phase.GONE else self._engine.inspect(name)
 
     def _grants(self, row: WorkloadRow, spec: WorkloadSpec) -> Grants:
         """What was decided when it was submitted; now, and once, for one that an earlier version took in."""
@@ -136,7 +180,7 @@ class Launcher:
         def tell(words: str) -> None:
             nonlocal pulled
             pulled = True
-            now = self._clock.now()
+            now = self._heard[row.id] = self._clock.now()
             self._db.write(lambda s: record_event(s, Subject.workload(row.id), "Pulling", words, now=now))
 
         for role in spec.roles:
@@ -185,10 +229,26 @@ class Launcher:
     def forget(self, number: int) -> None:
         """A workload that is over."""
         self._pinned.discard(number)
+        self._heard.pop(number, None)
 
-    def discard(self, acts: Acts, one: AttemptView) -> None:
-        """Make sure that nothing exists of a planned attempt."""
-        acts.run("remove", (("attempt", one.id),), one.name, lambda: self._engine.remove(one.name))
+    def heard(self, number: int) -> float | None:
+        """When the engine last told how far the images of a workload are; seconds since the epoch."""
+        return self._heard.get(number)
+
+    def relieve(self) -> bool:
+        """Let no member of a gang wait for a start that hangs. Returns whether somebody waits."""
+        return self._gang_threads.relieve()
+
+    def discard(self, acts: Acts, row: WorkloadRow, one: AttemptRow) -> None:
+        """Make sure that nothing exists of a planned attempt. One that is there has begun, and is left for its end."""
+
+        def act() -> Observed:
+            seen = self._sure(one.name)
+            if not has_begun(seen):
+                self._engine.remove(one.name)
+            return seen
+
+        acts.run("remove", (("attempt", one.id),), Discarded(row, one), act)
 
     def remove(
         self,
@@ -206,122 +266,8 @@ class Launcher:
         ]
 
         def act() -> list[int]:
-            for one in old:
-                self._engine.remove(one.name)
-            for network in networks:
-                self._engine.remove_network(network)
+            steps = [partial(self._engine.remove, one.name) for one in old]
+            _all_of([*steps, *(partial(self._engine.remove_network, network) for network in networks)])
             return [one.id for one in old]
 
         acts.run("remove", (("clean", row.id),), row, act)
-
-    def record(self, results: Iterable[Done], seen: Observations, now: float) -> None:
-        """Write what the acts gave, in one transaction."""
-        writes: list[Any] = []
-        for result in results:
-            writes.extend(self._meaning(result, seen, now))
-        if not writes:
-            return
-
-        def apply(session: Session) -> None:
-            for write in writes:
-                write(session)
-
-        self._db.write(apply)
-
-    def _meaning(self, result: Done, seen: Observations, now: float) -> list[Any]:
-        if result.kind == "start" and result.error is None:
-            return self._launched(result.subject, result.value, seen, now)
-        if result.kind == "pin" and result.error is None and result.value:
-            return [lambda s: records.pin_images(s, result.subject, result.value)]
-        if result.kind == "remove" and result.error is None:
-            key: Any = result.keys[0]
-            kind, number = key[0], key[1]
-            if kind == "clean":
-                return [lambda s: records.removed(s, number, result.value)]
-            if kind == "attempt":
-                return [lambda s: self._discarded(s, number, now)]
-        if result.error is not None and not isinstance(result.error, EngineUnreachable):
-            what = getattr(result.subject, "name", result.subject)
-            log.warning("%s of %s failed: %s", result.kind, what, result.error)
-        return []
-
-    def _launched(self, row: WorkloadRow, launch: Launch, seen: Observations, now: float) -> list[Any]:
-        writes = [self._started(row, one, seen, now) for one in launch.started]
-        writes.append(lambda s: records.all_begun(s, row.id, now=now))
-        if launch.images:
-            writes.append(lambda s: records.pin_images(s, row.id, launch.images or {}))
-        return writes
-
-    @staticmethod
-    def _discarded(session: Session, attempt_id: int, now: float) -> None:
-        records.end_attempt(
-            session,
-            attempt_id,
-            AttemptState.PLANNED,
-            exit_code=None,
-            signal=None,
-            cause=Cause.SUPERSEDED,
-            message="never started",
-            at=now,
-            now=now,
-        )
-
-    def _started(self, row: WorkloadRow, one: Started, seen: Observations, now: float) -> Any:
-        if one.observed is not None:
-            observed = one.observed
-            seen.learn(observed)
-            if observed.phase is Phase.PENDING:
-                return lambda s: records.attempt_pending(s, one.attempt, observed, now=now)
-            return lambda s: records.attempt_running(
-                s,
-                one.attempt,
-                handle=observed.handle,
-                address=observed.address,
-                started_at=observed.started_at or now,
-            )
-        error = one.error
-        if isinstance(error, EngineUnreachable):
-            return lambda s: None  # nothing is known; the attempt stays planned and is tried again
-        if isinstance(error, PortTaken):
-            role_ports = self._other_ports(row, one.attempt)
-            if role_ports is not None:
-                return lambda s: records.set_ports(s, one.attempt.id, role_ports)
-        return lambda s: self._failed_start(s, row, one.attempt, error, now)
-
-    def _other_ports(self, row: WorkloadRow, one: AttemptRow) -> dict[str, tuple[int, int]] | None:
-        """Other ports to try; None when the user insists on one of those that were tried."""
-        with self._db.read() as session:
-            detail = session.get(WorkloadDetail, row.id)
-        if detail is None:
-            return {}
-        role = WorkloadSpec.model_validate_json(detail.spec).role(one.role)
-        if any(port.host for port in role.ports):
-            return None
-        return other_host_ports(role, one.ports or {}, mapped=self._site.capabilities.ports_mapped)
-
-    @staticmethod
-    def _failed_start(session: Session, row: WorkloadRow, one: AttemptRow, error: Exception | None, now: float) -> None:
-        words = str(error)
-        cause = Cause.IMAGE_MISSING if isinstance(error, ImageMissing) else Cause.START_FAILED
-        if _DISK_FULL in words.lower():
-            cause = Cause.DISK_FULL
-        records.end_attempt(
-            session,
-            one.id,
-            AttemptState.PLANNED,
-            exit_code=None,
-            signal=None,
-            cause=cause,
-            message=words,
-            at=now,
-            now=now,
-        )
-        record_event(
-            session,
-            Subject.workload(row.id),
-            "FailedToStart",
-            words,
-            now=now,
-            warning=True,
-            replica=f"{one.role}-{one.index}",
-        )

@@ -58,7 +58,7 @@ class Eyes:
         self._acts = acts
         self._node = node
         self._unhealthy = unhealthy
-        self.seen = Observations(engine)
+        self.seen = Observations(engine, clock.now)
         self.lost: dict[str, str] = {}
         self.down = False
         self._hints: set[str] = set()
@@ -87,6 +87,8 @@ class Eyes:
         # what is being started is looked at when its start is recorded: until then its end could not be
         early = {one.name for one in attempts if one.state is AttemptState.PLANNED} & hints
         hints -= early
+        self.seen.forget_missing(known)
+        hints |= self._doubtful()
         answered = True
         if self._look_at == 0.0 or (time.monotonic() >= self._look_at and known) or not self.seen.complete:
             answered = self.seen.look(one.name for one in attempts if one.state in _IN_THE_ENGINE)
@@ -101,9 +103,20 @@ class Eyes:
         self._tell(answered)
         return answered
 
+    def _doubtful(self) -> set[str]:
+        now = self._clock.now()
+        return {name for name, due in self.seen.doubts().items() if due <= now}
+
+    def next_due(self) -> float | None:
+        """When something should be looked for again because it was not found; seconds since the epoch."""
+        return min(self.seen.doubts().values(), default=None)
+
     def _check_gpus(self, marked: Collection[tuple[str, str]]) -> None:
         """Fence GPUs that have become unhealthy; who runs on them is decided by the same tick."""
-        self.lost = dict(self._unhealthy())
+        try:
+            self.lost = dict(self._unhealthy())
+        except Exception:  # what was known of them stands, and nobody waits for them
+            log.exception("the GPUs' health could not be asked for")
         fresh = {gpu: why for gpu, why in self.lost.items() if (self._node, gpu) not in marked}
         if not fresh:
             return

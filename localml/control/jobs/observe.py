@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.decide import AttemptView, Begun, Ended
@@ -14,17 +15,27 @@ from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
 
 log = logging.getLogger("localml.control")
 
+GONE_AGAIN_S = 3.0
+"""Seconds between the two looks after which a container that was there is believed to be gone."""
+
 
 class Observations:
     """The engine's last answers, kept between ticks.
 
-    A full look (:meth:`look`) replaces everything; hints look at single containers. ``complete`` tells whether a
-    name that is missing may be read as gone.
+    A full look (:meth:`look`) replaces everything; hints look at single containers. ``complete`` tells whether there
+    has been one since the engine answered last. That a container is gone costs its work, so it is believed only when
+    two looks some seconds apart found nothing: an engine that has just come back may not know all of its own yet. In
+    between nothing is known of it.
+
+    Args:
+        now: seconds since the epoch.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, now: Callable[[], float] = time.time) -> None:
         self._engine = engine
+        self._now = now
         self._known: dict[str, Observed] = {}
+        self._missed: dict[str, float] = {}  # name -> when it was first not found
         self.complete = False
         self.unreachable: str | None = None
 
@@ -32,8 +43,7 @@ class Observations:
         """Ask for all containers. Returns whether the engine answered.
 
         Args:
-            running: containers that must be there; one that the list leaves out is asked for by its name, because
-                to hold it for gone costs its work.
+            running: containers that must be there; one that the list leaves out is asked for by its name.
         """
         return self._ask(lambda: self._look_all(running))
 
@@ -42,42 +52,73 @@ class Observations:
         return self._ask(lambda: self._look_at(names))
 
     def _ask(self, question: Callable[[], None]) -> bool:
+        """An answer that cannot be understood is none either."""
         try:
             question()
-        except EngineUnreachable as error:
-            self.unreachable = str(error)
+        except Exception as error:
+            if not isinstance(error, EngineUnreachable):
+                log.warning("the engine's answer could not be used", exc_info=True)
+            self.unreachable = str(error) or type(error).__name__
             self.complete = False
             return False
         self.unreachable = None
         return True
 
     def _look_all(self, running: Iterable[str]) -> None:
-        found = dict(self._engine.list())
-        for name in set(running) - set(found):
-            found[name] = self._engine.inspect(name)
-            if found[name].phase is not Phase.GONE:
-                log.warning("the engine's list left out %s, which is there", name)
-        self._known = found
+        before = self._known
+        self._known = dict(self._engine.list())
+        missing = set(running) - set(self._known)
+        self._missed = {name: at for name, at in self._missed.items() if name in missing}
+        for name in missing:
+            known = before.get(name)
+            if known is not None:
+                self._known[name] = known
+            if known is None or known.phase is not Phase.EXITED:  # an end is final
+                self._look_for(name)
         self.complete = True
 
     def _look_at(self, names: Iterable[str]) -> None:
         for name in names:
             known = self._known.get(name)
             if known is None or known.phase is not Phase.EXITED:  # an end is final
-                self._known[name] = self._engine.inspect(name)
+                self._look_for(name)
+
+    def _look_for(self, name: str) -> None:
+        """Ask for one by its name; an answer about it alone that cannot be used leaves what was known of it."""
+        try:
+            seen = self._engine.inspect(name)
+        except EngineUnreachable:
+            raise
+        except Exception as error:
+            log.warning("nothing could be learned of %s: %s", name, error)
+        else:
+            self._take(seen)
+
+    def _take(self, seen: Observed) -> None:
+        if seen.phase is not Phase.GONE:
+            self._missed.pop(seen.name, None)
+        elif self._now() - self._missed.setdefault(seen.name, self._now()) < GONE_AGAIN_S:
+            self._known.pop(seen.name, None)
+            return
+        self._known[seen.name] = seen
 
     def learn(self, observed: Observed) -> None:
         """Take in what an act was told; an end that is already known is never taken back by an older answer."""
         known = self._known.get(observed.name)
         if known is None or known.phase is not Phase.EXITED:
-            self._known[observed.name] = observed
+            self._take(observed)
+
+    def forget_missing(self, known: Collection[str]) -> None:
+        """Nobody asks for any others than these."""
+        self._missed = {name: at for name, at in self._missed.items() if name in known}
+
+    def doubts(self) -> dict[str, float]:
+        """Containers that were not found once, and when they should be looked for again; seconds since the epoch."""
+        return {name: at + GONE_AGAIN_S for name, at in self._missed.items() if name not in self._known}
 
     def get(self, name: str) -> Observed | None:
         """The last answer about a container; None when nothing is known."""
-        found = self._known.get(name)
-        if found is None and self.complete:
-            return Observed(name, Phase.GONE)
-        return found
+        return self._known.get(name)
 
     def names(self) -> set[str]:
         """All containers that exist, as far as known."""

@@ -190,7 +190,8 @@ class Picture:
 
     def _stands(self, unit: Unit, now: float) -> bool:
         """Whether a waiting workload belongs in the queue."""
-        return unit.row.desired is Desired.RUN and not self.hold(unit, now)
+        sound = unit.row.desired is Desired.RUN and unit.row.id not in self.specs.broken
+        return sound and not self.hold(unit, now)
 
     def as_waiting(self, unit: Unit) -> Waiting:
         """A waiting workload as admission wants it."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from localml.control.jobs.admitter import Admitter
 from localml.control.jobs.demands import Reason
 from localml.control.jobs.looking import Eyes
+from localml.control.jobs.patience import Patience
 from localml.control.jobs.picture import Picture
 from localml.control.jobs.snapshot import AttemptRow, Unit, load_states
 from localml.core.clock import Clock
@@ -22,11 +23,14 @@ _NEW_S = 0.5
 class Questions:
     """Answers from the loop's picture, which nobody changes meanwhile."""
 
-    def __init__(self, db: Database, picture: Picture, eyes: Eyes, admitter: Admitter, clock: Clock) -> None:
+    def __init__(
+        self, db: Database, picture: Picture, eyes: Eyes, admitter: Admitter, patience: Patience, clock: Clock
+    ) -> None:
         self._db = db
         self._picture = picture
         self._eyes = eyes
         self._admitter = admitter
+        self._patience = patience
         self._clock = clock
         self._still = threading.Condition()
 
@@ -39,7 +43,7 @@ class Questions:
 
     def why(self, workload_id: int) -> Reason | None:
         """Why a workload waits: what a fresh pass says of a queued one, what the engine says of one that it has not
-        begun, what keeps one whose program has exited; None when it does not wait."""
+        begun, what keeps one whose program has exited, what one that is stuck waits for; None when it does not wait."""
         now = self._clock.now()
         with self._db.read_raw() as connection:
             state = load_states(connection, [workload_id]).get(workload_id)
@@ -48,7 +52,7 @@ class Questions:
                 unit = self._picture.live.get(workload_id)
             return self._under_way(unit, now) if unit is not None else None
         if state is not State.QUEUED:
-            return None
+            return self._patience.reason(workload_id, now)  # its containers cannot be removed, perhaps
         with self._still:
             # what was just submitted is taken in a moment later
             self._still.wait_for(lambda: workload_id in self._picture.waiting, _NEW_S)
@@ -58,6 +62,9 @@ class Questions:
         return Reason("new", "the control loop has not looked at it yet")
 
     def _under_way(self, unit: Unit, now: float) -> Reason | None:
+        stuck = self._patience.reason(unit.row.id, now)
+        if stuck is not None:
+            return stuck
         for one in unit.current if unit.row.state is State.PREPARING else ():
             if one.state is AttemptState.PENDING:
                 seen = self._eyes.seen.get(one.name)

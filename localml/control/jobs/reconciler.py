@@ -22,18 +22,21 @@ from sqlmodel import Session
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.admitter import Admitter
-from localml.control.jobs.decide import Begin, Decision, Discard, EndAttempt, Exit, Move, Start, Stop, decide
+from localml.control.jobs.apart import Write, each, write_apart
 from localml.control.jobs.demands import Placement, Reason
 from localml.control.jobs.holdings import Machine, ports_in_use
 from localml.control.jobs.hostports import choose_ports
+from localml.control.jobs.judging import Judgement
 from localml.control.jobs.launcher import Launch, Launcher
 from localml.control.jobs.looking import ENGINE_RETRY_S, SLOW_TICK_S, Eyes
-from localml.control.jobs.observe import EngineWorld
+from localml.control.jobs.patience import Patience
 from localml.control.jobs.picture import Picture
 from localml.control.jobs.plans import Site
 from localml.control.jobs.pumps import RESUMED, LogPumps
+from localml.control.jobs.quarantine import Quarantine
 from localml.control.jobs.questions import Questions
-from localml.control.jobs.snapshot import Unit, WorkloadRow, view_of
+from localml.control.jobs.results import Results, workload_of
+from localml.control.jobs.snapshot import WorkloadRow
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
@@ -41,7 +44,6 @@ from localml.core.events.records import record_event
 from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import LogStore
 from localml.core.subjects import Subject
-from localml.core.work.causes import Cause
 from localml.core.work.states import TERMINAL, AttemptState, State
 from localml.engines.base import STREAMS, Engine, EngineUnreachable
 from localml.store.database import Database
@@ -52,7 +54,8 @@ CHECK_S = 60.0
 """Seconds between two comparisons of the picture with the records."""
 _ACT_RETRY_S = 1.0
 _QUEUE_TICK_S = 30.0
-_TAIL = 4096
+_SOON_S = 0.5
+_SEAT_S = 1.0  # between two looks at acts that hang while others wait for their seats
 
 
 class Reconciler:
@@ -89,13 +92,26 @@ class Reconciler:
         self._clock = clock
         self._changed = changed
         self._worker = Worker("reconciler", self.tick, what="the control loop")
-        self.acts = acts or Acts(self.nudge)
+        self.acts = acts or Acts(self.nudge, now=clock.now)
         self.pumps = pumps or LogPumps(engine, logs, done=self.nudge, changed=changed, tell=self._tell_of_log)
         self.eyes = Eyes(db, engine, clock, self.acts, node=site.node, unhealthy=unhealthy)
         self._launcher = Launcher(db, engine, site, clock, self.pumps)
+        self._quarantine = Quarantine(clock)
+        self._results = Results(db, self.eyes.seen, mapped=site.capabilities.ports_mapped)
         self._picture = Picture(db, told=self.nudge)
+        self._judgement = Judgement(
+            db, engine, logs, self._picture, self.eyes, self.pumps, self.acts, self._launcher, self._quarantine, changed
+        )
         self._admitter = Admitter(self._picture, machines, spread=site.capabilities.gangs_spread)
-        self.questions = Questions(db, self._picture, self.eyes, self._admitter, clock)
+        self._patience = Patience(
+            db,
+            self.acts,
+            progress=self._launcher.heard,
+            written=lambda one: sum(logs.size(one.workload_id, one.name, stream) for stream in STREAMS),
+            grace=lambda number: self._picture.specs.spec(number).stop_grace,
+            changed=changed,
+        )
+        self.questions = Questions(db, self._picture, self.eyes, self._admitter, self._patience, clock)
         self._unjudged: set[int] = set()
         self._unpinned: set[int] = set()
         self._check_at = time.monotonic() + CHECK_S
@@ -153,6 +169,7 @@ class Reconciler:
             if self._admit(now):
                 self._refresh(now)
                 self._dispatch_starts()
+        self._patience.look(self._picture.live.values(), self.eyes.down, now)
         self._check(now)
         return self._next(now)
 
@@ -178,109 +195,44 @@ class Reconciler:
         if not results:
             return
         try:
-            self._launcher.record(results, self.eyes.seen, now)
+            self._results.record(results, now, self._quarantine.blame)
         except BaseException:
             self.acts.put_back(results)  # a full disk, say: their keys would stay busy for ever
             raise
         for result in results:
-            rest = _ACT_RETRY_S if result.error is not None else 0.0
+            error = result.error or (_unreached(result.value) if result.kind == "start" else None)
+            rest = self.acts.failed(result, error) if error is not None else 0.0
             if result.kind == "stop":
                 name, grace = result.subject
                 self.hint(name)
                 rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
-            elif result.kind == "start" and result.value is not None and _unreached(result.value):
+            elif result.kind == "start" and error is not None:
                 self.eyes.look_again()
-            if result.kind == "start" or (result.kind == "remove" and isinstance(result.subject, WorkloadRow)):
-                self._changed(result.subject.id)
-            self.acts.settle(result, rest)
+            if result.kind in ("start", "remove") and (number := workload_of(result)):
+                self._changed(number)
+            self.acts.settle(result, rest, failed=error is not None)
 
     def _look(self) -> bool:
         attempts = [one for unit in self._picture.live.values() for one in unit.attempts]
         answered = self.eyes.look(attempts, self._picture.limits.gpu_marks)
         for one in attempts:
             if one.state is AttemptState.RUNNING:
-                self.pumps.ensure(one.workload_id, one.name)
+                try:
+                    self.pumps.ensure(one.workload_id, one.name)
+                except RuntimeError as error:  # no more threads now; the next tick tries again
+                    log.error("the output of %s is not carried over yet: %s", one.name, error)
         return answered
 
     def _judge(self, answered: bool, now: float) -> bool:
-        """Let each workload that may have changed be decided, write the outcome, start the slow acts.
-
-        Returns:
-            Whether anything was written.
-        """
+        """Let each workload that may have changed be decided. Returns whether anything was written."""
         picture = self._picture
-        units = [picture.waiting[one] for one in self._unjudged if one in picture.waiting]
+        again = self._unjudged | self._quarantine.due()
+        units = [picture.waiting[one] for one in again if one in picture.waiting]
         if answered:
             units += [unit for unit in picture.live.values() if unit.row.state not in TERMINAL | {State.QUEUED}]
-        names = {one.name: unit.row.id for unit in units for one in unit.attempts}
-
-        def tail(name: str) -> bytes:
-            return self._logs.tail(names[name], name, "stderr", _TAIL)
-
-        world = EngineWorld(self.eyes.seen, self.pumps, self.acts, tail, now)
-        judged = [(unit, steps) for unit in units if (steps := self._decisions(unit, world, now))]
-        writes = [
-            (unit.row, step)
-            for unit, steps in judged
-            for step in steps
-            if isinstance(step, Move | Begin | Exit | EndAttempt)
-        ]
-        if writes:
-            self._write(writes, now)
+        written = self._judgement.pass_on(units, now)
         self._unjudged.clear()
-        for unit, steps in judged:
-            self._act(unit, steps)
-        return bool(writes)
-
-    def _decisions(self, unit: Unit, world: EngineWorld, now: float) -> list[Decision]:
-        spec = self._picture.specs.spec(unit.row.id)
-        decisions = decide(view_of(unit, spec, self.eyes.lost), world, now)
-        if decisions or unit.row.state is not State.QUEUED:
-            return decisions
-        broken = self._picture.broken_dependency(unit.row.id)
-        if broken is None:
-            return []
-        words = f"workload {broken}, which this one depends on, did not succeed"
-        return [Move(State.FAILED, "Failed", words, True, {"cause": Cause.DEPENDENCY, "message": words})]
-
-    def _write(self, writes: list[tuple[WorkloadRow, Move | Begin | Exit | EndAttempt]], now: float) -> None:
-        def apply(session: Session) -> None:
-            for row, step in writes:
-                if isinstance(step, Move):
-                    records.move(session, row, step, now=now)
-                elif isinstance(step, Begin):
-                    records.begin(session, row.id, step)
-                elif isinstance(step, Exit):
-                    records.exited(session, step, now=now)
-                else:
-                    sizes = {
-                        stream: (
-                            self._logs.relative(row.id, step.attempt.name, stream),
-                            self._logs.kept(row.id, step.attempt.name, stream),
-                        )
-                        for stream in STREAMS
-                    }
-                    records.settle(session, step, row, sizes, now)
-
-        self._db.write(apply)
-        for row, step in writes:
-            if isinstance(step, EndAttempt):
-                self.pumps.forget(step.attempt.name)
-            self._changed(row.id)
-
-    def _act(self, unit: Unit, steps: list[Decision]) -> None:
-        for step in steps:
-            if isinstance(step, Stop):
-                name, grace = step.attempt.name, step.grace
-                act = partial(self._engine.stop, name, grace)
-                self.acts.run("stop", (("attempt", step.attempt.id),), (name, grace), act)
-            elif isinstance(step, Discard):
-                self._launcher.discard(self.acts, step.attempt)
-            elif isinstance(step, Start):
-                self._start(unit)
-
-    def _start(self, unit: Unit) -> None:
-        self._launcher.start(self.acts, unit.row, self._picture.specs.spec(unit.row.id), unit.current)
+        return written
 
     def _admit(self, now: float) -> bool:
         picture = self._picture
@@ -289,27 +241,29 @@ class Reconciler:
         if not placements:
             return False
         taken = ports_in_use(picture.live.values())
-        plans = []
-        for number, placement in placements.items():
-            unit, spec = picture.waiting[number], picture.specs.spec(number)
-            ports = {
-                (grant.role, grant.index): choose_ports(
-                    spec.role(grant.role), self._site.capabilities.ports_mapped, taken
-                )
-                for grant in placement.grants
-                if spec.role(grant.role).ports
-            }
-            plans.append((unit.row, placement, ports))
-
-        def apply(session: Session) -> None:
-            for row, placement, ports in plans:
-                records.place(session, row, placement, ports, install=self._site.install, now=now)
-
-        self._db.write(apply)
+        plans: list[tuple[WorkloadRow, Write]] = []
+        each(
+            [(one, partial(self._place, one, found, taken, now, plans)) for one, found in placements.items()],
+            self._quarantine.blame,
+        )
+        write_apart(self._db, [(row.id, write) for row, write in plans], self._quarantine.blame)
         FAILPOINTS.hit("after-intent")
-        for row, _, _ in plans:
+        for row, _ in plans:
             self._changed(row.id)
         return True
+
+    def _place(
+        self, number: int, found: Placement, taken: set[int], now: float, plans: list[tuple[WorkloadRow, Write]]
+    ) -> None:
+        row, spec = self._picture.waiting[number].row, self._picture.specs.spec(number)
+        mapped = self._site.capabilities.ports_mapped
+        ports = {
+            (grant.role, grant.index): choose_ports(spec.role(grant.role), mapped, taken)
+            for grant in found.grants
+            if spec.role(grant.role).ports
+        }
+        install = self._site.install
+        plans.append((row, lambda session: records.place(session, row, found, ports, install=install, now=now)))
 
     def _pin(self, placed: Mapping[int, Placement]) -> None:
         """Remember what the images of those are that came to wait."""
@@ -319,12 +273,18 @@ class Reconciler:
                 self._launcher.pin(self.acts, unit.row, self._picture.specs.spec(number))
             elif number not in self._picture.live:
                 self._launcher.forget(number)
+                self._quarantine.forget(number)
         self._unpinned.clear()
 
     def _dispatch_starts(self) -> None:
         for unit in self._picture.live.values():
-            if unit.row.state is State.PREPARING and any(one.state is AttemptState.PLANNED for one in unit.current):
-                self._start(unit)
+            sound = unit.row.id not in self._picture.specs.broken and not self._quarantine.condemned(unit.row.id)
+            if (
+                sound
+                and unit.row.state is State.PREPARING
+                and any(one.state is AttemptState.PLANNED for one in unit.current)
+            ):
+                self._judgement.start(unit)
 
     def _clean(self) -> None:
         """Remove what ended tries left in the engine, and tick off workloads of which nothing is left."""
@@ -364,6 +324,11 @@ class Reconciler:
             moments.append(SLOW_TICK_S)
         elif picture.waiting:
             moments.append(_QUEUE_TICK_S)
+        for due in (self.eyes.next_due(), self._quarantine.next_due()):
+            if due is not None:
+                moments.append(max(_SOON_S, due - now))
+        if self.acts.relieve() | self._launcher.relieve():
+            moments.append(_SEAT_S)
         resting = self.acts.next_free()
         if resting is not None:
             moments.append(resting)
@@ -393,5 +358,7 @@ class Reconciler:
         return True
 
 
-def _unreached(launch: Launch) -> bool:
-    return any(isinstance(one.error, EngineUnreachable) for one in launch.started)
+def _unreached(launch: Launch | None) -> Exception | None:
+    """Why it is not known what became of a start, if it is not."""
+    started = launch.started if launch is not None else ()
+    return next((one.error for one in started if isinstance(one.error, EngineUnreachable)), None)

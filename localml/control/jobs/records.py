@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlmodel import Session
@@ -24,6 +24,25 @@ from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 from localml.engines.base import Observed, Stream
 
 _RELEASE = "UPDATE gpu_lease SET released_at = ? WHERE attempt_id = ? AND released_at IS NULL"
+
+
+Written = Move | Begin | Exit | EndAttempt
+"""Decisions that are written down."""
+Sizes = Callable[[AttemptView], Mapping[Stream, tuple[str, int]]]
+"""The log files of an attempt: stream -> path below the data directory, bytes."""
+
+
+def carry_out(session: Session, row: WorkloadRow, steps: Iterable[Written], sizes: Sizes, now: float) -> None:
+    """Write what was decided for one workload."""
+    for step in steps:
+        if isinstance(step, Move):
+            move(session, row, step, now=now)
+        elif isinstance(step, Begin):
+            begin(session, row.id, step)
+        elif isinstance(step, Exit):
+            exited(session, step, now=now)
+        else:
+            settle(session, step, row, sizes(step.attempt), now)
 
 
 def place(
@@ -201,7 +220,7 @@ def exited(session: Session, step: Exit, *, now: float) -> bool:
 def settle(
     session: Session, step: EndAttempt, row: WorkloadRow, sizes: Mapping[Stream, tuple[str, int]], now: float
 ) -> None:
-    """Record a container's end with its log files (stream -> path below the data directory, bytes)."""
+    """Record a container's end with its log files (see :data:`Sizes`)."""
     one = step.attempt
     if not end_attempt(
         session,

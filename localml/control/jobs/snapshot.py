@@ -162,7 +162,7 @@ def load_states(connection: sqlite3.Connection, ids: Iterable[int]) -> dict[int,
     return dict(read_rows(connection, Workload, ("id", "state"), f"id {IDS}", (id_list(ids),)))
 
 
-def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str]) -> View:
+def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str], condemned: str = "") -> View:
     """What :func:`localml.control.jobs.decide.decide` wants to know; ``lost`` maps unusable GPUs to the reason."""
     row = unit.row
     return View(
@@ -195,4 +195,5 @@ def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str]) -> View:
             )
             for one in unit.current
         ),
+        condemned,
     )

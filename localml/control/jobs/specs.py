@@ -1,7 +1,11 @@
-"""Frozen specs of workloads that are not over, parsed once: equal ones are one object, equal needs one shape."""
+"""Frozen specs of workloads that are not over, parsed once: equal ones are one object, equal needs one shape.
+
+One that cannot be read is told, and stands for a workload that asks for nothing until that has been ended.
+"""
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Hashable, Iterable
 from hashlib import blake2b
@@ -9,10 +13,13 @@ from typing import Generic, TypeVar
 
 from localml.control.jobs.demands import Demand, Shape
 from localml.core.sql import IDS, id_list, read_rows
-from localml.core.work.specs import WorkloadSpec
+from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.tables import WorkloadDetail
 
+log = logging.getLogger("localml.control")
+
 T = TypeVar("T")
+_UNREADABLE = WorkloadSpec(roles=(Role(command=("true",)),))
 
 
 class _Shared(Generic[T]):
@@ -34,9 +41,14 @@ class _Shared(Generic[T]):
 
 
 class SpecCache:
-    """Parsed specs with their needs."""
+    """Parsed specs with their needs.
+
+    Attributes:
+        broken: workloads whose spec cannot be read -> why.
+    """
 
     def __init__(self) -> None:
+        self.broken: dict[int, str] = {}
         self._known: dict[int, tuple[bytes, WorkloadSpec, Shape]] = {}
         self._specs: _Shared[WorkloadSpec] = _Shared()
         self._shapes: _Shared[Shape] = _Shared()
@@ -51,7 +63,13 @@ class SpecCache:
 
     def _add(self, number: int, text: str) -> None:
         key = blake2b(text.encode(), digest_size=16).digest()
-        spec = self._specs.get(key, lambda: WorkloadSpec.model_validate_json(text))
+        try:
+            spec = self._specs.get(key, lambda: WorkloadSpec.model_validate_json(text))
+        except Exception as error:
+            log.exception("the spec of workload %s cannot be read", number)
+            self.broken[number] = f"its record cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            key = b""
+            spec = self._specs.get(key, lambda: _UNREADABLE)
         demands = demands_of(spec)
         shape = self._shapes.get(demands, lambda: Shape.of(*demands))
         self._known[number] = key, spec, shape
@@ -67,6 +85,7 @@ class SpecCache:
     def forget(self, number: int) -> None:
         """A workload that is over."""
         known = self._known.pop(number, None)
+        self.broken.pop(number, None)
         if known is not None:
             key, _, shape = known
             self._specs.give_back(key)

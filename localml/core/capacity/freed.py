@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from pydantic import ValidationError
+
 from localml.core.sql import IDS, id_list, read_rows
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import HOLDING, AttemptState, State
@@ -47,7 +49,10 @@ def freed(connection: sqlite3.Connection) -> Iterator[Freed]:
         if number not in specs:
             yield Freed(pool, State(state), cpu, memory, gpu, 1)
             continue
-        spec = WorkloadSpec.model_validate_json(specs[number])
+        try:
+            spec = WorkloadSpec.model_validate_json(specs[number])
+        except ValidationError:  # the loop ends it, and says so
+            continue
         needs = [spec.role(role).resources for role, gave in found if gave]
         yield Freed(
             pool,

@@ -24,6 +24,7 @@ class Cause(StrEnum):
     DEPENDENCY = "dependency_failed"
     STOPPED = "stopped"
     SUPERSEDED = "superseded"  # another replica's end decided the workload
+    DEFECT = "defect"  # localml itself cannot go on with it
 
 
 class RetryRule(StrEnum):
@@ -86,6 +87,9 @@ CAUSES: dict[Cause, CauseFacts] = {
     Cause.DEPENDENCY: CauseFacts(RetryRule.NEVER, "A workload that this one depends on did not succeed."),
     Cause.STOPPED: CauseFacts(RetryRule.NEVER, "Stopped on request."),
     Cause.SUPERSEDED: CauseFacts(RetryRule.NEVER, "Ended because the workload was already decided."),
+    Cause.DEFECT: CauseFacts(
+        RetryRule.NEVER, "A defect of localml, not of the program; the server's log says more (localml status)."
+    ),
 }
 
 _DISK_FULL = (b"No space left on device", b"ENOSPC", b"disk full")

@@ -230,6 +230,7 @@ ends = st.dictionaries(
     st.sets(st.integers(0, 5)),
     begins,
     st.floats(0, 1000),
+    st.sampled_from(["", "a defect"]),
 )
 def test_every_decision_is_legal(
     state: State,
@@ -241,13 +242,16 @@ def test_every_decision_is_legal(
     busy: set[int],
     begun: dict[str, Begun],
     now: float,
+    condemned: str,
 ) -> None:
     if state is State.QUEUED:
         attempts = []  # what waits has no containers
     spec = WorkloadSpec(
         roles=(Role(command=("x",), count=max(1, len(attempts))),), time_limit=10, retries=RetryPolicy(limit=2)
     )
-    current = View(1, state, desired, spec, outcome, None, "", None, retries + 1, retries, 0.0, tuple(attempts))
+    current = View(
+        1, state, desired, spec, outcome, None, "", None, retries + 1, retries, 0.0, tuple(attempts), condemned
+    )
     decisions = decide(current, FixedWorld(known, busy, begun), now)
     moves = [one for one in decisions if isinstance(one, Move)]
     assert len(moves) <= 1
@@ -260,6 +264,8 @@ def test_every_decision_is_legal(
             came = {one.attempt.id for one in decisions if isinstance(one, Begin)}
             assert all(one.state not in NOT_BEGUN or one.id in came for one in attempts)
         assert move.columns.get("started_at") is None or 0 <= move.columns["started_at"] <= now
+        if condemned and desired is Desired.RUN and state is not State.STOPPING:
+            assert move.to in (State.FAILED, State.STOPPING)
         if desired is Desired.STOP and state is not State.STOPPING:
             assert move.to in (State.STOPPED, State.STOPPING)
     if state in TERMINAL:

@@ -10,6 +10,7 @@ from helpers.rig import ME, Rig, job
 from sqlmodel import col, select
 
 from localml.control.jobs.holdings import ports_in_use
+from localml.control.jobs.observe import GONE_AGAIN_S
 from localml.core.capacity.tables import GpuLease
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Port, Resources, RetryPolicy, Role, WorkloadSpec
@@ -97,6 +98,7 @@ def test_an_exit_is_not_taken_back_when_the_server_dies_or_the_container_vanishe
     rig.settle()
     one = rig.get(number).attempts[0]
     assert (one.state, rig.get(number).leases, rig.state(number)) == (AttemptState.RUNNING, [], "running")
+    rig.clock.advance(GONE_AGAIN_S)
     all_drained(rig)
     row, one = rig.get(number).row, rig.get(number).attempts[0]
     assert (row.state, row.exit_code, one.cause) == (State.SUCCEEDED, 0, Cause.COMPLETED)
@@ -113,6 +115,8 @@ def test_what_the_kernel_or_a_gpu_did_is_remembered_until_the_end(rig: Rig) -> N
     rig.settle()
     del rig.sick[gpu]
     rig.engine.lose(rig.get(fat).attempts[0].name)
+    rig.settle()
+    rig.clock.advance(GONE_AGAIN_S)
     all_drained(rig)
     assert [rig.get(one).attempts[0].cause for one in (sick, fat)] == [Cause.GPU_LOST, Cause.OOM]
 

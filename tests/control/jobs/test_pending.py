@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.rig import ME, Rig, job
 
+from localml.control.jobs.observe import GONE_AGAIN_S
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Resources, Role, WorkloadSpec
 from localml.core.work.states import AttemptState, State
@@ -109,6 +110,8 @@ def test_one_that_vanishes_in_the_engine_is_lost_and_tried_again(rig: Rig) -> No
     number = rig.submit("a", job(None, held=inf))
     rig.settle()
     rig.engine.lose(_name(rig, number))
+    rig.settle()
+    rig.clock.advance(GONE_AGAIN_S)
     rig.settle()
     assert rig.get(number).attempts[0].cause is Cause.ENGINE_LOST
     assert rig.get(number).row.attempt == 2

@@ -9,6 +9,7 @@ import pytest
 from helpers.rig import ME, Rig, job
 from sqlmodel import col, select
 
+from localml.control.jobs.observe import GONE_AGAIN_S
 from localml.core.events.records import Events
 from localml.core.prune import PruneRules, prune
 from localml.core.work.causes import Cause
@@ -141,6 +142,9 @@ def test_a_container_that_vanishes_is_tried_again_without_counting_and_told(rig:
     number = rig.submit("a", job(5))
     rig.settle()
     rig.engine.lose(rig.get(number).attempts[0].name)
+    rig.settle()
+    assert rig.state(number) == "running"  # it is looked for once more
+    rig.clock.advance(GONE_AGAIN_S)
     rig.settle()
     row = rig.get(number).row
     assert (row.state, row.retries, row.attempt) == (State.QUEUED, 0, 2)

@@ -62,7 +62,7 @@ def workload(row: Workload) -> dict[str, Any]:
 def full(platform: Platform, who: Caller, found: Full, events: Sequence[Event]) -> dict[str, Any]:
     """Everything about a workload, for somebody who may read it."""
     row = found.row
-    reason = platform.why(row.id or 0) if row.state not in TERMINAL else None
+    reason = platform.why(row.id or 0) if row.state not in TERMINAL or not row.cleaned else None
     grants: dict[int, list[dict[str, Any]]] = {}
     for lease in _leases(platform, row.id or 0):
         grants.setdefault(lease.attempt_id, []).append(_grant(platform, lease))
