@@ -35,7 +35,8 @@ class PortTaken(EngineError):
 
 
 class EngineUnreachable(Exception):
-    """The engine did not answer. This is no statement about any container: nothing may be concluded from it."""
+    """The engine did not answer, or failed in a way that is no statement about any container: nothing may be concluded
+    from it, and whether it did what it was told is not known."""
 
 
 class Phase(StrEnum):
@@ -318,7 +319,8 @@ class Engine(Protocol):
         ...
 
     def inspect(self, name: str) -> Observed:
-        """The container of that name; phase ``gone`` if the engine has none."""
+        """The container that was started under that name, whatever it is called now; phase ``gone`` if the engine has
+        none, which it says only when it has looked for it in every way that it has."""
         ...
 
     def list(self) -> dict[str, Observed]:
@@ -331,7 +333,12 @@ class Engine(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Remove the container and all that belongs to it alone; removing what is gone succeeds."""
+        """Remove the container and all that belongs to it alone; removing what is gone succeeds. Returns when it is
+        gone, also where somebody else is removing it.
+
+        Raises:
+            EngineError: it does not go.
+        """
         ...
 
     def remove_network(self, network: str) -> None:

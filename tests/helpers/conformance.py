@@ -197,6 +197,19 @@ class EngineConformance:
             assert engine_kit.engine.inspect(plan.name).phase is Phase.GONE
         assert engine_kit.engine.list() == {}
 
+    def test_remove_returns_only_when_it_is_gone(self, engine_kit: EngineKit) -> None:
+        """However many say it at once: a GPU or a name is given to others then."""
+        plan = engine_kit.stubborn()
+        engine_kit.engine.start(plan)
+
+        def remove(_: int) -> Phase:
+            engine_kit.engine.remove(plan.name)
+            return engine_kit.engine.inspect(plan.name).phase
+
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(remove, range(4))) == {Phase.GONE}
+        assert engine_kit.engine.list() == {}
+
     def test_a_removed_name_can_be_used_again(self, engine_kit: EngineKit) -> None:
         first = engine_kit.ending(1)
         engine_kit.run(first)

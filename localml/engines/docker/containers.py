@@ -37,6 +37,14 @@ _PHASES = {
 }
 
 
+BEING_REMOVED = ("removing", "dead")
+"""States of what somebody removes, or could not remove to the end: it has ended, and its name is not free yet."""
+
+_KILLED = 137  # what a forced removal ends with
+_REMOVED = "somebody removed the container"
+_EXITED = re.compile(r"Exited \((\d+)\)")
+
+
 def container_name(name: str) -> str:
     """The container's name for a plan's name: the same, unless Docker does not allow it."""
     if _ALLOWED_NAME.fullmatch(name):
@@ -101,8 +109,8 @@ def _common_folders(buckets: Iterable[Bind]) -> list[dict[str, Any]]:
 
 
 def phase_of(status: str) -> Phase:
-    """The phase for ``State.Status`` of an inspection, which is ``State`` of a listing."""
-    return _PHASES[status]
+    """The phase for ``State.Status`` of an inspection, which is ``State`` of a listing; an unknown one is no end."""
+    return _PHASES.get(status, Phase.RUNNING)
 
 
 def name_of(labels: Mapping[str, str], fallback: str) -> str:
@@ -110,8 +118,16 @@ def name_of(labels: Mapping[str, str], fallback: str) -> str:
     return labels.get(LABEL_NAME) or fallback.removeprefix("/")
 
 
+def row_name(row: Mapping[str, Any]) -> str:
+    """The plan's name for a container of a listing; one that is being removed may have no other."""
+    return name_of(row["Labels"] or {}, next(iter(row["Names"] or ()), ""))
+
+
 def observed(inspection: Mapping[str, Any]) -> Observed:
-    """Read an answer of ``GET /containers/{id}/json``."""
+    """Read an answer of ``GET /containers/{id}/json``.
+
+    What a forced removal has killed did not end by itself: it has no exit code, and ``error`` says what happened.
+    """
     state = inspection["State"]
     labels = inspection["Config"].get("Labels") or {}
     phase = phase_of(state["Status"])
@@ -120,17 +136,39 @@ def observed(inspection: Mapping[str, Any]) -> Observed:
     started_at, finished_at = timestamp(state.get("StartedAt", "")), timestamp(state.get("FinishedAt", ""))
     if started_at is not None and finished_at is not None:
         finished_at = max(finished_at, started_at)  # the daemon notes a quick end before it notes the start
+    oom_killed = bool(state.get("OOMKilled"))
+    code = state["ExitCode"] if phase is Phase.EXITED else None
+    own = state["Status"] not in BEING_REMOVED or (started_at is not None and (oom_killed or code != _KILLED))
     return Observed(
         name=name_of(labels, inspection["Name"]),
         phase=phase,
-        exit_code=state["ExitCode"] if phase is Phase.EXITED else None,
-        oom_killed=bool(state.get("OOMKilled")),
+        exit_code=code if own else None,
+        oom_killed=oom_killed,
         started_at=started_at,
         finished_at=finished_at if phase is Phase.EXITED else None,
         address=next((address for address in addresses if address), None),
-        error=state.get("Error", ""),
+        error=state.get("Error", "") if own else _REMOVED,
         labels=labels,
         handle={"id": inspection["Id"]},
+    )
+
+
+def listed(row: Mapping[str, Any], *, puzzling: bool = False) -> Observed:
+    """What a listing alone tells of a container: no times, and no address.
+
+    Args:
+        puzzling: the daemon says no more of it. Then nothing is concluded from an end that it lists.
+    """
+    phase = phase_of(row["State"])
+    found = _EXITED.match(row.get("Status") or "")
+    ended = phase is Phase.EXITED and not puzzling
+    return Observed(
+        name=row_name(row),
+        phase=Phase.RUNNING if puzzling and phase is Phase.EXITED else phase,
+        exit_code=int(found[1]) if found and ended else None,
+        error="the daemon does not tell how it ended" if ended and not found else "",
+        labels=row["Labels"] or {},
+        handle={"id": row["Id"]},
     )
 
 

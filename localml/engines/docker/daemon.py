@@ -7,8 +7,9 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 import requests
@@ -20,7 +21,13 @@ from docker.utils import kwargs_from_env, parse_host
 
 from localml.engines.base import EngineError, EngineUnreachable
 
-_TIMEOUT = 60.0
+ANSWER_S = 8.0
+"""Seconds for which the answer to a question is waited for. The control loop asks between everything else that it does,
+and tells after so long that the daemon does not answer."""
+ACT_S = 60.0
+"""Seconds for which the end of an act is waited for: a container with GPUs may take long to start, one that wrote much
+to be removed. What takes longer goes on, and is found when the act is said again."""
+_SILENT_PULL_S = 600.0  # without a byte about its progress a pull is given up; checking a layer of 50 GB takes minutes
 _POOL_SIZE = 64
 _OLDEST_API = "1.41"  # Docker 20.10; only asks for the version that the daemon speaks
 _OUT_OF_ORDER = re.compile(
@@ -44,17 +51,33 @@ class _OnePool(UnixHTTPAdapter):
         return super().get_connection("http+docker://localhost", proxies)
 
 
-def open_client(timeout: float = _TIMEOUT) -> APIClient:
+class _Client(APIClient):
+    """The SDK's client, which waits a shorter time for answers than for acts, and for nothing for ever."""
+
+    def _get(self, url: str, **kwargs: Any) -> Any:
+        return super()._get(url, **{"timeout": min(ANSWER_S, self.timeout), **kwargs})  # type: ignore[misc]
+
+    def _post(self, url: str, **kwargs: Any) -> Any:
+        if kwargs.get("timeout", self.timeout) is None:  # so the SDK pulls images
+            kwargs["timeout"] = _SILENT_PULL_S
+        return super()._post(url, **kwargs)  # type: ignore[misc]
+
+
+def open_client(timeout: float | None = None) -> APIClient:
     """A client of the daemon that the environment names (``DOCKER_HOST``, ``DOCKER_TLS_VERIFY`` ...).
+
+    Args:
+        timeout: the longest wait for anything; :data:`ACT_S` unless given.
 
     Raises:
         DockerException: the daemon does not answer.
     """
+    timeout = ACT_S if timeout is None else timeout
     environment = dict(kwargs_from_env())
     options: dict[str, Any] = {**environment, "timeout": timeout, "max_pool_size": _POOL_SIZE}
-    with closing(APIClient(**options, version=_OLDEST_API)) as probe:
+    with closing(_Client(**options, version=_OLDEST_API)) as probe:
         version = probe.version(api_version=False)["ApiVersion"]
-    client = APIClient(**options, version=version)
+    client = _Client(**options, version=version)
     host = environment.get("base_url")
     address = str(parse_host(str(host) if host else None, False, bool(environment.get("tls"))))
     if address.startswith("http+unix://"):
@@ -91,23 +114,40 @@ def explanation(error: APIError) -> str:
 
 
 def out_of_order(error: APIError) -> bool:
-    """Whether this answer means that the daemon cannot answer now, and so says nothing about any container."""
+    """Whether this answer to an act means that the daemon cannot do anything now."""
     if error.status_code in (502, 503, 504):
         return True
     return bool(error.is_server_error() and _OUT_OF_ORDER.search(explanation(error)))
 
 
+class Unclear(EngineError):
+    """An act was refused in words that say little about its object; said again, it may be done."""
+
+
 @contextmanager
-def engine_errors() -> Iterator[None]:
-    """Turn what the SDK raises inside the block into :class:`EngineUnreachable` or :class:`EngineError`."""
+def engine_errors(*, asking: bool = False) -> Iterator[None]:
+    """Turn what the SDK raises inside the block into :class:`EngineUnreachable` or :class:`EngineError`.
+
+    A refusal (4xx, and 501) is about what was asked for. That the daemon failed (5xx) says nothing about any container:
+    who knows better, because the daemon is known to say so of what it was told to start, raises the error by itself.
+    When the block is only ``asking`` for the state of things, no answer but the state says anything.
+    """
     try:
         yield
     except APIError as error:
-        if out_of_order(error):
-            raise EngineUnreachable(readable(explanation(error))) from error
-        raise EngineError(readable(explanation(error))) from error
+        failed = error.is_server_error() and error.status_code != 501
+        raise (EngineUnreachable if failed or asking else EngineError)(readable(explanation(error))) from error
     except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise EngineUnreachable(f"the Docker daemon did not answer: {_root_cause(error)}") from error
+
+
+def socket_of(response: requests.Response) -> socket.socket | None:
+    """The connection under a body that is read piece by piece; None when it is closed already."""
+    with suppress(AttributeError):
+        raw: Any = response.raw._fp.fp.raw  # type: ignore[union-attr]
+        found: socket.socket = raw.sock if hasattr(raw, "sock") else raw._sock
+        return found
+    return None
 
 
 def _listener(path: str) -> int:
@@ -125,14 +165,30 @@ class Daemon:
         self._client = client
         self._info: dict[str, Any] | None = None
         self._lock = threading.Lock()
+        self._failed: tuple[float, str] = (float("-inf"), "")  # when opening failed last, and why
 
     @property
     def api(self) -> APIClient:
-        """The client; asks the daemon for its version the first time."""
+        """The client; asks the daemon for its version the first time.
+
+        Of many who need it at once one asks, and its failure is the failure of all: each would wait as long.
+        """
+        came = time.monotonic()
         with self._lock:
             if self._client is None:
-                self._client = open_client()
+                failed_at, why = self._failed
+                if failed_at > came:
+                    raise EngineUnreachable(why)
+                self._client = self._open()
             return self._client
+
+    def _open(self) -> APIClient:
+        try:
+            with engine_errors(asking=True):
+                return open_client()
+        except EngineUnreachable as error:
+            self._failed = (time.monotonic(), str(error))
+            raise
 
     def info(self, *, fresh: bool = False) -> dict[str, Any]:
         """``docker info``; the last answer unless a ``fresh`` one is wanted."""
@@ -155,13 +211,15 @@ class Daemon:
         return "" if same else "the Docker daemon has file systems of its own"
 
     def stream(self, path: str, params: dict[str, Any], *, timeout: float | None) -> requests.Response:
-        """GET ``path`` and leave the body to be read piece by piece."""
+        """GET ``path`` and leave the body to be read piece by piece, each waited for so long; None: for ever."""
         url = f"{self.api.base_url}/v{self.api.api_version}{path}"
-        response = self.api.get(url, params=params, stream=True, timeout=timeout)
+        response = self.api.get(url, params=params, stream=True, timeout=ANSWER_S)
         try:
             response.raise_for_status()
         except requests.HTTPError as error:
             create_api_error_from_http_exception(error)
+        if (connection := socket_of(response)) is not None:
+            connection.settimeout(timeout)
         return response
 
     def create_container(self, config: dict[str, Any], name: str) -> dict[str, Any]:

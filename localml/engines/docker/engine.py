@@ -6,8 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
-from typing import Any
+from contextlib import closing
 from weakref import WeakSet
 
 from docker import APIClient
@@ -17,30 +16,28 @@ from localml.core.failpoints import FAILPOINTS
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import (
     CONTAINERS,
-    LABEL_INSTALL,
     EngineError,
     EngineUnreachable,
     ExecResult,
     ExecStream,
-    ImageMissing,
     LogChunk,
     NodeInfo,
     Observed,
     Phase,
-    PortTaken,
     Progress,
     ReplicaPlan,
     Stream,
     Usage,
 )
-from localml.engines.docker.containers import container_config, container_name, name_of, observed, phase_of
-from localml.engines.docker.daemon import Daemon, engine_errors, explanation, out_of_order, readable
+from localml.engines.docker.containers import BEING_REMOVED
+from localml.engines.docker.daemon import Daemon, engine_errors, explanation, readable
 from localml.engines.docker.events import EventStream
 from localml.engines.docker.exec import open_inside, run_inside
-from localml.engines.docker.gpu import gpu_options, gpu_runtime
 from localml.engines.docker.images import resolve_image
 from localml.engines.docker.logs import LogStream
+from localml.engines.docker.lookup import Lookup
 from localml.engines.docker.networks import Networks
+from localml.engines.docker.starting import Starter
 from localml.engines.docker.stats import usage
 
 _ISOLATION = (
@@ -48,12 +45,9 @@ _ISOLATION = (
 )
 _EVENTS = ("start", "die", "oom", "pause", "unpause", "destroy")
 _SHORTEST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
-_ADOPT_S, _ADOPT_STEP_S = 2.0, 0.02
-_PORT_TAKEN = ("port is already allocated", "address already in use")
-
-
-class _NetworkVanished(EngineError):
-    """The network that a container was made for is not there any more."""
+_STOPS = 3
+_GONE_S = 5.0  # how long a removal that is under way is waited for; then the caller says it again
+_STEP_S = 0.05
 
 
 class DockerEngine:
@@ -72,14 +66,13 @@ class DockerEngine:
         self._install = install
         self._daemon = Daemon(client)
         self._networks = Networks(self._daemon, install, bind_address)
-        # Ours, by name. A container never starts twice, so what was seen of one holds until its phase changes.
-        self._seen: dict[str, Observed] = {}
-        self._launching: set[str] = set()  # containers that some thread has made and starts now
+        self._lookup = Lookup(self._daemon, install)
+        self._starter = Starter(self._daemon, self._lookup, self._networks, install)
         self._streams: WeakSet[LogStream] = WeakSet()
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """See :meth:`localml.engines.base.Engine.nodes`."""
-        with engine_errors():
+        with engine_errors(asking=True):
             info = self._daemon.info(fresh=True)
             self._networks.look_again()
         node = NodeInfo(
@@ -107,67 +100,7 @@ class DockerEngine:
     def start(self, plan: ReplicaPlan) -> Observed:
         """See :meth:`localml.engines.base.Engine.start`."""
         with engine_errors():
-            try:
-                return self._start(plan)
-            except _NetworkVanished:
-                self._networks.look_again()
-                return self._start(plan)
-
-    def _start(self, plan: ReplicaPlan) -> Observed:
-        info = self._daemon.info()
-        config = container_config(
-            plan,
-            install=self._install,
-            network=self._networks.ensure(plan.network),
-            cores=int(info["NCPU"]),
-            gpu=gpu_options(plan.gpus, gpu_runtime(info)),
-        )
-        try:
-            created = self._daemon.create_container(config, container_name(plan.name))
-        except APIError as error:
-            if error.status_code == 409:
-                return self._adopt(plan)
-            if error.status_code == 404 and "image" in explanation(error).lower():
-                raise ImageMissing(f"image {plan.image} is not on this machine") from error
-            if out_of_order(error):
-                raise
-            raise _start_failure(plan, error) from error
-        self._launching.add(created["Id"])
-        try:
-            FAILPOINTS.hit("after-create")
-            return self._launch(plan, created["Id"])
-        finally:
-            self._launching.discard(created["Id"])
-
-    def _adopt(self, plan: ReplicaPlan) -> Observed:
-        """Take the container that has the plan's name already, if it is ours."""
-        there = self._inspect(plan.name)
-        end = time.monotonic() + _ADOPT_S
-        while there.phase is Phase.GONE:  # the daemon reserves a name before the container is there to be seen
-            if time.monotonic() > end:
-                raise EngineError(f"container {plan.name} is just being removed")
-            time.sleep(_ADOPT_STEP_S)
-            there = self._inspect(plan.name)
-        if there.labels.get(LABEL_INSTALL) != self._install:
-            raise EngineError(f"a container named {plan.name} exists which this installation did not make")
-        if there.phase is not Phase.CREATED:
-            return there
-        if there.handle["id"] not in self._launching:  # made for what the plan said then, its folders held then
-            self._daemon.api.remove_container(there.handle["id"], v=True, force=True)
-            return self._start(plan)
-        return self._launch(plan, there.handle["id"])
-
-    def _launch(self, plan: ReplicaPlan, container: str) -> Observed:
-        try:
-            self._daemon.api.start(container)
-        except APIError as error:
-            if out_of_order(error):
-                raise
-            with suppress(NotFound):
-                self._daemon.api.remove_container(container, v=True, force=True)
-            raise _start_failure(plan, error) from error
-        FAILPOINTS.hit("after-start")
-        return self._remember(self._daemon.api.inspect_container(container))
+            return self._starter.start(plan)
 
     def hidden_mounts(self) -> str:
         """See :meth:`localml.engines.base.Engine.hidden_mounts`."""
@@ -176,67 +109,65 @@ class DockerEngine:
 
     def inspect(self, name: str) -> Observed:
         """See :meth:`localml.engines.base.Engine.inspect`."""
-        with engine_errors():
-            return self._inspect(name)
-
-    def _inspect(self, name: str) -> Observed:
-        try:
-            return self._remember(self._daemon.api.inspect_container(container_name(name)))
-        except NotFound:
-            return Observed(name, Phase.GONE)
-
-    def _remember(self, inspection: Mapping[str, Any]) -> Observed:
-        seen = observed(inspection)
-        if seen.labels.get(LABEL_INSTALL) == self._install:
-            self._seen[seen.name] = seen
-        return seen
-
-    def _ours(self, name: str) -> bool:
-        """Whether a container of that name is there and carries our mark."""
-        return name in self._seen or self._inspect(name).labels.get(LABEL_INSTALL) == self._install
+        with engine_errors(asking=True):
+            return self._lookup.look(name)
 
     def list(self) -> dict[str, Observed]:
         """See :meth:`localml.engines.base.Engine.list`."""
-        with engine_errors():
-            before = set(self._seen)
-            rows = self._daemon.api.containers(all=True, filters={"label": f"{LABEL_INSTALL}={self._install}"})
-            found = {seen.name: seen for row in rows if (seen := self._observe_row(row)) is not None}
-        for gone in before - set(found):
-            self._seen.pop(gone, None)
-        return found
-
-    def _observe_row(self, row: Mapping[str, Any]) -> Observed | None:
-        """What is known of a listed container; it is inspected only if its phase is new to us."""
-        seen = self._seen.get(name_of(row["Labels"], row["Names"][0]))
-        if seen is not None and seen.handle["id"] == row["Id"] and seen.phase is phase_of(row["State"]):
-            return seen
-        try:
-            return self._remember(self._daemon.api.inspect_container(row["Id"]))
-        except NotFound:
-            return None
+        with engine_errors(asking=True):
+            return self._lookup.all()
 
     def stop(self, name: str, grace: float) -> None:
         """See :meth:`localml.engines.base.Engine.stop`. Returns when it has ended.
 
         The grace is rounded up to whole seconds.
         """
-        with engine_errors(), suppress(NotFound):
-            if self._ours(name):
-                self._daemon.api.stop(container_name(name), timeout=math.ceil(grace))
+        with engine_errors():
+            for turn in range(1, _STOPS + 1):
+                container = self._lookup.identify(name)
+                if container is None:
+                    return
+                try:
+                    self._daemon.api.stop(container, timeout=math.ceil(grace))
+                    return
+                except APIError as error:
+                    if self._lookup.look(name).phase in (Phase.EXITED, Phase.GONE):
+                        return
+                    if turn == _STOPS or not (error.is_server_error() or error.status_code == 404):
+                        raise
+                time.sleep(_STEP_S * turn)
 
     def remove(self, name: str) -> None:
-        """See :meth:`localml.engines.base.Engine.remove`. Anonymous volumes go too."""
+        """See :meth:`localml.engines.base.Engine.remove`. Anonymous volumes go too.
+
+        Raises:
+            EngineError: its removal is under way, and does not come to its end.
+        """
         FAILPOINTS.hit("before-remove")
+        end = time.monotonic() + _GONE_S
         with engine_errors():
-            try:
-                if self._ours(name):
-                    self._daemon.api.remove_container(container_name(name), v=True, force=True)
-            except NotFound:
-                pass
-            except APIError as error:
-                if error.status_code != 409:  # 409: its removal is already under way
-                    raise
-        self._seen.pop(name, None)
+            container = self._lookup.identify(name)
+            while container is not None and (under_way := self._remove(name, container)):
+                if time.monotonic() > end:
+                    raise EngineError(f"container {name} is still there: {under_way}")
+                time.sleep(_STEP_S)
+                there = self._lookup.look(name)
+                container = None if there.phase is Phase.GONE else str(there.handle["id"])
+        self._lookup.forget(name, container)
+
+    def _remove(self, name: str, container: str) -> str:
+        """Remove one container. Why it has to be looked at again; empty when the daemon says that it is gone."""
+        try:
+            self._daemon.api.remove_container(container, v=True, force=True)
+        except APIError as error:
+            said = readable(explanation(error))
+            if error.status_code in (404, 409):  # gone, or so it says; its removal is already under way
+                return said
+            found = self._lookup.find(name)
+            if found is not None and found["State"]["Status"] not in BEING_REMOVED:
+                raise
+            return said
+        return ""
 
     def remove_network(self, network: str) -> None:
         """See :meth:`localml.engines.base.Engine.remove_network`."""
@@ -245,7 +176,7 @@ class DockerEngine:
 
     def networks(self) -> set[str]:
         """See :meth:`localml.engines.base.Engine.networks`."""
-        with engine_errors():
+        with engine_errors(asking=True):
             return self._networks.gangs()
 
     def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
@@ -254,9 +185,13 @@ class DockerEngine:
         The iterator's ``close`` may be called from another thread. A line shows up when its newline was written,
         or after 16 KiB of it: so the daemon hands output on.
         """
-        seen = self._seen.get(name)
+        with engine_errors(asking=True):
+            container = self._lookup.identify(name)
+        if container is None:
+            return iter(())
+        seen = self._lookup.seen(name)
         ended_at = seen.finished_at if seen is not None and seen.phase is Phase.EXITED else None
-        stream = LogStream(self._daemon, container_name(name), since, follow=follow, ended_at=ended_at)
+        stream = LogStream(self._daemon, container, since, follow=follow, ended_at=ended_at)
         self._streams.add(stream)
         return stream
 
@@ -265,16 +200,19 @@ class DockerEngine:
 
     def stats(self, name: str) -> Usage | None:
         """See :meth:`localml.engines.base.Engine.stats`."""
-        with engine_errors():
+        with engine_errors(asking=True):
+            container = self._lookup.identify(name)
+            if container is None:
+                return None
             try:
-                return usage(self._daemon.api.stats(container_name(name), stream=False, one_shot=True))
+                return usage(self._daemon.api.stats(container, stream=False, one_shot=True))
             except NotFound:
                 return None
 
     def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:
         """See :meth:`localml.engines.base.Engine.exec`. A command that outlasts ``timeout`` raises EngineError."""
         with engine_errors():
-            return run_inside(self._daemon, container_name(name), command, timeout)
+            return run_inside(self._daemon, self._there(name), command, timeout)
 
     def open(
         self,
@@ -286,7 +224,14 @@ class DockerEngine:
     ) -> ExecStream:
         """See :meth:`localml.engines.base.Engine.open`."""
         with engine_errors():
-            return open_inside(self._daemon, container_name(name), command, tty, env or {})
+            return open_inside(self._daemon, self._there(name), command, tty, env or {})
+
+    def _there(self, name: str) -> str:
+        """The id of our container of that name."""
+        container = self._lookup.identify(name)
+        if container is None:
+            raise EngineError(f"container {name} does not run")
+        return container
 
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`localml.engines.base.Engine.watch`.
@@ -312,13 +257,3 @@ class DockerEngine:
         for stream in list(self._streams):
             stream.close()
         self._daemon.close()
-
-
-def _start_failure(plan: ReplicaPlan, error: APIError) -> Exception:
-    """Why the daemon could not start a container that it had created."""
-    said = readable(explanation(error))
-    if error.status_code == 404 and "network" in said.lower():
-        return _NetworkVanished(said)
-    if any(words in said for words in _PORT_TAKEN):
-        return PortTaken(f"{plan.name}: {said}")
-    return EngineError(f"{plan.name} did not start: {said}")

@@ -28,6 +28,7 @@ _SIGNAL_MARKED = (
 _SIGNAL_S = 10.0
 _GONE = 128 + signal.SIGKILL
 _RESIZE_TRIES = 10
+_UNKNOWN_S = 60.0  # how long a daemon that does not answer is asked for a command's end
 
 
 class _DeadlineReader:
@@ -172,13 +173,15 @@ class DockerExec:
 
     def wait(self) -> int:
         """See :class:`localml.engines.base.ExecStream`; that of a container that was killed is 137."""
-        pause = 0.005
+        pause, answered = 0.005, time.monotonic()
         while True:
             found = self._inspect()
-            if not found.get("Running"):
-                code = found.get("ExitCode")
-                return _GONE if code is None else int(code)
-            if self._closed.wait(pause):
+            if found is not None:
+                answered = time.monotonic()
+                if not found.get("Running"):
+                    code = found.get("ExitCode")
+                    return _GONE if code is None else int(code)
+            if self._closed.wait(pause) or time.monotonic() - answered > _UNKNOWN_S:
                 return _GONE
             pause = min(pause * 2, 0.5)
 
@@ -195,12 +198,16 @@ class DockerExec:
         self.signal(signal.SIGHUP)
 
     def _running(self) -> bool:
-        return bool(self._inspect().get("Running"))
+        """Whether it may still run."""
+        found = self._inspect()
+        return found is None or bool(found.get("Running"))
 
-    def _inspect(self) -> dict[str, Any]:
-        """What the daemon says of the command; empty when it is gone with its container."""
+    def _inspect(self) -> dict[str, Any] | None:
+        """What the daemon says of the command; empty when it is gone with its container, None when it does not say."""
         try:
             with engine_errors():
                 return dict(self._daemon.api.exec_inspect(self._number))
-        except (EngineError, EngineUnreachable):
+        except EngineError:
             return {}
+        except EngineUnreachable:
+            return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from docker.utils import parse_repository_tag
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
+
+_AT_ONCE_S = 2.0
 
 
 def resolve_image(
@@ -27,7 +30,12 @@ def resolve_image(
             raise ImageMissing(f"image {image} is not on this machine")
         if image.startswith("sha256:"):
             raise ImageMissing(f"image {image} is not on this machine, and an image cannot be pulled by its id")
-        _pull(daemon, image, progress, auth)
+        try:
+            _pull(daemon, image, progress, auth)
+        except ImageMissing:
+            if (found := _find(daemon, image)) is not None:  # it was not found, and is there
+                return found
+            raise
         found = _find(daemon, image)
     if found is None:
         raise ImageMissing(f"image {image} was pulled and is gone again")
@@ -50,13 +58,17 @@ def _pull(daemon: Daemon, image: str, progress: Progress | None, auth: RegistryA
     login = None
     if auth is not None:
         login = {"username": auth.username, "password": auth.password, "serveraddress": auth.registry}
-    try:
-        events = daemon.api.pull(repository, tag or "latest", stream=True, decode=True, auth_config=login)
-        report_pull(image, events, progress)
-    except APIError as error:
-        if out_of_order(error):
-            raise
-        raise ImageMissing(_failure(image, explanation(error))) from error
+    for again in (True, False):
+        began = time.monotonic()
+        try:
+            events = daemon.api.pull(repository, tag or "latest", stream=True, decode=True, auth_config=login)
+            return report_pull(image, events, progress)
+        except APIError as error:
+            if out_of_order(error):
+                raise
+            # the daemon says 500 of a registry's failures, too: what took it time was one
+            if not (again and error.is_server_error() and time.monotonic() - began < _AT_ONCE_S):
+                raise ImageMissing(_failure(image, explanation(error))) from error
 
 
 def report_pull(image: str, events: Iterable[Mapping[str, Any]], progress: Progress | None) -> None:

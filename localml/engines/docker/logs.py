@@ -146,7 +146,9 @@ class LogStream(Iterator[LogChunk]):
             try:
                 response = self._daemon.stream(f"{self._path}/logs", params, timeout=None if follow else 60)
             except NotFound:
-                return
+                if self._state()[0] is Phase.GONE:
+                    return
+                raise EngineUnreachable(f"the daemon does not find the log of {self._name}, which is there") from None
             with closing(response):
                 with self._lock:
                     self._response = response

@@ -18,7 +18,7 @@ from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool
 
 from localml.engines.base import LABEL_INSTALL, EngineError
-from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
+from localml.engines.docker.daemon import Daemon, Unclear, explanation, out_of_order, readable
 
 LABEL_NETWORK = "localml.network"
 GANG, SHARED = "gang", "shared"
@@ -180,7 +180,8 @@ class Networks:
             if "overlap" in said.lower():
                 return False
             if "already exists" not in said.lower():
-                raise EngineError(f"network {name} cannot be made: {readable(said)}") from error
+                refused = Unclear if error.is_server_error() else EngineError
+                raise refused(f"network {name} cannot be made: {readable(said)}") from error
         return True
 
 

@@ -283,7 +283,7 @@ def test_what_an_earlier_server_created_is_made_anew_as_the_plan_says_now(
     command = ("/bin/sh", "-c", "cat /given/word")
     earlier = DockerEngine(engine._install)
     before = ReplicaPlan("begun", image, command, binds=(Bind(str(tmp_path / "before"), "/given"),))
-    monkeypatch.setattr(earlier, "_launch", lambda plan, container: earlier.inspect(plan.name))  # it dies here
+    monkeypatch.setattr(earlier._starter, "_launch", lambda plan, container: earlier.inspect(plan.name))  # it dies here
     earlier.start(before)
     assert engine.list()["begun"].phase is Phase.CREATED
     engine.start(replace(before, binds=(Bind(str(tmp_path / "now"), "/given"),)))
