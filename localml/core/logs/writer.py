@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import MARK, LogStore, Marks, side_file, size_of
 from localml.core.logs.sources import STREAMS
 
@@ -78,7 +79,9 @@ class LogWriter:
             self._latest = max(at, self._latest + _TICK_S)
             file.mark(self._latest)
             self._last = stream
+            FAILPOINTS.hit("after-mark")
         file.write(data)
+        FAILPOINTS.hit("after-output")
 
     def close(self) -> None:
         """Close the files."""
