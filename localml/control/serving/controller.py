@@ -339,6 +339,8 @@ class ServingController:
 
     def _scale(self, records: list[EndpointRecord], now: float) -> None:
         waking = self._stats.waking()
+        there = {one.id for one in records if one.row.deleted_at is None}
+        self._enough = {number: since for number, since in self._enough.items() if number in there}
         for record in records:
             row, limits = record.row, record.spec.scaling
             if row.deleted_at is not None:

@@ -73,9 +73,11 @@ class Published:
 
     def _note_changes(self, before: RouteTable | None, made: RouteTable) -> None:
         old = {one.name: one for one in before.endpoints} if before is not None else {}
-        for one in made.endpoints:
-            if one.name not in self._generations or old.get(one.name) != one:
-                self._generations[one.name] = made.generation
+        known = self._generations
+        self._generations = {
+            one.name: known.get(one.name, made.generation) if old.get(one.name) == one else made.generation
+            for one in made.endpoints
+        }
 
     def _note_drains(self, pairs: Pairs, generation: int) -> None:
         replicas = [one for record, _ in pairs for _, one in record.replicas()]

@@ -21,6 +21,8 @@ from localml.core.serving.tables import VariantSample
 
 SAMPLE_S = 10.0
 """Seconds between two samples of a variant, at least."""
+_MOST_SAMPLED = 1_000
+"""Variants whose last sample is remembered; of others it is made of the records again."""
 _NOT_OURS = frozenset({"client_gone"})
 
 
@@ -41,6 +43,10 @@ class Counted:
         return cls(found.requests, max(answered, broken), found.latency_sum, found.latency_counts)
 
 
+_Sampled = tuple[tuple[int, float], float, Counted]
+"""The gateway's process, when, and what it had counted by then."""
+
+
 class Statistics:
     """The newest statistics of a data directory's gateway.
 
@@ -53,7 +59,7 @@ class Statistics:
         self._stamp: tuple[int, int] | None = None
         self._newest: GatewayStats | None = None
         self._endpoints: dict[str, EndpointStats] = {}
-        self._sampled: dict[int, tuple[tuple[int, float], float, Counted]] = {}  # variant -> process, when, counts
+        self._sampled: dict[int, _Sampled] = {}  # by variant
 
     def refresh(self) -> bool:
         """Read the file if it is another one than before. Whether it was."""
@@ -126,11 +132,19 @@ class Statistics:
             # an earlier server may have taken samples of this process; the rest is what nobody has seen yet
             requests, errors, seconds = self._recorded(variant_id, self._newest.started_at)
             buckets = counts.buckets if requests else (0,) * len(counts.buckets)  # of a part they are not known
-            self._sampled[variant_id] = before = (process, now, Counted(requests, errors, seconds, buckets))
+            before = (process, now, Counted(requests, errors, seconds, buckets))
+            self._note(variant_id, before)
         if (now - before[1] < SAMPLE_S and not last) or counts.requests <= before[2].requests:
             return None
-        self._sampled[variant_id] = (process, now, counts)
+        self._note(variant_id, (process, now, counts))
         return _between(variant_id, before[2], counts, self.inflight_of(route, variant), now)
+
+    def _note(self, variant_id: int, sampled: _Sampled) -> None:
+        """Remember a sample; of many variants those are forgotten that did nothing for longest."""
+        self._sampled.pop(variant_id, None)
+        self._sampled[variant_id] = sampled
+        if len(self._sampled) > _MOST_SAMPLED:
+            del self._sampled[next(iter(self._sampled))]
 
     def inflight_of(self, route: str, variant: str) -> int:
         """Requests at a variant now."""

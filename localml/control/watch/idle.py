@@ -119,7 +119,9 @@ class IdleWatch:
         """Stop what was idle for too long. Returns the seconds until the next check; None when nothing is watched."""
         found: list[float] = []
         query = Query(kinds=tuple(_NOTHING), states=(State.RUNNING,), limit=1000)
-        for row in self._workloads.page(query).items:
+        rows = self._workloads.page(query).items
+        self._untold &= {(row.id or 0, row.attempt) for row in rows}
+        for row in rows:
             left = self._check_one(self._workloads.get(row.id or 0))
             if left is not None:
                 found.append(left)

@@ -10,7 +10,7 @@ from typing import Final
 from localml.core.subjects import Subject
 
 Wake = Callable[[], None]
-_MOST: Final = 20_000
+_MOST: Final = 2_000
 
 
 class Feed:

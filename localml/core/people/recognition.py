@@ -31,6 +31,10 @@ _USED_S = 3600.0
 """Seconds between two notes of a token's or a key's use; a note is a commit."""
 
 
+_MOST_CACHED = 10_000
+"""Users, keys or tokens that are known at a time; beyond it all are read again: they may be gone or expired."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """A known user, as handed to the other parts of the core.
@@ -229,6 +233,8 @@ class Recognition:
         matches = self._right.get(name) == (mark, stored) if password is None else password_matches(stored, password)
         if not matches or caller is None:
             return None
+        if len(self._right) >= _MOST_CACHED:
+            self._right.clear()
         self._right[name] = (mark, stored)
         return self._remember(self._passwords, name, (mark, caller), changes)[1]
 
@@ -308,6 +314,8 @@ class Recognition:
     def _remember(self, cache: dict[K, T], key: K, value: T, changes: int) -> T:
         """Cache what was read when there had been so many changes, unless there were more since."""
         with self._lock:
+            if len(cache) >= _MOST_CACHED:
+                cache.clear()
             if changes == self._changes:
                 cache[key] = value
         return value

@@ -25,7 +25,7 @@ log = logging.getLogger("localml.core")
 FLUSH_S = 1.0
 _FULL = 2000
 _MOST_HELD = 100_000  # points that wait for a disk which cannot be written
-_MOST_IDS = 50_000
+_MOST_IDS = 10_000
 
 _INSERT = "INSERT OR REPLACE INTO sample (series_id, at, value, text, note) VALUES (?, ?, ?, ?, ?)"
 _SOONER = "UPDATE series SET due = ? WHERE id = ? AND due > ?"
@@ -167,6 +167,8 @@ class Samples:
         for row in rows:
             newest[row[0]] = max(row[1], newest.get(row[0], 0))
         self._unchecked.update(row[0] for row in rows)
+        if len(self._unchecked) > _MOST_IDS:  # most of them of what is over
+            self._unchecked = Counter(dict(self._unchecked.most_common(_MOST_IDS // 2)))
         large = [series for series, count in self._unchecked.items() if count >= CHECK_EVERY]
         try:
             gone = self._store.write(lambda session: _write(driver(session), rows, newest, large))
