@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.counts import count
@@ -13,14 +14,16 @@ from helpers.growth import held
 from helpers.rig import wait_until
 
 from localml.config import Config
+from localml.core.clock import Clock, ManualClock
 from localml.core.errors import LocalmlError
 from localml.core.events import feed as feeds
 from localml.core.people import attempts, recognition
 from localml.core.people.recognition import Caller
+from localml.core.prune import DAY, taken
 from localml.core.series import samples
 from localml.core.subjects import Subject
 from localml.core.work.specs import single
-from localml.core.work.states import Kind
+from localml.core.work.states import Kind, State
 from localml.core.work.workloads import Submission
 from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
@@ -34,10 +37,12 @@ MOVES = ("seen._known", "engines.base.Observed", "samples._ids")
 class House:
     """A server over the fake engine, used through its services."""
 
-    def __init__(self, data: Path) -> None:
-        self.engine = FakeEngine()
-        config = Config(data, engine="fake", gpus="simulated:2", cpus=64, memory=64 << 30, port=0, gateway_port=0)
-        self.platform = Platform(config, engine=self.engine)
+    def __init__(self, data: Path, clock: Clock | None = None, **settings: Any) -> None:
+        self.data = data
+        self.engine = FakeEngine(clock)
+        settings = {"cpus": 64, "memory": 64 << 30, "port": 0, "gateway_port": 0, **settings}
+        config = Config(data, engine="fake", gpus="simulated:2", **settings)
+        self.platform = Platform(config, engine=self.engine, clock=clock)
         self.platform.start()
         self.admin = self.platform.identity.by_token(self.platform.credentials.token)
         self._made = 0
@@ -47,10 +52,10 @@ class House:
         spec = single(["true"], env={"FAKE_SECONDS": seconds, "FAKE_OUTPUT": "a line\n"})
         return Submission(name=f"w{self._made}", spec=spec, caller=self.admin, kind=kind)
 
-    def jobs(self, number: int) -> None:
-        """Jobs of one line, followed, measured and removed."""
+    def jobs(self, number: int, *, beside: int = 0) -> None:
+        """Jobs of one line, followed, measured and removed, ``beside`` so many that go on."""
         found = [self.platform.workloads.submit(self.submit()) for _ in range(number)]
-        self.over()
+        self.over(beside)
         for one in found:
             self.platform.samples.add(Subject.workload(one), f"loss{one}", 1.0, 1.0)
             self.platform.feed.wait(Subject.workload(one), self.platform.feed.version(Subject.workload(one)), 0.0)
@@ -84,15 +89,27 @@ class House:
     def token(self, user: Caller) -> str:
         return self.platform.identity.create_token(user, name="t", lifetime=60.0)
 
-    def over(self) -> None:
-        """Wait until nothing is left in the engine."""
+    def over(self, but: int = 0) -> None:
+        """Wait until nothing is left in the engine, ``but`` so many."""
 
         def over() -> bool:
             self.engine.tick()
             with self.platform.db.read_raw() as raw:
-                return bool(raw.execute("SELECT count(*) FROM workload WHERE cleaned = 0").fetchone()[0] == 0)
+                return bool(raw.execute("SELECT count(*) FROM workload WHERE cleaned = 0").fetchone()[0] == but)
 
         wait_until(over, 120)
+
+    def service(self) -> tuple[int, str]:
+        """A job that goes on until it is stopped: its number, and its container's name."""
+        self._made += 1
+        spec = single(["true"], until_stopped=True)
+        number = self.platform.workloads.submit(Submission(name=f"w{self._made}", spec=spec, caller=self.admin))
+        wait_until(lambda: self.platform.workloads.get(number).row.state is State.RUNNING)
+        return number, self.platform.workloads.get(number).attempts[0].name
+
+    def on_disk(self) -> int:
+        """Bytes that the data directory takes."""
+        return sum(taken(path) for path in self.data.rglob("*") if path.is_file())
 
     def use(self, jobs: int, others: int) -> None:
         self.jobs(jobs)
@@ -138,3 +155,32 @@ def test_what_is_over_leaves_nothing_in_memory(house: House, long_form: bool) ->
     with suppress(AssertionError):  # threads that write something down may be a little later
         wait_until(settled, 15)
     assert grown == {}
+
+
+def test_a_data_directory_stays_within_bounds_for_months(tmp_path: Path, long_form: bool) -> None:
+    """A service that writes for ever, and jobs every day: after as long a time again it takes no more room."""
+    days = 365 if long_form else 44
+    clock = ManualClock()
+    kept: dict[str, Any] = {"service_logs": 256 << 10, "keep_logs": 64 << 10, "free_disk": 1}
+    ages = {"keep_logs_days": 10, "keep_removed_days": 5, "keep_jobs_days": 15, "keep_events_days": 15}
+    house = House(tmp_path, clock, **kept, **ages)
+    try:
+        number, name = house.service()
+        store = house.platform.logs
+        sizes = []
+        for day in range(days):
+            clock.advance(DAY)
+            house.engine.write(name, "stdout", (b"day %06d of a service\n" % day) * 8_000)
+            written = house.engine.logs(name, {"stdout": 0, "stderr": 0}, follow=False)
+            size = sum(len(chunk.data) for chunk in written)
+            wait_until(lambda size=size: store.size(number, name, "stdout") == size)  # type: ignore[misc]
+            house.jobs(4, beside=1)
+            house.platform.upkeep.tick()
+            sizes.append(house.on_disk())
+        count("bytes of output", size)
+        half = max(sizes[days // 4 : days // 2])
+        assert max(sizes[days // 2 :]) <= half * 1.1 + (64 << 10), sizes
+        assert size > 10 * store.kept(number, name, "stdout") > 0
+        assert store.tail(number, name, "stdout", 12) == b"of a service\n"[-12:]
+    finally:
+        house.platform.close()
