@@ -320,6 +320,20 @@ def test_nothing_is_written_after_what_was_given_up(bench: Bench, monkeypatch: p
     assert bench.kept() == b""
 
 
+def test_the_engine_may_forget_what_is_safely_on_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Mapping[Stream, int]] = []
+    synced: list[int] = []
+    monkeypatch.setattr("os.fdatasync", synced.append)
+    monkeypatch.setattr(bench.engine, "carried", lambda _, upto: said.append(upto))
+    bench.start(FAKE_OUTPUT="")
+    for _ in range(20):
+        bench.engine.write("a", "stdout", b"x" * (1 << 20))
+    bench.engine.finish("a")
+    wait_until(lambda: bench.pumps.drained("a"))
+    assert [upto["stdout"] >> 20 for upto in said] == [8, 16]
+    assert len(synced) == 2
+
+
 def test_closing_ends_the_threads(bench: Bench) -> None:
     bench.start("a")
     bench.start("b")

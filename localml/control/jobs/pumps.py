@@ -36,6 +36,8 @@ _STUCK_S = 5.0
 _LOOKS_S = 30.0
 """Who asks more seldom whether the output is complete was kept by something else, such as an engine that is away."""
 _JOIN_S = 0.5
+_FORGET = 8 << 20
+"""After so many bytes the engine is told that it may forget them."""
 
 Tell = Callable[[int, str, str, str], bool]
 """Workload, name of the attempt, reason of the event, words; whether it could be stored."""
@@ -58,6 +60,7 @@ class _Pump:
     over: bool = False  # nothing may be written any more; changes under ``writing``
     again: bool = False  # the reading was closed to be begun again
     failures: int = 0  # in a row, without a byte
+    unsaid: int = 0  # bytes of which the engine was not told that they are safe
     words: str = "the engine gives nothing more"
     asked: float = 0.0  # since when its end is waited for
     looked: float = float("-inf")  # when that was asked last
@@ -205,9 +208,19 @@ class LogPumps:
                     return False
                 with _disk():
                     writer.append(chunk.stream, chunk.data, chunk.at)
+            pump.unsaid += len(chunk.data)
+            if pump.unsaid >= _FORGET:
+                self._let_forget(pump, writer)
             self._goes_on(pump)
             self._changed(pump.workload_id)
         return not self._stop.is_set()
+
+    def _let_forget(self, pump: _Pump, writer: LogWriter) -> None:
+        pump.unsaid = 0
+        with _disk():
+            safe = writer.sync()
+        with suppress(EngineError, EngineUnreachable):  # what is not forgotten now is with the next part
+            self._engine.carried(pump.name, {stream: safe[stream] for stream in STREAMS if stream in safe})
 
     def _finish(self, pump: _Pump) -> None:
         self._goes_on(pump)

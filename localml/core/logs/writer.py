@@ -96,6 +96,12 @@ class LogWriter:
         if self._most is not None:
             file.keep(self._most)
 
+    def sync(self) -> dict[str, int]:
+        """Have what was written safely on disk; how much that is of each stream that has a file open."""
+        for file in self._files.values():
+            os.fdatasync(file.fd)
+        return {stream: file.size for stream, file in self._files.items()}
+
     def close(self) -> None:
         """Close the files."""
         for file in self._files.values():
