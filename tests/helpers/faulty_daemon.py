@@ -131,21 +131,27 @@ class Rule:
         return self.calls >= self.nth and (self.times is None or self.calls < self.nth + self.times)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Risk:
+    """A fault that may happen to calls that match."""
+
+    fault: Fault
+    method: str = ".*"
+    path: str = ""
+
+
 class Chance:
-    """Fails that share of all calls that match, each in one of these ways."""
+    """Draws one of the risks for that share of all calls; those to which it cannot happen are spared."""
 
-    seed: int
-    share: float
-    faults: Sequence[Fault]
-    path: re.Pattern[str]
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
+    def __init__(self, seed: int, share: float, risks: Sequence[Risk]) -> None:
+        self._random = random.Random(seed)
+        self._share = share
+        self._risks = risks
 
     def choose(self, request: Request) -> Fault | None:
-        lot, fault = self._random.random(), self._random.choice(self.faults)
-        return fault if lot < self.share and self.path.search(request.path) else None
+        lot, risk = self._random.random(), self._random.choice(self._risks)
+        matches = re.fullmatch(risk.method, request.method) and re.search(risk.path, request.path)
+        return risk.fault if lot < self._share and matches else None
 
 
 class FaultyDaemon:
@@ -176,10 +182,10 @@ class FaultyDaemon:
             self._rules.append(rule)
         return rule
 
-    def by_chance(self, seed: int, share: float, faults: Sequence[Fault], path: str = "") -> None:
+    def by_chance(self, seed: int, share: float, risks: Sequence[Risk]) -> None:
         """Let calls fail by chance, until :meth:`mend`."""
         with self._lock:
-            self._chance = Chance(seed, share, faults, re.compile(path))
+            self._chance = Chance(seed, share, risks)
 
     def mend(self) -> None:
         """No call fails from now on, and what hangs is closed."""

@@ -164,7 +164,9 @@ class EngineWorld:
     def _recorded(self, attempt: AttemptView, seen: Observed) -> Ended:
         """The end of a program whose exit is recorded: whatever became of its container does not take that back."""
         drained = self._pumps.drained(attempt.name)
-        known = Observed(attempt.name, Phase.EXITED, attempt.exit_code, attempt.signal)
+        told = attempt.exit_code is not None or attempt.signal is not None
+        lost = "" if told else "the container was removed before the engine told how it ended"
+        known = Observed(attempt.name, Phase.EXITED, attempt.exit_code, attempt.signal, error=lost)
         cause, message = self._classify(known, drained)
         if drained and seen.phase is Phase.GONE:
             message = f"{message}; its container vanished before its end was recorded"

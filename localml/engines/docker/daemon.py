@@ -21,7 +21,7 @@ from docker.utils import kwargs_from_env, parse_host
 
 from localml.engines.base import EngineError, EngineUnreachable
 
-ANSWER_S = 8.0
+ANSWER_S = 5.0
 """Seconds for which the answer to a question is waited for. The control loop asks between everything else that it does,
 and tells after so long that the daemon does not answer."""
 ACT_S = 60.0

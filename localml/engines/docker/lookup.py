@@ -12,7 +12,7 @@ from typing import Any
 
 from docker.errors import APIError, NotFound
 
-from localml.engines.base import LABEL_INSTALL, Observed, Phase
+from localml.engines.base import LABEL_INSTALL, EngineUnreachable, Observed, Phase
 from localml.engines.docker.containers import LABEL_NAME, container_name, listed, name_of, observed, phase_of, row_name
 from localml.engines.docker.daemon import Daemon
 
@@ -63,15 +63,22 @@ class Lookup:
         return Observed(name, Phase.GONE) if found is None else self.remember(found)
 
     def find(self, name: str) -> Mapping[str, Any] | None:
-        """The inspection of our container of that name; None when there is none."""
+        """The inspection of our container of that name; None when there is none.
+
+        Raises:
+            EngineUnreachable: the daemon contradicts itself.
+        """
         seen = self._seen.get(name)
         known = str(seen.handle["id"]) if seen is not None else None
         for reference in filter(None, (known, container_name(name))):
             if (found := self._inspect(reference)) is not None and self._is_ours(found, name):
                 return found
-        for row in reversed(self._rows(f"{LABEL_NAME}={name}")):
+        rows = self._rows(f"{LABEL_NAME}={name}")
+        for row in reversed(rows):
             if (found := self._inspect(row["Id"])) is not None:
                 return found
+        if rows:  # it has gone just now, or one of the two answers is wrong
+            raise EngineUnreachable(f"the daemon lists container {name} and does not find it")
         self.forget(name, known)
         return None
 
