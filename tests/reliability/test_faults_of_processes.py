@@ -23,7 +23,7 @@ from localml.engines.process.engine import ProcessEngine
 pytestmark = pytest.mark.slow
 
 JOBS = 24
-SHORT, LONG = 1, 12
+SHORT, LONG = 1, 25
 SAYS = "touch {ran}; i=0; while [ $i -lt {lines} ]; do echo line $i; i=$((i+1)); done; exit {code}"
 WAITS = "touch {ran}; trap 'echo told; exit 143' TERM; echo ready; sleep 600 & wait"
 
