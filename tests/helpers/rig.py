@@ -89,9 +89,10 @@ class Rig:
         memory: int = 16 << 30,
         nodes: tuple[str, ...] = ("local",),
         before: Callable[[Engine], Engine] = lambda engine: engine,
+        clock: Any = None,
     ) -> None:
         self.data = data
-        self.clock = ManualClock()
+        self.clock = clock or ManualClock()
         self.nodes = nodes
         spread = replace(CONTAINERS, gangs_spread=len(nodes) > 1)
         self.engine = FakeEngine(self.clock, install=INSTALL, nodes=nodes, capabilities=spread)
@@ -114,11 +115,11 @@ class Rig:
         place = submission.workspace or caller.workspace
         return self.mounts.decide(submission.spec, caller, place, submission.sees)
 
-    def _loop(self) -> Reconciler:
-        site = Site(
+    def _site(self) -> Site:
+        return Site(
             install=INSTALL,
             node=self.nodes[0],
-            capabilities=self.engine.capabilities,
+            capabilities=self.met.capabilities,
             bind_address="127.0.0.1",
             mounts=self.mounts,
             our_image=lambda image: False,
@@ -128,12 +129,14 @@ class Rig:
             host_cpus=64.0,
             replica_token=lambda attempt: f"token-{attempt}",
         )
+
+    def _loop(self) -> Reconciler:
         inline = Inline()
         acts = Acts(lambda: None, dict.fromkeys(("start", "pin", "stop", "remove"), inline), now=self.clock.now)
         return Reconciler(
             self.db,
             self.met,
-            site,
+            self._site(),
             self.logs,
             self.clock,
             machines=lambda: tuple(replace(self.machine, name=name) for name in self.nodes),

@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
+from localml.control.jobs.asking import Asker
 from localml.control.jobs.observe import Observations
 from localml.control.jobs.snapshot import AttemptRow
 from localml.core.clock import Clock
@@ -58,7 +59,8 @@ class Eyes:
         self._acts = acts
         self._node = node
         self._unhealthy = unhealthy
-        self.seen = Observations(engine, clock.now)
+        self.seen = Observations(engine, Asker(f"the {engine.name} engine"), clock.now)
+        self._ask_gpus = Asker("the GPUs' driver")
         self.lost: dict[str, str] = {}
         self.down = False
         self._hints: set[str] = set()
@@ -114,7 +116,7 @@ class Eyes:
     def _check_gpus(self, marked: Collection[tuple[str, str]]) -> None:
         """Fence GPUs that have become unhealthy; who runs on them is decided by the same tick."""
         try:
-            self.lost = dict(self._unhealthy())
+            self.lost = self._ask_gpus(lambda: dict(self._unhealthy()))
         except Exception:  # what was known of them stands, and nobody waits for them
             log.exception("the GPUs' health could not be asked for")
         fresh = {gpu: why for gpu, why in self.lost.items() if (self._node, gpu) not in marked}

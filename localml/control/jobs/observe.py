@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Collection, Iterable
 
 from localml.control.jobs.acts import Acts
+from localml.control.jobs.asking import Asker
 from localml.control.jobs.decide import AttemptView, Begun, Ended
 from localml.control.jobs.pumps import LogPumps
 from localml.core.work.causes import OOM_WORDS, Cause, classify
@@ -28,11 +28,13 @@ class Observations:
     between nothing is known of it.
 
     Args:
+        ask: asks the engine something, and gives its answer.
         now: seconds since the epoch.
     """
 
-    def __init__(self, engine: Engine, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, engine: Engine, ask: Asker, now: Callable[[], float]) -> None:
         self._engine = engine
+        self._question = ask
         self._now = now
         self._known: dict[str, Observed] = {}
         self._missed: dict[str, float] = {}  # name -> when it was first not found
@@ -66,33 +68,33 @@ class Observations:
 
     def _look_all(self, running: Iterable[str]) -> None:
         before = self._known
-        self._known = dict(self._engine.list())
+        self._known = self._question(lambda: dict(self._engine.list()))
         missing = set(running) - set(self._known)
         self._missed = {name: at for name, at in self._missed.items() if name in missing}
-        for name in missing:
-            known = before.get(name)
-            if known is not None:
-                self._known[name] = known
-            if known is None or known.phase is not Phase.EXITED:  # an end is final
-                self._look_for(name)
+        self._known |= {name: before[name] for name in missing if name in before}
+        self._look_at(missing)
         self.complete = True
 
     def _look_at(self, names: Iterable[str]) -> None:
-        for name in names:
-            known = self._known.get(name)
-            if known is None or known.phase is not Phase.EXITED:  # an end is final
-                self._look_for(name)
+        wanted = [name for name in names if not self._is_over(name)]
+        for seen in self._question(lambda: [self._look_for(name) for name in wanted]) if wanted else ():
+            if seen is not None:
+                self._take(seen)
 
-    def _look_for(self, name: str) -> None:
-        """Ask for one by its name; an answer about it alone that cannot be used leaves what was known of it."""
+    def _is_over(self, name: str) -> bool:
+        """An end is final."""
+        known = self._known.get(name)
+        return known is not None and known.phase is Phase.EXITED
+
+    def _look_for(self, name: str) -> Observed | None:
+        """Ask for one by its name. An answer about it alone that cannot be used leaves what was known of it: None."""
         try:
-            seen = self._engine.inspect(name)
+            return self._engine.inspect(name)
         except EngineUnreachable:
             raise
         except Exception as error:
             log.warning("nothing could be learned of %s: %s", name, error)
-        else:
-            self._take(seen)
+            return None
 
     def _take(self, seen: Observed) -> None:
         if seen.phase is not Phase.GONE:
@@ -104,8 +106,7 @@ class Observations:
 
     def learn(self, observed: Observed) -> None:
         """Take in what an act was told; an end that is already known is never taken back by an older answer."""
-        known = self._known.get(observed.name)
-        if known is None or known.phase is not Phase.EXITED:
+        if not self._is_over(observed.name):
             self._take(observed)
 
     def forget_missing(self, known: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from localml.control.jobs.snapshot import AttemptRow, Unit
 from localml.core.events.records import record_event
 from localml.core.quantities import format_duration
 from localml.core.subjects import PLATFORM, Subject
-from localml.core.work.states import HOLDING, AttemptState, State
+from localml.core.work.states import HOLDING, AttemptState, Desired, State
 from localml.store.database import Database
 
 START_S = 120.0
@@ -107,7 +107,7 @@ class Patience:
         return known.key if known is not None else None
 
     def _forget(self, units: Collection[Unit]) -> None:
-        stopping = {unit.row.id for unit in units if unit.row.state is State.STOPPING}
+        stopping = {unit.row.id for unit in units if _is_to_stop(unit)}
         self._stops = {number: value for number, value in self._stops.items() if number in stopping}
         draining = {one.name for unit in units for one in unit.attempts if _drains(one)}
         self._sizes = {name: value for name, value in self._sizes.items() if name in draining}
@@ -141,7 +141,7 @@ class Patience:
                 found.append(self._starting(unit, one))
             elif _drains(one):
                 found.append(self._draining(one, now))
-            elif unit.row.state is State.STOPPING and one.state is not AttemptState.ENDED:
+            elif _is_to_stop(unit) and one.state is not AttemptState.ENDED:
                 found.append(self._stopping(unit, one, now))
         return found
 
@@ -177,6 +177,11 @@ class Patience:
     def _trouble(self, one: AttemptRow) -> str:
         found = self._acts.trouble(("attempt", one.id))
         return f": {found.words}" if found is not None else ""
+
+
+def _is_to_stop(unit: Unit) -> bool:
+    """Also while the engine does not answer, so that nothing is concluded."""
+    return unit.row.state is State.STOPPING or unit.row.desired is Desired.STOP
 
 
 def _drains(one: AttemptRow) -> bool:

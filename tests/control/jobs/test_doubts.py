@@ -14,6 +14,7 @@ from sqlmodel import Session
 
 from localml.control.jobs import judging, records
 from localml.control.jobs.acts import Acts
+from localml.control.jobs.asking import Asker
 from localml.control.jobs.crew import Crew
 from localml.control.jobs.observe import GONE_AGAIN_S
 from localml.control.jobs.quarantine import TRIES
@@ -324,3 +325,35 @@ def test_a_single_container_that_cannot_be_looked_at_keeps_no_other_waiting(rig:
     rig.loop.tick()
     assert (rig.state(odd), rig.state(other)) == ("running", "succeeded")
     assert rig.engine.inspect(name).phase is Phase.RUNNING
+
+
+def test_a_question_that_hangs_is_none_that_was_answered() -> None:
+    time, hang = [0.0], threading.Event()
+    ask = Asker("it", patience=0.05, again=60, now=lambda: time[0])
+    assert ask(lambda: 7) == 7
+    with pytest.raises(EngineUnreachable, match="no answer within 0"):
+        ask(lambda: hang.wait(60))
+    time[0] = 40.0
+    with pytest.raises(EngineUnreachable, match="has not answered for 40 s"):
+        ask(lambda: 8)
+    time[0] = 61.0
+    assert ask(lambda: 9) == 9  # asked anew, on another thread
+    hang.set()
+    with pytest.raises(TimeoutError, match="its own"):
+        ask(lambda: exec("raise TimeoutError('its own')"))
+
+
+def test_a_hanging_engine_keeps_the_loop_from_nothing_that_needs_no_engine(rig: Rig) -> None:
+    number = rig.submit("a", job(600))
+    rig.settle()
+    hang = threading.Event()
+    rig.loop.eyes.seen._question = Asker("the engine", patience=0.05)
+    rig.met.list = lambda: hang.wait(60) or {}  # type: ignore[method-assign]
+    queued = rig.submit("b", job(5))
+    rig.workloads.stop(queued, ME)
+    rig.settle(3)
+    assert (rig.state(number), rig.state(queued), rig.loop.engine_down) == ("running", "stopped", True)
+    del rig.met.list  # type: ignore[attr-defined]
+    hang.set()
+    wait_until(lambda: rig.settle(1) or not rig.loop.engine_down)
+    assert rig.state(number) == "running"
