@@ -10,8 +10,17 @@ import os
 import signal
 import threading
 
-JOBS = ("after-intent", "after-create", "after-start", "before-commit", "before-remove")
-"""Points that every workload passes."""
+JOBS = (
+    "after-intent",
+    "after-create",
+    "after-start",
+    "before-commit",
+    "after-commit",
+    "after-mark",
+    "after-output",
+    "before-remove",
+)
+"""Points that every workload passes which writes something."""
 
 SERVING = ("after-replica", "after-table")
 """Points that only endpoints pass."""

@@ -219,6 +219,7 @@ class Database:
                 if not job.future.done():
                     job.future.set_exception(failure)
             return
+        FAILPOINTS.hit("after-commit")
         if self._changes is not None:
             self._changes.publish(noted)
         for job, result in done:

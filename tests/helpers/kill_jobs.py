@@ -29,13 +29,18 @@ fi
 """
 # The words of each run: which replica and try it is, bytes that are no text, and a last line that does not end.
 _HELLO = r"""printf '%s try %s\n\000\377\200\r\n' "$me" "$LOCALML_ATTEMPT"; printf 'to stderr \376\n' >&2"""
-_BYE = r"printf 'last words, no newline \303'; printf 'E' >&2"
+_BYE = r"bye() { printf 'last words, no newline \303'; printf 'E' >&2; }"
 _LINES = r"""i=0; while [ $i -lt {count} ]; do printf '%d \201\000\n' $i; {pause}; i=$((i+1)); done"""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A sort of job. ``tries`` run when it is left alone, and it then ends in ``state``; endless ones never do."""
+    """A sort of job. ``tries`` run when it is left alone, and it then ends in ``state``; endless ones never do, but say
+    farewell when they are stopped.
+
+    ``more`` is what it does besides, in a shell, by which it writes ``out`` and ``err``. A child that it leaves behind
+    may add ``late`` to its standard output.
+    """
 
     name: str
     lines: int = 0
@@ -45,6 +50,10 @@ class Kind:
     exit_code: int = 0
     tries: int = 1
     endless: bool = False
+    more: str = ":"
+    out: bytes = b""
+    err: bytes = b""
+    late: bytes = b""
 
     @property
     def state(self) -> str:
@@ -52,17 +61,20 @@ class Kind:
 
     def script(self, ledger: str, *, locks: bool) -> str:
         """The program, for a shell."""
-        end = "trap 'exit 0' TERM; sleep 3000 & wait" if self.endless else f"{_BYE}; exit {self.exit_code}"
+        end = "trap 'bye; exit 0' TERM; sleep 3000 & wait" if self.endless else f"bye; exit {self.exit_code}"
         head = _PROLOGUE.format(ledger=ledger, locks=_LOCKS.format(ledger=ledger) if locks else "")
-        return "\n".join([head, _HELLO, _LINES.format(count=self.lines, pause=self.pause), end])
+        return "\n".join([head, _BYE, _HELLO, _LINES.format(count=self.lines, pause=self.pause), self.more, end])
 
     def output(self, workload: str, index: int, attempt: int) -> dict[str, bytes]:
-        """What a whole run of one replica writes."""
+        """What a whole run of one replica writes, without ``late``."""
         lines = b"".join(b"%d \x81\x00\n" % number for number in range(self.lines))
         hello = f"{workload}-main-{index} try {attempt}\n".encode() + b"\x00\xff\x80\r\n"
-        if self.endless:
-            return {"stdout": hello + lines, "stderr": b"to stderr \xfe\n"}
-        return {"stdout": hello + lines + b"last words, no newline \xc3", "stderr": b"to stderr \xfe\nE"}
+        words = hello + lines + self.out + b"last words, no newline \xc3"
+        return {"stdout": words, "stderr": b"to stderr \xfe\n" + self.err + b"E"}
+
+
+def _numbers(first: int, last: int) -> bytes:
+    return b"".join(b"%d\n" % number for number in range(first, last + 1))
 
 
 KINDS = {
@@ -74,11 +86,35 @@ KINDS = {
         Kind("gpu", lines=10, pause="sleep 0.02", gpu=1),
         Kind("gpus", lines=10, pause="sleep 0.02", gpu=1, count=2),
         Kind("failing", lines=2, exit_code=3, tries=3),
+        Kind("burst", more="seq 1 20000; seq 1 3000 >&2", out=_numbers(1, 20_000), err=_numbers(1, 3000)),
+        Kind(
+            "wide",
+            more="head -c 40000 /dev/zero | tr '\\0' w; echo; head -c 70000 /dev/zero; echo; sleep 0.1",
+            out=b"w" * 40_000 + b"\n" + bytes(70_000) + b"\n",
+        ),
+        Kind(
+            "bars",
+            more="i=0; while [ $i -lt 30 ]; do printf '\\r%d%%' $i; sleep 0.02; i=$((i+1)); done",
+            out=b"".join(b"\r%d%%" % number for number in range(30)),
+        ),
+        Kind(
+            "both",
+            more="i=0; while [ $i -lt 300 ]; do echo $i; echo $i >&2; i=$((i+1)); done",
+            out=_numbers(0, 299),
+            err=_numbers(0, 299),
+        ),
+        Kind(
+            "parent",
+            lines=2,
+            more="(while kill -0 $$; do :; done; printf 'from a child') 2>/dev/null &",
+            late=b"from a child",
+        ),
         Kind("long", lines=5, endless=True),
         Kind("long-gpu", lines=5, gpu=1, endless=True),
     )
 }
-_WEIGHTS = {"quick": 6, "writer": 3, "gang": 3, "gpu": 4, "gpus": 2, "failing": 2, "long": 2, "long-gpu": 1}
+_WEIGHTS = {"quick": 5, "writer": 2, "gang": 3, "gpu": 4, "gpus": 2, "failing": 2, "long": 2, "long-gpu": 1}
+_WEIGHTS |= dict.fromkeys(("burst", "wide", "bars", "both", "parent"), 1)
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from helpers.counts import count
+from helpers.kill_helpers import Helpers
 from helpers.kill_jobs import Jobs, Kind, kind_of
 from helpers.records import Records
 from helpers.server_process import Api, Down, Running, Servers
@@ -111,9 +113,9 @@ class Client:
         name = self._told.submitted[number]
         query = {"role": "main", "index": 0, "attempt": 1, "stream": "stdout", "prefix": False}
         answer = self._call("GET", f"/workloads/{number}/logs", **query)
-        expected = kind_of(name).output(name, 0, 1)["stdout"]
+        expected = kind_of(name).output(name, 0, 1)["stdout"] + kind_of(name).late
         if answer.ok and not expected.startswith(answer.body):
-            self._told.problems.append(f"log of {name}: {answer.body!r} is no beginning of {expected!r}")
+            self._told.problems.append(f"log of {name}: {_apart(answer.body, expected)}")
 
     def _look(self) -> None:
         number = self._choose()
@@ -130,6 +132,7 @@ class KillLoop:
         lives: shortest and longest time in seconds that a server is given, from its first answer.
         pace: longest pause of a client between two calls, in seconds.
         live: names of the containers that run, for an engine whose replicas cannot see that for themselves.
+        helpers: what else is killed, or frozen, while a server lives.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class KillLoop:
         lives: tuple[float, float],
         pace: float,
         live: Callable[[], list[str]] = list,
+        helpers: Helpers | None = None,
     ) -> None:
         self._servers = servers
         self._jobs = jobs
@@ -148,6 +152,7 @@ class KillLoop:
         self._lives = lives
         self._pace = pace
         self._live = live
+        self._helpers = helpers
         self._chance = random.Random(seed)
         self.told = Told()
         self.records = Records(servers.data)
@@ -155,7 +160,8 @@ class KillLoop:
 
     def round(self, number: int) -> None:
         """One life of a server, and what its death leaves."""
-        failpoint = self._chance.choice(JOBS) if self._chance.random() < 0.5 else None
+        unreached = [point for point in JOBS if point not in self.died_at]
+        failpoint = self._chance.choice(unreached or JOBS) if self._chance.random() < 0.5 else None
         passes = self._chance.choice((1, 1, 2, 3, 5, 8))
         server = self._servers.launch(f"{failpoint}:{passes}" if failpoint else None)
         clients = self._clients(server, number) if server.ready() else []
@@ -163,8 +169,14 @@ class KillLoop:
         if failpoint and failpoint not in self.died_at:
             lives += _FIRST_S  # however slow the machine is, each point is reached once
         deadline = time.monotonic() + lives
+        strikes = sorted(
+            time.monotonic() + self._chance.uniform(0, lives) for _ in range(self._chance.choice((0, 1, 2)))
+        )
         while server.poll() is None and time.monotonic() < deadline:
             threading.Event().wait(0.01)
+            if self._helpers is not None and strikes and time.monotonic() > strikes[0]:
+                strikes.pop(0)
+                self._helpers.strike()
         by_itself = server.poll() is not None
         status = server.end()
         assert status == -signal.SIGKILL, f"the server ended by itself with {status}"
@@ -196,38 +208,72 @@ class KillLoop:
         assert status == 0, f"an orderly stop gave {status}"
 
     def check(self) -> None:
-        """The promises, held against the files and the ledger, after :meth:`drain`."""
+        """The promises, held against the files and the ledger, after :meth:`drain`; what breaks them is counted."""
+        runs = self._jobs.runs()
+        found = {
+            "jobs lost": self.records.lost(self.told.submitted) + self._wrong_ends(),
+            "jobs doubled": [one for one, times in runs.items() if times > 1] + self._ran_wrong(runs),
+            "leases leaked": self.records.open_leases(),
+            "logs that differ": self._different_logs(),
+        }
+        for what, those in found.items():
+            count(what, len(those))
+        wrong = {what: those[:5] for what, those in found.items() if those}
+        assert wrong == {}, wrong
         self.records.check_after_death(self.told.submitted)
         self.records.check_at_end()
         deleted = self.records.deleted()
         assert self.told.deleted <= deleted, f"deletions were lost: {self.told.deleted - deleted}"
-        runs = self._jobs.runs()
-        assert {one: times for one, times in runs.items() if times > 1} == {}, "tries that ran twice"
+
+    def _struck(self, name: str) -> bool:
+        return self._helpers is not None and name in self._helpers.struck
+
+    def _wrong_ends(self) -> list[str]:
+        """Workloads that ended otherwise than they do by themselves, though nobody stopped them."""
+        wrong = []
         for row in self.records.workloads():
-            self._check_one(row, runs)
+            kind, name = kind_of(row["name"]), row["name"]
+            right = (row["state"], row["exit_code"], row["attempt"]) == (kind.state, kind.exit_code, kind.tries)
+            stopped = row["state"] == "stopped" and name in self.told.maybe_stopped
+            if not stopped and not self._struck(name) and (kind.endless or not right):
+                wrong.append(f"{name} ({row['id']}) is {row['state']} ({row['exit_code']}): {row['message']}")
+        return wrong
 
-    def _check_one(self, row: dict[str, Any], runs: Counter[str]) -> None:
-        kind, name, where = kind_of(row["name"]), row["name"], f"{row['name']} ({row['id']})"
-        if row["state"] == "stopped":
-            assert name in self.told.maybe_stopped, f"{where} was stopped by nobody"
-        else:
-            assert not kind.endless, f"{where} is {row['state']}: {row['message']}"
-            assert row["state"] == kind.state, f"{where} is {row['state']}: {row['message']}"
-            assert (row["exit_code"], row["attempt"]) == (kind.exit_code, kind.tries), f"{where}: {row}"
-        for attempt in self.records.attempts(row["id"]):
-            self._check_log(row, kind, attempt, runs)
-
-    def _check_log(self, row: dict[str, Any], kind: Kind, attempt: dict[str, Any], runs: Counter[str]) -> None:
-        """The log is what the program wrote: all of it when the program came to its own end, else a beginning."""
-        expected = kind.output(row["name"], attempt["index"], attempt["number"])
-        whole = attempt["exit_code"] == kind.exit_code and not kind.endless
-        for stream, words in expected.items():
-            found = self.records.log(row["id"], attempt["name"], stream)
-            fits = found == words if whole else words.startswith(found)
-            assert fits, f"{attempt['name']}.{stream} ({attempt['cause']}): {found!r} instead of {words!r}"
-        if whole:
+    def _ran_wrong(self, runs: Counter[str]) -> list[str]:
+        """Tries that ended in their own way, but did not begin once."""
+        wrong = []
+        for row, kind, attempt in self._tries():
             ran = runs[f"{row['name']}-main-{attempt['index']}-{attempt['number']}"]
-            assert ran == 1, f"{attempt['name']} ended with {attempt['exit_code']} but began {ran} times"
+            if attempt["exit_code"] == kind.exit_code and ran != 1:
+                wrong.append(f"{attempt['name']} ended with {attempt['exit_code']} but began {ran} times")
+        return wrong
+
+    def _different_logs(self) -> list[str]:
+        """A log is what the program wrote: all of it when the program came to its own end, else a beginning."""
+        wrong = []
+        for row, kind, attempt in self._tries():
+            whole = attempt["exit_code"] == kind.exit_code
+            for stream, words in kind.output(row["name"], attempt["index"], attempt["number"]).items():
+                most = words + (kind.late if stream == "stdout" else b"")
+                log = self.records.log(row["id"], attempt["name"], stream)
+                if not most.startswith(log) or (whole and not log.startswith(words)):
+                    wrong.append(f"{attempt['name']}.{stream} ({attempt['cause']}): {_apart(log, words)}")
+                count("logs compared")
+        return wrong
+
+    def _tries(self) -> Iterator[tuple[dict[str, Any], Kind, dict[str, Any]]]:
+        for row in self.records.workloads():
+            for attempt in self.records.attempts(row["id"]):
+                yield row, kind_of(row["name"]), attempt
+
+
+def _apart(found: bytes, expected: bytes) -> str:
+    """Where two logs begin to differ, in words."""
+    pairs = enumerate(zip(found, expected, strict=False))
+    at = next((number for number, (one, other) in pairs if one != other), min(len(found), len(expected)))
+    window = slice(max(0, at - 20), at + 40)
+    sizes = f"{len(found)} bytes instead of {len(expected)}"
+    return f"{sizes}, other from byte {at} on: {found[window]!r} instead of {expected[window]!r}"
 
 
 def run_kill_loop(loop: KillLoop, rounds: int, drain: float) -> None:

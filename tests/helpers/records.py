@@ -82,6 +82,16 @@ class Records:
         path = self._data / "logs" / str(workload) / f"{attempt}.{stream}"
         return path.read_bytes() if path.exists() else b""
 
+    def lost(self, acknowledged: Mapping[int, str]) -> list[str]:
+        """Workloads that were taken and are not there, and such whose containers were lost."""
+        names = {row["id"]: row["name"] for row in self.ask("select id, name from workload")}
+        missing = [f"{name} ({number})" for number, name in acknowledged.items() if names.get(number) != name]
+        return missing + [f"{names[row['subject_id']]}: its container was lost" for row in self.ask(_LOST)]
+
+    def open_leases(self) -> list[str]:
+        """Leases that nobody gave back, once everything is over."""
+        return [str(row) for row in self.ask("select * from gpu_lease where released_at is null")]
+
     def check_after_death(self, acknowledged: Mapping[int, str]) -> None:
         """What holds at every moment."""
         names = {row["id"]: row["name"] for row in self.ask("select id, name from workload")}
@@ -106,7 +116,7 @@ class Records:
         """What holds once everything is over and the server has stopped."""
         assert self.ask("pragma integrity_check") == [{"integrity_check": "ok"}]
         assert self.ask("pragma foreign_key_check") == []
-        assert self.ask("select * from gpu_lease where released_at is null") == [], "leases left over"
+        assert self.open_leases() == [], "leases left over"
         assert self.ask("select * from attempt where state != 'ended' or removed = 0") == [], "attempts left over"
         assert self.ask(_ENDS) == [], "workloads without exactly one end"
         assert self.ask(_AFTER_END) == [], "something happened after the end"

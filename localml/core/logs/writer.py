@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import MARK, LogStore, Marks, base_of, side_file, size_of
 from localml.core.logs.sources import STREAMS
 from localml.core.logs.trimming import keep_last
@@ -89,7 +90,9 @@ class LogWriter:
             self._latest = max(at, self._latest + _TICK_S)
             file.mark(self._latest)
             self._last = stream
+            FAILPOINTS.hit("after-mark")
         file.write(data)
+        FAILPOINTS.hit("after-output")
         if self._most is not None:
             file.keep(self._most)
 

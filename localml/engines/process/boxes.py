@@ -17,8 +17,9 @@ from localml.core.descriptors import limit_of_children
 from localml.core.work.specs import most_pids
 from localml.engines.base import Account, Bind, EngineError
 from localml.engines.process import box
-from localml.engines.process.folder import Launch, PlanRecord, ReplicaDir
+from localml.engines.process.folder import PlanRecord, ReplicaDir
 from localml.engines.process.io import Beside
+from localml.engines.process.launch import Launch
 from localml.engines.process.spawn import ENVIRONMENT, compiled, interpreter
 
 _ALL_AS_ONE = "jobs run as the server's own user here, who can read its secrets and everybody's files"

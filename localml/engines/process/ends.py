@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
-from localml.engines.base import Observed, Phase
+from localml.engines.base import STREAMS, Observed, Phase
 from localml.engines.process import cgroups
 from localml.engines.process import io as process_io
 from localml.engines.process.cgroups import Cgroups
 from localml.engines.process.folder import EndRecord, PlanRecord, ReplicaDir, RunningRecord
+from localml.engines.process.supervisor import start_ticks
+
+log = logging.getLogger("localml.engines")
 
 
 def observed(
@@ -38,6 +42,26 @@ def observed(
     )
 
 
+def supervisor_of(folder: ReplicaDir) -> int | None:
+    """Process number of the living supervisor; None if there is none.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    if (pid := folder.holder()) is not None or folder.has_lock():
+        return pid
+    running = folder.running()  # somebody deleted the lock: it holds one that has no name
+    return running.supervisor if running is not None and _lives(running) else None
+
+
+def _lives(running: RunningRecord) -> bool:
+    try:
+        same = start_ticks(running.supervisor) == running.start_ticks
+    except (OSError, IndexError):
+        return False
+    return same and running.boot_id == process_io.boot_id()
+
+
 def settled(name: str, folder: ReplicaDir, running: RunningRecord | None, groups: Cgroups) -> EndRecord | None:
     """Record the end of a replica whose supervisor died before it could; None if there is one after all.
 
@@ -48,7 +72,10 @@ def settled(name: str, folder: ReplicaDir, running: RunningRecord | None, groups
         if not owned or folder.end() is not None:
             return folder.end()
         end = _end(name, folder, running, groups)
-        folder.write_end(end)
+        try:
+            folder.write_end(end)
+        except OSError as error:  # nobody else is left to tell it, and the disk may never take it
+            log.warning("%s: its end cannot be written down: %s", name, error.strerror)
         return end
 
 
@@ -58,7 +85,11 @@ def _end(name: str, folder: ReplicaDir, running: RunningRecord | None, groups: C
         return EndRecord(125, None, False, time.time(), error=error)
     if running.boot_id != process_io.boot_id():
         return EndRecord(None, 9, False, time.time(), error="the machine was restarted")
-    process_io.kill_session(running.supervisor, running.start_ticks)
+    outputs = [folder.path / stream for stream in STREAMS]
+    left = process_io.kill_session(running.supervisor, running.start_ticks, outputs)
     for parent in set(groups.parents.values()):
         cgroups.kill_group(parent / name)
-    return EndRecord(None, 9, False, time.time(), error="the supervisor was killed")
+    error = "the supervisor was killed"
+    if left:
+        error += f"; processes that hang in the kernel are left: {', '.join(map(str, sorted(left)))}"
+    return EndRecord(None, 9, False, time.time(), error=error)

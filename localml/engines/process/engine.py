@@ -42,15 +42,17 @@ from localml.engines.base import (
     Usage,
 )
 from localml.engines.hints import Hints
-from localml.engines.process import cgroups, supervisor
+from localml.engines.process import cgroups
 from localml.engines.process import io as process_io
 from localml.engines.process.boxes import Boxes
-from localml.engines.process.ends import observed, settled
+from localml.engines.process.ends import observed, settled, supervisor_of
 from localml.engines.process.exec import open_beside
-from localml.engines.process.exits import ExitWatcher, Watched
-from localml.engines.process.folder import UNFINISHED, Launch, PlanRecord, ReplicaDir
+from localml.engines.process.exits import Watched
+from localml.engines.process.folder import UNFINISHED, PlanRecord, ReplicaDir
+from localml.engines.process.launch import Launch
 from localml.engines.process.plan import Environments, LaunchMaker
 from localml.engines.process.spawn import Spawner
+from localml.engines.process.supervisors import Supervisors
 from localml.engines.process.writes import WriteWatcher
 
 _log = logging.getLogger(__name__)
@@ -98,19 +100,18 @@ class ProcessEngine:
         self._root = root.absolute()
         self._install = install
         self._cgroups = cgroups.named(cgroup) if cgroup else cgroups.delegated()
-        self._prepare_root(hidden)
+        spawner = self._prepare_root(hidden)
         self._launches = LaunchMaker(environments or (lambda image: None), self._cgroups, self._boxes, umask)
         self.capabilities = Capabilities(accounts=not self._boxes.trouble, exposes=self._boxes.exposes)
         self._name_locks = [threading.RLock() for _ in range(_NAME_LOCKS)]
         self._plans: dict[str, PlanRecord] = {}
         self._ended: dict[str, Observed] = {}
-        self._alive: dict[str, Watched] = {}
         self._failed: set[str] = set()
         self._spares: deque[ReplicaDir] = deque()
         self._hints = Hints()
         self._closed = threading.Event()
-        self._exits = ExitWatcher(self._on_exit)
         self._writes = WriteWatcher()
+        self._supervisors = Supervisors(self._root, spawner, self._on_exit)
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """This machine, as far as this process may use it."""
@@ -156,7 +157,7 @@ class ProcessEngine:
                     raise EngineError(f"{plan.name} belongs to another installation")
             # One that was just made may have been begun by another engine: a supervisor too many finds that itself.
             if seen.phase in (Phase.GONE, Phase.CREATED):
-                self._spawn(plan.name)
+                self._supervisors.spawn(plan.name)
                 FAILPOINTS.hit("after-start")
                 seen = self._observe(plan.name)
             return seen
@@ -175,8 +176,17 @@ class ProcessEngine:
             names = sorted(name for name in os.listdir(self._root) if not name.startswith("."))
         except OSError as error:
             raise EngineUnreachable(f"{self._root}: {error.strerror}") from error
-        seen = {name: self.inspect(name) for name in names}
+        seen = {name: self._inspect_anyway(name) for name in names}
         return {name: observed for name, observed in seen.items() if observed.phase is not Phase.GONE}
+
+    def _inspect_anyway(self, name: str) -> Observed:
+        """One of many: what cannot be read of one replica says nothing about the others, and is no proof of an end."""
+        try:
+            return self.inspect(name)
+        except EngineUnreachable as error:
+            os.stat(self._root)
+            _log.warning("nothing is known of %s, which counts as running: %s", name, error)
+            return Observed(name, Phase.RUNNING, labels={LABEL_INSTALL: self._install}, error=str(error))
 
     def stop(self, name: str, grace: float) -> None:
         """See :meth:`Engine.stop`. Returns at once; the supervisor keeps the time, not this process."""
@@ -185,12 +195,18 @@ class ProcessEngine:
             seen = self._observe(name)
             if seen.phase not in (Phase.CREATED, Phase.RUNNING):
                 return
-            folder.ask_to_stop(max(0.0, grace))
+            grace = max(0.0, grace)
+            try:
+                folder.ask_to_stop(grace)
+            except EngineError as error:  # the disk is full: its supervisor may take another grace, we do not
+                if self._supervisors.find(name) is None:
+                    raise
+                _log.warning("%s is stopped all the same: %s", name, error)
             # Only now look for the supervisor: one that takes its lock after this look finds the wish itself.
-            if watched := self._track(name):
-                watched.send(supervisor.SIGTERM)
+            if watched := self._supervisors.find(name):
+                self._supervisors.stop(name, watched, grace)
             elif seen.phase is Phase.CREATED:
-                self._spawn(name)  # it records the wish as the end, and runs nothing
+                self._supervisors.spawn(name)  # it records the wish as the end, and runs nothing
 
     def remove(self, name: str) -> None:
         """See :meth:`Engine.remove`. A replica that still runs is killed first.
@@ -211,8 +227,9 @@ class ProcessEngine:
             with folder.owned() as owned:
                 folder.forget()
                 spare = folder.emptied() if owned and wanted else None
-            for memory in (self._plans, self._ended, self._alive):
+            for memory in (self._plans, self._ended):
                 memory.pop(name, None)
+            self._supervisors.forget(name)
             self._failed.discard(name)
             if spare is None:
                 folder.delete()
@@ -239,7 +256,7 @@ class ProcessEngine:
 
     def stats(self, name: str) -> Usage | None:
         """See :meth:`Engine.stats`. Memory is the sum of resident sizes, so shared pages count more than once."""
-        pid = self._folder(name).holder() if self.inspect(name).phase is Phase.RUNNING else None
+        pid = supervisor_of(self._folder(name)) if self.inspect(name).phase is Phase.RUNNING else None
         return None if pid is None else process_io.usage_below(pid)
 
     def exec(self, name: str, command: tuple[str, ...], *, timeout: float = 60.0) -> ExecResult:
@@ -278,28 +295,27 @@ class ProcessEngine:
     def watch(self, stop: threading.Event) -> Iterator[str]:
         """See :meth:`Engine.watch`: the name of each replica that ends, at once; sleeps in between."""
         names = self._hints.subscribe(stop)
-        self._spawner.warm_up()
+        self._supervisors.warm_up()
         self.list()  # puts the replicas of an earlier server under watch
         return names
 
     def close(self) -> None:
         """End the watching. Replicas and their supervisors go on."""
         self._closed.set()
-        self._exits.close()
+        self._supervisors.close()
         self._writes.close()
         while self._spares:
             self._spares.popleft().delete()
-        self._spawner.close()
         self._hints.close()
 
-    def _prepare_root(self, hidden: Sequence[Path]) -> None:
+    def _prepare_root(self, hidden: Sequence[Path]) -> Spawner:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._boxes = Boxes(self._root, hidden)
-            self._spawner = Spawner(self._root, *filter(None, [self._boxes.program]))
             for left in self._root.glob(f"{UNFINISHED}*"):
                 if ReplicaDir(left).abandoned():
                     ReplicaDir(left).delete()
+            return Spawner(self._root, *filter(None, [self._boxes.program]))
         except OSError as error:
             raise EngineError(f"cannot use {self._root}: {error.strerror}") from error
 
@@ -311,12 +327,6 @@ class ProcessEngine:
         except IndexError:
             spare = None
         self._plans[plan.name] = folder.create(plan, labels, launch, spare)
-
-    def _spawn(self, name: str) -> None:
-        """Start a supervisor; under the name's lock. One that is not needed finds the lock taken and ends."""
-        new = self._spawner.spawn(self._folder(name).path)
-        if watched := self._exits.add(name, new.pid, new.descriptor):
-            self._alive[name] = watched
 
     def _observe(self, name: str) -> Observed:
         """What the folder says; under the name's lock.
@@ -337,7 +347,7 @@ class ProcessEngine:
             return self._ended[name]
         if (end := folder.end()) is None:
             running = folder.running()
-            if self._track(name):
+            if self._supervisors.find(name):
                 return observed(name, folder, plan, Phase.RUNNING, running)
             # It may have ended between the two looks, and only then is the folder complete.
             if (end := folder.end()) is None:
@@ -350,33 +360,14 @@ class ProcessEngine:
         self._ended[name] = observed(name, folder, plan, Phase.EXITED, folder.running(), end)
         return self._ended[name]
 
-    def _track(self, name: str) -> Watched | None:
-        """The living supervisor, under watch from now on; None if there is none. Under the name's lock."""
-        folder = self._folder(name)
-        pid = folder.holder()
-        watched = self._alive.get(name)
-        # Without a holder it may have been spawned a moment ago and be on its way to the lock.
-        if watched is not None and pid in (None, watched.pid) and watched.alive():
-            return watched
-        while (pid := folder.holder()) is not None:
-            watched = self._exits.add(name, pid)
-            # If the number was given to another process in between, the lock is no longer held under it.
-            if watched is not None and folder.holder() == pid:
-                self._alive[name] = watched
-                return watched
-            if watched is None and self._closed.is_set():
-                return None
-        return None
-
     def _on_exit(self, watched: Watched) -> None:
         """A supervisor has ended (on the watcher's thread): remember why, and tell the watchers."""
         name, folder = watched.name, self._folder(watched.name)
         # A folder that cannot be read now is looked at again when somebody asks.
         with self._name_lock(name), contextlib.suppress(OSError, EngineUnreachable):
-            if self._alive.get(name) is watched:
-                del self._alive[name]
-                if folder.exists() and folder.end() is None and folder.holder() is None:
-                    self._failed.add(name)
+            ended = self._supervisors.gone(watched) and folder.exists() and folder.end() is None
+            if ended and supervisor_of(folder) is None:
+                self._failed.add(name)
             self._observe(name)
         if notes := folder.notes():
             _log.warning("%s: %s", name, notes.strip())
@@ -387,7 +378,7 @@ class ProcessEngine:
         """Wait up to ``wait`` seconds for a replica's end; whether there is nothing more to come."""
         with self._name_lock(name):
             seen = self._observe(name)
-            watched = self._alive.get(name)
+            watched = self._supervisors.known(name)
         if self._closed.is_set() or seen.phase in (Phase.EXITED, Phase.GONE):
             return True
         if wait > 0:
@@ -402,7 +393,7 @@ class ProcessEngine:
         while not self._is_over(name, min(0.2, deadline - time.monotonic())):
             if time.monotonic() > deadline:
                 raise EngineError(f"{name} does not end, though it was killed; its processes hang in the kernel")
-        if watched := self._alive.get(name):
+        if watched := self._supervisors.known(name):
             watched.ended.wait(max(0.0, deadline - time.monotonic()))  # until it is reaped
 
     def _plan(self, name: str) -> PlanRecord | None:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
 import threading
 from collections.abc import Callable
 
+log = logging.getLogger("localml.engines")
+
 
 class Watched:
-    """One process under watch. ``ended`` is set after the notice of its end was given."""
+    """One process under watch. ``ended`` is set after the notice of its end was given; ``overdue`` is for who should
+    have ended it."""
 
     def __init__(self, name: str, pid: int, descriptor: int) -> None:
         self.name = name
         self.pid = pid
         self.ended = threading.Event()
+        self.overdue = False
         self._lock = threading.Lock()  # the descriptor's number may belong to something else once it is closed
         self._descriptor: int | None = descriptor
 
@@ -48,7 +53,7 @@ class ExitWatcher:
     """One thread that sleeps until a watched process ends, reaps it if it is a child, and tells.
 
     Args:
-        on_exit: called on the watcher's thread with the ended process; must not raise.
+        on_exit: called on the watcher's thread with the ended process; what it raises is logged.
     """
 
     def __init__(self, on_exit: Callable[[Watched], None]) -> None:
@@ -62,10 +67,13 @@ class ExitWatcher:
         self._epoll.register(self._wake, select.EPOLLIN)
 
     def add(self, name: str, pid: int, descriptor: int | None = None) -> Watched | None:
-        """Watch a process; None if there is no such process any more.
+        """Watch a process; None if there is no such process any more, or nobody watches.
 
         Args:
             descriptor: a pidfd of it, which is this watcher's from here on; without it the number is looked up.
+
+        Raises:
+            OSError: no more files may be opened or watched.
         """
         try:
             if descriptor is None:
@@ -77,11 +85,16 @@ class ExitWatcher:
             if self._closed:
                 os.close(descriptor)
                 return None
-            self._watched[descriptor] = watched
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="process-exits", daemon=True)
                 self._thread.start()
-            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
+            self._watched[descriptor] = watched
+            try:
+                self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
+            except OSError:  # the kernel has no room for it
+                del self._watched[descriptor]
+                watched.release()
+                raise
         return watched
 
     def close(self) -> None:
@@ -115,8 +128,12 @@ class ExitWatcher:
             watched = self._watched.pop(descriptor)
         self._epoll.unregister(descriptor)
         watched.release()
-        self._on_exit(watched)
-        watched.ended.set()
+        try:
+            self._on_exit(watched)
+        except Exception:
+            log.exception("the end of %s could not be taken in; the next look finds it", watched.name)
+        finally:
+            watched.ended.set()
 
 
 def _reap(descriptor: int) -> None:

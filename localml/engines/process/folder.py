@@ -4,7 +4,7 @@
 file            written    meaning
 ==============  =========  ===============================================================================
 plan.json       engine     the plan, and when it was made; a folder without it is no replica (yet, or any more)
-launch          engine     what the supervisor runs (:func:`encode_launch`)
+launch          engine     what the supervisor runs (:class:`localml.engines.process.launch.Launch`)
 exit.part       engine     room reserved on the disk for ``exit.json``
 stdout, stderr  child      its output, exactly
 work/           child      where it runs unless the plan's work directory exists here
@@ -33,13 +33,14 @@ import shutil
 import struct
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from localml.core.trees import remove_tree
 from localml.engines.base import STREAMS, Account, EngineError, ReplicaPlan
+from localml.engines.process.launch import Launch
 
 UNFINISHED = ".new-"
 """Start of the names of folders that are being made, followed by the maker's process number."""
@@ -52,6 +53,7 @@ _REMOVED = frozenset({*STREAMS, "notes", "stop", "stop.part"})
 _PARTS = _REMOVED | {"work", "lock", "launch", "plan.part", "exit.part", "exit.json", "running.part", "running.json"}
 """All that there can be in a replica's folder."""
 
+_T = TypeVar("_T")
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
 
 
@@ -212,13 +214,11 @@ class ReplicaDir:
 
     def running(self) -> RunningRecord | None:
         """Who runs or ran; None before the supervisor got that far."""
-        data = self._read("running.json")
-        return None if data is None else RunningRecord(**data)
+        return _made(RunningRecord, self._read("running.json"))
 
     def end(self) -> EndRecord | None:
         """How it ended; None while nothing is known of an end."""
-        data = self._read("exit.json")
-        return None if data is None else EndRecord(**data)
+        return _made(EndRecord, self._read("exit.json"))
 
     def notes(self) -> str:
         """What the supervisor could not do, one line each."""
@@ -242,6 +242,10 @@ class ReplicaDir:
         except OSError as error:
             raise EngineError(f"cannot write {self._at}/stop: {error.strerror}") from error
 
+    def has_lock(self) -> bool:
+        """Whether the lock has a name, as it does unless somebody deleted it."""
+        return os.path.lexists(f"{self._at}/lock")
+
     def holder(self) -> int | None:
         """Process number of the living supervisor; None if there is none.
 
@@ -263,7 +267,7 @@ class ReplicaDir:
     def owned(self) -> Iterator[bool]:
         """Hold the lock, if it is free: no supervisor can begin meanwhile. Gives whether it is held."""
         try:
-            file = os.open(f"{self._at}/lock", os.O_RDWR | os.O_CLOEXEC)
+            file = os.open(f"{self._at}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except FileNotFoundError:
             yield False
             return
@@ -353,30 +357,6 @@ class ReplicaDir:
         return data if isinstance(data, dict) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """What the supervisor is told: command, complete environment, work directory and its options, in order."""
-
-    command: Sequence[str]
-    env: Mapping[str, str]
-    workdir: str
-    options: Sequence[tuple[str, str]] = ()
-
-    def encode(self) -> bytes:
-        """The file ``launch`` (see :class:`localml.engines.process.supervisor.Launch`).
-
-        Raises:
-            EngineError: there is no command, or a text that no process can be given.
-        """
-        if not self.command:
-            raise EngineError("a command is needed: the process engine has no image that would bring one")
-        options = [f"{key}={value}" for key, value in (("workdir", self.workdir), *self.options)]
-        parts = [*options, "", *(f"{name}={value}" for name, value in self.env.items()), "", *self.command]
-        if any("\0" in part for part in parts) or any("=" in name or not name for name in self.env):
-            raise EngineError("a NUL byte, or a name of an environment variable that is none")
-        return b"".join(os.fsencode(part) + b"\0" for part in parts)
-
-
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -385,6 +365,14 @@ def _lives(pid: int) -> bool:
     except PermissionError:
         pass
     return True
+
+
+def _made(kind: Callable[..., _T], data: dict[str, Any] | None) -> _T | None:
+    """A record of its members; None when others are there."""
+    try:
+        return None if data is None else kind(**data)
+    except TypeError:
+        return None
 
 
 def _members(record: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +25,10 @@ log = logging.getLogger("localml.engines")
 
 _CHUNK = 1 << 16
 _GATHER, _WAIT = 0.001, 0.2
+_KILL_WAIT = 1.0
+"""Seconds after which what was killed and does not end is left to the kernel."""
+_OUTPUT_WAIT = 2.0
+"""Seconds that the output of a killed command is waited for: what it left behind may hold its end open."""
 
 
 def read_logs(
@@ -165,38 +169,74 @@ def run_beside(beside: Beside, timeout: float) -> ExecResult:
     except OSError as error:
         code = 127 if isinstance(error, FileNotFoundError) else 126
         return ExecResult(code, b"", f"localml: cannot run {beside.command[0]!r}: {error.strerror}\n".encode())
-    with process:
-        ticks = start_ticks(process.pid)
-        try:
-            stdout, stderr = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            kill_session(process.pid, ticks)
-            process.kill()
-            process.communicate()
-            raise EngineError(f"{beside.command[0]!r} did not end within {timeout:g} s") from None
+    ticks = start_ticks(process.pid)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        pipes = [Path(f"/proc/self/fd/{pipe.fileno()}") for pipe in (process.stdout, process.stderr) if pipe]
+        kill_session(process.pid, ticks, pipes)
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_OUTPUT_WAIT)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+        raise EngineError(f"{beside.command[0]!r} did not end within {timeout:g} s") from None
     code = process.returncode
     return ExecResult(code if code >= 0 else 128 - code, stdout, stderr)
 
 
-def kill_session(leader: int, ticks: int) -> None:
-    """Kill what a dead supervisor left behind, or a command that is to end: the processes of its session, and whatever
-    descends from it.
+def kill_session(leader: int, ticks: int, outputs: Collection[Path] = ()) -> set[int]:
+    """Kill what a dead supervisor left behind, or a command that is to end: the processes of its session, whatever
+    descends from it, and who writes to ``outputs``, whichever session it went to.
 
     The kernel gives a session's number to no new process while the session has members. So if there is a
     process of that number which began at another time, the session is over and the number somebody else's.
+
+    Returns:
+        Those that are still there after some time: they hang in the kernel.
     """
-    with contextlib.suppress(OSError, IndexError):
-        if start_ticks(leader) != ticks:
-            return
-    for _ in range(100):  # a process may fork while we look
-        members = {pid for pid in psutil.pids() if pid != leader and _session_of(pid) == leader}
-        members |= {pid for pid in below(leader) if _session_of(pid) is not None}
-        if not members:
-            return
-        for pid in members:
+    try:
+        ours = start_ticks(leader) == ticks
+    except (OSError, IndexError):
+        ours = True  # it is gone, and what it led may be left
+    files = {(found.st_dev, found.st_ino) for path in outputs if (found := _stat(path)) is not None}
+
+    def members() -> set[int]:
+        found = {pid for pid in psutil.pids() if files and pid not in (leader, os.getpid()) and _has_open(pid, files)}
+        if ours:
+            found |= {pid for pid in psutil.pids() if pid != leader and _session_of(pid) == leader}
+            found |= {pid for pid in below(leader) if _session_of(pid) is not None}
+        return found
+
+    return _kill_all(members)
+
+
+def kill_below(pid: int) -> set[int]:
+    """Kill all that descends from a process, which stays; those that are still there after some time."""
+    return _kill_all(lambda: {one for one in below(pid) if _session_of(one) is not None})
+
+
+def _kill_all(members: Callable[[], set[int]]) -> set[int]:
+    deadline, pause = time.monotonic() + _KILL_WAIT, 0.002
+    while found := members():  # one may fork while we look
+        for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        time.sleep(0.005)
+        if time.monotonic() > deadline:
+            return found
+        time.sleep(pause)
+        pause = min(0.05, pause * 2)
+    return set()
+
+
+def frozen(pid: int) -> bool:
+    """Whether somebody stopped this process (``SIGSTOP``)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2][1:2] == b"T"
+    except OSError:
+        return False
 
 
 def boot_id() -> str:
@@ -211,3 +251,19 @@ def _session_of(pid: int) -> int | None:
     except (OSError, ValueError):
         return None
     return None if state == b"Z" else int(session)
+
+
+def _has_open(pid: int, files: Collection[tuple[int, int]]) -> bool:
+    """Whether a process writes to one of these files (device, inode)."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{pid}/fd"):
+            if (found := _stat(entry.path)) is not None and (found.st_dev, found.st_ino) in files:
+                return bool(os.lstat(entry.path).st_mode & 0o200)  # the link's mode says how it is open
+    return False
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None

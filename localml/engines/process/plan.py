@@ -12,7 +12,7 @@ from localml.core.descriptors import limit_of_children
 from localml.engines.base import EngineError, ReplicaPlan
 from localml.engines.process.boxes import Boxes
 from localml.engines.process.cgroups import Cgroups
-from localml.engines.process.folder import Launch
+from localml.engines.process.launch import Launch
 
 _HOST_ENV = ("PATH", "LANG", "TMPDIR")
 

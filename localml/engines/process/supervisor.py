@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM, SIGCHLD = 1, 2, 9, 14, 15, 17
 AWAITED = (SIGTERM, SIGALRM, SIGCHLD)
 DEFAULT_GRACE = 10.0
+REST_WAIT, END_WAIT = 30.0, 600.0  # seconds for what was killed to end, and for a disk to take an end
 PR_SET_CHILD_SUBREAPER = 36
 LIMITS = ((b"memory", "RLIMIT_DATA"), (b"files", "RLIMIT_NOFILE"), (b"processes", "RLIMIT_NPROC"))
 
@@ -83,8 +84,9 @@ class Supervisor:
         os.close(go)
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
-        self._kill_rest()
+        error = self._kill_rest()
         record_end(
+            error=error,
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             oom=oom,
@@ -183,16 +185,16 @@ class Supervisor:
         grace = _read_grace()
         if not self.stopping:
             self.stopping = True
-            _kill_group(self.child, SIGTERM)
+            _send(os.killpg, self.child, SIGTERM)
         if grace <= 0:
             self._on_deadline()
         else:
             signals.setitimer(signals.ITIMER_REAL, grace)
 
     def _on_deadline(self) -> None:
-        _kill_group(self.child, SIGKILL)
+        _send(os.killpg, self.child, SIGKILL)
         for pid in _children():
-            _kill(pid)
+            _send(os.kill, pid, SIGKILL)
 
     def _wait(self) -> tuple[int, os.struct_rusage]:  # type: ignore[name-defined]
         """Reap until the child itself has ended (orphans of the job end up here too); stop it when asked."""
@@ -207,13 +209,14 @@ class Supervisor:
                 elif came == SIGALRM:
                     self._on_deadline()
 
-    def _kill_rest(self) -> None:
-        """The replica ends with its main process: whatever else it started is killed."""
-        _kill_group(self.child, SIGKILL)
-        while True:
+    def _kill_rest(self) -> str:
+        """The replica ends with its main process: whatever else it started is killed. What could not be, in words."""
+        _send(os.killpg, self.child, SIGKILL)
+        deadline, pause, error = time.monotonic() + REST_WAIT, 0.001, ""
+        while time.monotonic() < deadline:
             members = _members(self.cgroups)  # also those that joined the replica, which are not ours to reap
             for pid in members:
-                _kill(pid)
+                _send(os.kill, pid, SIGKILL)
             try:
                 if os.waitpid(-1, os.WNOHANG)[0]:
                     continue
@@ -221,13 +224,17 @@ class Supervisor:
                 if not members:
                     break
             for pid in _children():
-                _kill(pid)
-            time.sleep(0.001)
+                _send(os.kill, pid, SIGKILL)
+            time.sleep(pause)
+            pause = min(0.1, pause * 1.2)
+        else:
+            error = f"processes that hang in the kernel are left: {sorted({*members, *_children()})}"
         for group in self.cgroups:
             try:
                 os.rmdir(group)
             except OSError as error:
                 note(f"control group not removed: {error}")
+        return error
 
 
 def adopt_orphans() -> None:
@@ -271,7 +278,7 @@ def record_end(
     cpu_system: float = 0.0,
     error: str = "",
 ) -> None:
-    """Write ``exit.json`` and do not give up: an end that is not recorded would be taken for a crash.
+    """Write ``exit.json`` and do not give up soon: an end that is not recorded will be taken for a crash.
 
     The text goes over blocks that the engine reserved in ``exit.part``: the job may have filled the disk.
     """
@@ -280,8 +287,8 @@ def record_end(
         f'"finished_at": {time.time()!r}, "max_rss": {max_rss}, "cpu_user_seconds": {cpu_user!r}, '
         f'"cpu_system_seconds": {cpu_system!r}, "error": {_json(error)}}}'
     )
-    wait = 0.1
-    while os.path.exists("plan.json"):
+    wait, deadline = 0.1, time.monotonic() + END_WAIT
+    while os.path.exists("plan.json") and time.monotonic() < deadline:
         try:
             _replace_synced("exit.part", text.encode().ljust(4095) + b"\n", "exit.json")
             return
@@ -430,16 +437,9 @@ def _members(groups: list[bytes]) -> list[int]:
     return found
 
 
-def _kill(pid: int) -> None:
+def _send(send: Any, target: int, number: int) -> None:
     try:
-        os.kill(pid, SIGKILL)
-    except OSError:
-        pass  # it has ended
-
-
-def _kill_group(group: int, number: int) -> None:
-    try:
-        os.killpg(group, number)
+        send(target, number)
     except OSError:
         pass  # it has ended
 

@@ -30,7 +30,7 @@ LONGEST = 1 << 16
 
 def serve(control: _socket.socket, supervise: Callable[[str], int]) -> None:
     """Fork a supervisor for each request until the other side is closed."""
-    while request := control.recv(LONGEST):
+    while request := _request(control):
         try:
             pid = os.fork()
         except OSError as error:
@@ -38,6 +38,13 @@ def serve(control: _socket.socket, supervise: Callable[[str], int]) -> None:
         else:
             if pid == 0:
                 _become_supervisor(control, request, supervise)
+
+
+def _request(control: _socket.socket) -> bytes:
+    try:
+        return control.recv(LONGEST)
+    except ConnectionResetError:  # it was killed with an answer unread
+        return b""
 
 
 def _become_supervisor(control: _socket.socket, folder: bytes, supervise: Callable[[str], int]) -> NoReturn:

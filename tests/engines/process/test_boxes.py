@@ -321,7 +321,7 @@ def test_what_an_earlier_server_made_and_did_not_begin_runs_as_is_decided_now(
     plan = boxed_kit.plan("id -u", account=None)
     earlier = boxed_kit.reopen()
     assert isinstance(earlier, ProcessEngine)
-    monkeypatch.setattr(earlier, "_spawn", lambda name: None)  # it dies here
+    monkeypatch.setattr(earlier._supervisors, "spawn", lambda name: None)  # it dies here
     assert earlier.start(plan).phase is Phase.CREATED
     assert said(boxed_kit, replace(plan, account=BOB)) == f"{BOB.uid}\n"
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from localml.engines.base import Phase, ReplicaPlan
 from localml.engines.process.engine import ProcessEngine
-from localml.engines.process.folder import EndRecord, Launch, ReplicaDir
+from localml.engines.process.folder import EndRecord, ReplicaDir
+from localml.engines.process.launch import Launch
 
 SERVER = """
 import sys
