@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,14 +62,23 @@ class Helpers:
         return None
 
     def _zygotes(self) -> list[int]:
-        wanted, found = f"{self._replicas}/.zygote-".encode(), []
-        for entry in filter(lambda one: one.name.isdigit(), Path("/proc").iterdir()):
-            with suppress(OSError):
-                # its forks, the supervisors, have its command line, but not the socket that is its standard input
-                asked = os.readlink(entry / "fd/0").startswith("socket:")
-                if asked and wanted in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
-        return found
+        wanted = f"{self._replicas}/.zygote-".encode()
+        ours = {pid: parent for pid, parent in _processes() if wanted in _read(pid, "cmdline")}
+        return [pid for pid, parent in ours.items() if parent not in ours]  # its forks, the supervisors, look the same
+
+
+def _processes() -> Iterator[tuple[int, int]]:
+    """All processes, and their parents."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (stat := _read(int(entry.name), "stat")):
+            yield int(entry.name), int(stat.rpartition(b")")[2].split()[1])
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
 
 
 def _send(pid: int, number: signal.Signals, what: str) -> None:

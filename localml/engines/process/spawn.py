@@ -68,6 +68,7 @@ class _Zygote:
             _Unanswered: this zygote is of no more use.
         """
         try:
+            os.kill(self._pid, signal.SIGCONT)  # not reaped yet, so the number is its own; it may have been stopped
             self._control.send(os.fsencode(folder))
             data, descriptors, _, _ = socket.recv_fds(self._control, 256, 1, socket.MSG_CMSG_CLOEXEC)
         except OSError as error:

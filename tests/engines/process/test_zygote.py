@@ -134,8 +134,18 @@ def test_a_zygote_that_hangs_is_replaced(process_kit: ProcessKit, root: Path, mo
     process_kit.run(process_kit.ending())
     (zygote,) = zygotes(root)
     zygote.send_signal(signal.SIGSTOP)
+    kill = os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: number == signal.SIGCONT or kill(pid, number))
     assert process_kit.run(process_kit.ending(5)).exit_code == 5
     assert zygote.pid not in [one.pid for one in zygotes(root)]
+
+
+def test_a_zygote_that_was_stopped_goes_on(process_kit: ProcessKit, root: Path) -> None:
+    process_kit.run(process_kit.ending())
+    (zygote,) = zygotes(root)
+    zygote.send_signal(signal.SIGSTOP)
+    assert process_kit.run(process_kit.ending(5)).exit_code == 5
+    assert [one.pid for one in zygotes(root)] == [zygote.pid]
 
 
 def test_a_job_has_the_servers_umask(process_kit: ProcessKit) -> None:
