@@ -48,7 +48,8 @@ class Supervisors:
         self._closed = False
 
     def warm_up(self) -> None:
-        """Be quick with the first one; returns at once."""
+        """Be quick with the first one; returns at once. Zygotes of dead servers that were stopped may end now."""
+        process_io.wake(f"{self._root}/.zygote-")
         self._spawner.warm_up()
 
     def spawn(self, name: str) -> None:

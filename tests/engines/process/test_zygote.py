@@ -84,6 +84,20 @@ def test_a_killed_server_takes_its_zygote_along_and_leaves_the_job(process_kit: 
     assert process_kit.engine.inspect("job").phase is Phase.RUNNING
 
 
+def test_a_killed_server_leaves_no_zygote_that_was_stopped_once_another_watches(
+    process_kit: ProcessKit, root: Path
+) -> None:
+    command = [sys.executable, "-c", SERVER, root, f"sleep 7202.{OWN}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"started\n"
+        (zygote,) = zygotes(root, server.pid)
+        zygote.send_signal(signal.SIGSTOP)
+        server.kill()
+    process_kit.engine.watch(threading.Event())
+    wait_until(lambda: not zygote.is_running() or zygote.status() == psutil.STATUS_ZOMBIE, "end of the zygote")
+
+
 def test_a_closed_engine_leaves_neither_zygote_nor_open_files(process_kit: ProcessKit, root: Path) -> None:
     engine = process_kit.reopen()
     before = len(os.listdir("/proc/self/fd"))
