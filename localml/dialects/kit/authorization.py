@@ -14,6 +14,17 @@ CHALLENGE = 'Basic realm="localml"'
 """What a 401 says that it wants (RFC 9110, 11.6.1)."""
 
 
+def credentials(header: str | None) -> Authorization | None:
+    """What an ``Authorization`` header says; None when it says nothing that can be read.
+
+    Werkzeug's own reading fails with what is no ASCII where it expects base64.
+    """
+    try:
+        return Authorization.from_header(header)
+    except ValueError:
+        return None
+
+
 def caller_by(platform: Platform, given: Authorization | None, address: str | None) -> Caller | None:
     """Whom the ``Authorization`` header names; None when it is not there, or says it in another way.
 
@@ -45,7 +56,7 @@ def metrics_reader(platform: Platform, header: str | None, address: str | None) 
     """
     if not platform.config.auth:
         return
-    caller = caller_by(platform, Authorization.from_header(header), address)
+    caller = caller_by(platform, credentials(header), address)
     if caller is None:
         words = "send 'Authorization: Bearer TOKEN' or HTTP Basic, of an administrator"
         raise LocalmlError(Code.UNAUTHENTICATED, words)

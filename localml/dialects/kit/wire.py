@@ -9,9 +9,11 @@ from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
 from flask import Request
+from werkzeug.datastructures import Authorization
 from werkzeug.utils import cached_property
 
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.dialects.kit.authorization import credentials
 from localml.dialects.kit.bodies import CappedStream
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
@@ -37,6 +39,11 @@ class WireRequest(Request):
             decoded = self.environ.get("SCRIPT_NAME", "") + self.environ.get("PATH_INFO", "")
             return quote(decoded.encode("latin-1"), safe="/:@!$&'()*+,;=~")
         return str(uri).partition("?")[0]
+
+    @cached_property
+    def authorization(self) -> Authorization | None:
+        """See :func:`localml.dialects.kit.authorization.credentials`."""
+        return credentials(self.headers.get("Authorization"))
 
     @cached_property
     def stream(self) -> IO[bytes]:

@@ -18,12 +18,13 @@ INTERNAL = "InternalServerError"
 class Failure:
     """How an operation fails: its error code, its words, and the status of a failure that is the client's doing.
 
-    Without words the message is the reason alone.
+    Without words the message is the reason alone. Without a status it is HTTP's own, as where the vendor's 500 is a
+    failure of the server.
     """
 
     error: str
     message: str
-    client: int = 500
+    client: int | None = 500
 
 
 FAILURES: dict[str, Failure] = {
@@ -31,14 +32,15 @@ FAILURES: dict[str, Failure] = {
     "upsert_user": Failure("UpdateFailed", "update failed"),
     "remove_user": Failure("RemoveFailed", "remove failed"),
     "assign_virtual_clusters": Failure("UpdateVcFailed", "update user virtual cluster failed"),
-    "list_jobs": Failure("GetJobListError", "get job list error"),
+    "list_jobs": Failure("GetJobListError", "get job list error", None),
     "submit_job": Failure("JobUpdateError", "job update error", 400),
     "set_execution_type": Failure("JobExecuteError", "job execute error"),
-    "list_virtual_clusters": Failure("GetVirtualClusterListError", "get virtual cluster list error"),
-    "get_virtual_cluster": Failure(INTERNAL, "internal server error"),
+    "list_virtual_clusters": Failure("GetVirtualClusterListError", "get virtual cluster list error", None),
+    "get_virtual_cluster": Failure(INTERNAL, "internal server error", None),
 }
 """Operation -> its failure. All others answer :data:`INTERNAL` and the reason."""
-_OTHERS = Failure(INTERNAL, "")
+_OTHERS = Failure(INTERNAL, "", None)
+_HTTP = {Code.NOT_FOUND: 404, Code.CONFLICT: 409, Code.WRONG_STATE: 409, Code.TOO_LARGE: 413, Code.MEDIA_TYPE: 415}
 
 CLIENT, CALLER, SERVER, ADDRESS, PATIENCE = "client", "caller", "server", "address", "patience"
 KINDS: dict[Code, str] = {
@@ -80,7 +82,7 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     # on its own, this is what the vendor says of a name that is taken; of a bucket's there is more to say
     reason = "" if error.code is Code.CONFLICT and error.field != "outputDir" else error.message
     words = ": ".join(part for part in (failure.message, reason) if part)
-    status = 500 if kind == SERVER else failure.client
+    status = 500 if kind == SERVER else failure.client or _HTTP.get(error.code, 400)
     if operation == "issue_token" and kind == SERVER:
         return 500, _body(INTERNAL, error.message)
     return status, _body(failure.error, words)

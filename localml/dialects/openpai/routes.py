@@ -123,7 +123,7 @@ def submit_job(body: schemas.JobConfig) -> tuple[dict[str, str], int]:
     """Submit a job"""
     need(caller(), Action.CREATE, Thing(ThingKind.WORKLOAD, workspace=workspace(platform())))
     try:
-        _submit(body, schemas.as_config(request.get_json()), caller())
+        _submit(body, schemas.as_kept(body, request.get_json()), caller())
     except LocalmlError as error:
         if error.code is Code.CONFLICT and error.field == MEMBERS["name"]:
             raise LocalmlError(Code.CONFLICT, f"job '{body.jobName}' exists") from error

@@ -20,6 +20,7 @@ MAX_PORTS = 100
 MAX_LIFETIME_S = 10 * 366 * 24 * 3600
 _USER = r"^[_A-Za-z0-9]+$"
 _WORD = r"^[A-Za-z0-9._~]+$"
+_THRESHOLDS = ("minFailedTaskCount", "minSucceededTaskCount")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 
@@ -207,6 +208,26 @@ def as_config(given: Any) -> Any:
         except ValueError:
             return given
     return given
+
+
+def as_kept(job: JobConfig, given: Any) -> dict[str, Any]:
+    """A config as it is kept and shown: what was sent, but numbers as numbers, which forms can say only in texts."""
+    found = _numbered(job, as_config(given))
+    if job.taskRoles is not None:
+        found["taskRoles"] = [_role(*both) for both in zip(job.taskRoles, found["taskRoles"], strict=True)]
+    return found
+
+
+def _role(role: TaskRole, given: dict[str, Any]) -> dict[str, Any]:
+    found = _numbered(role, given)
+    if role.portList is not None:
+        found["portList"] = [_numbered(*both) for both in zip(role.portList, found["portList"], strict=True)]
+    return found
+
+
+def _numbered(model: BaseModel, given: dict[str, Any]) -> dict[str, Any]:
+    read = {name: getattr(model, name) for name in given if name in type(model).model_fields}
+    return given | {name: value for name, value in read.items() if isinstance(value, int) or name in _THRESHOLDS}
 
 
 class JobSummary(BaseModel):

@@ -67,6 +67,7 @@ def _position(platform: Platform, found: Full, selection: Selection, query: sche
         position = Position.parse(resumed)
         if len(position.offsets) > max(1, len(sources)):
             raise invalid("offset", f"has {len(position.offsets)} parts for {len(sources)} streams")
+        del position.offsets[len(sources) :]  # of nothing the beginning is all there is, and its text is a 0
     elif query.tail is not None:
         position = tail(platform.logs, sources, query.tail)
     else:
