@@ -19,6 +19,7 @@ PLACES = {
     "localml/control/README.md": (PACKAGE / "control", PACKAGE, ROOT),
     "localml/core/people/README.md": (PACKAGE / "core" / "people", PACKAGE),
     "docs/http-server.md": (ROOT,),
+    "docs/limits.md": (ROOT,),
     "docs/security.md": (ROOT / "docs", ROOT),
 }
 """Document -> the folders that its paths start from."""
