@@ -184,7 +184,8 @@ class Platform:
             changed=self._changed,
         )
         own_ports = {self.config.port, self.config.gateway_port} - {0}
-        self._possible = Possible(self.accounts, self.mounts, self.sealer, self.hardware, own_ports)
+        gang = self.engine.capabilities.gang
+        self._possible = Possible(self.accounts, self.mounts, self.sealer, self.hardware, own_ports, gang)
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone

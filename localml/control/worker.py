@@ -25,6 +25,8 @@ FIRST_RETRY_S, LAST_RETRY_S = 0.25, 5.0
 """After a defect: the first rest, and the longest that rests grow to while it stays."""
 LONG_TICK_S = 0.02
 _LONGEST_BREATH_S = 0.25
+_LONGEST_WAIT_S = 86_400.0
+"""Of one wait for a time that is further away: a lock takes no more than some centuries."""
 _JOIN_S = 5.0
 
 
@@ -163,5 +165,5 @@ class Worker:
     def _step(self, due: float | None) -> float | None:
         if due is None:
             return None
-        left = max(0.0, due - time.monotonic())
+        left = min(max(0.0, due - time.monotonic()), _LONGEST_WAIT_S)
         return left if self._every is None else min(self._every, left)

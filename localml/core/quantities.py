@@ -8,6 +8,7 @@ from localml.core.errors import invalid
 
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
+_DIGITS = 30
 
 
 def parse_memory(text: str | int, field: str = "memory") -> int:
@@ -23,6 +24,8 @@ def parse_memory(text: str | int, field: str = "memory") -> int:
     found = _MEMORY.match(text.removesuffix("i") if text.endswith("i") else text)
     if not found:
         raise invalid(field, f"must be a number with a unit (K, M, G or T), such as 512M, not {text!r}")
+    if len(found[1]) > _DIGITS:
+        raise invalid(field, f"must be a number of at most {_DIGITS} digits, not one of {len(found[1])}")
     return int(float(found[1]) * _UNITS[found[2].upper()])
 
 

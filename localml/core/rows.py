@@ -10,9 +10,10 @@ import secrets
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, Dialect, MetaData, String, TypeDecorator
+from sqlalchemy import Column, Dialect, MetaData, String, TypeDecorator, func, select
 from sqlmodel import Field, Session, SQLModel
 
+from localml.core.limits import MOST_OF_ONE, need_at_most
 from localml.core.ports import Store
 
 SQLModel.metadata.naming_convention = MetaData(
@@ -72,3 +73,17 @@ def install_id(store: Store) -> str:
         return found.value
 
     return store.write(act)
+
+
+def need_few(session: Session, model: type[SQLModel], what: str, *conditions: Any) -> None:
+    """Refuse one more row for a user who has :data:`localml.core.limits.MOST_OF_ONE` of these.
+
+    Args:
+        what: what they are, in the plural; also the field's name.
+        conditions: which rows are the user's.
+
+    Raises:
+        LocalmlError: ``INVALID`` with both numbers.
+    """
+    there = session.execute(select(func.count()).select_from(model).where(*conditions)).scalar_one()
+    need_at_most(what, int(there) + 1, MOST_OF_ONE, f"{what} of one user")

@@ -66,6 +66,7 @@ class Capabilities:
         gangs_spread: members on different nodes find each other, too.
         accounts: replicas of users who are not trusted are to be given an account of this machine, and are kept apart
             only so. Otherwise all are kept apart, unless ``exposes`` says something else.
+        gang: how many members of a workload find each other at most; 0 for any number.
         exposes: why what one user's replica runs can reach what belongs to others; empty where it cannot.
     """
 
@@ -76,6 +77,7 @@ class Capabilities:
     names_resolve: bool = False
     gangs_spread: bool = False
     accounts: bool = False
+    gang: int = 0
     exposes: str = ""
 
     @property

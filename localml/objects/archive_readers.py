@@ -23,6 +23,7 @@ MAX_TARGET = 4096
 
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 _ENCRYPTED = 0x1
+_ENTRY = b"PK\1\2"
 
 
 class Reader(Protocol):
@@ -223,7 +224,9 @@ class _TarStream:
 
 def zip_members(file: BinaryIO, meter: Meter) -> Iterator[Member]:
     """The members of a zip."""
-    with zipfile.ZipFile(_CappedFile(file)) as archive:
+    capped = _CappedFile(file, meter)
+    with zipfile.ZipFile(capped) as archive:
+        capped.opening = False
         for entry in archive.infolist():
             yield _zip_member(archive, entry)
 
@@ -249,15 +252,22 @@ def _zip_member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
 
 
 class _CappedFile:
-    """A file of which nobody reads more at once than a large, honest zip needs."""
+    """A file of which nobody reads more at once than a large, honest zip needs.
 
-    def __init__(self, file: BinaryIO) -> None:
+    ``opening``: what is read is the table of contents. Its entries are counted before one of them is looked at.
+    """
+
+    def __init__(self, file: BinaryIO, meter: Meter) -> None:
         self._file = file
+        self._meter = meter
+        self.opening = True
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(min(size, MAX_DIRECTORY + 1) if size >= 0 else MAX_DIRECTORY + 1)
         if len(data) > MAX_DIRECTORY:
             raise corrupt("its table of contents is larger than any honest one")
+        if self.opening:
+            self._meter.announced(data.count(_ENTRY))
         return data
 
     def __getattr__(self, name: str) -> Any:

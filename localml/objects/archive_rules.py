@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.limits import BYTES_PER_MEMBER, FREE_MEMBERS, MOST_MEMBERS
 
 MAX_DEPTH = 100
 MAX_NAME = 255
@@ -18,12 +19,15 @@ MAX_LINKS_FOLLOWED = 40
 class Limits:
     """How much an archive may unpack to.
 
-    ``files`` counts everything that is made, folders included. ``size`` is in bytes. ``ratio`` is how many bytes one
+    ``files`` counts everything that is made, folders included; beyond ``files_from`` there is one for every
+    ``bytes_per_file`` bytes of the archive that were read so far. ``size`` is in bytes. ``ratio`` is how many bytes one
     byte of the archive may become; it is looked at once ``ratio_from`` bytes are unpacked, so that small archives
     of zeros pass. All are counted while unpacking: what an archive's headers claim is not believed.
     """
 
-    files: int = 100_000
+    files: int = MOST_MEMBERS
+    files_from: int = FREE_MEMBERS
+    bytes_per_file: int = BYTES_PER_MEMBER
     size: int = 20 << 30
     ratio: float = 250.0
     ratio_from: int = 256 << 20
@@ -83,6 +87,17 @@ class Meter:
         self._made += count
         if self._made > self._limits.files:
             raise refused(name, f"is one too many: at most {self._limits.files} are unpacked", Code.TOO_LARGE)
+        if self._made > self._limits.files_from and self._made * self._limits.bytes_per_file > self._packed():
+            each = (
+                f"{self._made} in {self._packed()} bytes of the archive, at most one in {self._limits.bytes_per_file}"
+            )
+            raise refused(name, f"is one too many: {each}", Code.TOO_LARGE)
+
+    def announced(self, count: int) -> None:
+        """Look at how many members there will be, where an archive says so before them."""
+        if count > self._limits.files:
+            words = f"archive: holds {count} members, at most {self._limits.files} are unpacked"
+            raise LocalmlError(Code.TOO_LARGE, words, field="archive")
 
     def wrote(self, name: str, count: int) -> None:
         """Count bytes of a member's content."""

@@ -26,6 +26,10 @@ DEFAULT_LIMITS = Limits()
 UNPACK_PREFIX = ".localml-unpack-"
 """Folders being unpacked carry this prefix; one that is left after a crash may be removed."""
 
+_READ_FIRST = 64 << 20
+"""Archives of at most so many bytes are read to their end before anything is made: small ones can hold most members for
+their size, and making a file takes ten times what finding it does."""
+
 Progress = Callable[[int], None]
 
 # what Python's archive modules raise on bytes that are no archive; RuntimeError includes unsupported compression
@@ -78,6 +82,8 @@ def unpack(
             ``TOO_LARGE`` when it is over a limit; ``CONFLICT`` when ``dest`` is taken; ``STORAGE`` for a full disk.
     """
     with _opened(source) as file:
+        if file.seek(0, os.SEEK_END) <= _READ_FIRST:
+            _read_through(file, limits, _Nowhere())
         dest.parent.mkdir(parents=True, exist_ok=True)
         if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
             raise LocalmlError(Code.CONFLICT, f"{dest.name!r} exists and is not an empty folder")

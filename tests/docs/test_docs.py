@@ -20,6 +20,7 @@ PLACES = {
     "localml/core/people/README.md": (PACKAGE / "core" / "people", PACKAGE),
     "docs/http-server.md": (ROOT,),
     "docs/retention.md": (ROOT,),
+    "docs/limits.md": (ROOT,),
     "docs/security.md": (ROOT / "docs", ROOT),
 }
 """Document -> the folders that its paths start from."""

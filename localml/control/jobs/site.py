@@ -20,6 +20,7 @@ from localml.core.people.rights import Action
 from localml.core.people.sealing import Sealer
 from localml.core.work.grants import Grants
 from localml.core.work.specs import RegistryAuth, Role, most_pids, need_unprivileged
+from localml.core.work.totals import need_within
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
 from localml.objects import Buckets
@@ -80,21 +81,32 @@ class Possible:
     """Refuses, before anything is recorded, what can never run here or not for its caller, and decides what the rest
     may see: called with each submission.
 
+    Args:
+        gang: see :attr:`localml.engines.base.Capabilities.gang`.
+
     Raises:
-        LocalmlError: ``INVALID``, ``FORBIDDEN`` or ``CONFLICT`` (mounts, sealed variables, ports, pids, users from whom
-            the engine protects nobody), ``CAPACITY`` with the numbers.
+        LocalmlError: ``INVALID``, ``FORBIDDEN`` or ``CONFLICT`` (totals, mounts, sealed variables, ports, pids, users
+            from whom the engine protects nobody), ``CAPACITY`` with the numbers.
     """
 
     def __init__(
-        self, accounts: Accounts, mounts: Mounts, sealer: Sealer, hardware: Hardware, own_ports: Collection[int]
+        self,
+        accounts: Accounts,
+        mounts: Mounts,
+        sealer: Sealer,
+        hardware: Hardware,
+        own_ports: Collection[int],
+        gang: int = 0,
     ) -> None:
         self._accounts = accounts
         self._mounts = mounts
         self._sealer = sealer
         self._hardware = hardware
         self._own_ports = own_ports
+        self._gang = gang or None
 
     def __call__(self, submission: Submission) -> Grants:
+        need_within(submission.spec, gang=self._gang)
         self._accounts.check(submission.caller)
         for role in submission.spec.roles:
             for sealed in role.sealed_env.values():

@@ -13,7 +13,7 @@ from localml.core.errors import invalid
 from localml.core.registry.tables import ModelVersion
 from localml.core.serving.specs import ENDPOINT_PORT, EndpointSpec, VariantSpec
 from localml.core.work.placeholders import literal
-from localml.core.work.specs import Mount, Port, RetryPolicy, Role, WorkloadSpec
+from localml.core.work.specs import LONGEST_GRACE, Mount, Port, RetryPolicy, Role, WorkloadSpec
 from localml.engines.base import Capabilities
 
 MODEL_IN_CONTAINER = "/model"
@@ -129,7 +129,7 @@ def replica_spec(
         resources=variant.resources,
         ports=(Port(label=ENDPOINT_PORT, container=variant.port),),
     )
-    grace = max(_GRACE_S, endpoint.request_timeout + _MARGIN_S)  # what a last request may take
+    grace = min(LONGEST_GRACE, max(_GRACE_S, endpoint.request_timeout + _MARGIN_S))  # what a last request may take
     return WorkloadSpec(
         roles=(role,), mounts=tuple(mounts), priority=endpoint.priority, retries=_RETRIES, stop_grace=grace
     )

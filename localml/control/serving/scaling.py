@@ -24,7 +24,7 @@ def scaled(spec: EndpointSpec, scale: int, load: Load, enough_since: float | Non
         enough_since: since when fewer than there are would have been enough; None if they would not.
     """
     limits = spec.scaling
-    wanted = math.ceil(load.busy / limits.target)
+    wanted = math.ceil(min(load.busy / limits.target, limits.maximum))
     if scale == 0:
         return limits.clamp(wanted) if limits.minimum > 0 or load.waking or load.busy > 0 else 0
     if limits.minimum == 0 and load.busy == 0 and now - (load.active_at or now) >= limits.idle:

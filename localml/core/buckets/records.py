@@ -20,6 +20,7 @@ from localml.core.people.allow import Thing, may, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.ports import Store
+from localml.core.rows import need_few
 from localml.core.sql import read_rows
 
 _COLUMNS = tuple(Bucket.model_fields)
@@ -105,6 +106,7 @@ class BucketRecords:
 
     def _made(self, session: Session, name: str, caller: Caller, workspace: str, everyone: MemberRole | None) -> Bucket:
         memberships.need_live(session, workspace)
+        need_few(session, Bucket, "buckets", col(Bucket.owner_id) == caller.id)
         row = Bucket(
             name=name,
             workspace=workspace,

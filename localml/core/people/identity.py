@@ -25,6 +25,7 @@ from localml.core.people.secrets import (
     new_token,
 )
 from localml.core.people.tables import AccessKey, Membership, Token, User
+from localml.core.rows import need_few
 
 ADMIN = "admin"
 """The administrator that every installation has: made at first start, never removed or demoted."""
@@ -182,6 +183,7 @@ class Identity(Recognition):
 
         def act(session: Session) -> None:
             need_current(session, caller, by)
+            need_few(session, AccessKey, "keys", col(AccessKey.user_id) == caller.id)
             session.add(row)
 
         self._store.write(act)
@@ -224,6 +226,8 @@ class Identity(Recognition):
         def act(session: Session) -> None:
             need_current(session, caller, by)
             session.execute(delete(Token).where(col(Token.expires_at) < now - _LAPSED_S))
+            if lifetime is None:  # others go by themselves
+                need_few(session, Token, "tokens", col(Token.user_id) == caller.id, col(Token.expires_at).is_(None))
             session.add(row)
 
         self._store.write(act)

@@ -27,6 +27,7 @@ from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.people.tables import Membership, User, Workspace
 from localml.core.ports import Store
 from localml.core.registry.tables import Model
+from localml.core.rows import need_few
 from localml.core.serving.tables import Endpoint
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Workload
@@ -98,6 +99,8 @@ class Workspaces:
                 created_at=now,
                 updated_at=now,
             )
+            mine = col(Workspace.owner_id) == caller.id, col(Workspace.deleted_at).is_(None)
+            need_few(session, Workspace, "workspaces", *mine)
             _store_named(session, row)
             memberships.add(session, row.id, _maker(session, caller), MemberRole.OWNER, now=now)
             return row

@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, select
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.limits import MOST_SERIES, need_at_most
 from localml.core.ports import Store
 from localml.core.series.tables import Sample, Series
 from localml.core.series.thinning import CHECK_EVERY, MICRO, first_due
-from localml.core.sql import driver, table_of
+from localml.core.sql import IDS, driver, id_list, json_text, table_of
 from localml.core.subjects import Subject
 
 log = logging.getLogger("localml.core")
@@ -28,6 +29,14 @@ _MOST_HELD = 100_000  # points that wait for a disk which cannot be written
 _MOST_IDS = 10_000
 
 _INSERT = "INSERT OR REPLACE INTO sample (series_id, at, value, text, note) VALUES (?, ?, ?, ?, ?)"
+_OF = "subject_kind = ? AND subject_id = ?"
+_KNOWN = f"SELECT id FROM series WHERE id {IDS}"
+_NAMES = f"SELECT name, id FROM series WHERE {_OF} AND replica = ? AND name IN (SELECT value FROM json_each(?))"
+_POSTED = f"SELECT count(*) FROM series WHERE {_OF} AND NOT measured"
+_NEW_SERIES = (
+    "INSERT INTO series (subject_kind, subject_id, replica, name, cumulative, measured, due, minutes_to, hours_to)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, 0, 0)"
+)
 _SOONER = "UPDATE series SET due = ? WHERE id = ? AND due > ?"
 _CHECK = "UPDATE series SET due = 0 WHERE id = ? AND NOT measured"
 _S = table_of(Sample)
@@ -111,13 +120,19 @@ class Samples:
         cumulative: bool = False,
         measured: bool = False,
     ) -> None:
-        """As :meth:`add_many`, with texts and notes."""
+        """As :meth:`add_many`, with texts and notes.
+
+        Raises:
+            LocalmlError: ``INVALID`` when the subject had more posted series than :data:`MOST_SERIES` then; no point is
+                taken in.
+        """
+        given = [(name, round(point.at * MICRO), point) for name, point in points]
+        first = {name: at for name, at, _ in reversed(given)}
+        ids = self._series(subject, replica, first, cumulative, measured)
         rows: list[_Row] = []
-        for name, point in points:
-            at = round(point.at * MICRO)
-            series = self._series((subject, replica, name), cumulative, measured, at)
+        for name, at, point in given:
             value = point.value if math.isfinite(point.value) else None
-            rows.append((series, at, value, point.text or None, point.note or None))
+            rows.append((ids[name], at, value, point.text or None, point.note or None))
         with self._lock:
             self._buffer.extend(rows)
             full = len(self._buffer) >= _FULL
@@ -126,15 +141,19 @@ class Samples:
         if full:
             self.flush()
 
-    def _series(self, key: _Key, cumulative: bool, measured: bool, at: int) -> int:
-        found = self._ids.get(key)
-        if found is None:
-            if len(self._ids) >= _MOST_IDS:
+    def _series(
+        self, subject: Subject, replica: str, first: dict[str, int], cumulative: bool, measured: bool
+    ) -> dict[str, int]:
+        """Name -> its series' id; those that are new are made, all in one transaction. ``first``: name -> time."""
+        found = {name: self._ids.get((subject, replica, name)) for name in first}
+        unknown = {name: first_due(at) if measured else None for name, at in first.items() if found[name] is None}
+        if unknown:
+            made = self._store.write(lambda session: _ensure(driver(session), subject, replica, unknown, cumulative))
+            if len(self._ids) + len(made) > _MOST_IDS:
                 self._ids.clear()
-            due = first_due(at) if measured else None
-            found = self._store.write(lambda session: _ensure(session, key, cumulative, measured, due))
-            self._ids[key] = found
-        return found
+            self._ids |= {(subject, replica, name): number for name, number in made.items()}
+            found |= made
+        return {name: number for name, number in found.items() if number is not None}
 
     def _arm(self) -> None:
         if self._timer is None:
@@ -247,8 +266,7 @@ def _points(session: Session, series: int, after: float | None, until: float | N
 
 def _write(connection: sqlite3.Connection, rows: list[_Row], newest: dict[int, int], large: list[int]) -> set[int]:
     """Insert points; returns the series that are there no more, whose points are dropped."""
-    marks = ", ".join("?" * len(newest))
-    known = {row[0] for row in connection.execute(f"SELECT id FROM series WHERE id IN ({marks})", list(newest))}
+    known = {row[0] for row in connection.execute(_KNOWN, (id_list(newest),))}
     connection.executemany(_INSERT, rows if len(known) == len(newest) else [row for row in rows if row[0] in known])
     sooner = [(first_due(at), series, first_due(at)) for series, at in newest.items()]
     connection.executemany(_SOONER, sooner)
@@ -256,21 +274,19 @@ def _write(connection: sqlite3.Connection, rows: list[_Row], newest: dict[int, i
     return newest.keys() - known
 
 
-def _ensure(session: Session, key: _Key, cumulative: bool, measured: bool, due: int | None) -> int:
-    subject, replica, name = key
-    query = select(col(Series.id)).where(*_of(subject), Series.replica == replica, Series.name == name)
-    found = session.exec(query).first()
-    if found is not None:
-        return found
-    row = Series(
-        subject_kind=subject.kind,
-        subject_id=subject.id,
-        replica=replica,
-        name=name,
-        cumulative=cumulative,
-        measured=measured,
-        due=due,
-    )
-    session.add(row)
-    session.flush()
-    return row.id or 0
+def _ensure(
+    connection: sqlite3.Connection, subject: Subject, replica: str, names: dict[str, int | None], cumulative: bool
+) -> dict[str, int]:
+    """The ids of a replica's series of these names; with each, when it is due where it is a measured one."""
+    of = (subject.kind.value, subject.id)
+    asked = (*of, replica, json_text(list(names)))
+    known = dict(connection.execute(_NAMES, asked))
+    new = {name: due for name, due in names.items() if name not in known}
+    if any(due is None for due in new.values()):
+        (there,) = connection.execute(_POSTED, of).fetchone()
+        need_at_most("name", there + len(new), MOST_SERIES, f"series of {subject}")
+    rows = [(*of, replica, name, cumulative, due is not None, due) for name, due in new.items()]
+    connection.executemany(_NEW_SERIES, rows)
+    if rows:
+        known = dict(connection.execute(_NAMES, asked))
+    return {name: known[name] for name in names}

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
+from localml.core import rows
 from localml.core.capacity import pools
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
@@ -41,6 +42,7 @@ from localml.core.serving.variants import (
     kept_and_new,
     label,
     live_variants,
+    need_few,
     newest_batch,
     revived,
     who_asks,
@@ -111,12 +113,14 @@ class Endpoints:
             field = "route" if new.route else "name"
             raise invalid(field, f"{route!r} {ROUTE_WORDS}")
         need_priority(new.caller, new.spec.priority)
-        check_set(new.variants)
+        check_set(new.variants, new.spec.scaling.maximum)
         self._admits(new.caller)
         wanted = self._all_checked(new.variants, new.spec, new.caller)
 
         def act(session: Session) -> int:
             memberships.need_live(session, new.workspace or new.caller.workspace)
+            mine = col(Endpoint.owner_id) == new.caller.id, col(Endpoint.deleted_at).is_(None)
+            rows.need_few(session, Endpoint, "endpoints", *mine)
             pools.ensure(session, new.pool)
             if new.refuse_over_quota:
                 _check_quota(session, new)
@@ -202,8 +206,8 @@ class Endpoints:
             LocalmlError: ``INVALID`` naming ``variants`` (weights, names, two that are the same) or ``recreate``, and
                 what :meth:`create` raises for a version.
         """
-        check_set(variants)
-        wanted = self._all_checked(variants, (found := self.get(endpoint_id)).spec, caller, found)
+        check_set(variants, (found := self.get(endpoint_id)).spec.scaling.maximum)
+        wanted = self._all_checked(variants, found.spec, caller, found)
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
@@ -231,9 +235,9 @@ class Endpoints:
 
     def set_scaling(self, endpoint_id: int, caller: Caller, **limits: Any) -> EndpointFull:
         """Change limits of :class:`localml.core.serving.specs.Scaling` (``minimum``, ``maximum``, ``target`` ...)."""
-        newest = next(iter(self.get(endpoint_id).live()), None)
-        if newest is not None and limits.get("minimum"):
-            self._check(newest.spec, newest.version, int(limits["minimum"]), None)
+        live = self.get(endpoint_id).live()
+        if live and limits.get("minimum"):
+            self._check(live[0].spec, live[0].version, int(limits["minimum"]), None)
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
@@ -245,6 +249,7 @@ class Endpoints:
                 first = error.errors(include_url=False)[0]
                 field = ".".join(["scaling", *(str(part) for part in first["loc"])])
                 raise invalid(field, first["msg"].removeprefix("Value error, ")) from error
+            need_few([one.spec for one in live], scaling.maximum, "maximum")
             row.spec = spec.model_copy(update={"scaling": scaling}).model_dump_json(exclude_defaults=True)
             if row.scale > 0 or scaling.minimum > 0:
                 wanted = scaling.clamp(row.scale)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from sqlmodel import Session, col, select
 
 from localml.core.errors import invalid
+from localml.core.limits import MOST_REPLICAS, MOST_VARIANTS, need_at_most
 from localml.core.people.identity import Caller
 from localml.core.registry.tables import ModelVersion
 from localml.core.serving.records import EndpointFull
@@ -38,14 +39,18 @@ Wanted = tuple[NewVariant, ModelVersion | None]
 """A version to serve with what is registered of it."""
 
 
-def check_set(variants: Sequence[NewVariant]) -> None:
+def check_set(variants: Sequence[NewVariant], replicas: int) -> None:
     """Whether these can share an endpoint's requests.
+
+    Args:
+        replicas: how many each of them has at most that has no number of its own.
 
     Raises:
         LocalmlError: ``INVALID`` naming ``variants``, with the member's position where one is at fault.
     """
     if not variants:
         raise invalid("variants", "at least one is needed")
+    need_at_most("variants", len(variants), MOST_VARIANTS, "versions in one request")
     for place, one in enumerate(variants):
         if not 0 < one.weight <= 100:
             words = f"must be more than 0 and at most 100, not {one.weight:g}; leave a version out to end it"
@@ -61,6 +66,17 @@ def check_set(variants: Sequence[NewVariant]) -> None:
     total = sum(one.weight for one in variants)
     if abs(total - 100.0) > 0.01:
         raise invalid("variants", f"the weights must add up to 100, not {total:g}")
+    need_few([one.spec for one in variants], replicas)
+
+
+def need_few(variants: Sequence[VariantSpec], replicas: int, field: str = "variants") -> None:
+    """Refuse more replicas than one endpoint may have; see :func:`check_set`.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the field.
+    """
+    total = sum(replicas if one.replicas is None else one.replicas for one in variants)
+    need_at_most(field, total, MOST_REPLICAS, "replicas of all versions together")
 
 
 def _content(one: NewVariant) -> tuple[int | None, VariantSpec]:

@@ -25,6 +25,8 @@ UNPRIVILEGED = 1024
 """The first port of a machine that is not one of the system's."""
 PIDS = 4096
 """Processes and threads that a replica has at most unless it asks for another number."""
+LONGEST_GRACE = 3600.0
+"""Seconds that a program may take at most to end after it was told to."""
 _THREADS_MAX = Path("/proc/sys/kernel/threads-max")
 
 
@@ -139,7 +141,10 @@ class RetryPolicy(Frozen):
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before try ``attempt`` (1 is the first retry)."""
-        return float(min(self.max_backoff, self.backoff * self.factor ** max(0, min(attempt - 1, 64))))
+        try:
+            return float(min(self.max_backoff, self.backoff * self.factor ** max(0, min(attempt - 1, 64))))
+        except OverflowError:
+            return self.max_backoff
 
 
 class Completion(Frozen):
@@ -230,7 +235,7 @@ class WorkloadSpec(Frozen):
     priority: int = Field(default=0, ge=-1000, le=1000)
     retries: RetryPolicy = RetryPolicy()
     time_limit: float | None = Field(default=None, gt=0)
-    stop_grace: float = Field(default=10.0, ge=0, le=3600)
+    stop_grace: float = Field(default=10.0, ge=0, le=LONGEST_GRACE)
     depends_on: tuple[Annotated[int, Field(ge=1, lt=1 << 63)], ...] = ()
     mounts: tuple[Mount, ...] = ()
     objects: tuple[str, ...] = ()

@@ -27,6 +27,7 @@ from localml.core.work import listing
 from localml.core.work.grants import Grants
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
+from localml.core.work.room import need_room
 from localml.core.work.specs import NAME, WorkloadSpec
 from localml.core.work.states import TERMINAL, Desired, Kind, State
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
@@ -95,7 +96,8 @@ class Workloads:
         Raises:
             LocalmlError: ``INVALID`` (name, priority), ``CONFLICT`` (a live workload has that name, or the parent a
                 child of that index), ``CAPACITY`` (more than the machine has), ``QUOTA`` (only with
-                ``refuse_over_quota``), ``NOT_FOUND`` (the workspace, a dependency).
+                ``refuse_over_quota``), ``NOT_FOUND`` (the workspace, a dependency), ``TOO_MANY_REQUESTS`` (see
+                :func:`localml.core.work.room.need_room`).
         """
         return self._queue(submission, also)[0]
 
@@ -173,6 +175,8 @@ class Workloads:
         self, session: Session, submission: Submission, values: dict[str, Any], detail: dict[str, Any]
     ) -> int:
         memberships.need_live(session, values["workspace"])
+        if submission.parent is None and submission.replaces is None:
+            need_room(session, values["owner_id"])
         if not pools.exists(session, submission.pool):
             pools.ensure(session, submission.pool)
         if submission.refuse_over_quota:

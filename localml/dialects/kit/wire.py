@@ -13,6 +13,7 @@ from werkzeug.datastructures import Authorization
 from werkzeug.utils import cached_property
 
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.limits import MOST_LEVELS, over
 from localml.dialects.kit.authorization import credentials
 from localml.dialects.kit.bodies import CappedStream
 
@@ -105,6 +106,8 @@ def parse_json(data: bytes) -> Any:
         raise invalid("body", f"is not JSON: {error}") from None
     if isinstance(value, str):
         raise invalid("body", "must be a JSON object, not a text")
+    if data.count(b"[") + data.count(b"{") > MOST_LEVELS and (levels := _levels(value)) > MOST_LEVELS:
+        raise over("body", levels, MOST_LEVELS, "levels of lists and objects in each other")
     if b"\\u" in data or b"\0" in data:
         for text in _texts(value):
             _check_text(text)
@@ -120,6 +123,14 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{text} is too large a number")
     return number
+
+
+def _levels(value: Any) -> int:
+    levels, level = 0, [value]
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        levels += 1
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return levels
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -37,7 +37,13 @@ from localml.dialects.mlbench.translate.readings import all_pods, by_name, lines
 from localml.dialects.mlbench.translate.runs import job_metadata, run_answer, run_spec, stored_request
 from localml.dialects.mlbench.translate.times import micro_time
 
-RUN_MEMBERS = {"cpu": "num_cpus", "gpu": "gpu_enabled"}
+RUN_MEMBERS = {
+    "cpu": "num_cpus",
+    "gpu": "gpu_enabled",
+    "count": "num_workers",
+    "image": "custom_image_name",
+    "command": "custom_image_command",
+}
 FAILURES: ResponseDict = {401: schemas.Error, 403: schemas.Error, 429: schemas.Error}
 _NAME_TRIES = 8
 LAX: dict[str, Any] = {"strict_slashes": False}

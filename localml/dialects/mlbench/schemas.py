@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
 from localml.core.errors import invalid
+from localml.core.limits import MOST_REPLICAS
 from localml.dialects.kit.parameters import Parameters
 from localml.dialects.mlbench.translate.times import parse_time
 
-MAX_WORKERS = 1000
 MAX_TEXT = 65536
 
 
@@ -158,7 +158,7 @@ class RunCreate(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str = Field(min_length=1, max_length=1000)
-    num_workers: Annotated[int, BeforeValidator(_no_bool)] = Field(default=2, ge=1, le=MAX_WORKERS)
+    num_workers: Annotated[int, BeforeValidator(_no_bool)] = Field(default=2, ge=1, le=MOST_REPLICAS)
     num_cpus: Annotated[Cores | None, BeforeValidator(_present)] = None
     max_bandwidth: Annotated[Amount | None, BeforeValidator(_present)] = None
     image_name: Text = None

@@ -41,6 +41,10 @@ MEMBERS = {
     "gpu": "gpuNumber",
     "pool": "virtualCluster",
     "ports": "portList",
+    "count": "taskNumber",
+    "roles": "taskRoles",
+    "env": "jobEnvs",
+    "objects": "dataDir",
 }
 
 api = Operations("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])

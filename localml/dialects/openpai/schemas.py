@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
+from localml.core.limits import MOST_REPLICAS, MOST_ROLES
 from localml.core.work.specs import NAME
 from localml.dialects.kit.parameters import Parameters
 from localml.dialects.openpai.translate.forms import nested
 
 MOST = 10**9
 """No count or amount may be larger; what the machine has is asked later."""
-MAX_TASKS = 1000
 MAX_LABEL = 56  # so that the numbers of several ports find room behind it
 MAX_PORTS = 100
 MAX_LIFETIME_S = 10 * 366 * 24 * 3600
@@ -148,7 +148,7 @@ class TaskRole(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     name: str = Field(pattern=_WORD, max_length=64)
-    taskNumber: Whole = Field(ge=1, le=MAX_TASKS)
+    taskNumber: Whole = Field(ge=1, le=MOST_REPLICAS)
     cpuNumber: Whole = Field(ge=1)
     memoryMB: Whole = Field(ge=100)
     shmMB: Whole = Field(default=64, ge=1)
@@ -184,7 +184,7 @@ class JobConfig(BaseModel):
     retryCount: Whole = Field(default=0, ge=0, le=1000)
     killAllOnCompletedTaskNumber: Whole = Field(default=0, ge=0)
     jobEnvs: Annotated[dict[str, str | int | float | bool], AfterValidator(_variables)] | None = None
-    taskRoles: list[TaskRole] | None = Field(default=None, min_length=1, max_length=100)
+    taskRoles: list[TaskRole] | None = Field(default=None, min_length=1, max_length=MOST_ROLES)
 
     @model_validator(mode="before")
     @classmethod

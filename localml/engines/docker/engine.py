@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from weakref import WeakSet
 
 from docker import APIClient
@@ -36,7 +37,7 @@ from localml.engines.docker.exec import open_inside, run_inside
 from localml.engines.docker.images import resolve_image
 from localml.engines.docker.logs import LogStream
 from localml.engines.docker.lookup import Lookup
-from localml.engines.docker.networks import Networks
+from localml.engines.docker.networks import MOST_IN_GANG, Networks
 from localml.engines.docker.starting import Starter
 from localml.engines.docker.stats import usage
 
@@ -60,7 +61,7 @@ class DockerEngine:
     """
 
     name = "docker"
-    capabilities = CONTAINERS
+    capabilities = replace(CONTAINERS, gang=MOST_IN_GANG)
 
     def __init__(self, install: str, *, bind_address: str = "127.0.0.1", client: APIClient | None = None) -> None:
         self._install = install

@@ -28,7 +28,9 @@ _ICC = "com.docker.network.bridge.enable_icc"
 POOLS = tuple(IPv4Network(pool) for pool in ("10.212.0.0/14", "192.168.128.0/17", "172.24.0.0/14", "198.18.0.0/15"))
 """Where subnets are taken from, in this order; several, because a VPN may claim all of ``10.0.0.0/8``."""
 
-GANG_PREFIX = 24  # 253 replicas
+GANG_PREFIX = 24
+MOST_IN_GANG = 253
+"""Addresses of a gang's network, less those of the network itself, of its gateway and of all in it."""
 SHARED_PREFIX = 20  # more than the 1023 ports that a Linux bridge has
 _TRIES = 64
 

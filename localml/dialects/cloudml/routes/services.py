@@ -30,6 +30,8 @@ _MEMBERS = {
     "cpu": "cpu_limit",
     "memory": "memory_limit",
     "gpu": "gpu_limit",
+    "image": "docker_image",
+    "command": "docker_command",
 }
 
 api = Operations("cloudml_models", __name__, url_prefix="/cloud_ml/v1/model", abp_security=[{SCHEME: []}])

@@ -35,6 +35,8 @@ _DEV_MEMBERS = {
     "memory": "memory_limit",
     "gpu": "gpu_limit",
     "mounts": "volume_path",
+    "image": "docker_image",
+    "command": "docker_command",
 }
 
 api = Operations("cloudml_tools", __name__, url_prefix="/cloud_ml/v1", abp_security=[{SCHEME: []}])

@@ -37,6 +37,9 @@ TRAIN_MEMBERS = {
     "gpu": "gpu_limit",
     "mounts": "volume_path",
     "uri": "volume_path",
+    "image": "docker_image",
+    "command": "docker_command",
+    "env": "job_args",
 }
 
 api = Operations(
@@ -69,7 +72,7 @@ def list_train_jobs(query: schemas.OrgQuery) -> dict[str, Any]:
 def submit_train_job(body: schemas.TrainJobCreate) -> dict[str, Any]:
     """Submit a training job"""
     org, pool = org_for(platform(), caller(), ThingKind.WORKLOAD, "train")
-    with renamed(**TRAIN_MEMBERS):
+    with renamed(**TRAIN_MEMBERS, count="cluster_spec" if body.cluster_spec else "worker_count"):
         return _answer(platform().workloads.queued(_submission(caller(), org, pool, body)))
 
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from localml.core.errors import invalid
+from localml.core.limits import MOST_REPLICAS, MOST_ROLES
 from localml.dialects.cloudml.translate.amounts import CpuAmount, GpuAmount, MemoryAmount
 from localml.dialects.kit.parameters import Parameters
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,126}[a-z0-9])?")
-MAX_REPLICAS = 1000
 
 
 def _name(value: str) -> str:
@@ -29,7 +29,7 @@ def _mount_path(value: str | None) -> str | None:
 
 
 Name = Annotated[str, Field(min_length=1), AfterValidator(_name)]
-Count = Annotated[GpuAmount, Field(ge=1, le=MAX_REPLICAS, json_schema_extra={"minimum": 1, "description": "Replicas"})]
+Count = Annotated[GpuAmount, Field(ge=1, le=MOST_REPLICAS, json_schema_extra={"minimum": 1, "description": "Replicas"})]
 
 
 class OrgQuery(Parameters):
@@ -60,7 +60,7 @@ class JobPath(BaseModel):
 class ReplicaQuery(OrgQuery):
     """``replica``: only this one of several, counted from 0. There is no proxy, and so no log of it."""
 
-    replica: int | None = Field(default=None, ge=0, le=MAX_REPLICAS)
+    replica: int | None = Field(default=None, ge=0, le=MOST_REPLICAS)
 
 
 class ModelPath(BaseModel):
@@ -148,7 +148,10 @@ class TrainJobCreate(Volume, Noted):
     gpu_type: str | None = None
     ps_count: Count | None = None
     worker_count: Count | None = None
-    cluster_spec: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ClusterMember] | None = None
+    cluster_spec: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")], ClusterMember] | None,
+        Field(max_length=MOST_ROLES),
+    ] = None
     framework: str | None = None
     framework_version: str | None = None
     docker_image: str | None = None

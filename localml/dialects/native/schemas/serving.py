@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from localml.core.limits import MOST_SECONDS, MOST_VARIANTS
 from localml.core.serving.specs import DAY, HEALTH_PATH, Scaling
 from localml.core.work.specs import Resources
 from localml.dialects.native.schemas.work import Strict
@@ -50,8 +51,8 @@ class EndpointIn(Strict):
     scaling: Scaling = Scaling()
     pool: str = "default"
     public: bool = False
-    ready_timeout: float = Field(default=120.0, gt=0)
-    bake: float = Field(default=5.0, ge=0)
+    ready_timeout: float = Field(default=120.0, gt=0, le=MOST_SECONDS)
+    bake: float = Field(default=5.0, ge=0, le=MOST_SECONDS)
     request_timeout: float = Field(default=60.0, gt=0, le=DAY)
     max_concurrent: int | None = Field(default=None, ge=1)
     gateway_port: int | None = Field(default=None, ge=1, le=65535)
@@ -96,7 +97,7 @@ class VariantsIn(Strict):
     ``recreate``: those before them end first, and come back if one of these fails; then none of them may serve already.
     """
 
-    variants: list[VariantIn] = Field(min_length=1, max_length=100)
+    variants: list[VariantIn] = Field(min_length=1, max_length=MOST_VARIANTS)
     recreate: bool = False
 
 
@@ -107,8 +108,8 @@ class ScaleIn(Strict):
     minimum: int | None = Field(default=None, ge=0, le=1000)
     maximum: int | None = Field(default=None, ge=1, le=1000)
     target: float | None = Field(default=None, gt=0)
-    cooldown: float | None = Field(default=None, ge=0)
-    idle: float | None = Field(default=None, ge=0)
+    cooldown: float | None = Field(default=None, ge=0, le=MOST_SECONDS)
+    idle: float | None = Field(default=None, ge=0, le=MOST_SECONDS)
 
 
 class SinceQuery(Strict):

@@ -10,8 +10,17 @@ import re
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from localml.core.limits import (
+    MOST_DEPENDENCIES,
+    MOST_MOUNTS,
+    MOST_OBJECTS,
+    MOST_POINTS,
+    MOST_ROLES,
+    MOST_SECONDS,
+    need_at_most,
+)
 from localml.core.quantities import parse_memory
 from localml.core.subjects import Noun
 from localml.core.work.specs import WorkloadSpec
@@ -20,6 +29,7 @@ from localml.core.work.states import Kind, State
 MAX_LOG_BYTES = 64 << 20
 OFFSETS = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 _LARGEST = 1 << 62  # what SQLite can hold
+_MOST = {"roles": MOST_ROLES, "mounts": MOST_MOUNTS, "objects": MOST_OBJECTS, "depends_on": MOST_DEPENDENCIES}
 Bytes = Annotated[int, BeforeValidator(lambda value: parse_memory(value) if isinstance(value, str) else value)]
 
 
@@ -68,6 +78,16 @@ class Submit(Strict):
     kind: Kind = Kind.JOB
     pool: str = "default"
     spec: WorkloadSpec
+
+    @field_validator("spec", mode="before")
+    @classmethod
+    def _few_members(cls, value: Any) -> Any:
+        """Before a million of them are looked at one by one."""
+        for name, most in _MOST.items():
+            given = value.get(name) if isinstance(value, dict) else None
+            if isinstance(given, list):
+                need_at_most(f"spec.{name}", len(given), most, f"{name} in one workload")
+        return value
 
 
 class ListQuery(Strict):
@@ -141,7 +161,7 @@ class PointsIn(Strict):
     """Points of one replica (``worker-0``), or of the workload as a whole."""
 
     replica: str = Field(default="", max_length=128)
-    points: list[PointIn] = Field(max_length=100_000)
+    points: list[PointIn] = Field(max_length=MOST_POINTS)
 
 
 class SampleQuery(Strict):
@@ -162,9 +182,9 @@ class DrainIn(Strict):
 class LimitsIn(Strict):
     """Limits of a pool; one that is left out is lifted."""
 
-    cpu: float | None = Field(default=None, ge=0)
+    cpu: float | None = Field(default=None, ge=0, le=1e9)
     memory: Bytes | None = Field(default=None, ge=0, le=_LARGEST)
-    gpu: float | None = Field(default=None, ge=0)
+    gpu: float | None = Field(default=None, ge=0, le=1e9)
     max_workloads: int | None = Field(default=None, ge=0, le=_LARGEST)
 
 
@@ -193,9 +213,9 @@ class BuildIn(Strict):
 class PruneIn(Strict):
     """What may go; see ``localml.core.prune``. Ages in days, null: age does not matter."""
 
-    logs_days: float | None = Field(default=30.0, ge=0)
-    keep_log_bytes: Bytes | None = Field(default=None, ge=0)
-    deleted_days: float | None = Field(default=30.0, ge=0)
+    logs_days: float | None = Field(default=30.0, ge=0, le=MOST_SECONDS / 86_400)
+    keep_log_bytes: Bytes | None = Field(default=None, ge=0, le=_LARGEST)
+    deleted_days: float | None = Field(default=30.0, ge=0, le=MOST_SECONDS / 86_400)
     dry_run: bool = False
 
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.limits import MOST_PORTS, need_at_most
 from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.dialects.openpai.schemas import JobConfig, TaskRole
 from localml.dialects.openpai.translate.clusters import DEFAULT
-from localml.dialects.openpai.translate.variables import DEFAULT_FS, job_env, ports_of, role_env
+from localml.dialects.openpai.translate.variables import DEFAULT_FS, job_env, ports_of, requests_of, role_env
 from localml.objects import BucketsFor
 from localml.objects.registry_auth import read_registry_auth
 from localml.platform import Platform
@@ -24,7 +25,7 @@ ONLY_TASK = "main"
 _DIRECTORIES = ("dataDir", "outputDir", "codeDir")
 _FOLDERS = (*_DIRECTORIES, "authFile")
 _REFERENCE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_MOST_CORES, _MOST_GPUS, _MOST_PORTS = 4096, 1024, 4096  # more than these no spec can say
+_MOST_CORES, _MOST_GPUS = 4096, 1024  # more than these no spec can say
 _MEGABYTE = 1 << 20
 
 TASK_SCRIPT = """
@@ -91,9 +92,8 @@ def job_spec(
     code = _checked_folders(view, folders)
     env = job_env(job, folders, user=user, cluster=cluster)
     auth = folders["authFile"] or None
+    _need_few_ports(job)
     ports = ports_of(job.taskRoles or (), mapped=platform.engine.capabilities.ports_mapped)
-    if sum(len(ports[role.name]) * role.taskNumber for role in job.taskRoles or ()) > _MOST_PORTS:
-        raise invalid("portList", f"a job may have at most {_MOST_PORTS} ports in all")
     roles = [
         Role(
             name=role.name,
@@ -114,6 +114,13 @@ def job_spec(
         objects=tuple(folders[name] for name in _DIRECTORIES if folders[name]),
         min_succeeded=job.killAllOnCompletedTaskNumber or None,
     )
+
+
+def _need_few_ports(job: JobConfig) -> None:
+    """Before each of them is written out."""
+    asked = ((role, sum(port.portNumber for port in requests_of(role))) for role in job.taskRoles or ())
+    ports = sum(role.taskNumber * count for role, count in asked)
+    need_at_most("portList", ports, MOST_PORTS, "ports of all tasks together")
 
 
 def _resources(platform: Platform, job: JobConfig, role: TaskRole) -> Resources:
