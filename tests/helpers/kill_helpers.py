@@ -64,7 +64,8 @@ class Helpers:
     def _zygotes(self) -> list[int]:
         wanted = f"{self._replicas}/.zygote-".encode()
         ours = {pid: parent for pid, parent in _processes() if wanted in _read(pid, "cmdline")}
-        return [pid for pid, parent in ours.items() if parent not in ours]  # its forks, the supervisors, look the same
+        # Its forks, the supervisors, look the same, but for the socket, which they have in their first moment, too.
+        return [pid for pid, parent in ours.items() if parent not in ours and _asked(pid)]
 
 
 def _processes() -> Iterator[tuple[int, int]]:
@@ -72,6 +73,13 @@ def _processes() -> Iterator[tuple[int, int]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (stat := _read(int(entry.name), "stat")):
             yield int(entry.name), int(stat.rpartition(b")")[2].split()[1])
+
+
+def _asked(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/0").startswith("socket:")
+    except OSError:
+        return False
 
 
 def _read(pid: int, name: str) -> bytes:

@@ -86,6 +86,7 @@ KINDS = {
         Kind("gpu", lines=10, pause="sleep 0.02", gpu=1),
         Kind("gpus", lines=10, pause="sleep 0.02", gpu=1, count=2),
         Kind("failing", lines=2, exit_code=3, tries=3),
+        Kind("flood", more="seq 1 1300000", out=_numbers(1, 1_300_000)),  # so much that engines are told to forget it
         Kind("burst", more="seq 1 20000; seq 1 3000 >&2", out=_numbers(1, 20_000), err=_numbers(1, 3000)),
         Kind(
             "wide",
@@ -114,7 +115,7 @@ KINDS = {
     )
 }
 _WEIGHTS = {"quick": 5, "writer": 2, "gang": 3, "gpu": 4, "gpus": 2, "failing": 2, "long": 2, "long-gpu": 1}
-_WEIGHTS |= dict.fromkeys(("burst", "wide", "bars", "both", "parent"), 1)
+_WEIGHTS |= dict.fromkeys(("flood", "burst", "wide", "bars", "both", "parent"), 1)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,16 @@ def test_what_escaped_a_killed_supervisor_is_found_by_its_output(kit: ProcessKit
     assert alive("7304", "7305") == []
 
 
+def test_what_a_killed_supervisor_leaves_does_not_go_on_in_between(kit: ProcessKit, running: Begin) -> None:
+    """A program whose child was killed first would write on, as if the child had come to its own end."""
+    for _ in range(20):
+        name, record = running("echo ready; i=0; while sleep 600; [ $i -lt 9 ]; do echo went on; i=$((i+1)); done")
+        os.kill(record.supervisor, signal.SIGKILL)
+        assert kit.wait_end(name).signal == 9
+        assert kit.output(name)["stdout"] == b"ready\n"
+        kit.engine.remove(name)
+
+
 def test_without_its_lock_a_replica_is_found_and_stopped_by_the_next_server(kit: ProcessKit, running: Begin) -> None:
     name, _ = running('trap "exit 21" TERM; echo ready; sleep 600 & wait')
     [lock] = Path(kit.engine._root).glob(f"{name}/lock")  # type: ignore[attr-defined]

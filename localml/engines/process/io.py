@@ -24,7 +24,8 @@ from localml.engines.process.supervisor import start_ticks
 log = logging.getLogger("localml.engines")
 
 _CHUNK = 1 << 16
-_GATHER, _WAIT = 0.001, 0.2
+_GATHER = 0.001
+_WAIT, _LONGEST_WAIT = 0.2, 1.0
 _KILL_WAIT = 1.0
 """Seconds after which what was killed and does not end is left to the kernel."""
 _OUTPUT_WAIT = 2.0
@@ -45,7 +46,7 @@ def read_logs(
             complete.
         follow: go on until it is over.
         watch: gives an event that is set when something is written to one of the files, or the replica ends. Should
-            the kernel not tell of a write, it is found within 200 ms.
+            the kernel not tell of a write, it is found within 200 ms; after a silence, within a second.
     """
     with contextlib.ExitStack() as stack:
         paths = [folder / stream for stream in STREAMS]
@@ -57,6 +58,7 @@ def read_logs(
         for stream, file in files.items():
             file.seek(max(0, since.get(stream, 0)))
         news = stack.enter_context(watch(paths)) if follow else None
+        wait = _WAIT
         while True:
             if news is not None:
                 news.clear()
@@ -72,8 +74,9 @@ def read_logs(
             if news is not None and not over and size < _CHUNK:
                 if size:
                     time.sleep(_GATHER)  # who writes line by line is not read line by line
-                else:
-                    news.wait(_WAIT)
+                    wait = _WAIT
+                elif not news.wait(wait):
+                    wait = min(_LONGEST_WAIT, wait * 1.5)
 
 
 def forget_output(folder: Path, upto: Mapping[Stream, int]) -> None:
@@ -220,9 +223,11 @@ def kill_below(pid: int) -> set[int]:
 def _kill_all(members: Callable[[], set[int]]) -> set[int]:
     deadline, pause = time.monotonic() + _KILL_WAIT, 0.002
     while found := members():  # one may fork while we look
-        for pid in found:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        # Stopped first: a program whose child dies a moment before would go on as if that had come to its own end.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in found:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, number)
         if time.monotonic() > deadline:
             return found
         time.sleep(pause)
