@@ -17,10 +17,12 @@ from helpers.engine_kits import ProcessKit, wait_until
 from helpers.sleepers import OWN, alive
 
 from localml.engines.base import EngineError, Phase
+from localml.engines.process import exec as exec_module
 from localml.engines.process import folder as folders
 from localml.engines.process import supervisor
 from localml.engines.process.exits import ExitWatcher, Watched
 from localml.engines.process.folder import ReplicaDir, RunningRecord
+from localml.engines.process.io import kill_session
 from localml.engines.process.supervisors import LAST, LATE
 
 _SOON = LATE + LAST + 5.0
@@ -217,6 +219,23 @@ def test_a_command_whose_child_holds_its_output_does_not_hold_who_asked(kit: Pro
         kit.engine.exec(name, ("sh", "-c", f"(setsid sleep 7307.{OWN} &) ; sleep 7308.{OWN}"), timeout=0.5)
     assert time.monotonic() - began < 8
     assert alive("7307", "7308") == []
+
+
+def test_letting_go_of_a_command_that_cannot_be_killed_takes_seconds(
+    kit: ProcessKit, running: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, _ = running("echo ready; sleep 600")
+    stream = kit.engine.open(name, ("sh", "-c", f"trap '' HUP; sleep 7309.{OWN} & wait; wait"))
+    wait_until(lambda: alive("7309"), "the command")
+    with monkeypatch.context() as patched:
+        patched.setattr(exec_module, "kill_session", lambda leader, ticks: set())
+        patched.setattr(signal, "pidfd_send_signal", lambda descriptor, number: None)
+        began = time.monotonic()
+        stream.close()
+        assert time.monotonic() - began < 10
+    kill_session(stream._pid, stream._ticks)  # type: ignore[attr-defined]
+    os.kill(stream._pid, signal.SIGKILL)  # type: ignore[attr-defined]
+    os.waitpid(stream._pid, 0)  # type: ignore[attr-defined]
 
 
 def test_a_supervisor_gives_up_on_what_hangs_in_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -34,6 +35,8 @@ _BOXES = (
 _SCRATCH = (Path("/tmp"), Path("/var/tmp"))
 _BEGIN_WAIT = 15.0
 """Seconds that a replica which was just started may take to be in its box."""
+_TRY_WAIT = 60.0
+"""Seconds that the first box, which does nothing, may take."""
 _JOINED = frozenset({"uid", "gid", "group", "processes", "files", "memory", "cgroup"})
 """Options of a replica that hold for what joins its box, too."""
 _NO_ROOT = "the server does not run as root"
@@ -76,7 +79,11 @@ class Boxes:
             options = tuple(self.options(made.path.name, _SOMEBODY, {}, ()))
             launch = _passed(Launch((sys.executable, "-I", "-S", "-c", ""), {}, "/", options), stack)
             command = interpreter(self.program, -1, launch)
-            tried = subprocess.run(command, env=ENVIRONMENT, pass_fds=[launch], capture_output=True, check=False)
+            how: dict[str, Any] = {"env": ENVIRONMENT, "pass_fds": [launch], "capture_output": True}
+            try:
+                tried = subprocess.run(command, check=False, timeout=_TRY_WAIT, **how)
+            except subprocess.TimeoutExpired:
+                return f"a Python that was started in a box did not end within {_TRY_WAIT:g} s"
         words = tried.stderr.decode(errors="replace").strip()[-300:]
         return f"{_NO_PYTHON} ({sys.executable}): {words}" if tried.returncode else ""
 

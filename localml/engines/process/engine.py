@@ -185,7 +185,7 @@ class ProcessEngine:
             return self.inspect(name)
         except EngineUnreachable as error:
             os.stat(self._root)
-            _log.warning("nothing is known of %s, which counts as running: %s", name, error)
+            process_io.tell_once(f"nothing is known of {name}, which counts as running: {error}")
             return Observed(name, Phase.RUNNING, labels={LABEL_INSTALL: self._install}, error=str(error))
 
     def stop(self, name: str, grace: float) -> None:

@@ -196,7 +196,8 @@ class LocalExec:
         if self._code is None:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        self.wait()
+        if _ready([self._pidfd], timeout=_GRACE_S):  # else it hangs in the kernel, and nobody waits for that
+            self.wait()
         os.close(self._pidfd)
         os.close(self._wake)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -90,15 +90,16 @@ def forget_output(folder: Path, upto: Mapping[Stream, int]) -> None:
                 found = os.fstat(file.fileno())
                 whole = min(size, found.st_size) // found.st_blksize * found.st_blksize
                 if not punch(file.fileno(), 0, whole):
-                    _tell_once(f"{folder.parent}: this file system gives no room back before a replica is removed")
+                    tell_once(f"{folder.parent}: this file system gives no room back before a replica is removed")
         except FileNotFoundError:
             pass  # removed meanwhile
         except OSError as error:
-            _tell_once(f"{folder.parent}: room of output that was carried is not given back: {error.strerror}")
+            tell_once(f"{folder.parent}: room of output that was carried is not given back: {error.strerror}")
 
 
-@cache
-def _tell_once(text: str) -> None:
+@lru_cache(maxsize=1024)
+def tell_once(text: str) -> None:
+    """Log a warning that would come again with every look."""
     log.warning("%s", text)
 
 

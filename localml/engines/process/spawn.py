@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _ANSWER_WAIT = 10.0
 """Seconds after which a zygote that does not answer is given up."""
+_END_WAIT = 2.0
+"""Seconds that a killed zygote may take to end; one that hangs in the kernel is left to it."""
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 
 
@@ -85,7 +88,9 @@ class _Zygote:
         self._control.close()
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
             os.kill(self._pid, signal.SIGKILL)  # it may hang, and there is nothing that it would have to finish
-            os.waitpid(self._pid, 0)
+            deadline = time.monotonic() + _END_WAIT
+            while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+                time.sleep(0.001)
 
 
 class Spawner:
