@@ -141,7 +141,8 @@ class ReplicaPlan:
     the machine's private folders only ``binds`` and ``buckets``, at the paths that they have there, and its own.
     ``env`` is complete: engines add nothing but the GPU variables, and who an account is. ``buckets`` are all that the
     replica sees of them: an engine that mounts binds has no others in their common folder. ``node`` is the name of the
-    machine that it is placed on; an engine of one machine runs everything there.
+    machine that it is placed on; an engine of one machine runs everything there. ``rotate`` says that it
+    writes for as long as it is wanted, so an engine need keep no more than the last part of its output.
     """
 
     name: str
@@ -164,6 +165,7 @@ class ReplicaPlan:
     user: str | None = None
     account: Account | None = None
     node: str = ""
+    rotate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +193,17 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class LogChunk:
-    """Bytes that a container wrote to one stream, in order. ``at`` is when, as exactly as the engine knows. None at all
-    say that the engine is reading, though there is nothing new to give yet."""
+    """Bytes that a container wrote to one stream, in order; none when the engine only says that it goes on reading.
+
+    ``at`` is when, as exactly as the engine knows. ``place`` is the engine's own note of how far this is, for ``logs``
+    to go on from when the log's beginning may be gone by then. ``gap`` says why output is missing before this.
+    """
 
     stream: Stream
     data: bytes
     at: float
+    place: str = ""
+    gap: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,8 +358,9 @@ class Engine(Protocol):
         """Names of the gang networks of this installation."""
         ...
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
-        """Output after ``since`` bytes of each stream, exactly the bytes written.
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
+        """Output after ``since`` bytes of each stream, exactly the bytes written. ``place`` is the last one that an
+        earlier reading gave, if it gave any.
 
         With ``follow`` the iterator ends when the container has ended and all its output was given; a container
         that is gone gives nothing. Closing the iterator ends the following.

@@ -169,7 +169,7 @@ class Hanging(FakeEngine):
         self.hangs = 1_000_000
         self.closed = threading.Event()
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         self.hangs -= 1
         return super().logs(name, since, follow=follow) if self.hangs < 0 else _Stuck(self.closed)
 
@@ -318,6 +318,33 @@ def test_nothing_is_written_after_what_was_given_up(bench: Bench, monkeypatch: p
     thread.join(30)
     assert not thread.is_alive()
     assert bench.kept() == b""
+
+
+def test_a_gap_is_told_before_what_is_behind_it_is_kept_and_places_are_kept_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[str] = []
+
+    def logs(name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
+        places.append(place)
+        if not place:
+            yield LogChunk("stdout", b"", 0.0, place="p1", gap="rotated")
+            raise EngineError("broken off")
+        yield LogChunk("stdout", b"behind", 0.0)
+
+    bench.deaf = True
+    monkeypatch.setattr(bench.engine, "logs", logs)
+    bench.start(FAKE_SECONDS="0")
+    wait_until(lambda: len(places) > 3)
+    assert set(places) == {""}
+    bench.deaf = False
+    wait_until(lambda: bench.pumps.drained("a"))
+    assert places[-1] == "p1"
+    assert bench.kept() == b"behind"
+    assert (
+        "LogIncomplete",
+        "output may be missing behind 0 bytes of stdout and 0 bytes of stderr: rotated",
+    ) in bench.told
 
 
 def test_the_engine_may_forget_what_is_safely_on_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,6 +153,7 @@ def build(
         hostname=host_of(spec, role.name, one.index),
         network=network_name(site.install, row.id, one.number) if is_gang(spec) else None,
         node=one.node,
+        rotate=row.kind != Kind.JOB or spec.until_stopped,
         account=account,
         user=site.user if site.our_image(role.image or site.default_image) else None,
     )

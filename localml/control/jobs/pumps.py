@@ -189,7 +189,9 @@ class LogPumps:
             writer = LogWriter(self._store, pump.workload_id, pump.name)
         with closing(writer):
             since = {stream: writer.size(stream) for stream in STREAMS}
-            pump.chunks = self._engine.logs(pump.name, since, follow=True)
+            with _disk():
+                place = writer.place
+            pump.chunks = self._engine.logs(pump.name, since, follow=True, place=place)
             try:
                 for chunk in pump.chunks:
                     if not self._take(pump, writer, chunk):
@@ -202,6 +204,11 @@ class LogPumps:
 
     def _take(self, pump: _Pump, writer: LogWriter, chunk: LogChunk) -> bool:
         pump.moved = self._clock()
+        if chunk.gap and not self._told(pump.workload_id, pump.name, INCOMPLETE, self._missing(pump, chunk.gap)):
+            raise EngineError(chunk.gap)  # told before what is behind it is kept
+        if chunk.place:
+            with _disk():
+                writer.note(chunk.place)
         if chunk.data:
             with pump.writing:
                 if pump.over:
@@ -305,7 +312,7 @@ class LogPumps:
 
     def _missing(self, pump: _Pump, why: str) -> str:
         sizes = [f"{self._store.size(pump.workload_id, pump.name, stream):,} bytes of {stream}" for stream in STREAMS]
-        return f"the end of the output may be missing, behind {' and '.join(sizes)}: {why}"
+        return f"output may be missing behind {' and '.join(sizes)}: {why}"
 
 
 @contextmanager

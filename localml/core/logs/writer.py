@@ -71,6 +71,7 @@ class LogWriter:
 
     def __init__(self, store: LogStore, workload_id: int, name: str) -> None:
         self._paths = {stream: store.path(workload_id, name, stream) for stream in STREAMS}
+        self._place = store.path(workload_id, name, "place")
         self._files: dict[str, _File] = {}
         self._last: str | None = None
         self._most = store.most(workload_id)
@@ -95,6 +96,21 @@ class LogWriter:
         FAILPOINTS.hit("after-output")
         if self._most is not None:
             file.keep(self._most)
+
+    @property
+    def place(self) -> str:
+        """The engine's note of how far its log was read; empty when there is none."""
+        try:
+            return self._place.read_text()
+        except FileNotFoundError:
+            return ""
+
+    def note(self, place: str) -> None:
+        """Keep such a note, whole or not at all."""
+        self._place.parent.mkdir(parents=True, exist_ok=True)
+        fresh = self._place.with_name(f"{self._place.name}.new")
+        fresh.write_text(place)
+        fresh.replace(self._place)
 
     def sync(self) -> dict[str, int]:
         """Have what was written safely on disk; how much that is of each stream that has a file open."""

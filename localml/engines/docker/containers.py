@@ -13,6 +13,8 @@ from localml.engines.docker.gpu import GpuOptions
 
 LABEL_NAME = "localml.name"
 """The name that the plan gave, which Docker's rules for names may not allow as it is."""
+LABEL_ROTATE = "localml.rotate"
+"""Carried by containers whose log is rotated."""
 
 _ALLOWED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]+")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
@@ -22,9 +24,12 @@ _LEAST_CPU = 0.01
 LOG_CONFIG = {"Type": "local", "Config": {"max-size": "1t", "max-file": "1", "compress": "false"}}
 """The ``local`` driver, because ``json-file`` replaces bytes that are no UTF-8.
 
-Its files are never rotated in practice: rotation loses lines under a follower (seen with Docker 20.10), and our
+A job's is never rotated in practice: rotation loses lines under a follower (seen with Docker 20.10), and our
 own log store prunes. The driver's file goes when the container is removed.
 """
+
+ROTATED_LOG_CONFIG = {"Type": "local", "Config": {"max-size": "32m", "max-file": "2", "compress": "false"}}
+"""For what writes for as long as it is wanted; read by :class:`localml.engines.docker.rotated.RotatedStream`."""
 
 _PHASES = {
     "created": Phase.CREATED,
@@ -58,7 +63,7 @@ def container_config(plan: ReplicaPlan, *, install: str, network: str, cores: in
     config: dict[str, Any] = {
         "Image": plan.image,
         "Env": [f"{key}={value}" for key, value in {**plan.env, **gpu.env}.items()],
-        "Labels": {**plan.labels, LABEL_INSTALL: install, LABEL_NAME: plan.name},
+        "Labels": {**plan.labels, **_rotated(plan), LABEL_INSTALL: install, LABEL_NAME: plan.name},
         "ExposedPorts": {f"{port.container}/tcp": {} for port in plan.ports},
         "StopSignal": "SIGTERM",
         "HostConfig": {**_host_config(plan, network, cores), **gpu.host_config},
@@ -71,13 +76,17 @@ def container_config(plan: ReplicaPlan, *, install: str, network: str, cores: in
     return config | {key: value for key, value in optional.items() if value}
 
 
+def _rotated(plan: ReplicaPlan) -> dict[str, str]:
+    return {LABEL_ROTATE: ""} if plan.rotate else {}
+
+
 def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
     config: dict[str, Any] = {
         "NetworkMode": network,
         "Init": True,  # reaps zombies and hands signals on to programs that are no good init
         "SecurityOpt": ["no-new-privileges"],
         "CapDrop": ["MKNOD", "NET_RAW"],  # a disk's device file in a bucket; packets in another container's name
-        "LogConfig": LOG_CONFIG,
+        "LogConfig": ROTATED_LOG_CONFIG if plan.rotate else LOG_CONFIG,
         "PortBindings": {
             f"{port.container}/tcp": [{"HostIp": plan.bind_address, "HostPort": str(port.host)}] for port in plan.ports
         },

@@ -30,7 +30,7 @@ from localml.engines.base import (
     Stream,
     Usage,
 )
-from localml.engines.docker.containers import BEING_REMOVED
+from localml.engines.docker.containers import BEING_REMOVED, LABEL_ROTATE
 from localml.engines.docker.daemon import Daemon, engine_errors, explanation, readable
 from localml.engines.docker.events import EventStream
 from localml.engines.docker.exec import open_inside, run_inside
@@ -38,6 +38,7 @@ from localml.engines.docker.images import resolve_image
 from localml.engines.docker.logs import LogStream
 from localml.engines.docker.lookup import Lookup
 from localml.engines.docker.networks import MOST_IN_GANG, Networks
+from localml.engines.docker.rotated import RotatedStream
 from localml.engines.docker.starting import Starter
 from localml.engines.docker.stats import usage
 
@@ -180,7 +181,7 @@ class DockerEngine:
         with engine_errors(asking=True):
             return self._networks.gangs()
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         """See :meth:`localml.engines.base.Engine.logs`.
 
         The iterator's ``close`` may be called from another thread. A line shows up when its newline was written,
@@ -188,11 +189,15 @@ class DockerEngine:
         """
         with engine_errors(asking=True):
             container = self._lookup.identify(name)
+            seen = self._lookup.seen(name) or self._lookup.look(name)
         if container is None:
             return iter(())
-        seen = self._lookup.seen(name)
-        ended_at = seen.finished_at if seen is not None and seen.phase is Phase.EXITED else None
-        stream = LogStream(self._daemon, container, since, follow=follow, ended_at=ended_at)
+        ended_at = seen.finished_at if seen.phase is Phase.EXITED else None
+        stream: LogStream
+        if LABEL_ROTATE in seen.labels:
+            stream = RotatedStream(self._daemon, container, since, place, follow=follow, ended_at=ended_at)
+        else:
+            stream = LogStream(self._daemon, container, since, follow=follow, ended_at=ended_at)
         self._streams.add(stream)
         return stream
 

@@ -7,9 +7,10 @@ within ten milliseconds, becomes one chunk with one time.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from io import BufferedReader
+from typing import NamedTuple
 
 from localml.engines.base import STREAMS, EngineError, EngineUnreachable, LogChunk, Stream
 from localml.engines.docker.containers import timestamp
@@ -28,6 +29,7 @@ _NAMES: dict[int, Stream] = {1: "stdout", 2: "stderr"}
 _STAMP = len("2026-01-01T00:00:00.000000000Z")
 _CELL = len("2026-01-01T00:00:00.00")
 """Stamps that are alike up to here lie less than ten milliseconds apart."""
+_NEVER = -(1 << 60)
 _NEWLINE, _SPACE = b"\n "
 
 
@@ -116,20 +118,33 @@ class LineJoiner:
         return b"\n" if owed and self.lossy else b""
 
 
+class Place(NamedTuple):
+    """Behind a message of the log: the ``nth`` of those in a row that have this stamp. Before the first one if 0."""
+
+    stamp: bytes
+    nth: int
+
+
 @dataclass(slots=True)
 class Cursor:
-    """Turns a log, read from its beginning, into chunks after ``given`` bytes of each stream.
+    """Turns a log, read from its beginning or from a place, into chunks after ``given`` bytes of each stream.
 
     Attributes:
         last: the last message fed.
+        place: where that is; kept only by those who ``count``.
+        seeking: messages up to this place, and this one, are passed over.
     """
 
     given: dict[Stream, int]
     lossy: bool
+    count: bool = False
     last: Message | None = None
+    place: Place | None = None
+    seeking: Place | None = None
     _skip: dict[Stream, int] = field(init=False)
     _joiners: dict[Stream, LineJoiner] = field(init=False)
     _passed: int = 0
+    _found: int = 0
     _rest: bytes = b""
 
     def __post_init__(self) -> None:
@@ -139,8 +154,55 @@ class Cursor:
     def feed(self, body: bytes) -> Iterator[LogChunk]:
         """What the next bytes of a body with stamps add; half a frame is kept until the rest of it comes."""
         data = self._rest + body
-        at = yield from self._frames(data)
-        self._rest = data[at:]
+        if self.seeking is not None:
+            data = data[self._pass_over(data, self.seeking) :]
+        if self.seeking is None:
+            at = yield from self._frames(data)
+            data = data[at:]
+        self._rest = data
+
+    def begin(self, place: Place | None, *, whole: bool) -> None:
+        """Another reading of the log begins; what is behind a place is new. Unless it is read as a ``whole``, messages
+        with the stamp of the first one are not counted: there may be more of them."""
+        self.seeking, self._found, self._rest = place, 0 if whole else _NEVER, b""
+
+    def at(self, place: Place, sizes: Mapping[Stream, int]) -> None:
+        """A place behind which a stream's bytes begin at that of ``sizes``."""
+        self.place = place
+        self._skip = {stream: max(0, self.given[stream] - sizes[stream]) for stream in STREAMS}
+
+    def broken(self) -> None:
+        """What comes next does not go on where the last message ended."""
+        self.__post_init__()
+        self._skip = dict.fromkeys(STREAMS, 0)
+        self.place = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether all that is to be known of what was read are its place and its sizes."""
+        return not any(self._skip.values()) and all(joiner.plain for joiner in self._joiners.values())
+
+    def _pass_over(self, data: bytes, place: Place) -> int:
+        """Where the frames end that lie before a place or at it."""
+        upto = 0
+        for stamp, begin, end in _stamps(data):
+            same = stamp == place.stamp
+            if same and not place.nth and not self._found:
+                self.seeking = None
+                break
+            upto, self._found = end, self._found + 1 if same else 0
+            if same and self._found == place.nth:
+                self.seeking = None
+                self.last = message_of(_NAMES[data[begin]], data[begin + _HEAD : end])
+                break
+        return upto
+
+    def _note_place(self, data: bytes) -> None:
+        """Keep where the last message is, given all frames that came since it was noted."""
+        stamp, nth = self.place or (b"", 0)
+        for found, _, _ in _stamps(data):
+            stamp, nth = found, nth + 1 if found == stamp else 1
+        self.place = Place(stamp, nth) if nth else None
 
     def _frames(self, data: bytes) -> Generator[LogChunk, None, int]:
         """Chunks of all whole frames, and as the result where they end.
@@ -180,6 +242,8 @@ class Cursor:
         yield from self._flush(number, run, data[begin : begin + _STAMP])
         if last >= 0:
             self.last = message_of(_NAMES[data[last]], data[last + _HEAD : at])
+            if self.count:
+                self._note_place(data[:at])
         return at
 
     def _flush(self, number: int, run: list[bytes], stamp: bytes) -> Iterator[LogChunk]:
@@ -213,6 +277,19 @@ class Cursor:
         elif self._passed >= _SIGN_OF_LIFE:
             self._passed = 0
             yield LogChunk(stream, b"", at)
+
+
+def first_stamp(body: bytes) -> bytes:
+    """The stamp of the first message; empty while that is not whole."""
+    return next((stamp for stamp, _, _ in _stamps(body)), b"")
+
+
+def _stamps(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Of each whole frame its stamp, and where it begins and ends."""
+    at, size = 0, len(data)
+    while at + _HEAD <= size and (end := at + _HEAD + _HEADER.unpack_from(data, at)[1]) <= size:
+        yield data[at + _HEAD : end].split(b" ", 1)[0], at, end
+        at = end
 
 
 def message_of(stream: Stream, line: bytes) -> Message:

@@ -278,7 +278,7 @@ class FakeEngine:
         with self._verb("networks"):
             return set(self._world.networks)
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         """See :meth:`Engine.logs`: what :meth:`write` was given."""
         with self._verb("logs"):
             return self._read_logs(name, dict(since), follow)

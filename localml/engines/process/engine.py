@@ -243,7 +243,7 @@ class ProcessEngine:
         """None: replicas share the machine's network."""
         return set()
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         """See :meth:`Engine.logs`."""
         if self.inspect(name).phase is Phase.GONE:
             return iter(())
