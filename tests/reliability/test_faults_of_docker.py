@@ -107,29 +107,33 @@ def scene(one_server: Scene) -> Iterator[Scene]:
     one_server.check_nothing_left()
 
 
+SHORT = [
+    (INTERNAL, CREATE, "create", 1),
+    (INTERNAL_ACTED, START, "start", 1),
+    (CLOSE_AFTER, START, "start", 1),
+    (INTERNAL, INSPECT, "inspect", 2),
+    (NOT_FOUND, INSPECT, "inspect", 2),
+    (INTERNAL, LOGS, "logs", 1),
+    (cut(300), LOGS, "logs", 1),
+    (REMOVING, REMOVE, "remove", 1),
+]
+MORE = [
+    (INTERNAL_ACTED, CREATE, "create", 1),
+    (CLOSE_AFTER, CREATE, "create", 1),
+    (INTERNAL, START, "start", 1),
+    (NOT_FOUND, START, "start", 1),
+    (INTERNAL, INSPECT, "inspect", 1),
+    (cut(100), INSPECT, "inspect", 2),
+    (NOT_FOUND, LOGS, "logs", 1),
+    (INTERNAL, LOGS, "logs", 2),
+    (INTERNAL, REMOVE, "remove", 1),
+    (CLOSE_AFTER, REMOVE, "remove", 1),
+    (delay(1.0), (".*", "/containers"), "all", 1),
+]
 ONCE = [
-    pytest.param(fault, *calls, nth, id=f"{fault.name} {word} {nth}")
-    for fault, calls, word, nth in [
-        (INTERNAL, CREATE, "create", 1),
-        (INTERNAL_ACTED, CREATE, "create", 1),
-        (CLOSE_AFTER, CREATE, "create", 1),
-        (INTERNAL, START, "start", 1),
-        (INTERNAL_ACTED, START, "start", 1),
-        (NOT_FOUND, START, "start", 1),
-        (CLOSE_AFTER, START, "start", 1),
-        (INTERNAL, INSPECT, "inspect", 1),
-        (INTERNAL, INSPECT, "inspect", 2),
-        (NOT_FOUND, INSPECT, "inspect", 2),
-        (cut(100), INSPECT, "inspect", 2),
-        (INTERNAL, LOGS, "logs", 1),
-        (NOT_FOUND, LOGS, "logs", 1),
-        (cut(300), LOGS, "logs", 1),
-        (INTERNAL, LOGS, "logs", 2),
-        (INTERNAL, REMOVE, "remove", 1),
-        (REMOVING, REMOVE, "remove", 1),
-        (CLOSE_AFTER, REMOVE, "remove", 1),
-        (delay(1.0), (".*", "/containers"), "all", 1),
-    ]
+    pytest.param(fault, *calls, nth, id=f"{fault.name} {word} {nth}", marks=marks)
+    for faults, marks in ((SHORT, ()), (MORE, pytest.mark.long))
+    for fault, calls, word, nth in faults
 ]
 
 
@@ -143,7 +147,7 @@ def test_a_job_survives_one_fault(scene: Scene, fault: Fault, method: str, path:
     scene.check_nothing_left()
 
 
-@pytest.mark.parametrize("fault", [INTERNAL, NOT_FOUND, CLOSE_BEFORE], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [INTERNAL, NOT_FOUND, CLOSE_BEFORE], ids=["500", "404", "close"])
 def test_a_stop_survives_one_fault(scene: Scene, fault: Fault) -> None:
     number = scene.submit(ENDLESS, stop_grace=2)
     scene.container(number)

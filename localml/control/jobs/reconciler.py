@@ -205,7 +205,8 @@ class Reconciler:
             if result.kind == "stop":
                 name, grace = result.subject
                 self.hint(name)
-                rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
+                if error is None:
+                    rest = grace + _ACT_RETRY_S  # the engine has its order; say it again only if it was lost
             elif result.kind == "start" and error is not None:
                 self.eyes.look_again()
             if result.kind in ("start", "remove") and (number := workload_of(result)):
