@@ -139,9 +139,12 @@ class Risk:
     method: str = ".*"
     path: str = ""
 
+    def may_happen(self, request: Request) -> bool:
+        return bool(re.fullmatch(self.method, request.method) and re.search(self.path, request.path))
+
 
 class Chance:
-    """Draws one of the risks for that share of all calls; those to which it cannot happen are spared."""
+    """Lets that share of all calls fail, each in one of the ways in which it can."""
 
     def __init__(self, seed: int, share: float, risks: Sequence[Risk]) -> None:
         self._random = random.Random(seed)
@@ -149,9 +152,9 @@ class Chance:
         self._risks = risks
 
     def choose(self, request: Request) -> Fault | None:
-        lot, risk = self._random.random(), self._random.choice(self._risks)
-        matches = re.fullmatch(risk.method, request.method) and re.search(risk.path, request.path)
-        return risk.fault if lot < self._share and matches else None
+        lot, which = self._random.random(), self._random.random()
+        able = [risk for risk in self._risks if risk.may_happen(request)]
+        return able[int(which * len(able))].fault if able and lot < self._share else None
 
 
 class FaultyDaemon:

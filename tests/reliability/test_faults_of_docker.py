@@ -73,6 +73,9 @@ class Scene:
     def name(self, number: int) -> str:
         return str(self.records.attempts(number)[-1]["name"])
 
+    def runs(self, container: str) -> bool:
+        return bool(self.client.inspect_container(container)["State"]["Running"])
+
     def check_nothing_left(self) -> None:
         """The GPU is free, and no container is left."""
         wait_until(lambda: self.api.get("/gpus")["gpus"][0]["leases"] == [], "the GPU's return")
@@ -107,29 +110,33 @@ def scene(one_server: Scene) -> Iterator[Scene]:
     one_server.check_nothing_left()
 
 
+SHORT = [
+    (INTERNAL, CREATE, "create", 1),
+    (INTERNAL_ACTED, START, "start", 1),
+    (CLOSE_AFTER, START, "start", 1),
+    (INTERNAL, INSPECT, "inspect", 2),
+    (NOT_FOUND, INSPECT, "inspect", 2),
+    (INTERNAL, LOGS, "logs", 1),
+    (cut(300), LOGS, "logs", 1),
+    (REMOVING, REMOVE, "remove", 1),
+]
+MORE = [
+    (INTERNAL_ACTED, CREATE, "create", 1),
+    (CLOSE_AFTER, CREATE, "create", 1),
+    (INTERNAL, START, "start", 1),
+    (NOT_FOUND, START, "start", 1),
+    (INTERNAL, INSPECT, "inspect", 1),
+    (cut(100), INSPECT, "inspect", 2),
+    (NOT_FOUND, LOGS, "logs", 1),
+    (INTERNAL, LOGS, "logs", 2),
+    (INTERNAL, REMOVE, "remove", 1),
+    (CLOSE_AFTER, REMOVE, "remove", 1),
+    (delay(1.0), (".*", "/containers"), "all", 1),
+]
 ONCE = [
-    pytest.param(fault, *calls, nth, id=f"{fault.name} {word} {nth}")
-    for fault, calls, word, nth in [
-        (INTERNAL, CREATE, "create", 1),
-        (INTERNAL_ACTED, CREATE, "create", 1),
-        (CLOSE_AFTER, CREATE, "create", 1),
-        (INTERNAL, START, "start", 1),
-        (INTERNAL_ACTED, START, "start", 1),
-        (NOT_FOUND, START, "start", 1),
-        (CLOSE_AFTER, START, "start", 1),
-        (INTERNAL, INSPECT, "inspect", 1),
-        (INTERNAL, INSPECT, "inspect", 2),
-        (NOT_FOUND, INSPECT, "inspect", 2),
-        (cut(100), INSPECT, "inspect", 2),
-        (INTERNAL, LOGS, "logs", 1),
-        (NOT_FOUND, LOGS, "logs", 1),
-        (cut(300), LOGS, "logs", 1),
-        (INTERNAL, LOGS, "logs", 2),
-        (INTERNAL, REMOVE, "remove", 1),
-        (REMOVING, REMOVE, "remove", 1),
-        (CLOSE_AFTER, REMOVE, "remove", 1),
-        (delay(1.0), (".*", "/containers"), "all", 1),
-    ]
+    pytest.param(fault, *calls, nth, id=f"{fault.name} {word} {nth}", marks=marks)
+    for faults, marks in ((SHORT, ()), (MORE, pytest.mark.long))
+    for fault, calls, word, nth in faults
 ]
 
 
@@ -143,7 +150,7 @@ def test_a_job_survives_one_fault(scene: Scene, fault: Fault, method: str, path:
     scene.check_nothing_left()
 
 
-@pytest.mark.parametrize("fault", [INTERNAL, NOT_FOUND, CLOSE_BEFORE], ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", [INTERNAL, NOT_FOUND, CLOSE_BEFORE], ids=["500", "404", "close"])
 def test_a_stop_survives_one_fault(scene: Scene, fault: Fault) -> None:
     number = scene.submit(ENDLESS, stop_grace=2)
     scene.container(number)
@@ -204,14 +211,37 @@ def test_a_paused_container_runs_and_is_stopped(scene: Scene) -> None:
 
 
 def test_a_container_that_somebody_restarts_has_one_end(scene: Scene) -> None:
-    """Whether its first end or its second one is seen, the GPU is given to nobody while it runs."""
+    """Whether its first end is seen, or not: no GPU is given away that a program goes on using."""
     number = scene.submit(ENDLESS)
     container = scene.container(number)
     scene.client.restart(container, timeout=5)
+    wait_until(lambda: b"begun\nended\nbegun\n" in scene.api.log(number, stream="stdout"), "the second begin")
+    if not scene.api.get("/gpus")["gpus"][0]["leases"]:  # its first end was seen
+        wait_until(lambda: not scene.runs(container), "the end of what has no GPU any more")
     scene.api.call("POST", f"/workloads/{number}/stop")
     over = scene.api.wait_over(number)
     assert (over["state"], over["attempt"]) in (("stopped", 1), ("succeeded", 1))
-    scene.check_nothing_left()
+
+
+def test_what_somebody_starts_again_after_its_end_is_stopped(scene: Scene) -> None:
+    """Its gang goes on, so that its container stays for a while."""
+    roles = [
+        {"name": name, "image": tiny_image(), "command": ["sh", "-c", script], "resources": {"gpu": gpu}}
+        for name, script, gpu in (
+            ("short", "[ -e /tmp/again ] && sleep 600; touch /tmp/again", 1),
+            ("long", ENDLESS, 0),
+        )
+    ]
+    number = scene.api.submit(f"gang-{secrets.token_hex(4)}", {"roles": roles, "stop_grace": 5})
+
+    def first() -> dict[str, Any]:
+        return next(one for one in scene.records.attempts(number) if one["role"] == "short")
+
+    wait_until(lambda: scene.records.attempts(number) and first()["state"] == "ended", "its end")
+    scene.client.start(first()["name"])
+    assert scene.runs(first()["name"])
+    wait_until(lambda: not scene.runs(first()["name"]), "its second end")
+    assert scene.api.get(f"/workloads/{number}")["state"] == "running"
 
 
 # silence

@@ -50,7 +50,7 @@ RARE = RISKS[-2:]
 SOME = ("quick", "gpu", "gang", "failing", "quick", "writer", "gpus", "quick")
 
 
-@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.long) for turn in range(1, 5))])
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.long) for turn in range(1, 4))])
 def test_random_faults_lose_nothing(
     turn: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, long_form: bool
 ) -> None:
@@ -65,7 +65,7 @@ def test_random_faults_lose_nothing(
         server = found.start()
         try:
             proxy.by_chance(seed, 0.1, risks)
-            for number in range(64 if long_form else 12):
+            for number in range(48 if long_form else 12):
                 kind = KINDS[SOME[number % len(SOME)]]
                 name = f"{kind.name}.{number}"
                 loop.told.submitted[server.api.submit(name, jobs.spec(kind))] = name

@@ -72,7 +72,7 @@ class Begun:
 @dataclass(frozen=True, slots=True)
 class Ended:
     """What the engine says of a container that is over; ``drained`` once all its output is on disk here, and ``cause``
-    None until then, unless it needs no look at the output."""
+    None until then, unless it needs no look at the output. ``again`` when somebody has started it once more."""
 
     exit_code: int | None
     signal: int | None
@@ -80,6 +80,7 @@ class Ended:
     message: str
     at: float
     drained: bool
+    again: bool = False
 
 
 class World(Protocol):
@@ -217,6 +218,8 @@ def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> At
         cause, message = Cause.GPU_LOST, attempt.lost_gpu
     if attempt.cause is not None:  # told when the program exited
         cause, message = attempt.cause, attempt.message
+    if end.again and not world.busy(attempt):  # what it held may be somebody else's by now
+        decisions.append(Stop(attempt, 0))
     if not end.drained:
         return _exited(attempt, replace(end, cause=cause, message=message), decisions)
     cause = cause or Cause.ENGINE_LOST

@@ -171,7 +171,8 @@ class EngineWorld:
         cause, message = self._classify(known, drained)
         if drained and seen.phase is Phase.GONE:
             message = f"{message}; its container vanished before its end was recorded"
-        return Ended(attempt.exit_code, attempt.signal, cause, message, attempt.exited_at or self._now, drained)
+        at, again = attempt.exited_at or self._now, seen.phase is Phase.RUNNING
+        return Ended(attempt.exit_code, attempt.signal, cause, message, at, drained, again)
 
     def _classify(self, seen: Observed, drained: bool) -> tuple[Cause | None, str]:
         if not drained:

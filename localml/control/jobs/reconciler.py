@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from sqlmodel import Session
@@ -36,7 +36,7 @@ from localml.control.jobs.pumps import RESUMED, LogPumps
 from localml.control.jobs.quarantine import Quarantine
 from localml.control.jobs.questions import Questions
 from localml.control.jobs.results import Results, workload_of
-from localml.control.jobs.snapshot import WorkloadRow
+from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
@@ -45,7 +45,7 @@ from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import LogStore
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL, AttemptState, State
-from localml.engines.base import STREAMS, Engine, EngineUnreachable
+from localml.engines.base import STREAMS, Engine, EngineUnreachable, Phase
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
@@ -205,7 +205,8 @@ class Reconciler:
             if result.kind == "stop":
                 name, grace = result.subject
                 self.hint(name)
-                rest = max(rest, grace + _ACT_RETRY_S)  # the engine has its order; say it again only if it was lost
+                if error is None:
+                    rest = grace + _ACT_RETRY_S  # the engine has its order; say it again only if it was lost
             elif result.kind == "start" and error is not None:
                 self.eyes.look_again()
             if result.kind in ("start", "remove") and (number := workload_of(result)):
@@ -293,6 +294,7 @@ class Reconciler:
             row = unit.row
             old = [one for one in unit.attempts if one.state is AttemptState.ENDED]
             if row.state not in TERMINAL:
+                self._stop_again(one for one in old if one.number == row.attempt)
                 old = [one for one in old if one.number < row.attempt]
             if old:
                 self._launcher.remove(self.acts, row, old, unit.attempts)
@@ -305,6 +307,15 @@ class Reconciler:
                     records.cleaned(session, number)
 
             self._db.write(apply)
+
+    def _stop_again(self, ended: Iterable[AttemptRow]) -> None:
+        """Stop what somebody has started once more after its end, which the others of its gang go on without: what it
+        held may be somebody else's by now."""
+        for one in ended:
+            seen = self.eyes.seen.get(one.name)
+            if seen is not None and seen.phase is Phase.RUNNING:
+                act = partial(self._engine.stop, one.name, 0)
+                self.acts.run("stop", (("attempt", one.id),), (one.name, 0), act)
 
     def _next(self, now: float) -> float | None:
         """Seconds until the clock alone can bring work."""

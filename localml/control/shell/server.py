@@ -243,7 +243,7 @@ class Guest(asyncssh.SSHServer):
     async def _reach(self, host: str, port: int) -> Any:
         try:
             container = await self._find()
-        except (LocalmlError, EngineError) as error:
+        except (LocalmlError, EngineError, EngineUnreachable) as error:
             raise asyncssh.ChannelOpenError(asyncssh.OPEN_CONNECT_FAILED, str(error)) from error
         own = self._server.engine.capabilities.own_network
         return await reach(self._connection, self.open, container.address, host, port, own_network=own)

@@ -106,7 +106,7 @@ class DockerEngine:
 
     def hidden_mounts(self) -> str:
         """See :meth:`localml.engines.base.Engine.hidden_mounts`."""
-        with engine_errors():
+        with engine_errors(asking=True):
             return self._daemon.hidden_mounts()
 
     def inspect(self, name: str) -> Observed:

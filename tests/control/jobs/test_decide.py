@@ -110,6 +110,14 @@ def test_an_end_counts_only_when_its_output_is_complete() -> None:
     assert moved.to is State.SUCCEEDED
 
 
+def test_what_runs_once_more_after_its_exit_is_stopped_at_once() -> None:
+    """Somebody started its container, and its GPU is another's by now."""
+    left = view(State.RUNNING, attempt(1, exited_at=5.0))
+    again = Ended(0, None, None, "words", 5.0, False, again=True)
+    assert decide(left, FixedWorld({"a1": again}), 0) == [Stop(attempt(1, exited_at=5.0), 0)]
+    assert decide(left, FixedWorld({"a1": again}, busy={1}), 0) == []
+
+
 def test_a_stop_reaches_running_replicas_and_discards_planned_ones() -> None:
     now = view(State.PREPARING, attempt(1), attempt(2, AttemptState.PLANNED), desired=Desired.STOP)
     moved, stop, discard = decide(now, FixedWorld(), 0)

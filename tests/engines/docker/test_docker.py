@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
+import requests
+from docker.errors import APIError
 from helpers.docker_image import TAG, clean_engine, tiny_image
 from helpers.engine_kits import DEADLINE, wait_until
 from helpers.ports import free_port
@@ -29,8 +32,8 @@ from localml.engines.base import (
     ReplicaPlan,
 )
 from localml.engines.docker import DockerEngine, docker_available
-from localml.engines.docker.containers import container_name
-from localml.engines.docker.daemon import open_client, readable
+from localml.engines.docker.containers import container_name, observed
+from localml.engines.docker.daemon import engine_errors, open_client, readable
 
 SLEEP = ("sleep", "600")
 
@@ -73,6 +76,50 @@ def test_names_that_differ_only_where_docker_does_not_allow_it_stay_apart() -> N
 def test_the_runtimes_layers_are_left_out_of_messages() -> None:
     said = "failed to create shim task: OCI runtime create failed: unable to start container process: no"
     assert readable(said) == "no"
+
+
+def _refused(status: int) -> APIError:
+    response = requests.Response()
+    response.status_code = status
+    return APIError("refused", response=response, explanation="the reason")
+
+
+@pytest.mark.parametrize(
+    ("status", "asking", "meaning"),
+    [
+        (500, False, EngineUnreachable),
+        (503, False, EngineUnreachable),
+        (501, False, EngineError),
+        (404, False, EngineError),
+        (409, False, EngineError),
+        (404, True, EngineUnreachable),
+        (403, True, EngineUnreachable),
+    ],
+)
+def test_a_failing_daemon_is_told_from_one_that_refuses(status: int, asking: bool, meaning: type[Exception]) -> None:
+    with pytest.raises(meaning, match="the reason"), engine_errors(asking=asking):
+        raise _refused(status)
+
+
+def _inspection(status: str, code: int, *, started: bool = True) -> dict[str, Any]:
+    times = {"StartedAt": "2026-01-01T00:00:00Z" if started else "0001-01-01T00:00:00Z", "FinishedAt": ""}
+    state = {"Status": status, "ExitCode": code, **times}
+    return {"Id": "1", "Name": "/a-name", "Config": {"Labels": {}}, "State": state}
+
+
+@pytest.mark.parametrize("status", ["removing", "dead"])
+def test_what_a_forced_removal_killed_has_not_ended_by_itself(status: str) -> None:
+    for killed in (_inspection(status, 137), _inspection(status, 0, started=False)):
+        seen = observed(killed)
+        assert (seen.phase, seen.exit_code, seen.error) == (Phase.EXITED, None, "somebody removed the container")
+    for code in (0, 3, 143):  # it had ended before
+        seen = observed(_inspection(status, code))
+        assert (seen.phase, seen.exit_code, seen.error) == (Phase.EXITED, code, "")
+    assert observed(_inspection("exited", 137)).exit_code == 137
+
+
+def test_a_state_that_is_not_known_is_no_end() -> None:
+    assert observed(_inspection("hibernating", 0)).phase is Phase.RUNNING
 
 
 def test_a_daemon_that_does_not_answer_says_nothing_about_containers(
