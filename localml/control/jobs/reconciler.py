@@ -327,6 +327,8 @@ class Reconciler:
         for due in (self.eyes.next_due(), self._quarantine.next_due()):
             if due is not None:
                 moments.append(max(_SOON_S, due - now))
+        if self._judgement.again is not None:
+            moments.append(self._judgement.again - now)
         if self.acts.relieve() | self._launcher.relieve():
             moments.append(_SEAT_S)
         resting = self.acts.next_free()
