@@ -217,10 +217,7 @@ class Reconciler:
         answered = self.eyes.look(attempts, self._picture.limits.gpu_marks)
         for one in attempts:
             if one.state is AttemptState.RUNNING:
-                try:
-                    self.pumps.ensure(one.workload_id, one.name)
-                except RuntimeError as error:  # no more threads now; the next tick tries again
-                    log.error("the output of %s is not carried over yet: %s", one.name, error)
+                self.pumps.ensure(one.workload_id, one.name)
         return answered
 
     def _judge(self, answered: bool, now: float) -> bool:
