@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from helpers.counts import count
 from helpers.engine_kits import wait_until
+from helpers.faults import VERBS
 from helpers.live_rig import Gated, LiveRig
 from helpers.rig import INSTALL, ME
 from sqlmodel import col, select
@@ -68,7 +69,9 @@ def test_programs_end_as_they_ended_whatever_the_engine_said_meanwhile(tmp_path:
 
 
 def _storm(folder: Path, chance: random.Random) -> None:
-    faulty = Gated(ProcessEngine(folder / "replicas", INSTALL), random.Random(chance.random()), 0.2)
+    faulty = Gated(
+        ProcessEngine(folder / "replicas", INSTALL), random.Random(chance.random()), 0.2, verbs=(*VERBS, "logs")
+    )
     rig = LiveRig(folder, faulty, gpus=2, cpu=64)
     told: dict[
         int, tuple[int | None, int, Path]

@@ -81,6 +81,7 @@ class Ended:
     at: float
     drained: bool
     again: bool = False
+    fresh: bool = False  # known for so short a time that the output may be complete in a moment
 
 
 class World(Protocol):
@@ -231,7 +232,7 @@ def _settle(attempt: AttemptView, world: World, decisions: list[Decision]) -> At
 
 def _exited(attempt: AttemptView, end: Ended, decisions: list[Decision]) -> AttemptView:
     """Record a program's exit, once, and return the attempt as it stands then."""
-    if attempt.exited_at is None:
+    if attempt.exited_at is None and not end.fresh:
         decisions.append(Exit(attempt, end.exit_code, end.signal, end.cause, end.message, end.at))
         attempt = replace(attempt, exited_at=end.at)
     return attempt

@@ -29,7 +29,11 @@ _TAIL = 4096
 
 
 class Judgement:
-    """Lets :func:`decide` judge, and carries out what it says."""
+    """Lets :func:`decide` judge, and carries out what it says.
+
+    Attributes:
+        again: when something that was not decided the last time will be; seconds since the epoch, None if nothing.
+    """
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Judgement:
         self._launcher = launcher
         self._quarantine = quarantine
         self._changed = changed
+        self.again: float | None = None
 
     def pass_on(self, units: Iterable[Unit], now: float) -> bool:
         """Decide each, write the outcome in one transaction, start the slow acts.
@@ -79,6 +84,7 @@ class Judgement:
         writes = [(unit.row, [step for step in steps if isinstance(step, records.Written)]) for unit, steps in judged]
         writes = [(row, steps) for row, steps in writes if steps]
         self._write(writes, now)
+        self.again = world.soon
         each([(unit.row.id, partial(self._act, unit, steps)) for unit, steps in judged], self._quarantine.blame)
         return bool(writes)
 

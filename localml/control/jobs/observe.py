@@ -17,6 +17,9 @@ log = logging.getLogger("localml.control")
 
 GONE_AGAIN_S = 3.0
 """Seconds between the two looks after which a container that was there is believed to be gone."""
+EXIT_S = 0.1
+"""Seconds for which a program's exit waits for the rest of its output, which most often is there by then: exit and end
+are then written at once, and a short job costs no transaction more."""
 
 
 class Observations:
@@ -38,6 +41,7 @@ class Observations:
         self._now = now
         self._known: dict[str, Observed] = {}
         self._missed: dict[str, float] = {}  # name -> when it was first not found
+        self._over: dict[str, float] = {}  # name -> when it was first found to have ended
         self.complete = False
         self.unreachable: str | None = None
 
@@ -73,6 +77,8 @@ class Observations:
         self._missed = {name: at for name, at in self._missed.items() if name in missing}
         self._known |= {name: before[name] for name in missing if name in before}
         self._look_at(missing)
+        over = [name for name, one in self._known.items() if one.phase is Phase.EXITED]
+        self._over = {name: self._over.get(name, self._now()) for name in over}
         self.complete = True
 
     def _look_at(self, names: Iterable[str]) -> None:
@@ -102,6 +108,8 @@ class Observations:
         elif self._now() - self._missed.setdefault(seen.name, self._now()) < GONE_AGAIN_S:
             self._known.pop(seen.name, None)
             return
+        if seen.phase is Phase.EXITED:
+            self._over.setdefault(seen.name, self._now())
         self._known[seen.name] = seen
 
     def learn(self, observed: Observed) -> None:
@@ -121,13 +129,21 @@ class Observations:
         """The last answer about a container; None when nothing is known."""
         return self._known.get(name)
 
+    def settles_at(self, name: str) -> float:
+        """When an exit has been known for long enough to be written down; seconds since the epoch."""
+        return self._over.get(name, 0.0) + EXIT_S
+
     def names(self) -> set[str]:
         """All containers that exist, as far as known."""
         return {name for name, one in self._known.items() if one.phase is not Phase.GONE}
 
 
 class EngineWorld:
-    """The engine's side as :func:`localml.control.jobs.decide.decide` wants it."""
+    """The engine's side as :func:`localml.control.jobs.decide.decide` wants it.
+
+    Attributes:
+        soon: when an exit that was told of will be no longer fresh; None if none is.
+    """
 
     def __init__(
         self, seen: Observations, pumps: LogPumps, acts: Acts, tail: Callable[[str], bytes], now: float
@@ -136,6 +152,7 @@ class EngineWorld:
         self._pumps = pumps
         self._acts = acts
         self._tail = tail
+        self.soon: float | None = None
         self._now = now
 
     def busy(self, attempt: AttemptView) -> bool:
@@ -160,7 +177,11 @@ class EngineWorld:
         # what never began has written nothing, and nobody carries its output
         drained = attempt.state is AttemptState.PENDING or self._pumps.drained(attempt.name)
         cause, message = self._classify(seen, drained)
-        return Ended(seen.exit_code, seen.signal, cause, message, seen.finished_at or self._now, drained)
+        settles = self._seen.settles_at(attempt.name)
+        fresh = not drained and attempt.exited_at is None and settles > self._now >= settles - EXIT_S
+        if fresh:
+            self.soon = min(self.soon or settles, settles)
+        return Ended(seen.exit_code, seen.signal, cause, message, seen.finished_at or self._now, drained, fresh)
 
     def _recorded(self, attempt: AttemptView, seen: Observed) -> Ended:
         """The end of a program whose exit is recorded: whatever became of its container does not take that back."""

@@ -218,10 +218,7 @@ class Reconciler:
         answered = self.eyes.look(attempts, self._picture.limits.gpu_marks)
         for one in attempts:
             if one.state is AttemptState.RUNNING:
-                try:
-                    self.pumps.ensure(one.workload_id, one.name)
-                except RuntimeError as error:  # no more threads now; the next tick tries again
-                    log.error("the output of %s is not carried over yet: %s", one.name, error)
+                self.pumps.ensure(one.workload_id, one.name)
         return answered
 
     def _judge(self, answered: bool, now: float) -> bool:
@@ -338,6 +335,8 @@ class Reconciler:
         for due in (self.eyes.next_due(), self._quarantine.next_due()):
             if due is not None:
                 moments.append(max(_SOON_S, due - now))
+        if self._judgement.again is not None:
+            moments.append(self._judgement.again - now)
         if self.acts.relieve() | self._launcher.relieve():
             moments.append(_SEAT_S)
         resting = self.acts.next_free()

@@ -10,7 +10,7 @@ from helpers.rig import ME, Rig, job
 from sqlmodel import col, select
 
 from localml.control.jobs.holdings import ports_in_use
-from localml.control.jobs.observe import GONE_AGAIN_S
+from localml.control.jobs.observe import EXIT_S, GONE_AGAIN_S
 from localml.core.capacity.tables import GpuLease
 from localml.core.work.causes import Cause
 from localml.core.work.specs import Port, Resources, RetryPolicy, Role, WorkloadSpec
@@ -31,6 +31,13 @@ def draining(rig: Rig, number: int) -> str:
     return name
 
 
+def exits(rig: Rig) -> None:
+    """Let the loop learn of an exit, and wait the moment in which the output may come to its end."""
+    rig.settle()
+    rig.clock.advance(EXIT_S)
+    rig.settle()
+
+
 def all_drained(rig: Rig) -> None:
     rig.slow.clear()
     rig.settle()
@@ -42,10 +49,10 @@ def test_another_gets_the_gpu_cores_and_memory_while_the_output_is_still_copied(
     rig.settle()
     assert (rig.state(first), rig.state(second)) == ("running", "queued")
     rig.engine.finish(draining(rig, first), 3)
-    rig.settle()
+    exits(rig)
     full = rig.get(first)
     assert (full.row.state, full.leases, full.attempts[0].exit_code) == (State.RUNNING, [], 3)
-    assert full.attempts[0].exited_at == rig.clock.now()
+    assert full.attempts[0].exited_at == rig.clock.now() - EXIT_S
     assert (rig.state(second), len(rig.get(second).leases)) == ("running", 4)
     reason = rig.loop.why(first)
     assert reason is not None
@@ -63,7 +70,7 @@ def test_its_ports_are_free_and_its_pool_has_room(rig: Rig) -> None:
     ports = ports_in_use(rig.loop._picture.live.values())
     assert (len(ports), rig.state(second)) == (1, "queued")
     rig.engine.finish(draining(rig, first))
-    rig.settle()
+    exits(rig)
     assert rig.state(second) == "running"
     assert len(ports_in_use(rig.loop._picture.live.values())) == 1
     used = rig.pools.get("small").used
@@ -79,7 +86,7 @@ def test_of_a_gang_only_the_member_that_has_exited_gives_back_what_it_had(rig: R
     rig.settle()
     assert (rig.state(other), rig.state(late)) == ("queued", "queued")
     rig.engine.finish(draining(rig, gang))
-    rig.settle()
+    exits(rig)
     assert (rig.state(gang), rig.state(other), rig.state(late)) == ("running", "running", "queued")
     used = rig.pools.get("small").used
     assert (used.cpu, used.gpu, used.workloads) == (4, 2, 1)
@@ -91,7 +98,7 @@ def test_an_exit_is_not_taken_back_when_the_server_dies_or_the_container_vanishe
     rig.settle()
     name = draining(rig, number)
     rig.engine.finish(name, 0)
-    rig.settle()
+    exits(rig)
     rig.restart()
     if not left:
         rig.engine.lose(name)
@@ -112,7 +119,7 @@ def test_what_the_kernel_or_a_gpu_did_is_remembered_until_the_end(rig: Rig) -> N
     rig.engine.finish(draining(rig, fat), 137, oom_killed=True)
     rig.sick[gpu] = "XID 79"
     rig.engine.finish(draining(rig, sick), 1)
-    rig.settle()
+    exits(rig)
     del rig.sick[gpu]
     rig.engine.lose(rig.get(fat).attempts[0].name)
     rig.settle()
@@ -126,7 +133,7 @@ def test_what_has_exited_can_lose_no_gpu_nor_run_out_of_time_nor_be_stopped(rig:
     rig.settle()
     gpu = rig.get(number).leases[0].gpu
     rig.engine.finish(draining(rig, number), 0)
-    rig.settle()
+    exits(rig)
     rig.sick[gpu] = "XID 79"
     rig.clock.advance(100)
     rig.settle()
@@ -141,7 +148,7 @@ def test_a_stop_while_the_output_is_copied_asks_the_engine_for_nothing(
     number = rig.submit("a", job(None))
     rig.settle()
     rig.engine.finish(draining(rig, number), 0)
-    rig.settle()
+    exits(rig)
     asked: list[str] = []
     monkeypatch.setattr(rig.engine, "stop", lambda name, grace: asked.append(name))
     rig.workloads.stop(number, ME)

@@ -9,6 +9,7 @@ import pytest
 from helpers.faults import Faulty
 from helpers.rig import ME, Rig, job
 
+from localml.control.jobs.observe import EXIT_S
 from localml.control.jobs.patience import DRAIN_S, REMOVE_S, START_S, STOP_S
 from localml.core.events.records import Events
 from localml.core.work.specs import Role, WorkloadSpec
@@ -105,8 +106,10 @@ def test_output_that_does_not_come_to_its_end(rig: Rig) -> None:
     rig.slow.add(name)
     rig.engine.finish(name, 3)
     rig.settle()
-    assert "draining: the program ended with exit code 3 0ms ago; its output is being copied" in why(rig, number)
-    passes(rig, DRAIN_S)
+    rig.clock.advance(EXIT_S)
+    rig.settle()
+    assert "draining: the program ended with exit code 3 100ms ago; its output is being copied" in why(rig, number)
+    passes(rig, DRAIN_S - 1)
     path = rig.logs.path(number, name, "stdout")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"some more")
