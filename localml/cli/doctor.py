@@ -169,8 +169,8 @@ def _retention(existing: Path, data: Path) -> str:
     config, disk = load(data=data), disk_of(existing)
     kept = format_memory(rules(config, disk).keep_log_bytes)
     return (
-        f"output of what ended stays {config.keep_logs_days:g} days, {kept} at most; of a service the last "
-        f"{format_memory(config.service_logs)} of a stream; more goes when less than "
+        f"a server started here keeps output of what ended {config.keep_logs_days:g} days, {kept} at most, "
+        f"of a service the last {format_memory(config.service_logs)} of a stream, and less when under "
         f"{format_memory(floor(config, disk))} of the disk are free"
     )
 

@@ -29,6 +29,9 @@ _SPARE: Final = 256
 _ROOM: Final = 2.5
 """Free room on the disk that making a file anew takes, as a multiple of its size: the new one and its journal."""
 
+_TRIES: Final = 20
+_PAUSE_S: Final = 0.05
+"""How often the journal is tried to be emptied, for somebody nearly always writes; and seconds in between."""
 _LARGEST: Final = 1 << 30
 """Bytes of a file that is made anew when the server starts, which takes some ten seconds then."""
 
@@ -54,7 +57,10 @@ def shrink(store: Store, path: Path, stopped: Callable[[], bool] = lambda: False
         store.write(lambda session, step=step: _step(driver(session), step))  # type: ignore[misc]
         left -= step
         time.sleep(0)  # whoever waits for the writer is next
-    empty_journal(path)
+    for _ in range(_TRIES):
+        if empty_journal(path) or stopped():
+            break
+        time.sleep(_PAUSE_S)
     return max(0, before - size(path))
 
 

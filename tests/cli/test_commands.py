@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 from localml.testing import Localml
 
@@ -156,6 +157,13 @@ def test_status_has_stable_members(cli: Cli, localml: Localml) -> None:
     found = cli("status", "--json").json
     assert (found["url"], found["pid"], found["engine"]) == (localml.url, os.getpid(), "process")
     assert {"gateway_url", "data", "install", "version", "uptime", "counts", "gpus", "drained"} <= set(found)
+    disk = found["disk"]
+    assert 0 < disk["floor"] < disk["total"] > disk["free"]
+    assert disk["rules"]["logs_older_than"] == 30 * 86400
+    assert (
+        f" free of {format_memory(disk['total'])}; below {format_memory(disk['floor'])} old output goes"
+        in cli("status").out
+    )
     assert "2 x Simulated GPU (simulated)" in cli("status").out
 
 
@@ -225,6 +233,8 @@ def test_doctor_checks_everything_and_says_what_to_do(cli: Cli, tmp_path: Path) 
     for one in found["checks"]:
         assert one["level"] in ("ok", "warn", "fail")
         assert one["message"]
+    retention = next(one["message"] for one in found["checks"] if one["name"] == "retention")
+    assert "keeps output of what ended 30 days" in retention
     assert found["ok"] is not any(one["level"] == "fail" for one in found["checks"])
 
 

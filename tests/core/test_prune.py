@@ -218,3 +218,18 @@ def test_an_empty_folder_of_a_live_workload_stays(house: House) -> None:
     assert house.prune(EVERYTHING).folders == 0
     assert folder.exists()
     assert not forgotten.exists()
+
+
+def test_what_refers_to_what_is_pruned_has_an_index(house: House) -> None:
+    """Without one the database looks at all rows of the referring table for each row that goes."""
+    pruned, missing = {"workload", "attempt", "series"}, []
+    with house.db.read_raw() as raw:
+        tables = [row[0] for row in raw.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            indexes = [row[1] for row in raw.execute(f"PRAGMA index_list({table})")]
+            first = {raw.execute(f"PRAGMA index_info({index})").fetchone()[2] for index in indexes}
+            key = [row[1] for row in raw.execute(f"PRAGMA table_info({table})") if row[5] == 1]
+            for reference in raw.execute(f"PRAGMA foreign_key_list({table})").fetchall():
+                if reference[2] in pruned and reference[3] not in first | set(key):
+                    missing.append(f"{table}.{reference[3]}")
+    assert missing == []

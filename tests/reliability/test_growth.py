@@ -17,13 +17,16 @@ from localml.config import Config
 from localml.core.clock import Clock, ManualClock
 from localml.core.errors import LocalmlError
 from localml.core.events import feed as feeds
+from localml.core.logs.reader import pieces
+from localml.core.logs.sources import ALL, Position
 from localml.core.people import attempts, recognition
 from localml.core.people.recognition import Caller
-from localml.core.prune import DAY, taken
+from localml.core.prune import DAY, PruneRules, taken
 from localml.core.series import samples
 from localml.core.subjects import Subject
+from localml.core.tallies import count_logs
 from localml.core.work.specs import single
-from localml.core.work.states import Kind, State
+from localml.core.work.states import TERMINAL, Kind, State
 from localml.core.work.workloads import Submission
 from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
@@ -184,3 +187,37 @@ def test_a_data_directory_stays_within_bounds_for_months(tmp_path: Path, long_fo
         assert store.tail(number, name, "stdout", 12) == b"of a service\n"[-12:]
     finally:
         house.platform.close()
+
+
+def test_a_service_of_child_processes_keeps_its_last_output_once(tmp_path: Path) -> None:
+    lines, limit = 40_000, 256 << 10
+    script = f"i=0; while [ $i -lt {lines} ]; do echo service line $i of many; i=$((i+1)); done; sleep 1000"
+    config = Config(tmp_path, engine="process", gpus="none", port=0, gateway_port=0, service_logs=limit)
+    platform = Platform(config)
+    platform.start()
+    try:
+        admin = platform.identity.by_token(platform.credentials.token)
+        spec = single(["sh", "-c", script], until_stopped=True, stop_grace=0.0)
+        number = platform.workloads.submit(Submission(name="service", spec=spec, caller=admin))
+        size = sum(len(f"service line {one} of many\n") for one in range(lines))
+        count("bytes of output", size)
+
+        def written() -> bool:
+            sources = ALL.sources(platform.workloads.attempts(number))
+            return bool(sources) and sources[0].size(platform.logs) == size
+
+        wait_until(written, 120)
+        source = ALL.sources(platform.workloads.attempts(number))[0]
+        path = platform.logs.path(number, source.name, "stdout")
+        assert platform.logs.kept(number, source.name, "stdout") <= limit
+        assert taken(path) <= limit + 8192
+        given = b"".join(piece.data for piece in pieces(platform.logs, [source], Position()))
+        assert given.endswith(b"\nservice line %d of many\n" % (lines - 1))
+        assert given.startswith(b"service line ")
+        platform.workloads.stop(number, "me", "enough")
+        wait_until(lambda: platform.workloads.get(number).row.state in TERMINAL, 60)
+        with platform.db.read() as session:
+            assert 0 < count_logs(session)[1] <= limit
+        assert platform.upkeep.prune(PruneRules(logs_older_than=0), dry_run=False).log_bytes <= limit + 65536
+    finally:
+        platform.close()

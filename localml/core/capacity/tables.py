@@ -44,7 +44,7 @@ class GpuLease(SQLModel, table=True):
 
     id: int | None = Field(default=None, primary_key=True)
     attempt_id: int = Field(foreign_key="attempt.id", index=True)
-    workload_id: int = Field(foreign_key="workload.id")
+    workload_id: int = Field(foreign_key="workload.id", index=True)
     node: str = "local"
     gpu: str
     fraction: float = 1.0

@@ -18,7 +18,7 @@ class LogFile(SQLModel, table=True):
     id: int | None = Field(default=None, primary_key=True)
     subject_kind: Noun = enum_column(Noun, required=True)
     subject_id: int
-    attempt_id: int | None = Field(default=None, foreign_key="attempt.id")  # of a workload, which container's it is
+    attempt_id: int | None = Field(default=None, foreign_key="attempt.id", index=True)  # whose it is
     stream: str  # stdout | stderr
     path: str  # below the data directory
     size: int = 0

@@ -21,7 +21,24 @@ def _no_exits() -> None:
     op.drop_column("attempt", "exited_at")
 
 
-_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ((_exits, _no_exits),)
+_REFERRING = (("log_file", "attempt_id"), ("gpu_lease", "workload_id"))
+
+
+def _indexes() -> None:
+    """Removing a row looks for those that refer to it: without an index at all of them."""
+    for table, column in _REFERRING:
+        op.create_index(f"ix_{table}_{column}", table, [column])
+
+
+def _no_indexes() -> None:
+    for table, column in _REFERRING:
+        op.drop_index(f"ix_{table}_{column}", table)
+
+
+_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
+    (_exits, _no_exits),
+    (_indexes, _no_indexes),
+)
 """(do, undo)"""
 
 
