@@ -8,9 +8,12 @@ import math
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import sqlalchemy
+from sqlalchemy import ColumnElement, func
 from sqlmodel import Session, select
 
 from localml.core.errors import Code, LocalmlError
@@ -40,6 +43,7 @@ _NEW_SERIES = (
 _SOONER = "UPDATE series SET due = ? WHERE id = ? AND due > ?"
 _CHECK = "UPDATE series SET due = 0 WHERE id = ? AND NOT measured"
 _S = table_of(Sample)
+_COLUMNS = (_S.c.series_id, _S.c.at, _S.c.value, _S.c.text, _S.c.note)
 
 _Row = tuple[int, int, float | None, str | None, str | None]
 _Key = tuple[Subject, str, str]
@@ -233,35 +237,53 @@ class Samples:
             last: only so many of these, the latest ones.
         """
         self.flush()
-        query = select(Series).where(*_of(subject)).order_by(Series.replica, Series.name)
+        which = list(_of(subject))
         if replica is not None:
-            query = query.where(Series.replica == replica)
+            which.append(Series.replica == replica)
         if name is not None:
-            query = query.where(Series.name == name)
+            which.append(Series.name == name)
         with self._store.read() as session:
-            return [
-                Line(one.replica, one.name, one.cumulative, _points(session, one.id or 0, after, until, last))
-                for one in session.exec(query)
-            ]
+            series = session.exec(select(Series).where(*which).order_by(Series.replica, Series.name)).all()
+            ids = [one.id or 0 for one in series]
+            if last is None:
+                points = _points_of(session, ids, after, until)
+            else:
+                points = {one: _last_points(session, one, after, until, last) for one in ids}
+        return [Line(one.replica, one.name, one.cumulative, points.get(one.id or 0, [])) for one in series]
 
 
 def _of(subject: Subject) -> tuple[bool, bool]:
     return Series.subject_kind == subject.kind, Series.subject_id == subject.id
 
 
-def _points(session: Session, series: int, after: float | None, until: float | None, last: int | None) -> list[Point]:
-    query = select(_S.c.at, _S.c.value, _S.c.text, _S.c.note).where(_S.c.series_id == series)
+def _points_of(session: Session, ids: list[int], after: float | None, until: float | None) -> dict[int, list[Point]]:
+    """Series -> its points, by one statement however many series there are."""
+    listed = func.json_each(id_list(ids)).table_valued("value")
+    query = sqlalchemy.select(*_COLUMNS).where(
+        _S.c.series_id.in_(sqlalchemy.select(listed.c.value)), *_between(after, until)
+    )
+    found: dict[int, list[Point]] = {}
+    for row in session.connection().execute(query.order_by(_S.c.series_id, _S.c.at)):
+        found.setdefault(row[0], []).append(_point(row))
+    return found
+
+
+def _last_points(session: Session, series: int, after: float | None, until: float | None, last: int) -> list[Point]:
+    query = sqlalchemy.select(*_COLUMNS).where(_S.c.series_id == series, *_between(after, until))
+    rows = session.connection().execute(query.order_by(_S.c.at.desc()).limit(last)).all()
+    return [_point(row) for row in reversed(rows)]
+
+
+def _between(after: float | None, until: float | None) -> Iterator[ColumnElement[bool]]:
     if after is not None:
-        query = query.where(_S.c.at > round(after * MICRO))
+        yield _S.c.at > round(after * MICRO)
     if until is not None:
-        query = query.where(_S.c.at <= round(until * MICRO))
-    query = query.order_by(_S.c.at) if last is None else query.order_by(_S.c.at.desc()).limit(last)
-    rows = session.connection().execute(query).all()
-    points = [
-        Point(at / MICRO, math.nan if value is None else value, text or "", note or "")
-        for at, value, text, note in rows
-    ]
-    return points if last is None else points[::-1]
+        yield _S.c.at <= round(until * MICRO)
+
+
+def _point(row: Any) -> Point:
+    _, at, value, text, note = row
+    return Point(at / MICRO, math.nan if value is None else value, text or "", note or "")
 
 
 def _write(connection: sqlite3.Connection, rows: list[_Row], newest: dict[int, int], large: list[int]) -> set[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from localml.core.limits import MOST_MOUNTS
 from localml.core.work.specs import Mount, Resources
 from localml.dialects.native.schemas.work import Strict, WorkloadOut
 
@@ -29,7 +30,7 @@ class NotebookChange(_Settings):
 
     folder: str | None = None
     env: dict[str, str] = Field(default_factory=dict)
-    mounts: list[Mount] = Field(default_factory=list)
+    mounts: list[Mount] = Field(default_factory=list, max_length=MOST_MOUNTS)
 
 
 class NotebookIn(NotebookChange):
