@@ -37,6 +37,8 @@ _ANYWHERE = {401, 403, 404, 405, 413, 415, 429}
 _ONLY_FAILURE = "500 is the only failure listed for this operation"
 _KEPT = {"accept", "content-type", "last-event-id", "if-match", "if-none-match", "range"}
 _SLOT = re.compile(r"{[^}]*}")
+_WAYS = (False, True, True)
+"""How often a case is sent, and whether with changes; to make one up takes longer than to send it."""
 _RUNS = 25  # examples between two looks at what was made
 
 
@@ -164,11 +166,9 @@ class Fuzzer:
         Returns:
             how many requests were sent.
         """
-        chosen = sorted(
-            self.operations(), key=lambda one: one[1].method.upper() == "DELETE"
-        )  # they take what others need
+        chosen = sorted(self.operations(), key=lambda one: _order(one[1].method.upper(), one[1].path))
         modes = list(schemathesis.GenerationMode)
-        each = max(1, round(examples / len(chosen) / len(modes)))
+        each = max(1, round(examples / len(chosen) / len(modes) / len(_WAYS)))
         sent = sum(self._operation(document, one, mode, each, seed) for document, one in chosen for mode in modes)
         assert self.world.healthy()
         return sent
@@ -187,10 +187,11 @@ class Fuzzer:
         )
         def run(case: schemathesis.Case, dice: random.Random) -> None:
             nonlocal sent
-            if sent % _RUNS == 0:
-                self.world.revive()
-            sent += 1
-            self.attempt(document, case, dice)
+            for changes in _WAYS:
+                if sent % _RUNS == 0:
+                    self.world.revive()
+                sent += 1
+                self.attempt(case, dice, changes)
 
         trial: Callable[[], None] = run if seed is None else seeded(seed)(run)
         try:
@@ -201,12 +202,12 @@ class Fuzzer:
         count(f"requests tried from {document.name}", sent)
         return sent
 
-    def attempt(self, document: Document, case: schemathesis.Case, dice: random.Random) -> None:
+    def attempt(self, case: schemathesis.Case, dice: random.Random, changes: bool) -> None:
         """Send one, as somebody, and keep what is wrong with the answer."""
         who = dice.choice(("admin", "alice"))
         operation = f"{case.operation.method.upper()} {_same(case.operation.path)}"
         changed = case.method.upper() != case.operation.method.upper()
-        asked = self.asked(case, who, dice)
+        asked = self.asked(case, who, dice if changes else None)
         try:
             said = self.world.exchange(asked)
         except TimeoutError:
@@ -247,29 +248,31 @@ class Fuzzer:
 
     # -- requests --------------------------------------------------------------------------------
 
-    def asked(self, case: schemathesis.Case, who: str, dice: random.Random) -> Asked:
-        """The request of a case, half the time about things that there are, and signed."""
+    def asked(self, case: schemathesis.Case, who: str, dice: random.Random | None) -> Asked:
+        """The request of a case, signed; with dice about things that there are, and spoiled."""
         named = case.as_transport_kwargs(base_url=self.world.server.url)
         named.pop("auth", None)
-        collection = next((one for one in case.path.split("/") if one in PLACES), "")
-        path = self._pointed(dict(case.path_parameters or {}), PLACES.get(collection, ()), dice)
-        named["url"] = self.world.server.url + re.sub(
-            r"{([^}]*)}", lambda one: escaped(path.get(one[1], "")), case.path
-        )
-        if isinstance(named.get("params"), dict):
-            named["params"] = self._pointed(named["params"], (), dice)
+        if dice is not None:
+            self._change(named, case, dice)
         if case.path.endswith("/wait"):
             given = str((named["params"] or {}).get("timeout", "30"))
             if re.match(r"[ +]*[0-9.]", given):  # it would be waited for
                 named["params"] = {**(named["params"] or {}), "timeout": "0.01"}
+        return self._signed(requests.Request(**named).prepare(), who)
+
+    def _change(self, named: dict[str, Any], case: schemathesis.Case, dice: random.Random) -> None:
+        collection = next((one for one in case.path.split("/") if one in PLACES), "")
+        names = self._pointed(dict(case.path_parameters or {}), PLACES.get(collection, ()), dice)
+        path = re.sub(r"{([^}]*)}", lambda one: escaped(names.get(one[1], "")), case.path)
+        named["url"] = self.world.server.url + path
+        if isinstance(named.get("params"), dict):
+            named["params"] = self._pointed(named["params"], (), dice)
         body = self._improved(case, dice)
         if body is not case.body:
             form = "form" in (case.media_type or "") and isinstance(body, dict)
             named["data"] = urlencode(body, errors="surrogatepass").encode() if form else json.dumps(body).encode()
-            named.pop("json", None)
-            named.pop("files", None)
-        prepared = requests.Request(**named).prepare()
-        return self._signed(prepared, who)
+            for other in ("json", "files"):
+                named.pop(other, None)
 
     def _signed(self, prepared: requests.PreparedRequest, who: str) -> Asked:
         target, body = prepared.path_url, prepared.body or b""
@@ -299,10 +302,9 @@ class Fuzzer:
             body = self._pointed(body, (), dice)
         if good is not None and dice.random() < 0.6:
             self._made += 1
-            made = (
-                {name: value for name, value in body.items() if dice.random() < 0.1} if isinstance(body, dict) else {}
-            )
-            body = filled(good, self._labels | {"new": f"fuzz-{self._made}"}) | made
+            other = body.items() if isinstance(body, dict) else ()
+            body = filled(good, self._labels | {"new": f"fuzz-{self._made}"})
+            body |= {name: value for name, value in other if dice.random() < 0.1}
         if isinstance(body, dict | list) and dice.random() < 0.4:
             body = spoiled(body, dice)
         return body

@@ -32,7 +32,7 @@ def send(fuzzer: Fuzzer, method: str, target: str, body: bytes = b"", kind: str 
     """The answer, which has nothing to complain of in it."""
     headers = fuzzer.world.headers_of(fuzzer.world.alice, fuzzer.api.name, target, body) | {"Content-Type": kind}
     said = fuzzer.world.exchange(Asked(method, target, headers, body))
-    path = target.partition("?")[0].replace("as-text", "{}")
+    path = target.partition("?")[0].rstrip("/").replace("as-text", "{}")
     assert list(fuzzer.complaints(f"{method} {path}", said)) == []
     return said
 
@@ -66,3 +66,14 @@ def test_credentials_that_are_no_text_are_wrong_credentials(name: str, header: s
         said = world.exchange(Asked(method if target == path else "GET", target, {"Authorization": header}))
         assert world.log.take() == []
         assert said.status in (400, 401)
+
+
+@pytest.mark.parametrize("index", ["²", "٣", "9" * 100, "0x1", "", "-1"])
+def test_a_replica_whose_number_is_none_has_no_pod(index: str, world: FuzzWorld) -> None:
+    """Python calls some of these digits, and makes no number of them."""
+    points = {"replica": f"worker-{index}", "points": [{"name": "loss", "value": 1.0, "at": 5.0}]}
+    world.do(world.alice, "POST", f"/localml/v1/workloads/{world.run['id']}/samples", points)
+    fuzzer = Fuzzer(APIS["mlbench"], world)
+    said = send(fuzzer, "GET", "/api/metrics/")
+    assert said.status == 200
+    assert set(json.loads(said.data)) <= {world.ids["pod"]}

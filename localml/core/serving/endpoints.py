@@ -21,6 +21,7 @@ from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
+from localml.core.numerals import whole
 from localml.core.people import memberships
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
@@ -371,8 +372,8 @@ class Endpoints:
         found = [one for one in self.list(workspaces) if only(one.row)]
         same = [one for one in found if one.row.route == reference and one.row.name == reference]
         same = same or [one for one in found if reference in (one.row.name, one.row.route)]
-        if not same and reference.isascii() and reference.isdigit() and len(reference) <= 18:
-            same = [one for one in found if one.row.id == int(reference)]
+        if not same and (number := whole(reference)) is not None:
+            same = [one for one in found if one.row.id == number]
         same = [one for one in same if one.row.workspace == prefer] or same
         if not same:
             raise not_found("endpoint", reference)

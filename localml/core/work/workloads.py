@@ -16,6 +16,7 @@ from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
+from localml.core.numerals import whole
 from localml.core.people import memberships
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
@@ -277,8 +278,8 @@ class Workloads:
         with self._store.read() as session:
             query = select(Workload).where(col(Workload.name) == name, col(Workload.deleted_at).is_(None))
             rows = list(session.execute(query.order_by(col(Workload.id).desc())).scalars())
-            if not rows and name.isascii() and name.isdigit() and len(name) <= 18:
-                by_id = session.get(Workload, int(name))
+            if not rows and (number := whole(name)) is not None:
+                by_id = session.get(Workload, number)
                 rows = [by_id] if by_id is not None else []
             if not rows:
                 raise not_found("workload", name)

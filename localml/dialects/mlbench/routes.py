@@ -10,6 +10,7 @@ from flask import Response, request
 from flask_openapi.types import ResponseDict
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.numerals import whole
 from localml.core.people.allow import Thing, allow
 from localml.core.people.rights import Action, ThingKind
 from localml.core.subjects import Subject
@@ -207,7 +208,8 @@ def _source_of(body: schemas.MetricCreate) -> tuple[Source, dict[str, Any]]:
 
 
 def _run_source(text: str, action: Action = Action.READ) -> Source:
-    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+    number = whole(text)
+    if number is None:
         raise not_found("run", text[:30])
-    full = find_run(platform(), caller(), int(text), action)
+    full = find_run(platform(), caller(), number, action)
     return Source(full.row, full.request["name"])

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Request
 
 from localml.core.errors import Code, LocalmlError, not_found
+from localml.core.numerals import whole
 from localml.core.people.allow import MACHINE, InWorkspace, Thing, allow, may, places, reach
 from localml.core.people.identity import ADMIN, Caller
 from localml.core.people.rights import Action, ThingKind
@@ -98,10 +99,11 @@ def find_model(platform: Platform, caller: Caller, reference: str, action: Actio
 
 
 def _by_id(platform: Platform, caller: Caller, reference: str) -> Full | None:
-    if not (reference.isascii() and reference.isdigit() and len(reference) <= 18):
+    number = whole(reference)
+    if number is None:
         return None
     try:
-        found = platform.workloads.get(int(reference))
+        found = platform.workloads.get(number)
     except LocalmlError as error:
         if error.code is Code.NOT_FOUND:
             return None

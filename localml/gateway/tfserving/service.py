@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.get_model_status_pb2 i
 )
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 
+from localml.core.numerals import whole
 from localml.gateway.headers import TOKEN_HEADERS, tokens_of
 from localml.gateway.routing import Endpoint, Router
 from localml.gateway.tfserving.tensors import TYPES, BadTensor, fill_response, infer_request
@@ -137,7 +138,7 @@ def find(endpoints: Mapping[str, Endpoint], spec: Any) -> Target:
     if not same or wanted:
         raise Failed(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {_described(spec.name, wanted)}")
     numbered = {name.removeprefix(f"{spec.name}."): one for name, one in same.items()}
-    if not all(version.isdigit() for version in numbered):
+    if any(whole(version) is None for version in numbered):
         message = f"{len(same)} versions of '{spec.name}' are served; model_spec.version_label must name one"
         raise Failed(grpc.StatusCode.FAILED_PRECONDITION, message)
     return Target(numbered[max(numbered, key=int)])
@@ -304,7 +305,11 @@ def _tensor_info(tensor: dict[str, Any]) -> TensorInfo:
 
 def _numbers(model: dict[str, Any]) -> list[int]:
     """The versions that the model's server has, as TensorFlow Serving has them: numbers, the latest first."""
-    return sorted((int(one) for one in model.get("versions") or () if str(one).isdigit()), reverse=True)
+    return _newest_first(map(str, model.get("versions") or ()))
+
+
+def _newest_first(versions: Iterable[str]) -> list[int]:
+    return sorted((number for one in versions if (number := whole(one)) is not None), reverse=True)
 
 
 class Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
@@ -318,9 +323,9 @@ class Models(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
         """The versions that answer requests; ``UNAVAILABLE`` while none does."""
         target = self._calls.target(request.model_spec, context)
         model = await self._calls.get(target.path, context)
-        served = {one.version for one in target.endpoint.variants.values() if one.ready and one.version.isdigit()}
-        numbers = sorted(map(int, served), reverse=True) or _numbers(model)
-        versions = [int(target.version)] if target.version.isdigit() else numbers
+        served = {one.version for one in target.endpoint.variants.values() if one.ready}
+        wanted = whole(target.version)
+        versions = [wanted] if wanted is not None else _newest_first(served) or _numbers(model)
         state = ModelVersionStatus.AVAILABLE
         return GetModelStatusResponse(
             model_version_status=[ModelVersionStatus(version=version, state=state) for version in versions]

@@ -14,6 +14,8 @@ from ovmsclient.tfs_compat.protos.tensorflow.core.framework.tensor_pb2 import Te
 from ovmsclient.tfs_compat.protos.tensorflow.core.framework.tensor_shape_pb2 import TensorShapeProto
 from ovmsclient.tfs_compat.protos.tensorflow.core.framework.types_pb2 import DataType
 
+from localml.core.numerals import whole
+
 DATATYPES: dict[int, str] = {
     DataType.DT_BOOL: "BOOL",
     DataType.DT_UINT8: "UINT8",
@@ -113,9 +115,9 @@ def fill_response(response: Any, body: bytes, header_length: int | None) -> None
     """
     rest = memoryview(body)[header_length:] if header_length is not None else memoryview(b"")
     answer = json.loads(body[:header_length] if header_length is not None else body)
-    version = str(answer.get("model_version") or "")
-    if version.isdigit():
-        response.model_spec.version.value = int(version)
+    version = whole(str(answer.get("model_version") or ""))
+    if version is not None:
+        response.model_spec.version.value = version
     for output in answer["outputs"]:
         size = (output.get("parameters") or {}).get("binary_data_size")
         _put(response.outputs[output["name"]], output, None if size is None else rest[:size])

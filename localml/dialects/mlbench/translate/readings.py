@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from localml.core.numerals import whole
 from localml.core.series.samples import Line, Point
 from localml.core.subjects import Subject
 from localml.core.work.tables import Workload
@@ -91,9 +92,9 @@ def all_pods(platform: Platform, found: list[Workload]) -> Iterator[str]:
     for run in found:
         pods: dict[str, dict[str, Any]] = {}
         for line in platform.samples.lines(Subject.workload(run.id or 0)):
-            role, _, index = line.replica.rpartition("-")
-            if role == WORKER and index.isdigit() and line.points:
-                pods.setdefault(pod_name(run, int(index)), {}).update(by_name([line]))
+            role, _, text = line.replica.rpartition("-")
+            if role == WORKER and (index := whole(text)) is not None and line.points:
+                pods.setdefault(pod_name(run, index), {}).update(by_name([line]))
         for name, metrics in pods.items():
             yield f"{separator}{json.dumps(name)}: {json.dumps(metrics)}"
             separator = ", "

@@ -13,6 +13,7 @@ from localml.core import subjects
 from localml.core.errors import Code, LocalmlError, not_found
 from localml.core.instances.instances import Change, InstanceFull
 from localml.core.instances.tools import Notebook, Tensorboard
+from localml.core.numerals import whole
 from localml.core.people.allow import Thing, allow, may, places, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
@@ -227,8 +228,8 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
 
 def _find(platform: Platform, who: Caller, reference: str, kind: Kind, action: Action = Action.READ) -> InstanceFull:
     found = platform.instances.list(kinds=(kind,), workspaces=places(who), name=reference)
-    if not found and reference.isascii() and reference.isdigit() and len(reference) <= 18:
-        found = [one for one in platform.instances.list(kinds=(kind,)) if one.row.id == int(reference)]
+    if not found and (number := whole(reference)) is not None:
+        found = [one for one in platform.instances.list(kinds=(kind,)) if one.row.id == number]
     found = [one for one in found if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, one.row))]
     if not who.admin:
         found = [one for one in found if one.row.workspace == who.workspace] or found
