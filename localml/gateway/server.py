@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ DRAIN = 30.0
 """Seconds that requests in flight get after SIGTERM."""
 SWEEP = 5.0
 """Seconds between two looks at the connections' deadlines."""
+LOOK = 1.0
+"""Seconds between two looks for those who left while nothing is read from them."""
 _GONE = 499  # what nginx counts for a client that went away; never sent
 
 
@@ -85,7 +88,9 @@ class Gateway:
         self._acceptor = self._accept(listen(self._settings.host, self._settings.port))
         port = self._acceptor.port
         self._door.open(_own_url(self._settings.host, port))
-        self._tasks = [loop.create_task(run()) for run in (self._follower.run, self._listeners.run, self._sweep)]
+        self._tasks = [
+            loop.create_task(run()) for run in (self._follower.run, self._listeners.run, self._sweep, self._look)
+        ]
         write_address(
             self._settings.data, GatewayAddress(pid=os.getpid(), host=self._settings.host, port=port, format=FORMAT)
         )
@@ -150,6 +155,13 @@ class Gateway:
         while True:
             await asyncio.sleep(SWEEP)
             self._clients.sweep(asyncio.get_running_loop().time())
+
+    async def _look(self) -> None:
+        """End connections of clients that left; see :meth:`Client.look`."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for client in self._clients:
+                client.look()
 
     async def _apply(self, table: RouteTable) -> None:
         self.router.apply(table)
@@ -232,7 +244,8 @@ class Gateway:
         self.report.changed()
         while True:
             if not endpoint.gate.try_enter():
-                await endpoint.gate.enter()
+                with client.staying():
+                    await endpoint.gate.enter()
             try:
                 return await self._run(exchange, request, client)
             except NothingReady:  # the last replica went while the request's body came
@@ -245,7 +258,8 @@ class Gateway:
     async def _run(self, exchange: Exchange, request: Request, client: Client) -> None:
         """Run an exchange and count it; what a replica was asked for is the variant's, not the endpoint's."""
         try:
-            await exchange.run()
+            with nullcontext() if request.websocket else client.staying():
+                await exchange.run()
         except Refused as refused:
             if exchange.variant is None:
                 raise

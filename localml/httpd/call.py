@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from localml.httpd.guard import GUARD, Guard
 from localml.httpd.headers import FRAMING
-from localml.httpd.held import FileAnswer, Held, Parked
+from localml.httpd.held import SEAT, FileAnswer, Held, Parked
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -64,6 +64,16 @@ class Call:
         found: Guard | None = self._environ.get(GUARD)
         return found
 
+    @property
+    def seat(self) -> Any:
+        """What the app took for the request; None if it took nothing."""
+        return self._environ.get(SEAT)
+
+    def release(self) -> None:
+        """The request is at hand no more."""
+        if self.seat is not None:
+            self.seat.close()
+
     # -- steps -------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -91,6 +101,7 @@ class Call:
                 given_up = self._given_up
             if given_up:
                 self.close()
+                self.release()
 
     def give_up(self) -> bool:
         """Nobody wants the rest. Returns whether ``close`` is still to be called; else a running step will."""

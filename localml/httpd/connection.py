@@ -62,6 +62,7 @@ class Client(Wire):
         self.known = False
         """The app has found out from credentials who this is."""
         self.head_sent = False
+        self._staying = False
         self._keep_alive = True
         self._spoken = False
         self._lingering = False
@@ -390,6 +391,21 @@ class Client(Wire):
             yield
         finally:
             self.waiting_since = inf
+
+    @contextmanager
+    def staying(self) -> Iterator[None]:
+        """While the client has nothing to do but to be there; see :meth:`look`."""
+        self._staying = True
+        try:
+            yield
+        finally:
+            self._staying = False
+
+    def look(self) -> None:
+        """End the connection if its peer has left while nothing is read, so that the end wasn't seen: there are bytes
+        before it that nobody wants to have, such as a body, or many further requests."""
+        if self._staying and self._holds and not self.lost and self._peer_left():
+            self.transport.abort()
 
     def close_idle(self) -> None:
         """End a connection that no request uses."""

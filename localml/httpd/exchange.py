@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,8 +15,9 @@ from localml.httpd.connection import Client
 from localml.httpd.environ import set_input
 from localml.httpd.guard import GUARD, Guard, Watch
 from localml.httpd.headers import LAST_CHUNK, chunk
-from localml.httpd.held import PARKED, FileAnswer, Held, Parked
+from localml.httpd.held import PARKED, SEAT, FileAnswer, Held, Parked
 from localml.httpd.request import Request
+from localml.httpd.turns import Turns
 from localml.httpd.workers import Workers
 
 if TYPE_CHECKING:
@@ -30,17 +32,38 @@ class Stalled(Exception):
     """The client has gone or reads nothing, in the middle of its answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """Threads beside those that call apps, each kind for itself, so that none has to wait for the others.
+
+    Attributes:
+        waiters: look whether what is waited for has come, and whether who was let in still is.
+        streamers: read what held answers and files consist of.
+        slow: call apps for what may take long.
+    """
+
+    waiters: Workers
+    streamers: Workers
+    slow: Turns
+
+    def close(self, timeout: float) -> None:
+        """See :meth:`Workers.close`."""
+        deadline = time.monotonic() + timeout
+        for each in (self.waiters, self.streamers, self.slow):
+            each.close(max(0.0, deadline - time.monotonic()))
+
+
 class Exchange:
     """One request and its answer.
 
     Args:
         workers: call the app.
-        waiters: do for held answers and files what may block.
+        seats: where else there are threads.
     """
 
-    def __init__(self, request: Request, client: Client, workers: Workers, waiters: Workers) -> None:
+    def __init__(self, request: Request, client: Client, workers: Workers, seats: Seats) -> None:
         self._request, self._client = request, client
-        self._workers, self._waiters = workers, waiters
+        self._workers, self._seats = workers, seats
         self._bodiless = False
         self._chunked = False
         self._left: int | None = None  # bytes that were promised and are to come
@@ -52,26 +75,41 @@ class Exchange:
             Stalled: see there.
             Exception: the app's own.
         """
+        slow_for: object = None
         while True:
             call = self._call(app, environ, body)
             try:
-                await self._workers.run(call.begin)
+                await self._begin(call, slow_for)
                 if not isinstance(call.result, Parked):
                     await self._answer(call)
+                    call.release()
                     return
                 parked = call.result
+                self._request.body.drop()
+                await self._wait(parked, call.guard)
+            except BaseException:
+                call.release()
+                raise
             finally:
                 if call.give_up():
                     self._workers.submit(call.close)
-            await self._wait(parked, call.guard)
-            environ = {**environ, PARKED: parked, GUARD: call.guard}
+            environ = {**environ, PARKED: parked, GUARD: call.guard, SEAT: call.seat}
+            slow_for = parked.slow_for
+
+    async def _begin(self, call: Call, slow_for: object) -> None:
+        if slow_for is None:
+            await self._workers.run(call.begin)
+            return
+        with self._client.staying():
+            await self._seats.slow.run(slow_for, call.begin)
 
     async def _wait(self, parked: Parked, guard: Guard | None) -> None:
         """Wait for what a request waits for, or until it is to be asked again because a right was lost."""
         lost = self._client.loop.create_future()
-        waiting = self._client.loop.create_task(parked.wait(self._waiters.run))
+        run = self._seats.waiters.run
+        waiting = self._client.loop.create_task(parked.wait(run))
         try:
-            with Watch(guard, self._waiters.run, partial(lost.set_result, None)):
+            with self._client.staying(), Watch(guard, run, partial(lost.set_result, None)):
                 await asyncio.wait((waiting, lost), return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
                 waiting.result()
@@ -94,8 +132,10 @@ class Exchange:
         self._start(call)
         if self._bodiless:
             return
+        if isinstance(call.result, (Held, FileAnswer)):
+            self._request.body.drop()
         if not call.complete:
-            with Watch(call.guard, self._waiters.run, self._lost):
+            with self._client.staying(), Watch(call.guard, self._seats.waiters.run, self._lost):
                 await self._body(call)
         self._end()
 
@@ -105,12 +145,12 @@ class Exchange:
 
     async def _body(self, call: Call) -> None:
         if isinstance(call.result, Held):
-            async with aclosing(call.result.pieces(self._waiters.run)) as pieces:
+            async with aclosing(call.result.pieces(self._seats.streamers.run)) as pieces:
                 async for piece in pieces:
                     self._send(piece)
                     await self._drain()
         elif isinstance(call.result, FileAnswer):
-            while piece := await self._waiters.run(call.result.read):
+            while piece := await self._seats.streamers.run(call.result.read):
                 self._send(piece)
                 await self._drain()
         else:

@@ -13,6 +13,9 @@ HOLDS = "localml.holds"
 """Key of the WSGI environment: true where :class:`Parked` is understood."""
 PARKED = "localml.parked"
 """Key of the WSGI environment: the :class:`Parked` after which this request is asked for the second time."""
+SEAT = "localml.seat"
+"""Key of the WSGI environment: what the app has taken for as long as this request is at hand; its ``close`` is called
+when that is over."""
 _BLOCK = 256 * 1024
 
 
@@ -40,6 +43,10 @@ class Parked(ABC):
     The second time the request's environment has this object under :data:`PARKED`, and its body again if that was a
     small one. Once the client has gone, the app is not asked any more.
     """
+
+    slow_for: object = None
+    """Whose work the second call is, where it may take long: it has a thread of those that are kept for such work, in
+    its owner's turn; None for a call like any other."""
 
     @abstractmethod
     async def wait(self, run: Run) -> None:

@@ -36,8 +36,9 @@ class Room:
 
     def __init__(self, most: int, what: str) -> None:
         self._most_files = descriptors.for_clients()
-        self._most = max(1, min(most, self._most_files))
-        self._most_of_peer = max(1, self._most * 3 // 4)  # so that nobody takes all of it
+        self.most = max(1, min(most, self._most_files))
+        """Clients at a time."""
+        self._most_of_peer = max(1, self.most * 3 // 4)  # so that nobody takes all of it
         self._what = what
         self._log = Sparing(log)
         self._clients: dict[Client, None] = {}  # in the order of their arrival
@@ -54,7 +55,7 @@ class Room:
         self._clients[client] = None
         self._peers[client.peer] += 1
         peer = client.peer if self._peers[client.peer] > self._most_of_peer else None
-        full = len(self._clients) > self._most or client.descriptor >= self._most_files
+        full = len(self._clients) > self.most or client.descriptor >= self._most_files
         if (full or peer is not None) and not self._make_room(client, peer):
             self._log.warning("full", "%s has no room for more connections; it has %d", self._what, len(self))
             client.turn_away(f"{self._what} has no room for more connections")
@@ -74,7 +75,7 @@ class Room:
 
     def sweep(self, now: float) -> None:
         """End connections whose deadline is over, at loop time ``now``."""
-        crowded = len(self._clients) * 2 > self._most
+        crowded = len(self._clients) * 2 > self.most
         for client in self:
             if client.deadline < now:
                 client.expire()

@@ -21,9 +21,10 @@ from localml.httpd.accept import Acceptor, listen
 from localml.httpd.body import receive
 from localml.httpd.connection import Client
 from localml.httpd.environ import make_environ
-from localml.httpd.exchange import Exchange, Stalled
+from localml.httpd.exchange import Exchange, Seats, Stalled
 from localml.httpd.request import BadRequest, Request
 from localml.httpd.room import Room
+from localml.httpd.turns import Turns
 from localml.httpd.workers import Workers
 
 if TYPE_CHECKING:
@@ -36,8 +37,18 @@ SWEEP = 5.0
 """Seconds between two looks at the connections' deadlines."""
 MAX_BODY = 64 << 30
 """Largest request body; bodies are streamed, so this bounds the disk, not the memory."""
-WAITERS = 4
+LOOK = 1.0
+"""Seconds between two looks for those who left while nothing is read from them."""
+WAITERS = 2
 """Threads that look for those who wait for something."""
+STREAMERS = 4
+"""Threads that read for answers which come bit by bit."""
+SLOW = 8
+"""Threads for what may take long, half of them for one user at most."""
+TAKERS = 96
+"""Threads at most that take in large bodies; each waits for its client most of the time."""
+ROOM = "localml.room"
+"""Key of the WSGI environment: how many connections this server has at a time."""
 TOO_LARGE = "localml.too_large"
 """Key of the WSGI environment: the limit that the declared body is over, which is why it is refused."""
 
@@ -55,7 +66,7 @@ class HttpServer:
     Args:
         app: the WSGI app. It may return what ``localml.httpd.held`` has.
         host, port: where to listen: at each address that the host's name has; port 0 takes a free one.
-        threads: that the app may use, and as many more for requests whose large body comes while they are answered.
+        threads: that the app may use; there are others for large bodies, slow work, streams and those who wait.
         limit: how many bytes of body this request may have, told from its environment; called on the event loop,
             so it must not block.
         refuse: the app that answers a request whose declared body is longer; it finds the limit under
@@ -82,10 +93,15 @@ class HttpServer:
         self.port = int(self._sockets[0].getsockname()[1])
         self._address = (host, self.port)
         self._workers = Workers(threads, "localml-worker")
-        self._takers = Workers(threads, "localml-taker")
-        self._waiters = Workers(WAITERS, "localml-waiter")
+        self._takers = Workers(TAKERS, "localml-taker")
+        self._seats = Seats(
+            Workers(WAITERS, "localml-waiter"),
+            Workers(STREAMERS, "localml-streamer"),
+            Turns(SLOW, SLOW // 2, "localml-slow"),
+        )
         self._clients: Room  # made with the loop, when the process has the limits that it will have
         self._sweeper: asyncio.TimerHandle | None = None
+        self._looker: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
@@ -117,7 +133,7 @@ class HttpServer:
             self._thread.join(grace + 5.0)
         for one in self._sockets:
             one.close()
-        for workers in (self._workers, self._takers, self._waiters):
+        for workers in (self._workers, self._takers, self._seats):
             workers.close(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
@@ -137,8 +153,9 @@ class HttpServer:
         await self._ending.wait()
         acceptor.close()
         await self._finish()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for timer in (self._sweeper, self._looker):
+            if timer is not None:
+                timer.cancel()
 
     async def _finish(self) -> None:
         """Let what is under way come to its end, and cut what does not in time."""
@@ -175,6 +192,8 @@ class HttpServer:
         self._clients.enter(client)
         if self._sweeper is None:
             self._sweeper = client.loop.call_later(SWEEP, self._sweep)
+        if self._looker is None:
+            self._looker = client.loop.call_later(LOOK, self._look)
 
     def left(self, client: Client) -> None:
         """Its connection has ended."""
@@ -193,6 +212,7 @@ class HttpServer:
     async def handle(self, request: Request, client: Client) -> None:
         """Answer one request."""
         environ = make_environ(request, client, self._address)
+        environ[ROOM] = self._clients.most
         limit = self._limit(environ)
         app: WSGIApplication = self._app
         body: bytes | BinaryIO = b""
@@ -206,7 +226,7 @@ class HttpServer:
                 body = await receive(request, client, limit)
             # who sends much slowly holds a thread, but none of those that answer everybody else
             workers = self._workers if isinstance(body, bytes) else self._takers
-            await Exchange(request, client, workers, self._waiters).run(app, environ, body)
+            await Exchange(request, client, workers, self._seats).run(app, environ, body)
         except BadRequest as error:
             client.send(error.status, self.failure(error.status, "bad_request", str(error)))
         except Stalled as error:
@@ -215,6 +235,13 @@ class HttpServer:
         finally:
             if self.closing:
                 client.loop.call_soon(self._check_left)
+
+    def _look(self) -> None:
+        """See :meth:`Client.look`. Without connections nobody wakes up."""
+        assert self._loop is not None
+        self._looker = self._loop.call_later(LOOK, self._look) if self._clients else None
+        for client in self._clients:
+            client.look()
 
     def _sweep(self) -> None:
         """End connections whose deadline is over. Without connections nobody wakes up."""

@@ -10,7 +10,11 @@ from typing import cast
 
 HIGH_WATER = 64 * 1024
 """Bytes that may wait unread before a connection's sender is held back."""
+MOST_DROPPED = 64 << 20
+"""Bytes of a body that is not wanted which are taken in, only to see when its sender leaves."""
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_TOGETHER = frozenset({1, 4, 5})
+"""States of a connection (Linux's ``tcp_states.h``) whose peer has not ended it: established, or ended by us."""
 
 
 class Wire(asyncio.Protocol):
@@ -78,6 +82,14 @@ class Wire(asyncio.Protocol):
         if self._holds == 0 and not self.lost and not self.transport.is_closing():
             self.transport.resume_reading()
 
+    def _peer_left(self) -> bool:
+        """What the system knows: there was an end or a reset, be it behind bytes that were not read."""
+        peer = self.transport.get_extra_info("socket")
+        try:
+            return bool(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in _TOGETHER)
+        except (AttributeError, OSError):
+            return False
+
     def cut(self) -> None:
         """End the connection so that the peer can tell it from an orderly end: with a reset."""
         if self.lost:
@@ -94,7 +106,7 @@ class Wire(asyncio.Protocol):
 class Incoming:
     """Bytes of one body as they arrive: fed by the parser, read by one reader, bounded by holding the wire."""
 
-    __slots__ = ("_error", "_held", "_pieces", "_size", "_waiter", "_wire", "ended")
+    __slots__ = ("_dropped", "_error", "_held", "_pieces", "_size", "_waiter", "_wire", "ended")
 
     def __init__(self, wire: Wire) -> None:
         self.ended = False
@@ -103,6 +115,7 @@ class Incoming:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self._held = False
+        self._dropped: int | None = None  # bytes that nobody wanted to have, once nobody does
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -113,6 +126,11 @@ class Incoming:
 
     def feed(self, data: bytes) -> None:
         """More has arrived."""
+        if self._dropped is not None:
+            self._dropped += len(data)
+            if self._dropped > MOST_DROPPED:
+                self._wire.cut()
+            return
         self._pieces.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER and not self._held:
@@ -192,3 +210,9 @@ class Incoming:
     def discard(self) -> None:
         """Drop what is here and let the wire read on."""
         self.take()
+
+    def drop(self) -> None:
+        """Drop what is here and what comes: nobody reads this body, and that its sender leaves is seen only behind it.
+        Who goes on and on is cut off."""
+        self._dropped = self._dropped or 0
+        self.discard()

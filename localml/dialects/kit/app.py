@@ -25,6 +25,7 @@ from localml.dialects.kit.guard import Watchman, watch_body
 from localml.dialects.kit.open import ALWAYS, opened
 from localml.dialects.kit.operations import Operations
 from localml.dialects.kit.schemas import forget_schemas, remember_schemas
+from localml.dialects.kit.seats import slow_turn, take_seat
 from localml.dialects.kit.wire import WireRequest
 from localml.httpd.body import BodyBroken, BodyTooLarge
 from localml.httpd.environ import KNOWN
@@ -94,11 +95,11 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
     _add_error_handlers(app, dialect)
     api_name = dialect.name.rpartition(".")[2]
 
-    def identify() -> None:
+    def identify() -> Response | None:
         if (refusal := request.environ.get(REFUSED)) is not None:
             raise LocalmlError(Code.FORBIDDEN, refusal, details={"refused": True})
         if request.endpoint is None:
-            return  # the answer is that there is no such operation, whatever the body is
+            return None  # the answer is that there is no such operation, whatever the body is
         free = opened(platform.config, api_name, request)
         stranger = free is not None and not free.as_admin
         set_limit(app, request, stranger=stranger)
@@ -112,6 +113,10 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
         if TOO_LARGE in request.environ:
             raise RequestEntityTooLarge
         check_length(request)
+        if "caller" not in g:
+            return None
+        take_seat(request.environ, g.caller.id)
+        return slow_turn(app, request, g.caller.id)
 
     app.before_request(identify)
     for api in dialect.apis:

@@ -8,6 +8,8 @@ when the client goes or the server shuts down.
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import suppress
@@ -25,6 +27,15 @@ if TYPE_CHECKING:
 
 _ROUND = 256 * 1024
 """Bytes that are gathered before they are sent."""
+_PACE = 2 << 20
+"""Bytes a second of news up to which a follower is woken by each piece; of more, it takes larger pieces less often."""
+_REST = 0.1
+"""Seconds that a follower rests at most after it has got much."""
+_SHORT = 0.002
+"""Seconds of a rest that is not worth one."""
+_LOOKS = (0.005, 0.25)
+"""Seconds from a look that was in vain to the next one: at first, and at most, where one change follows the other. A
+job that writes much wakes whoever waits for its end hundreds of times a second."""
 
 
 @dataclass(slots=True)
@@ -40,20 +51,73 @@ class Pause:
     woken: bool = False
 
 
-class Following(Response):
-    """An answer whose body comes as a generator makes it. The head is sent at once, so the client knows it is heard.
+class _Holding(Response):
+    """The head is sent at once, so the client knows it is heard."""
+
+    def __init__(self, held: Held, **options: Any) -> None:
+        self._held = held
+        super().__init__(held, **options)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response(self.status, self.get_wsgi_headers(environ).to_wsgi_list())
+        return self._held if environ["REQUEST_METHOD"] != "HEAD" else ()
+
+
+class Following(_Holding):
+    """An answer whose body comes as a generator makes it.
 
     Args:
         steps: bytes and pauses. What it does between two pauses may block: it runs on one of a few threads.
     """
 
     def __init__(self, feed: Feed, steps: Iterator[bytes | Pause], **options: Any) -> None:
-        self._held = _Stream(feed, steps)
-        super().__init__(self._held, **options)
+        super().__init__(_Stream(feed, steps), **options)
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response(self.status, self.get_wsgi_headers(environ).to_wsgi_list())
-        return self._held if environ["REQUEST_METHOD"] != "HEAD" else ()
+
+Say = Callable[[bytes | None], None]
+
+
+class Telling(_Holding):
+    """An answer whose body is what some work says of itself. The work has a thread of its own, and goes on when the
+    client leaves.
+
+    Args:
+        work: is called with what it says pieces of the body with.
+    """
+
+    def __init__(self, work: Callable[[Say], None], **options: Any) -> None:
+        super().__init__(_Told(work), **options)
+
+
+class _Told(Held):
+    def __init__(self, work: Callable[[Say], None]) -> None:
+        self._work = work
+
+    def _begin(self, say: Say) -> None:
+        def work() -> None:
+            try:
+                self._work(say)
+            finally:
+                say(None)
+
+        threading.Thread(target=work, name="localml-telling", daemon=True).start()
+
+    async def pieces(self, run: Run) -> AsyncGenerator[bytes, None]:
+        loop, said = asyncio.get_running_loop(), asyncio.Queue[bytes | None]()
+
+        def say(piece: bytes | None) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody listens
+                loop.call_soon_threadsafe(said.put_nowait, piece)
+
+        self._begin(say)
+        while (piece := await said.get()) is not None:
+            yield piece
+
+    def __iter__(self) -> Iterator[bytes]:
+        said = queue.SimpleQueue[bytes | None]()
+        self._begin(said.put)
+        while (piece := said.get()) is not None:
+            yield piece
 
 
 class _Stream(Held):
@@ -66,6 +130,8 @@ class _Stream(Held):
             if data:
                 yield data
             if pause is not None:
+                if (rest := min(_REST, pause.timeout, len(data) / _PACE)) > _SHORT:
+                    await asyncio.sleep(rest)
                 pause.woken = await _changed(self._feed, pause.subject, pause.seen, pause.timeout)
             elif not data:
                 return
@@ -108,7 +174,7 @@ def hold_until(feed: Feed, subject: Subject, over: Callable[[], bool], timeout: 
     seen = feed.version(subject)
     while not over() and not feed.closed and (left := deadline - time.monotonic()) > 0:
         if request.environ.get(HOLDS):
-            return _Waiting(_Until(feed, subject, seen, over, deadline))
+            return Waiting(_Until(feed, subject, seen, over, deadline))
         feed.wait(subject, seen, left)  # another server, whose thread this has to be
         seen = feed.version(subject)
     return None
@@ -123,7 +189,9 @@ def waited_for() -> int | None:
     return parked.subject.id if isinstance(parked, _Until) else None
 
 
-class _Waiting(Response):
+class Waiting(Response):
+    """What a view returns for a request that is to be asked for again."""
+
     def __init__(self, parked: Parked) -> None:
         super().__init__()
         self._parked = parked
@@ -138,12 +206,16 @@ class _Until(Parked):
         self._feed, self._seen, self._over, self._deadline = feed, seen, over, deadline
 
     async def wait(self, run: Run) -> None:
-        while (left := self._deadline - time.monotonic()) > 0:
+        rest, most = _LOOKS
+        while (left := self._deadline - (began := time.monotonic())) > 0:
             if not await _changed(self._feed, self.subject, self._seen, left):
                 return
             self._seen = self._feed.version(self.subject)
             if await run(self._over):
                 return
+            now = time.monotonic()
+            rest = _LOOKS[0] if now - began > most else min(2 * rest, most)
+            await asyncio.sleep(min(rest, max(0.0, self._deadline - now)))
 
 
 async def _changed(feed: Feed, subject: Subject, seen: int, timeout: float) -> bool:

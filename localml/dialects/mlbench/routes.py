@@ -19,6 +19,7 @@ from localml.core.work.states import Kind
 from localml.core.work.workloads import Full, Submission
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.seats import slow
 from localml.dialects.mlbench import schemas
 from localml.dialects.mlbench.document import SECURITY_SCHEMES
 from localml.dialects.mlbench.translate.images import program_of
@@ -63,6 +64,7 @@ def list_worker_pods() -> list[dict[str, Any]]:
 @api.get(
     "/metrics/", operation_id="listAllMetrics", tags=[{"name": "metrics"}], responses={200: schemas.MetricsByPod}, **LAX
 )
+@slow
 def list_all_metrics() -> Response:
     """Read metrics of all worker pods"""
     return Response(all_pods(platform(), runs(platform(), caller())), mimetype="application/json")
@@ -93,6 +95,7 @@ def record_metric(body: schemas.MetricCreate) -> tuple[dict[str, Any], int]:
     responses={200: schemas.MetricsByName, 400: schemas.Error, 404: schemas.Error},
     **LAX,
 )
+@slow
 def get_metrics(path: schemas.SourcePath, query: schemas.MetricQuery) -> dict[str, Any] | Response:
     """Read metrics of one pod or run"""
     name = path.pod_name_or_run_id
@@ -105,6 +108,7 @@ def get_metrics(path: schemas.SourcePath, query: schemas.MetricQuery) -> dict[st
 
 
 @api.get("/runs/", operation_id="listRuns", tags=[{"name": "runs"}], responses={200: schemas.RunList}, **LAX)
+@slow
 def list_runs() -> list[dict[str, Any]]:
     """List benchmark runs"""
     rows = runs(platform(), caller())

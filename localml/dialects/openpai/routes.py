@@ -17,6 +17,7 @@ from localml.core.work.workloads import Full, Query, Submission
 from localml.dialects.kit import Operations, caller, known_caller, platform
 from localml.dialects.kit.addresses import called
 from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.seats import slow
 from localml.dialects.openpai import schemas
 from localml.dialects.openpai.auth import issue_token as make_token
 from localml.dialects.openpai.document import SCHEME
@@ -112,6 +113,7 @@ def assign_virtual_clusters(
     security=OPEN,
     responses={200: schemas.JobList, 500: schemas.Error},
 )
+@slow
 def list_jobs(query: schemas.ListQuery) -> list[dict[str, Any]]:
     """List jobs"""
     return [summary(row, request.url_root) for row in _all_jobs(query.username)]
@@ -166,6 +168,7 @@ def get_job_config(path: schemas.JobPath) -> dict[str, Any]:
     security=OPEN,
     responses={200: schemas.JobSsh, 404: schemas.Error, 500: schemas.Error},
 )
+@slow
 def get_job_ssh(path: schemas.JobPath) -> dict[str, Any]:
     """Show how to reach a job by ssh"""
     return ssh_answer(platform(), _job(path), request.url_root)

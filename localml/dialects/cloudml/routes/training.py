@@ -23,6 +23,7 @@ from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.held import Following
 from localml.dialects.kit.logs import follow_lines, json_answer, log_blocks
+from localml.dialects.kit.seats import slow
 
 FOLLOW_S = 300.0
 """Seconds after which a followed log ends; clients are told of five minutes and ask again."""
@@ -57,6 +58,7 @@ SIGNED: ResponseDict = {401: schemas.Error, 403: schemas.Error}
     tags=[{"name": "train"}],
     responses={200: schemas.TrainJobList, **SIGNED, 404: schemas.Error},
 )
+@slow
 def list_train_jobs(query: schemas.OrgQuery) -> dict[str, Any]:
     """List training jobs"""
     org = org_of(platform(), caller(), ThingKind.WORKLOAD, query.org_id)

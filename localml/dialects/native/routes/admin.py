@@ -17,6 +17,7 @@ from localml.core.prune import DAY, PruneRules
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import gateway_url
 from localml.dialects.kit.environment import environment
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.routes.machine import gpus
 from localml.dialects.native.schemas import work as schemas
@@ -68,6 +69,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
 
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/prune")
+    @slow
     def prune_now(body: schemas.PruneIn) -> Any:
         """Remove old output and records of workloads that are over."""
         admin_only(caller())
@@ -75,6 +77,7 @@ def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
         return asdict(platform.upkeep.prune(rules, dry_run=body.dry_run))
 
     @api.post("/backup")
+    @slow
     def backup() -> Any:
         """Copy the database while everything goes on; answers where the copy is."""
         admin_only(caller())

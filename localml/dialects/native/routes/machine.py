@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import queue
-import threading
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,17 +11,21 @@ from flask import Response
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.catalog import KERNEL_SERVER, Progress, RuntimeImage, default_names
-from localml.core.errors import LocalmlError, invalid
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.allow import MACHINE, Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
+from localml.dialects.kit.held import Say, Telling
 from localml.dialects.kit.pools import pools_seen
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import work as translate
 from localml.platform import Platform
+
+log = logging.getLogger("localml.images")
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
@@ -98,6 +101,7 @@ def _add_pools(api: APIBlueprint, platform: Platform) -> None:
 
 def _add_images(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/images")
+    @slow
     def list_images() -> Any:
         """The runtimes, and which of them are built."""
         allow(caller(), Action.READ, MACHINE)
@@ -125,21 +129,17 @@ def _add_images(api: APIBlueprint, platform: Platform) -> None:
 
 
 def _built(make: Callable[[Progress], Iterator[RuntimeImage]]) -> Response:
-    return Response(_lines(make), mimetype="application/x-ndjson")
+    def work(say: Say) -> None:
+        def tell(what: dict[str, Any]) -> None:
+            say(json.dumps(what).encode() + b"\n")
 
-
-def _lines(make: Callable[[Progress], Iterator[RuntimeImage]]) -> Iterator[str]:
-    lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-
-    def work() -> None:
         try:
-            for made in make(lambda line: lines.put({"line": line})):
-                lines.put({"built": made.name, "reference": made.reference, "size": made.size})
+            for made in make(lambda line: tell({"line": line})):
+                tell({"built": made.name, "reference": made.reference, "size": made.size})
         except LocalmlError as error:
-            lines.put(error_body(error))
-        finally:
-            lines.put(None)
+            tell(error_body(error))
+        except Exception:
+            log.exception("building images failed")
+            tell(error_body(LocalmlError(Code.INTERNAL, "an internal error, which the server's log describes")))
 
-    threading.Thread(target=work, name="localml-images", daemon=True).start()
-    while (line := lines.get()) is not None:
-        yield json.dumps(line) + "\n"
+    return Telling(work, mimetype="application/x-ndjson")

@@ -11,6 +11,7 @@ from localml.core.people.allow import may_add_version
 from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import NewVersion
 from localml.dialects.kit import caller
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import find_model, reached, workspace_for
 from localml.dialects.native.schemas import serving as serving_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -22,6 +23,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
 
     @api.post("/models", responses={"201": serving_schemas.ModelVersionOut})
+    @slow
     def register(body: serving_schemas.ModelIn) -> Any:
         """Copy a model's files from the object tree and register them as a new version."""
         new = NewVersion(
@@ -49,6 +51,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return serving_translate.model_version(found.model.name, found.version)
 
     @api.delete("/models/<ref>", responses={"200": serving_schemas.ModelVersionOut})
+    @slow
     def delete(path: schemas.Reference) -> Any:
         """Delete one version with its files; one that an endpoint serves is kept."""
         found = find_model(platform, caller(), path.ref, Action.DELETE)

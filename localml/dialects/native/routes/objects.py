@@ -12,6 +12,7 @@ from flask_openapi.blueprint import APIBlueprint
 from localml.core.errors import Code, LocalmlError
 from localml.dialects.kit import caller
 from localml.dialects.kit.bodies import body_limit
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.schemas import work as schemas
 from localml.objects import BucketsFor
 from localml.platform import Platform
@@ -26,6 +27,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return platform.buckets_for(caller())
 
     @api.get("/objects", responses={"200": schemas.ObjectsOut})
+    @slow
     def list_objects(query: schemas.ObjectTreeQuery) -> Any:
         """What a folder holds; an object lists itself."""
         return {"objects": [asdict(one) for one in buckets().list(query.uri, recursive=query.recursive)]}
@@ -36,6 +38,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return asdict(buckets().stat(query.uri))
 
     @api.delete("/objects")
+    @slow
     def delete(query: schemas.ObjectTreeQuery) -> Any:
         """Remove an object, or a folder with ``recursive``."""
         buckets().delete(query.uri, recursive=query.recursive)

@@ -11,6 +11,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.people.rights import Action
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import called
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import shell as shell_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -23,6 +24,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
 
     @api.post("/workloads/<ref>/ssh", responses={"200": shell_schemas.SshOut})
+    @slow
     def open_ssh(path: schemas.Reference) -> Any:
         """Open ssh access to the replicas that run, for the owner and administrators."""
         row = find(platform, caller(), path.ref, Action.ENTER).row

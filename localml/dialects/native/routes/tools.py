@@ -24,6 +24,7 @@ from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import access_of
 from localml.dialects.kit.held import hold_until, waited_for
 from localml.dialects.kit.pools import use_pool
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import workspace_for
 from localml.dialects.native.schemas import tools as tool_schemas
 from localml.dialects.native.schemas import work as schemas
@@ -66,6 +67,7 @@ def _add_notebooks(api: APIBlueprint, platform: Platform) -> None:
         return {"tools": _list(platform, caller(), Kind.NOTEBOOK)}
 
     @api.get("/notebooks/<ref>", responses={"200": tool_schemas.ToolFull})
+    @slow
     def show_notebook(path: schemas.Reference) -> Any:
         """A notebook, with what its kernels do."""
         found = _find(platform, caller(), path.ref, Kind.NOTEBOOK)
@@ -90,6 +92,7 @@ def _add_tensorboards(api: APIBlueprint, platform: Platform) -> None:
         return {"tools": _list(platform, caller(), Kind.TENSORBOARD)}
 
     @api.get("/tensorboards/<ref>", responses={"200": tool_schemas.ToolFull})
+    @slow
     def show_tensorboard(path: schemas.Reference) -> Any:
         """A TensorBoard, and whether it answers."""
         found = _find(platform, caller(), path.ref, Kind.TENSORBOARD)
