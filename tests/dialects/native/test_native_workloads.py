@@ -10,6 +10,7 @@ from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Submission
+from localml.dialects.native.schemas import machine as machine_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.testing import Localml
 
@@ -37,8 +38,8 @@ def test_answers_are_as_documented(admin: Http) -> None:
         ("/workloads/documented", schemas.WorkloadFull),
         ("/workloads?limit=3", schemas.WorkloadsOut),
         ("/workloads/documented/events", schemas.EventsOut),
-        ("/gpus", schemas.GpusOut),
-        ("/pools", schemas.PoolsOut),
+        ("/gpus", machine_schemas.GpusOut),
+        ("/pools", machine_schemas.PoolsOut),
     ):
         jsonschema.validate(admin("GET", path).json, {**model.model_json_schema(), "additionalProperties": False})
 

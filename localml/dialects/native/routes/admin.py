@@ -20,6 +20,7 @@ from localml.dialects.kit.environment import environment
 from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.routes.machine import gpus
+from localml.dialects.native.schemas import machine as machine_schemas
 from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
 
@@ -70,7 +71,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/prune")
     @slow
-    def prune_now(body: schemas.PruneIn) -> Any:
+    def prune_now(body: machine_schemas.PruneIn) -> Any:
         """Remove old output and records of workloads that are over."""
         admin_only(caller())
         rules = PruneRules(_days(body.logs_days), body.keep_log_bytes, _days(body.deleted_days))

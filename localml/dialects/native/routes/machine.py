@@ -21,7 +21,7 @@ from localml.dialects.kit.pools import pools_seen
 from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import admin_only
 from localml.dialects.native.errors import error_body
-from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.schemas import machine as schemas
 from localml.dialects.native.translate import work as translate
 from localml.platform import Platform
 

@@ -13,7 +13,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.dialects.kit import caller
 from localml.dialects.kit.bodies import body_limit
 from localml.dialects.kit.seats import slow
-from localml.dialects.native.schemas import work as schemas
+from localml.dialects.native.schemas import objects as schemas
 from localml.objects import BucketsFor
 from localml.platform import Platform
 

@@ -1,4 +1,4 @@
-"""What goes over the wire about workloads, the machine and people.
+"""What goes over the wire about workloads, and what is in all requests and answers.
 
 Requests are strict (unknown members are refused), answers are documented. Times are seconds since the Unix
 epoch, amounts of memory bytes, CPU cores, GPUs devices or a share of one.
@@ -19,7 +19,6 @@ from localml.core.limits import (
     MOST_POINTS,
     MOST_PORTS,
     MOST_ROLES,
-    MOST_SECONDS,
     MOST_VARIABLES,
     need_at_most,
 )
@@ -30,7 +29,7 @@ from localml.core.work.states import Kind, State
 
 MAX_LOG_BYTES = 64 << 20
 OFFSETS = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
-_LARGEST = 1 << 62  # what SQLite can hold
+LARGEST = 1 << 62  # what SQLite can hold
 _MOST = {"roles": MOST_ROLES, "mounts": MOST_MOUNTS, "objects": MOST_OBJECTS, "depends_on": MOST_DEPENDENCIES}
 _MOST_OF_ROLE = {"ports": MOST_PORTS, "env": MOST_VARIABLES, "sealed_env": MOST_VARIABLES}
 Bytes = Annotated[int, BeforeValidator(lambda value: parse_memory(value) if isinstance(value, str) else value)]
@@ -56,12 +55,6 @@ class Reference(Strict):
     """A workload by id or name."""
 
     ref: str
-
-
-class PoolPath(Strict):
-    """A pool by its path, such as ``team/train``."""
-
-    path: str
 
 
 class DialectPath(Strict):
@@ -111,7 +104,7 @@ class ListQuery(Strict):
     name: str | None = None
     contains: str | None = None
     parent_kind: Noun | None = None
-    parent_id: int | None = Field(default=None, ge=0, le=_LARGEST)
+    parent_id: int | None = Field(default=None, ge=0, le=LARGEST)
     deleted: bool = False
     sort: str = "id"
     order: Literal["asc", "desc"] = "desc"
@@ -128,7 +121,7 @@ class WaitQuery(Strict):
 class EventQuery(Strict):
     """Events after an id, oldest first."""
 
-    after: int = Field(default=0, ge=0, le=_LARGEST)
+    after: int = Field(default=0, ge=0, le=LARGEST)
     limit: int = Field(default=1000, ge=1, le=10000)
 
 
@@ -136,7 +129,7 @@ class SubjectQuery(EventQuery):
     """The same, of one subject."""
 
     subject_kind: Noun | None = None
-    subject_id: int | None = Field(default=None, ge=0, le=_LARGEST)
+    subject_id: int | None = Field(default=None, ge=0, le=LARGEST)
 
 
 class LogQuery(Strict):
@@ -179,53 +172,6 @@ class SampleQuery(Strict):
     since: float | None = Field(default=None, allow_inf_nan=False, ge=-1e11, le=1e11)
     name: str | None = None
     replica: str | None = None
-
-
-class DrainIn(Strict):
-    """One GPU (index or UUID), or the machine when left out."""
-
-    gpu: str | None = None
-    reason: str = Field(default="drained by an administrator", max_length=500)
-
-
-class LimitsIn(Strict):
-    """Limits of a pool; one that is left out is lifted."""
-
-    cpu: float | None = Field(default=None, ge=0, le=1e9)
-    memory: Bytes | None = Field(default=None, ge=0, le=_LARGEST)
-    gpu: float | None = Field(default=None, ge=0, le=1e9)
-    max_workloads: int | None = Field(default=None, ge=0, le=_LARGEST)
-
-
-class ObjectQuery(Strict):
-    """An object by URI."""
-
-    uri: str = Field(min_length=1)
-
-
-class ObjectTreeQuery(ObjectQuery):
-    """A folder, with all that is below it when ``recursive``."""
-
-    recursive: bool = False
-
-
-class BuildIn(Strict):
-    """Runtimes to build; those marked as default when none is named.
-
-    With ``onto``, an image of somebody else's, the server of Python kernels is made ready to run there instead.
-    """
-
-    names: list[str] = Field(default_factory=list)
-    onto: str = ""
-
-
-class PruneIn(Strict):
-    """What may go; see ``localml.core.prune``. Ages in days, null: age does not matter."""
-
-    logs_days: float | None = Field(default=30.0, ge=0, le=MOST_SECONDS / 86_400)
-    keep_log_bytes: Bytes | None = Field(default=None, ge=0, le=_LARGEST)
-    deleted_days: float | None = Field(default=30.0, ge=0, le=MOST_SECONDS / 86_400)
-    dry_run: bool = False
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -374,60 +320,3 @@ class WhyOut(BaseModel):
 
     state: str
     why: ReasonOut | None
-
-
-class GpuOut(BaseModel):
-    """A GPU, who has it, what it does now and what keeps it from new work."""
-
-    uuid: str
-    index: str
-    name: str
-    memory: int
-    simulated: bool
-    free: float
-    drained: bool
-    fenced: bool
-    reason: str
-    leases: list[dict[str, Any]]
-    usage: dict[str, Any]
-
-
-class GpusOut(BaseModel):
-    """All GPUs; ``source`` says where they come from, or why there are none."""
-
-    gpus: list[GpuOut]
-    source: str
-
-
-class PoolOut(BaseModel):
-    """A pool with its limits and what is asked of it."""
-
-    name: str
-    parent: str | None
-    cpu: float | None
-    memory: int | None
-    gpu: float | None
-    max_workloads: int | None
-    used: dict[str, float]
-
-
-class PoolsOut(BaseModel):
-    """All pools by name."""
-
-    pools: list[PoolOut]
-
-
-class ObjectOut(BaseModel):
-    """An object or a folder."""
-
-    uri: str
-    name: str
-    size: int
-    modified: float
-    is_folder: bool
-
-
-class ObjectsOut(BaseModel):
-    """What a folder holds."""
-
-    objects: list[ObjectOut]
