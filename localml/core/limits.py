@@ -59,6 +59,11 @@ MOST_POOL_LEVELS = 16
 MOST_POOL_PATH = 1_024
 """Characters of a pool's path."""
 
+MOST_CONNECTIONS = 32
+"""Ssh connections of one user to one replica: each is a task, and what runs in it."""
+MOST_COMMANDS = 64
+"""Commands, shells and forwarded ports at a time in one ssh connection: each takes threads of the server's."""
+
 # -- what a request holds -------------------------------------------------------------------------
 
 MOST_LEVELS = 100

@@ -22,6 +22,7 @@ from localml.control.shell.files import ContainerFiles
 from localml.control.shell.stream import AsyncExec
 from localml.control.shell.tunnel import reach
 from localml.core.errors import LocalmlError
+from localml.core.limits import MOST_COMMANDS, MOST_CONNECTIONS
 from localml.engines.base import Engine, EngineError, EngineUnreachable
 
 log = logging.getLogger(__name__)
@@ -138,6 +139,10 @@ class ShellServer:
         self._thread.join(_CALL_S)
         self._loop.close()
 
+    def guests(self, place: Place, key: str) -> int:
+        """How many connections lead to a place with this key; on the loop's own thread."""
+        return sum(1 for one in self._guests if one.place == place and one.key == key)
+
     def joined(self, guest: Guest) -> None:
         """A client has connected."""
         self._guests.add(guest)
@@ -198,6 +203,7 @@ class Guest(asyncssh.SSHServer):
         self._connection: Any = None
         self._finding = asyncio.Lock()
         self._streams: set[AsyncExec] = set()
+        self._opening = 0
         self._gone = asyncio.Event()
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -232,6 +238,9 @@ class Guest(asyncssh.SSHServer):
         self.key = " ".join(shown)  # before it is judged: who is put out meanwhile is looked for by it
         loop = asyncio.get_running_loop()
         admitted = await loop.run_in_executor(None, self._server.admits, self.place, self.key)
+        if admitted and self._server.guests(self.place, self.key) > MOST_CONNECTIONS:
+            self.dismiss(f"at most {MOST_CONNECTIONS} ssh connections of one user lead to one replica at a time")
+            admitted = False
         if not admitted:
             self.key = ""
         return admitted
@@ -254,14 +263,21 @@ class Guest(asyncssh.SSHServer):
         """Run a command in the container; it ends with the connection at the latest.
 
         Raises:
-            EngineError, EngineUnreachable: it cannot be run.
+            EngineError, EngineUnreachable: it cannot be run, or :data:`MOST_COMMANDS` run already.
         """
         try:
             container = await self._find()
         except LocalmlError as error:
             raise EngineError(str(error)) from error
-        stream = await AsyncExec.open(self._server.engine, container.name, command, tty, env)
-        self._streams = {one for one in self._streams if not one.closed} | {stream}
+        self._streams = {one for one in self._streams if not one.closed}
+        if len(self._streams) + self._opening >= MOST_COMMANDS:
+            raise EngineError(f"at most {MOST_COMMANDS} commands at a time run in one ssh connection")
+        self._opening += 1
+        try:
+            stream = await AsyncExec.open(self._server.engine, container.name, command, tty, env)
+        finally:
+            self._opening -= 1
+        self._streams.add(stream)
         if self._gone.is_set():
             await stream.close()
         return stream

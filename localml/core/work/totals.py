@@ -7,6 +7,7 @@ what they are.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from localml.core import limits
 from localml.core.limits import need_at_most
@@ -15,6 +16,32 @@ from localml.core.work.specs import Role, WorkloadSpec
 
 _ADDRESS = 80
 """Bytes of a replica's address in a list of them: a role's name, its index, a port."""
+
+_MOST = {
+    "roles": limits.MOST_ROLES,
+    "mounts": limits.MOST_MOUNTS,
+    "objects": limits.MOST_OBJECTS,
+    "depends_on": limits.MOST_DEPENDENCIES,
+}
+_MOST_OF_ROLE = {"ports": limits.MOST_PORTS, "env": limits.MOST_VARIABLES, "sealed_env": limits.MOST_VARIABLES}
+
+
+def need_few(field: str, value: Any) -> None:
+    """Refuse what is meant to be a spec, and is not read yet, for the number of its members alone.
+
+    Raises:
+        LocalmlError: as :func:`need_within`.
+    """
+    _need_few(field, value, _MOST)
+    roles = value.get("roles") if isinstance(value, dict) else None
+    for place, role in enumerate(roles if isinstance(roles, list) else ()):
+        _need_few(f"{field}.roles.{place}", role, _MOST_OF_ROLE)
+
+
+def _need_few(field: str, value: Any, most: dict[str, int]) -> None:
+    for name, allowed in most.items() if isinstance(value, dict) else ():
+        if isinstance(value.get(name), list | dict):
+            need_at_most(f"{field}.{name}", len(value[name]), allowed, f"members of {name}")
 
 
 def need_within(spec: WorkloadSpec, *, gang: int | None = None) -> None:

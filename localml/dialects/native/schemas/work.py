@@ -12,26 +12,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from localml.core.limits import (
-    MOST_DEPENDENCIES,
-    MOST_MOUNTS,
-    MOST_OBJECTS,
-    MOST_POINTS,
-    MOST_PORTS,
-    MOST_ROLES,
-    MOST_VARIABLES,
-    need_at_most,
-)
+from localml.core.limits import MOST_POINTS
 from localml.core.quantities import parse_memory
 from localml.core.subjects import Noun
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind, State
+from localml.core.work.totals import need_few
 
 MAX_LOG_BYTES = 64 << 20
 OFFSETS = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 LARGEST = 1 << 62  # what SQLite can hold
-_MOST = {"roles": MOST_ROLES, "mounts": MOST_MOUNTS, "objects": MOST_OBJECTS, "depends_on": MOST_DEPENDENCIES}
-_MOST_OF_ROLE = {"ports": MOST_PORTS, "env": MOST_VARIABLES, "sealed_env": MOST_VARIABLES}
 Bytes = Annotated[int, BeforeValidator(lambda value: parse_memory(value) if isinstance(value, str) else value)]
 
 
@@ -79,17 +69,8 @@ class Submit(Strict):
     @classmethod
     def _few_members(cls, value: Any) -> Any:
         """Before a million of them are looked at one by one."""
-        _need_few("spec", value, _MOST)
-        roles = value.get("roles") if isinstance(value, dict) else None
-        for place, role in enumerate(roles if isinstance(roles, list) else ()):
-            _need_few(f"spec.roles.{place}", role, _MOST_OF_ROLE)
+        need_few("spec", value)
         return value
-
-
-def _need_few(field: str, value: Any, most: dict[str, int]) -> None:
-    for name, allowed in most.items() if isinstance(value, dict) else ():
-        if isinstance(value.get(name), list | dict):
-            need_at_most(f"{field}.{name}", len(value[name]), allowed, f"members of {name}")
 
 
 class ListQuery(Strict):
