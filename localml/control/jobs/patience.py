@@ -148,7 +148,8 @@ class Patience:
     def _starting(self, unit: Unit, one: AttemptRow) -> Wait:
         since = max(one.created_at, self._progress(unit.row.id) or 0.0)
         act = self._acts.under_way(("attempt", one.id))
-        after = f"; its {act[0]} has not come back" if act is not None else "; the engine has not done so"
+        what = "start" if act is not None and act[0] == "start" else "removal"
+        after = f"; its {what} has not come back" if act is not None else "; the engine has not done so"
         return Wait(("start", one.id), since, START_S, f"{_who(one)}: it was to be started", after + self._trouble(one))
 
     def _stopping(self, unit: Unit, one: AttemptRow, now: float) -> Wait:
