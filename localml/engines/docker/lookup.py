@@ -54,7 +54,13 @@ class Lookup:
 
     def identify(self, name: str) -> str | None:
         """The id of our container of that name; the daemon is asked only for one that is not known."""
-        seen = self._seen.get(name) or self.look(name)
+        try:
+            seen = self._seen.get(name) or self.look(name)
+        except APIError:
+            rows = self._rows(f"{LABEL_NAME}={name}")
+            if not rows:
+                raise
+            return str(rows[-1]["Id"])  # the daemon cannot tell about it, but may be able to remove it
         return None if seen.phase is Phase.GONE else str(seen.handle["id"])
 
     def look(self, name: str) -> Observed:

@@ -157,10 +157,13 @@ def test_how_a_container_ended_that_the_daemon_cannot_tell_of_is_taken_from_its_
     broken = kit.ending(3)
     kit.run(broken)
     kit.engine = kit.reopen()
-    proxy.fail(answer(500, "RWLayer is unexpectedly nil"), "GET", _id_of(api, broken.name), times=None)
+    for path in (_id_of(api, broken.name), f"/{broken.name}/json"):
+        proxy.fail(answer(500, "RWLayer is unexpectedly nil"), "GET", path, times=None)
     kit.engine.list()
     seen = kit.engine.list()[broken.name]
     assert (seen.phase, seen.exit_code) == (Phase.EXITED, 3)
+    kit.engine.remove(broken.name)
+    assert kit.engine.list() == {}
 
 
 def _id_of(api: docker.APIClient, name: str) -> str:
