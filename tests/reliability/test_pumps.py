@@ -329,6 +329,7 @@ def test_a_gap_is_told_before_what_is_behind_it_is_kept_and_places_are_kept_too(
         places.append(place)
         if not place:
             yield LogChunk("stdout", b"", 0.0, place="p1", gap="rotated")
+            yield LogChunk("stdout", b"", 0.0, place="p1", gap="rotated again")
             raise EngineError("broken off")
         yield LogChunk("stdout", b"behind", 0.0)
 

@@ -36,6 +36,7 @@ _STUCK_S = 5.0
 _LOOKS_S = 30.0
 """Who asks more seldom whether the output is complete was kept by something else, such as an engine that is away."""
 _JOIN_S = 0.5
+_GAPS_S = 600.0
 _FORGET = 8 << 20
 """After so many bytes the engine is told that it may forget them."""
 
@@ -60,6 +61,7 @@ class _Pump:
     over: bool = False  # nothing may be written any more; changes under ``writing``
     again: bool = False  # the reading was closed to be begun again
     failures: int = 0  # in a row, without a byte
+    gap_told: float | None = None
     unsaid: int = 0  # bytes of which the engine was not told that they are safe
     words: str = "the engine gives nothing more"
     asked: float = 0.0  # since when its end is waited for
@@ -152,8 +154,8 @@ class LogPumps:
         self._stalled.pop(name, None)
 
     def close(self) -> None:
-        """Stop carrying; the next start goes on where the files end. Waits a moment for the
-        threads; one that reads what cannot be closed ends with its engine, and writes nothing more."""
+        """Stop carrying; the next start goes on where the files end. Waits a moment for the threads; one that reads
+        what cannot be closed ends with its engine, and writes nothing more."""
         with self._lock:
             self._stop.set()
             pumps = list(self._active.values())
@@ -204,8 +206,8 @@ class LogPumps:
 
     def _take(self, pump: _Pump, writer: LogWriter, chunk: LogChunk) -> bool:
         pump.moved = self._clock()
-        if chunk.gap and not self._told(pump.workload_id, pump.name, INCOMPLETE, self._missing(pump, chunk.gap)):
-            raise EngineError(chunk.gap)  # told before what is behind it is kept
+        if chunk.gap:
+            self._tell_of_gap(pump, chunk.gap)
         if chunk.place:
             with _disk():
                 writer.note(chunk.place)
@@ -221,6 +223,17 @@ class LogPumps:
             self._goes_on(pump)
             self._changed(pump.workload_id)
         return not self._stop.is_set()
+
+    def _tell_of_gap(self, pump: _Pump, why: str) -> None:
+        """Before what is behind it is kept. What floods for days loses output again and again: the server's log has
+        each gap, the events one in a while."""
+        words, now = self._missing(pump, why), self._clock()
+        log.warning("%s: %s", pump.name, words)
+        if pump.gap_told is not None and now - pump.gap_told < _GAPS_S:
+            return
+        if not self._told(pump.workload_id, pump.name, INCOMPLETE, words):
+            raise EngineError(why)
+        pump.gap_told = now
 
     def _let_forget(self, pump: _Pump, writer: LogWriter) -> None:
         pump.unsaid = 0

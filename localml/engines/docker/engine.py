@@ -35,6 +35,7 @@ from localml.engines.docker.daemon import Daemon, engine_errors, explanation, re
 from localml.engines.docker.events import EventStream
 from localml.engines.docker.exec import open_inside, run_inside
 from localml.engines.docker.images import resolve_image
+from localml.engines.docker.live import Lives
 from localml.engines.docker.logs import LogStream
 from localml.engines.docker.lookup import Lookup
 from localml.engines.docker.networks import MOST_IN_GANG, Networks
@@ -69,7 +70,8 @@ class DockerEngine:
         self._daemon = Daemon(client)
         self._networks = Networks(self._daemon, install, bind_address)
         self._lookup = Lookup(self._daemon, install)
-        self._starter = Starter(self._daemon, self._lookup, self._networks, install)
+        self._lives = Lives(self._daemon)
+        self._starter = Starter(self._daemon, self._lookup, self._networks, self._lives, install)
         self._streams: WeakSet[LogStream] = WeakSet()
 
     def nodes(self) -> tuple[NodeInfo, ...]:
@@ -184,8 +186,8 @@ class DockerEngine:
     def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         """See :meth:`localml.engines.base.Engine.logs`.
 
-        The iterator's ``close`` may be called from another thread. A line shows up when its newline was written,
-        or after 16 KiB of it: so the daemon hands output on.
+        The iterator's ``close`` may be called from another thread. The daemon hands output on line by line, or after
+        16 KiB; what is shorter shows up within a second if this engine started the container, with its line otherwise.
         """
         with engine_errors(asking=True):
             container = self._lookup.identify(name)
@@ -197,7 +199,8 @@ class DockerEngine:
         if LABEL_ROTATE in seen.labels:
             stream = RotatedStream(self._daemon, container, since, place, follow=follow, ended_at=ended_at)
         else:
-            stream = LogStream(self._daemon, container, since, follow=follow, ended_at=ended_at)
+            live = self._lives.get(container)
+            stream = LogStream(self._daemon, container, since, follow=follow, ended_at=ended_at, live=live)
         self._streams.add(stream)
         return stream
 
@@ -262,4 +265,5 @@ class DockerEngine:
         """See :meth:`localml.engines.base.Engine.close`."""
         for stream in list(self._streams):
             stream.close()
+        self._lives.close()
         self._daemon.close()

@@ -7,9 +7,8 @@ within ten milliseconds, becomes one chunk with one time.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from io import BufferedReader
 from typing import NamedTuple
 
 from localml.engines.base import STREAMS, EngineError, EngineUnreachable, LogChunk, Stream
@@ -56,15 +55,15 @@ def read_frames(read: Callable[[int], bytes]) -> Iterator[tuple[Stream, bytes]]:
             yield _NAMES[number], data
 
 
-def dechunked(file: BufferedReader) -> Iterator[bytes]:
+def dechunked(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The body of an answer in HTTP's chunks, of which the daemon makes one a line; as much at once as there is.
 
     Raises:
         EngineUnreachable: it was cut off.
     """
     rest, due = b"", 0  # what is not taken yet; bytes that are missing of the last chunk and its end
-    while data := file.read1(BLOCK):
-        data = rest + data
+    for piece in pieces:
+        data = rest + piece
         parts, at, size = [], 0, len(data)
         if due:
             parts.append(data[: max(0, due - 2)])
@@ -253,6 +252,12 @@ class Cursor:
     def take(self, message: Message) -> Iterator[LogChunk]:
         """The chunk that this message makes, if it is not among what was given before."""
         yield from self._give(message.stream, self._joiners[message.stream].join(message.data), time_of(message.stamp))
+
+    def early(self, stream: Stream, data: bytes, at: float) -> LogChunk:
+        """Bytes that lie behind those given, before the log has them; they are passed over when it has."""
+        self.given[stream] += len(data)
+        self._skip[stream] += len(data)
+        return LogChunk(stream, data, at)
 
     def end(self, at: float) -> Iterator[LogChunk]:
         """What is due when the container, at that time, has ended.

@@ -11,7 +11,10 @@ read in the same way):
 from __future__ import annotations
 
 import io
+import select
+import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from functools import partial
@@ -26,8 +29,10 @@ from localml.engines.base import STREAMS, EngineUnreachable, LogChunk, Phase, St
 from localml.engines.docker.containers import timestamp
 from localml.engines.docker.daemon import Daemon, engine_errors
 from localml.engines.docker.frames import BLOCK, Cursor, dechunked, message_of, read_frames
+from localml.engines.docker.live import Live
 
 _WINDOW = 500  # messages looked at for the end of a log that following cut short
+_IDLE_S = 0.4  # silence of the log after which what it does not have yet is given
 _PAUSE = 0.1  # seconds until a stream that broke off is opened again
 
 
@@ -36,6 +41,7 @@ class LogStream(Iterator[LogChunk]):
 
     Args:
         ended_at: when the container ended, if it is known that it has: there is nothing to follow then.
+        live: what it writes, where that is known before the log has it.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class LogStream(Iterator[LogChunk]):
         *,
         follow: bool,
         ended_at: float | None = None,
+        live: Live | None = None,
     ) -> None:
         self._daemon = daemon
         self._path = f"/containers/{quote(name, safe='')}"
@@ -55,6 +62,7 @@ class LogStream(Iterator[LogChunk]):
         self._lock = threading.Lock()
         self._response: requests.Response | None = None
         self._ended_at = ended_at
+        self._live = live
         self._chunks = self._follow() if follow and ended_at is None else self._read_once()
 
     def __next__(self) -> LogChunk:
@@ -83,7 +91,7 @@ class LogStream(Iterator[LogChunk]):
         while not self._closed.is_set():
             cursor = self._cursor()
             for body in self._bodies(follow=True):
-                yield from cursor.feed(body)
+                yield from cursor.feed(body) if body else self._early(cursor)
             phase, ended_at = self._state()
             if phase is Phase.GONE or self._closed.is_set():
                 return
@@ -91,6 +99,12 @@ class LogStream(Iterator[LogChunk]):
                 yield from self._missed(cursor, ended_at)
                 return
             self._closed.wait(_PAUSE)  # not started yet, or the daemon let go of us: begin again
+
+    def _early(self, cursor: Cursor) -> Iterator[LogChunk]:
+        """What the container wrote behind the end of its log."""
+        for stream in STREAMS:
+            if self._live is not None and (data := self._live.after(stream, cursor.given[stream])):
+                yield cursor.early(stream, data, time.time())
 
     def _read_once(self) -> Iterator[LogChunk]:
         # before reading: what has ended then writes no more
@@ -154,13 +168,31 @@ class LogStream(Iterator[LogChunk]):
                     self._response = response
                     if self._closed.is_set():
                         return
-                yield from _body(response)
+                yield from _body(response, patient=self._live is None or not follow)
 
 
-def _body(response: requests.Response) -> Iterator[bytes]:
-    """The body in pieces as large as there is something to be had at a time.
+def _body(response: requests.Response, *, patient: bool) -> Iterator[bytes]:
+    """The body in pieces as large as there is something to be had at a time; if not ``patient`` an empty one now and
+    then while there is nothing.
 
     The client's own reading takes one chunk of HTTP's, which is one line, at a time.
     """
     file: Any = response.raw._fp.fp  # type: ignore[union-attr]
-    return dechunked(file) if response.raw.chunked else iter(partial(file.read1, BLOCK), b"")
+    pieces = iter(partial(file.read1, BLOCK), b"") if patient else _impatient(file, file.raw._sock)
+    return dechunked(pieces) if response.raw.chunked else pieces
+
+
+def _impatient(file: Any, connection: socket.socket) -> Iterator[bytes]:
+    connection.setblocking(False)
+    there = bool(file.peek(1))  # what came together with the head is in the buffer, and not to be waited for
+    connection.setblocking(True)
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN)
+    while True:
+        if not there and not waiting.poll(_IDLE_S * 1000):
+            yield b""
+            continue
+        there = False
+        if not (piece := file.read1(BLOCK)):
+            return
+        yield piece

@@ -20,6 +20,7 @@ from localml.engines.base import EngineError, ImageMissing, Observed, PortTaken,
 from localml.engines.docker.containers import BEING_REMOVED, container_config, container_name, timestamp
 from localml.engines.docker.daemon import Daemon, Unclear, explanation, out_of_order, readable
 from localml.engines.docker.gpu import gpu_options, gpu_runtime
+from localml.engines.docker.live import Lives
 from localml.engines.docker.lookup import Lookup
 from localml.engines.docker.networks import Networks
 
@@ -30,10 +31,11 @@ _PORT_TAKEN = ("port is already allocated", "address already in use")
 class Starter:
     """Starts the containers of one installation. Safe to use from many threads."""
 
-    def __init__(self, daemon: Daemon, lookup: Lookup, networks: Networks, install: str) -> None:
+    def __init__(self, daemon: Daemon, lookup: Lookup, networks: Networks, lives: Lives, install: str) -> None:
         self._daemon = daemon
         self._lookup = lookup
         self._networks = networks
+        self._lives = lives
         self._install = install
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
@@ -99,6 +101,8 @@ class Starter:
         return None
 
     def _launch(self, plan: ReplicaPlan, container: str) -> Observed:
+        if not plan.rotate:
+            self._lives.open(container)
         try:
             self._daemon.api.start(container)
         except APIError as error:
