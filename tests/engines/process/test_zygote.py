@@ -93,6 +93,7 @@ def test_a_killed_server_leaves_no_zygote_that_was_stopped_once_another_watches(
         assert server.stdout.readline() == b"started\n"
         (zygote,) = zygotes(root, server.pid)
         zygote.send_signal(signal.SIGSTOP)
+        wait_until(lambda: zygote.status() == psutil.STATUS_STOPPED, "a standstill")
         server.kill()
     process_kit.engine.watch(threading.Event())
     wait_until(lambda: not zygote.is_running() or zygote.status() == psutil.STATUS_ZOMBIE, "end of the zygote")
