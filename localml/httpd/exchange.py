@@ -43,7 +43,7 @@ class Seats:
     """
 
     waiters: Workers
-    streamers: Workers
+    streamers: Turns
     slow: Turns
 
     def close(self, timeout: float) -> None:
@@ -144,13 +144,14 @@ class Exchange:
         self._client.cut()
 
     async def _body(self, call: Call) -> None:
+        run = partial(self._seats.streamers.run, getattr(call.seat, "owner", None))
         if isinstance(call.result, Held):
-            async with aclosing(call.result.pieces(self._seats.streamers.run)) as pieces:
+            async with aclosing(call.result.pieces(run)) as pieces:
                 async for piece in pieces:
                     self._send(piece)
                     await self._drain()
         elif isinstance(call.result, FileAnswer):
-            while piece := await self._seats.streamers.run(call.result.read):
+            while piece := await run(call.result.read):
                 self._send(piece)
                 await self._drain()
         else:

@@ -15,7 +15,7 @@ PARKED = "localml.parked"
 """Key of the WSGI environment: the :class:`Parked` after which this request is asked for the second time."""
 SEAT = "localml.seat"
 """Key of the WSGI environment: what the app has taken for as long as this request is at hand; its ``close`` is called
-when that is over."""
+when that is over, and its ``owner``, if it has one, says whose turn its work is."""
 _BLOCK = 256 * 1024
 
 

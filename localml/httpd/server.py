@@ -41,8 +41,8 @@ LOOK = 1.0
 """Seconds between two looks for those who left while nothing is read from them."""
 WAITERS = 2
 """Threads that look for those who wait for something."""
-STREAMERS = 4
-"""Threads that read for answers which come bit by bit."""
+STREAMERS = 6
+"""Threads that read for answers which come bit by bit, two thirds of them for one user at most."""
 SLOW = 8
 """Threads for what may take long, half of them for one user at most."""
 TAKERS = 96
@@ -96,7 +96,7 @@ class HttpServer:
         self._takers = Workers(TAKERS, "localml-taker")
         self._seats = Seats(
             Workers(WAITERS, "localml-waiter"),
-            Workers(STREAMERS, "localml-streamer"),
+            Turns(STREAMERS, STREAMERS * 2 // 3, "localml-streamer"),
             Turns(SLOW, SLOW // 2, "localml-slow"),
         )
         self._clients: Room  # made with the loop, when the process has the limits that it will have

@@ -20,14 +20,15 @@ class Turns:
         self._workers = Workers(most, name)
         self._most, self._each = most, each
         self._inside: Counter[object] = Counter()
-        self._waiting: deque[tuple[object, asyncio.Future[None]]] = deque()
+        self._total = 0
+        self._waiting: dict[object, deque[asyncio.Future[None]]] = {}  # whose owner is next comes first
 
     async def run(self, owner: object, act: Callable[[], T]) -> T:
         """Call ``act`` on a thread in its owner's turn. One who gives up meanwhile leaves the queue; what has begun
         goes on, and keeps its owner's place until it has ended."""
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        self._waiting.append((owner, turn))
+        self._waiting.setdefault(owner, deque()).append(turn)
         self._admit()
         try:
             await turn
@@ -46,19 +47,20 @@ class Turns:
         return await self._workers.run(work)
 
     def _admit(self) -> None:
-        left: deque[tuple[object, asyncio.Future[None]]] = deque()
-        while self._waiting:
-            owner, turn = self._waiting.popleft()
-            if turn.done():
-                continue
-            if self._inside.total() < self._most and self._inside[owner] < self._each:
+        """One of each owner after the other, for as long as there is a place."""
+        for owner in list(self._waiting):
+            turns = self._waiting.pop(owner)
+            while turns and turns[0].done():  # they gave up
+                turns.popleft()
+            if turns and self._total < self._most and self._inside[owner] < self._each:
                 self._inside[owner] += 1
-                turn.set_result(None)
-            else:
-                left.append((owner, turn))
-        self._waiting = left
+                self._total += 1
+                turns.popleft().set_result(None)
+            if turns:
+                self._waiting[owner] = turns
 
     def _leave(self, owner: object) -> None:
+        self._total -= 1
         self._inside[owner] -= 1
         if not self._inside[owner]:
             del self._inside[owner]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 UPLOADS = 32
 """Large bodies that one user may be sending at a time: a third of the threads that there are for them."""
+MANY_LINES, MANY_BYTES = 20_000, 16 << 20
+"""Of a log; what is read in a tenth of a second."""
 _SLOW = "localml_slow"
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -33,15 +35,32 @@ _taken: Counter[tuple[str, int]] = Counter()  # of (what, user)
 def slow(view: View) -> View:
     """Decorates an operation, below ``@api.get(...)``, that may take more than a second: it copies, reads a lot or asks
     others. It gets one of the few threads for such, where nobody else waits but for the like."""
-    setattr(view, _SLOW, True)
-    return view
+    return slow_if(lambda _: True)(view)
+
+
+def slow_if(asked: Callable[[Request], bool]) -> Callable[[View], View]:
+    """As :func:`slow`, for those requests alone for which ``asked`` says so."""
+
+    def mark(view: View) -> View:
+        setattr(view, _SLOW, asked)
+        return view
+
+    return mark
+
+
+def many_lines(request: Request) -> bool:
+    """Whether much of a log is asked for: each of its lines is looked at."""
+    number = request.args.get
+    lines = number("tail", 0, type=int), number("lines", 0, type=int)
+    return max(lines) > MANY_LINES or number("limit", 0, type=int) > MANY_BYTES
 
 
 class _Seat:
     """One of what a user may have some of, until it is closed."""
 
-    def __init__(self, *keys: tuple[str, int]) -> None:
-        self._keys = keys
+    def __init__(self, owner: int, *kinds: str) -> None:
+        self.owner = owner
+        self._keys = tuple((what, owner) for what in kinds)
 
     def close(self) -> None:
         """Others may have it; doing so again does nothing."""
@@ -70,14 +89,20 @@ def take_seat(environ: WSGIEnvironment, user: int) -> None:
                 raise _too_many(what, most)
         for what in wanted:
             _taken[what, user] += 1
-    environ[SEAT] = _Seat(*((what, user) for what in wanted))
+    environ[SEAT] = _Seat(user, *wanted)
+
+
+def taken(what: str) -> int:
+    """How many ``requests`` or ``uploads`` are under way, of all users."""
+    with _lock:
+        return sum(number for (kind, _), number in _taken.items() if kind == what)
 
 
 def slow_turn(app: Flask, request: Request, user: int) -> Response | None:
     """What to answer in place of a slow operation for now: it is asked for again in its user's turn."""
     environ = request.environ
-    view = app.view_functions.get(request.endpoint or "")
-    if not hasattr(view, _SLOW) or PARKED in environ or not environ.get(HOLDS) or not _is_here(environ):
+    asked = getattr(app.view_functions.get(request.endpoint or ""), _SLOW, None)
+    if asked is None or PARKED in environ or not environ.get(HOLDS) or not _is_here(environ) or not asked(request):
         return None
     return Waiting(_Slowly(user))
 

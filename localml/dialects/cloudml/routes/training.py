@@ -23,7 +23,7 @@ from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.held import Following
 from localml.dialects.kit.logs import follow_lines, json_answer, log_blocks
-from localml.dialects.kit.seats import slow
+from localml.dialects.kit.seats import many_lines, slow, slow_if
 
 FOLLOW_S = 300.0
 """Seconds after which a followed log ends; clients are told of five minutes and ask again."""
@@ -108,6 +108,7 @@ def delete_train_job(path: schemas.JobPath, query: schemas.DeleteQuery) -> dict[
     tags=[{"name": "train"}],
     responses={200: schemas.Logs, **SIGNED, 404: schemas.Error},
 )
+@slow_if(many_lines)
 def get_train_job_logs(path: schemas.JobPath, query: schemas.LogQuery) -> Response:
     """Read a training job's log"""
     job = _job(path, query, NO_TRAIN_JOB)

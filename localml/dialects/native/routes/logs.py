@@ -17,6 +17,7 @@ from localml.core.work.workloads import Full
 from localml.dialects.kit import caller
 from localml.dialects.kit.held import Following
 from localml.dialects.kit.logs import followed
+from localml.dialects.kit.seats import many_lines, slow_if
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
 from localml.dialects.native.translate import follow
@@ -36,6 +37,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
 
     @api.get("/workloads/<ref>/logs")
+    @slow_if(many_lines)
     def logs(path: schemas.Reference, query: schemas.LogQuery) -> Any:
         """Output as bytes; all replicas' by default, each line then marked with its replica.
 
