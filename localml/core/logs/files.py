@@ -127,7 +127,7 @@ class LogStore:
     def kept(self, workload_id: int, attempt_name: str, stream: str) -> int:
         """Bytes that are there."""
         path = self.path(workload_id, attempt_name, stream)
-        return size_of(path) - base_of(path)
+        return max(0, size_of(path) - base_of(path))  # of what is being removed one may be gone already
 
     def read(self, workload_id: int, attempt_name: str, stream: str, offset: int, limit: int) -> bytes:
         """At most ``limit`` bytes from ``offset``; empty at the end or when there is no file. What is gone is zeros."""

@@ -369,7 +369,7 @@ def last_bytes(store: LogStore, sources: Sequence[Source], limit: int) -> Positi
     They are shared among the sources alike, but for those that have not so many.
     """
     ends, starts = Position.end(store, sources).offsets, Position.start(store, sources).offsets
-    share = _share([end - start for start, end in zip(starts, ends, strict=True)], limit)
+    share = _share([max(0, end - start) for start, end in zip(starts, ends, strict=True)], limit)
     return Position(
         [
             start if end - start <= share else _next_line(store, source, end - share)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 
 from localml.core.holes import on_disk, punch
@@ -20,6 +21,7 @@ from localml.core.logs.files import BASE, MARK, Marks, base_file, base_of, read_
 log = logging.getLogger("localml.logs")
 _sparing = Sparing(log, every=3600.0)
 _LINE = 1 << 16
+_one = threading.Lock()  # a stream's writer and who makes room may be at it at once: the note must only ever grow
 
 
 def keep_last(path: Path, limit: int) -> int:
@@ -31,18 +33,19 @@ def keep_last(path: Path, limit: int) -> int:
     Raises:
         OSError: the disk failed, or has no room for the few bytes of the note.
     """
-    size, known = size_of(path), base_of(path)
-    start = _line(path, size - limit, size) if size - limit > known else known
-    if start <= 0:
-        return 0
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return 0
-    try:
-        return _give_back(path, fd, known, start)
-    finally:
-        os.close(fd)
+    with _one:
+        size, known = size_of(path), base_of(path)
+        start = _line(path, size - limit, size) if size - limit > known else known
+        if start <= 0:
+            return 0
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return 0
+        try:
+            return _give_back(path, fd, known, start)
+        finally:
+            os.close(fd)
 
 
 def _line(path: Path, offset: int, size: int) -> int:

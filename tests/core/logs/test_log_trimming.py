@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -190,3 +191,25 @@ def test_whatever_is_written_and_given_back_each_byte_is_given_or_counted(
         for number, source in enumerate(SOURCES):
             kept = store.read(1, source.name, source.stream, source.base(store), 10_000)
             assert kept == whole[number][source.base(store) :]
+
+
+def test_two_that_give_back_at_once_never_take_the_note_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one made a hole of, the other must not tell of as if it were there."""
+    store = LogStore(tmp_path)
+    written(store, range(20_000))
+    whole, makes_holes = path_of(store).read_bytes(), trimming._makes_holes
+    others: list[threading.Thread] = []
+
+    def beside(path: Path) -> bool:
+        if not others:
+            others.append(threading.Thread(target=keep_last, args=(path, 20_000)))
+            others[0].start()
+            others[0].join(0.3)
+        return makes_holes(path)
+
+    monkeypatch.setattr(trimming, "_makes_holes", beside)
+    keep_last(path_of(store), 500_000)
+    others[0].join()
+    base = OUT.base(store)
+    assert len(whole) - base <= 20_000
+    assert b"".join(piece.data for piece in pieces(store, SOURCES, Position())) == whole[base:]
