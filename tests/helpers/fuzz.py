@@ -176,7 +176,7 @@ class Fuzzer:
     def _operation(self, document: Document, operation: Any, mode: Any, examples: int, seed: int | None) -> int:
         sent = 0
 
-        @given(case=operation.as_strategy(generation_mode=mode), dice=st.randoms(use_true_random=False))
+        @given(case=operation.as_strategy(generation_mode=mode), luck=st.integers(0, 1 << 32))
         @settings(
             max_examples=examples,
             database=None,
@@ -185,8 +185,9 @@ class Fuzzer:
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        def run(case: schemathesis.Case, dice: random.Random) -> None:
+        def run(case: schemathesis.Case, luck: int) -> None:
             nonlocal sent
+            dice = random.Random(luck)  # what it decides depends on what is there, which Hypothesis must not see
             for changes in _WAYS:
                 if sent % _RUNS == 0:
                     self.world.revive()

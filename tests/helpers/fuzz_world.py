@@ -247,6 +247,7 @@ class FuzzWorld(World):
 
     def healthy(self) -> bool:
         """Whether the server answers and its loop still ticks."""
+        self.revive()
         answer = self.exchange(Asked("GET", "/healthz", {}))
         info: Any = self.do(self.admin, "GET", f"{NATIVE}/status")
         return answer.status == 200 and info["engine_up"]

@@ -8,7 +8,13 @@ import pytest
 from helpers.fuzz_apis import APIS
 from helpers.fuzz_trial import raw_trial
 
+from localml.dialects import served
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_every_api_that_is_served_is_fuzzed() -> None:
+    assert set(APIS) == served()
 
 
 @pytest.mark.parametrize("name", APIS)
