@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.counts import count
 from helpers.docker_image import tiny_image
 from helpers.engine_kits import wait_until
 from helpers.faulty_daemon import (
@@ -88,5 +87,3 @@ def test_random_faults_lose_nothing(
     print(proxy.injected)
     assert containers == []
     assert set(networks) <= {f"lml-{install}-shared"}
-    for what in ("jobs lost", "jobs doubled", "leases leaked", "logs that differ"):
-        count(what, 0)  # each was asserted
