@@ -278,7 +278,7 @@ class LogPumps:
 
     def _stall(self, pump: _Pump, words: str) -> None:
         with self._lock:
-            if pump.name in self._stalled:
+            if pump.over or pump.name in self._stalled:
                 return
             known = pump.workload_id in self._stalled.values()
             self._stalled[pump.name] = pump.workload_id
