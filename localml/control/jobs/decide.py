@@ -7,7 +7,7 @@ database or an engine, so the whole of it is tested by table and by property.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Protocol
 
 from localml.core.work.causes import CAUSES, FREE_RETRIES, Cause, RetryRule
@@ -80,6 +80,7 @@ class Ended:
     message: str
     at: float
     drained: bool
+    _: KW_ONLY
     again: bool = False
     fresh: bool = False  # known for so short a time that the output may be complete in a moment
 

@@ -181,7 +181,8 @@ class EngineWorld:
         fresh = not drained and attempt.exited_at is None and settles > self._now >= settles - EXIT_S
         if fresh:
             self.soon = min(self.soon or settles, settles)
-        return Ended(seen.exit_code, seen.signal, cause, message, seen.finished_at or self._now, drained, fresh)
+        at = seen.finished_at or self._now
+        return Ended(seen.exit_code, seen.signal, cause, message, at, drained, fresh=fresh)
 
     def _recorded(self, attempt: AttemptView, seen: Observed) -> Ended:
         """The end of a program whose exit is recorded: whatever became of its container does not take that back."""
@@ -193,7 +194,7 @@ class EngineWorld:
         if drained and seen.phase is Phase.GONE:
             message = f"{message}; its container vanished before its end was recorded"
         at, again = attempt.exited_at or self._now, seen.phase is Phase.RUNNING
-        return Ended(attempt.exit_code, attempt.signal, cause, message, at, drained, again)
+        return Ended(attempt.exit_code, attempt.signal, cause, message, at, drained, again=again)
 
     def _classify(self, seen: Observed, drained: bool) -> tuple[Cause | None, str]:
         if not drained:

@@ -166,3 +166,17 @@ def test_an_exit_and_an_end_that_are_known_at_once_are_one_write(rig: Rig) -> No
     assert (rig.state(number), rig.get(number).attempts[0].exited_at) == ("succeeded", None)
     with rig.db.read() as session:
         assert session.exec(select(GpuLease.id).where(col(GpuLease.released_at).is_(None))).all() == []
+
+
+def test_an_exit_whose_output_comes_to_its_end_in_a_moment_is_one_write_and_no_request(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = rig.submit("a", job(None, gpu=1))
+    rig.settle()
+    asked: list[str] = []
+    monkeypatch.setattr(rig.engine, "stop", lambda name, grace: asked.append(name))
+    rig.engine.finish(draining(rig, number), 0)
+    rig.settle()
+    assert (rig.get(number).attempts[0].exited_at, asked) == (None, []), "it waits a moment, and nothing is stopped"
+    all_drained(rig)
+    assert (rig.state(number), rig.get(number).attempts[0].exited_at, asked) == ("succeeded", None, [])
