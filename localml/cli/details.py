@@ -81,11 +81,11 @@ def _print_replicas(replicas: list[Replica]) -> None:
         (
             f"{one.role}-{one.index}",
             one.attempt,
-            one.state,
+            "exited" if one.exited_at is not None and one.ended_at is None else one.state,
             ", ".join(_gpu(gpu) for gpu in one.gpus) or "-",
             one.address or "-",
             ", ".join(f"{label} {port['url'] or port['container']}" for label, port in one.ports.items()) or "-",
-            show.took(one.started_at, one.ended_at),
+            show.took(one.started_at, one.ended_at or one.exited_at),
             one.message,
         )
         for one in replicas

@@ -44,7 +44,7 @@ class Reason:
 @dataclass(frozen=True, slots=True)
 class Replica:
     """One container of one replica. ``ports``: label -> {container, host, url}; ``gpus``: {uuid, index, fraction,
-    simulated, released_at}."""
+    simulated, released_at}; ``exited_at``: when its program ended, if that was told before its output was complete."""
 
     role: str
     index: int
@@ -61,6 +61,7 @@ class Replica:
     signal: int | None
     cause: str | None
     message: str
+    exited_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,13 @@ JOBS = (
 )
 """Points that every workload passes which writes something."""
 
+DRAINING = ("after-exit",)
+"""Points that only workloads pass whose output takes longer than their program."""
+
 SERVING = ("after-replica", "after-table")
 """Points that only endpoints pass."""
 
-NAMES = JOBS + SERVING
+NAMES = JOBS + DRAINING + SERVING
 
 
 class Failpoints:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from localml.cli.details import _print_replicas
+from localml.client import Replica
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 from localml.testing import Localml
@@ -80,6 +82,12 @@ def test_show_and_why_explain_a_failure(cli: Cli) -> None:
     assert "exit code 3" in cli("why", "broken").out
     assert cli("why", "broken", "--json").json["cause"] == "exit_code"
     assert cli("events", "broken", "--json").json["events"][-1]["reason"] == "Failed"
+
+
+def test_a_replica_whose_output_is_still_copied_is_shown_as_exited(capsys: pytest.CaptureFixture[str]) -> None:
+    known = ("main", 0, 1, "n", "local", "running", None, {}, [], 100.0, None, 3, None, None, "")
+    _print_replicas([Replica(*known, exited_at=102.0)])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["main-0", "1", "exited", "-", "-", "-", "2s"]
 
 
 def test_why_of_one_that_waits(cli: Cli) -> None:

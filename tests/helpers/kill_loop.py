@@ -19,7 +19,7 @@ from helpers.kill_helpers import Helpers
 from helpers.kill_jobs import Jobs, Kind, kind_of
 from helpers.records import Records
 from helpers.server_process import Api, Down, Running, Servers
-from localml.core.failpoints import JOBS
+from localml.core.failpoints import DRAINING, JOBS
 
 _CLIENTS = 3
 _MANY = 40
@@ -161,7 +161,7 @@ class KillLoop:
     def round(self, number: int) -> None:
         """One life of a server, and what its death leaves."""
         unreached = [point for point in JOBS if point not in self.died_at]
-        failpoint = self._chance.choice(unreached or JOBS) if self._chance.random() < 0.5 else None
+        failpoint = self._chance.choice(unreached or JOBS + DRAINING) if self._chance.random() < 0.5 else None
         passes = self._chance.choice((1, 1, 2, 3, 5, 8))
         server = self._servers.launch(f"{failpoint}:{passes}" if failpoint else None)
         clients = self._clients(server, number) if server.ready() else []

@@ -17,7 +17,7 @@ _LEAVING = """
 _OVERBOOKED = "select gpu, sum(fraction) from gpu_lease where released_at is null group by gpu having sum(fraction) > 1"
 _IDLE_LEASES = """
     select l.gpu, a.name, a.state from gpu_lease l join attempt a on a.id = l.attempt_id
-    where l.released_at is null and a.state = 'ended'
+    where l.released_at is null and (a.state = 'ended' or a.exited_at is not null)
 """
 _DOUBLES = """
     select workload_id, role, "index", count(*) from attempt where state != 'ended'

@@ -9,7 +9,7 @@ from functools import partial
 from localml.control.jobs import records
 from localml.control.jobs.acts import Acts
 from localml.control.jobs.apart import Write, each, write_apart
-from localml.control.jobs.decide import AttemptView, Decision, Discard, EndAttempt, Move, Start, Stop, decide
+from localml.control.jobs.decide import AttemptView, Decision, Discard, EndAttempt, Exit, Move, Start, Stop, decide
 from localml.control.jobs.launcher import Launcher
 from localml.control.jobs.looking import Eyes
 from localml.control.jobs.observe import EngineWorld
@@ -17,6 +17,7 @@ from localml.control.jobs.picture import Picture
 from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.quarantine import Quarantine
 from localml.control.jobs.snapshot import Unit, WorkloadRow, view_of
+from localml.core.failpoints import FAILPOINTS
 from localml.core.logs.files import LogStore
 from localml.core.work.causes import Cause
 from localml.core.work.states import State
@@ -117,6 +118,8 @@ class Judgement:
             return lambda session: records.carry_out(session, row, steps, partial(self._log_files, row.id), now)
 
         write_apart(self._db, [(row.id, part(row, steps)) for row, steps in writes], self._quarantine.blame)
+        if any(isinstance(step, Exit) for _, steps in writes for step in steps):
+            FAILPOINTS.hit("after-exit")
         for row, steps in writes:
             for step in steps:
                 if isinstance(step, EndAttempt):

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from helpers.openpai import PaiClient, role
 from helpers.rig import wait_until
+from sqlmodel import Session
 
 from localml.core.errors import Code
+from localml.core.sql import update_rows
 from localml.core.work.states import Desired, State
+from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Query
 from localml.dialects.openpai.errors import KINDS
 from localml.dialects.openpai.translate.answers import EXECUTION_WORDS, STATE_WORDS, SUB_STATE_WORDS
@@ -272,6 +275,20 @@ def test_a_job_goes_through_its_states(client: PaiClient, platform: Platform, en
     assert (ended["appExitCode"], ended["appProgress"]) == (0, "1")
     assert int(ended["appCompletedTime"]) >= int(ended["appLaunchedTime"]) + 5000
     assert ended["appExitDiagnostics"]
+
+
+def test_a_task_has_an_exit_code_once_it_is_over(client: PaiClient, platform: Platform) -> None:
+    """Between its program's exit and the end of its output it is still running, as everywhere."""
+    client.submit("over", role("w"))
+    wait_until(lambda: (platform.reconciler.tick(), client.status("over")["state"])[1] == "RUNNING")
+    number = platform.workloads.page(Query(dialect="openpai", limit=1)).items[0].id
+
+    def exits(session: Session) -> None:
+        update_rows(session, Attempt, {"exited_at": platform.clock.now(), "exit_code": 3}, workload_id=number)
+
+    platform.db.write(exits)
+    (task,) = client.status("over")["taskRoles"]["w"]["taskStatuses"]
+    assert (task["taskState"], task["containerExitCode"]) == ("RUNNING", None)
 
 
 def test_virtual_clusters_show_their_share_of_the_machine(client: PaiClient) -> None:

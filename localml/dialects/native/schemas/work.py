@@ -265,7 +265,8 @@ class PortOut(BaseModel):
 
 
 class ReplicaOut(BaseModel):
-    """One container of one replica."""
+    """One container of one replica; ``exited_at`` is given where a program was over before its output was copied,
+    until which ``state`` is ``running``."""
 
     role: str
     index: int
@@ -277,6 +278,7 @@ class ReplicaOut(BaseModel):
     ports: dict[str, PortOut]
     gpus: list[GrantOut]
     started_at: float | None
+    exited_at: float | None
     ended_at: float | None
     exit_code: int | None
     signal: int | None

@@ -122,6 +122,7 @@ def _replica(one: Attempt, gpus: list[dict[str, Any]], host: str) -> dict[str, A
         "ports": ports,
         "gpus": gpus,
         "started_at": one.started_at,
+        "exited_at": one.exited_at,
         "ended_at": one.ended_at,
         "exit_code": one.exit_code,
         "signal": one.signal,

@@ -115,7 +115,7 @@ def _task(
         "containerPorts": by_label(one.ports or {}) if one is not None and started else None,
         "containerGpus": _gpu_mask(platform, full, one) if one is not None and started else None,
         "containerLog": log if started else None,
-        "containerExitCode": one.exit_code if one is not None else None,
+        "containerExitCode": one.exit_code if one is not None and one.state is AttemptState.ENDED else None,
     }
 
 
