@@ -6,9 +6,11 @@ Subnets are chosen here, because Docker's default address pools end at about 30 
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from ipaddress import IPv4Network
 from itertools import islice
 from pathlib import Path
@@ -19,6 +21,8 @@ from docker.types import IPAMConfig, IPAMPool
 
 from localml.engines.base import LABEL_INSTALL, EngineError
 from localml.engines.docker.daemon import Daemon, Unclear, explanation, out_of_order, readable
+
+log = logging.getLogger("localml.docker")
 
 LABEL_NETWORK = "localml.network"
 GANG, SHARED = "gang", "shared"
@@ -113,8 +117,11 @@ class Networks:
     def remove(self, name: str) -> None:
         """Remove our network of that name; one that is gone or not ours is left as it is.
 
+        Others' containers that somebody has connected to it, and what a daemon that died has left on it, are
+        disconnected: it was made for ours alone, which are over.
+
         Raises:
-            EngineError: containers are on it.
+            EngineError: containers of ours are on it, or it stays in use.
         """
         with self._lock:
             for network in self._ours():
@@ -127,14 +134,29 @@ class Networks:
         return {network["Name"] for network in self._ours() if network["Labels"].get(LABEL_NETWORK) == GANG}
 
     def _remove_one(self, network: dict[str, Any]) -> None:
-        try:
-            self._daemon.api.remove_network(network["Id"])
-        except NotFound:
-            pass
-        except APIError as error:
-            if error.status_code == 403:
-                raise EngineError(f"network {network['Name']} is in use") from error
-            raise
+        for turn in range(2):
+            try:
+                return self._daemon.api.remove_network(network["Id"])
+            except NotFound:
+                return
+            except APIError as error:
+                if error.status_code != 403:
+                    raise
+                if turn or not self._disconnect_others(network):
+                    raise EngineError(f"network {network['Name']} is in use") from error
+
+    def _disconnect_others(self, network: dict[str, Any]) -> bool:
+        """Take off a network what is not ours. False if something of ours is on it."""
+        ours = {"label": f"{LABEL_INSTALL}={self._install}", "network": network["Id"]}
+        if self._daemon.api.containers(filters=ours):
+            return False
+        found = self._daemon.api.inspect_network(network["Id"]).get("Containers") or {}
+        for container, endpoint in found.items():
+            name = endpoint.get("Name") or container
+            log.warning("network %s is to be removed: %s, which is not ours, is disconnected", network["Name"], name)
+            with suppress(APIError):  # it may have gone just now; whether all are gone tells the next try
+                self._daemon.api.disconnect_container_from_network(name, network["Id"], force=True)
+        return True
 
     def _ours(self) -> list[dict[str, Any]]:
         return self._list({"label": f"{LABEL_INSTALL}={self._install}"})

@@ -125,6 +125,27 @@ def test_a_network_that_somebody_pruned_is_made_again(engine: DockerEngine, imag
     engine.remove_network(gang)
 
 
+@pytest.mark.docker
+def test_what_others_have_put_on_a_gangs_network_does_not_keep_it(engine: DockerEngine, image: str) -> None:
+    """Somebody has looked into a gang from a container of theirs."""
+    gang = f"{engine._install}-visited"
+    engine.start(ReplicaPlan("visited", image, ("sleep", "600"), network=gang))
+    client = open_client()
+    visitor = client.create_container(image, ["sleep 600"])["Id"]
+    try:
+        client.start(visitor)
+        client.connect_container_to_network(visitor, gang)
+        with pytest.raises(EngineError, match="in use"):
+            engine.remove_network(gang)
+        engine.remove("visited")
+        engine.remove_network(gang)
+        assert gang not in engine.networks()
+        assert client.inspect_container(visitor)["State"]["Running"]
+    finally:
+        client.remove_container(visitor, force=True)
+        client.close()
+
+
 def _made(client: docker.APIClient, name: str, subnets: Iterator[IPv4Network]) -> str:
     """A network on the first subnet that nobody takes meanwhile; its id."""
     for subnet in islice(subnets, 64):
