@@ -68,6 +68,9 @@ MOST_COMMANDS = 64
 
 MOST_LEVELS = 100
 """Levels of lists and objects in each other in a body of JSON: what reads and writes it calls itself for each."""
+MOST_VALUES = 20_000
+"""Values in a body of JSON, lists and objects among them; fields of a form. Each costs more than a hundred times its
+bytes where it is wrong, and what is checked holds up all other threads. Points of series have as many as they need."""
 MOST_MEMBERS = 100_000
 """Files, links and folders that one archive makes."""
 FREE_MEMBERS = 10_000

@@ -18,7 +18,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
-from localml.dialects.kit.bodies import check_length, merged, set_limit
+from localml.dialects.kit.bodies import check_length, merged, most_values, set_limit
 from localml.dialects.kit.context import EXTENSION
 from localml.dialects.kit.errors import from_http, from_pydantic
 from localml.dialects.kit.guard import Watchman, watch_body
@@ -103,6 +103,7 @@ def make_app(dialect: Dialect, platform: Platform) -> Flask:
         free = opened(platform.config, api_name, request)
         stranger = free is not None and not free.as_admin
         set_limit(app, request, stranger=stranger)
+        cast(WireRequest, request).most_values = most_values(app, request.endpoint)
         if not stranger:
             g.caller = _known(dialect, platform)
         elif free is not None and free.group not in ALWAYS and request.authorization is not None:

@@ -17,8 +17,9 @@ from flask import Flask, Request
 from werkzeug.exceptions import ClientDisconnected
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.limits import MOST_VALUES
 
-_LIMIT = "localml_body_limit"
+_LIMIT, _VALUES = "localml_body_limit", "localml_body_values"
 _SLASHES = re.compile("/{2,}")
 
 STRANGERS = 32 << 10
@@ -27,12 +28,17 @@ STRANGERS = 32 << 10
 View = TypeVar("View", bound=Callable[..., Any])
 
 
-def body_limit(limit: int | None) -> Callable[[View], View]:
+def body_limit(limit: int | None, *, values: int = MOST_VALUES) -> Callable[[View], View]:
     """Decorates an operation, below ``@api.post(...)``: bytes that its body may have, in place of the dialect's
-    ``max_body``. None has no limit but the server's; such an operation reads ``request.stream`` piece by piece."""
+    ``max_body``. None has no limit but the server's; such an operation reads ``request.stream`` piece by piece.
+
+    Args:
+        values: of JSON, that the body may have.
+    """
 
     def mark(view: View) -> View:
         setattr(view, _LIMIT, limit)
+        setattr(view, _VALUES, values)
         return view
 
     return mark
@@ -47,6 +53,11 @@ def _limit(app: Flask, endpoint: str | None) -> int | None:
     view = app.view_functions.get(endpoint or "")
     found: int | None = getattr(view, _LIMIT, app.config["MAX_CONTENT_LENGTH"])
     return found
+
+
+def most_values(app: Flask, endpoint: str | None) -> int:
+    """How many values of JSON an operation's body may have."""
+    return int(getattr(app.view_functions.get(endpoint or ""), _VALUES, MOST_VALUES))
 
 
 class CappedStream(io.RawIOBase):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import IO, Any, NoReturn, cast
 from urllib.parse import quote
 
@@ -13,11 +16,14 @@ from werkzeug.datastructures import Authorization
 from werkzeug.utils import cached_property
 
 from localml.core.errors import Code, LocalmlError, invalid
-from localml.core.limits import MOST_LEVELS, over
+from localml.core.limits import MOST_LEVELS, MOST_VALUES, need_at_most, over
 from localml.dialects.kit.authorization import credentials
 from localml.dialects.kit.bodies import CappedStream
 
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # with an end or not: no start is tried twice
+_LARGE = 1 << 20
+_one_large = threading.Lock()  # to parse one stops all other threads, so nobody parses several at a time
 
 
 class WireRequest(Request):
@@ -28,6 +34,8 @@ class WireRequest(Request):
 
     takes_forms = False
     typeless = False
+    most_values = MOST_VALUES
+    """In the body; see :func:`localml.dialects.kit.bodies.body_limit`."""
 
     @property
     def raw_path(self) -> str:
@@ -71,12 +79,13 @@ class WireRequest(Request):
             data = b"" if self.mimetype == FORM_TYPES[1] else self.get_data(cache=True)
             # curl -d labels everything as a form
             if not data.lstrip().startswith((b"{", b"[")):
+                need_at_most("body", data.count(b"&") + 1, self.most_values, "fields")
                 return _fields(self)
         data = self.get_data(cache=True)
         if data and not self._says_json():
             given = f"not {self.mimetype}" if self.mimetype else "and has none"
             raise LocalmlError(Code.MEDIA_TYPE, f"Content-Type: must be application/json, {given}", field="body")
-        return parse_json(data)
+        return parse_json(data, self.most_values)
 
     def _says_json(self) -> bool:
         """What a page of some other site may send unasked says something else, or nothing (W3C Fetch, 2.2.2)."""
@@ -90,14 +99,36 @@ def _fields(request: Request) -> dict[str, Any]:
     return found
 
 
-def parse_json(data: bytes) -> Any:
+def parse_json(data: bytes, most_values: int = MOST_VALUES) -> Any:
     """A JSON value as the standards have it: no NaN, no infinities, no half surrogates, no NUL characters.
+
+    Args:
+        most_values: that it may have, lists and objects among them.
 
     Raises:
         LocalmlError: ``INVALID`` with field ``body``.
     """
     if not data.strip():
         raise invalid("body", "must be a JSON object, and is empty")
+    with _one_large if len(data) > _LARGE else nullcontext():
+        _need_few(data, most_values)
+        return _parsed(data)
+
+
+def _need_few(data: bytes, most: int) -> None:
+    """Refuse too many values before any is made. Texts are looked into only where that may matter."""
+    if _separators(data) >= most:
+        bare = _TEXT.sub(b'""', data).translate(None, b" \t\r\n")
+        empty = bare.count(b"[]") + bare.count(b"{}")
+        need_at_most("body", _separators(bare) + 1 - empty, most, "values")
+
+
+def _separators(data: bytes) -> int:
+    """Each value but the first follows a comma, or is the first in a list or an object that is not empty."""
+    return data.count(b",") + data.count(b"[") + data.count(b"{")
+
+
+def _parsed(data: bytes) -> Any:
     try:
         value = json.loads(data, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:

@@ -13,8 +13,8 @@ from localml.platform import Platform
 
 __all__ = ["create_app"]
 
-MAX_BODY = 16 << 20
-"""Bytes of a JSON body; objects are streamed and have no limit but the disk's."""
+MAX_BODY = 2 << 20
+"""Bytes of a JSON body: twice what one role may have. Objects are streamed and have no limit but the disk's."""
 
 
 def create_app(platform: Platform) -> Flask:

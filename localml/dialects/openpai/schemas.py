@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, RootModel, model_validator
 
+from localml.core.errors import LocalmlError
 from localml.core.limits import MOST_REPLICAS, MOST_ROLES
 from localml.core.work.specs import NAME
 from localml.dialects.kit.parameters import Parameters
+from localml.dialects.kit.wire import parse_json
 from localml.dialects.openpai.translate.forms import nested
 
 MOST = 10**9
@@ -204,9 +205,9 @@ def as_config(given: Any) -> Any:
     given = nested(given)
     if isinstance(given, dict) and isinstance(given.get("taskRoles"), str):
         try:
-            return {**given, "taskRoles": json.loads(given["taskRoles"])}
-        except ValueError:
-            return given
+            return {**given, "taskRoles": parse_json(given["taskRoles"].encode())}
+        except LocalmlError:
+            return given  # as a text, which is refused as one
     return given
 
 

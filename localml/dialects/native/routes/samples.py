@@ -6,18 +6,25 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
+from localml.core.limits import MOST_POINTS
 from localml.core.people.rights import Action
 from localml.core.subjects import Subject
 from localml.dialects.kit import caller
+from localml.dialects.kit.bodies import body_limit
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
+
+MAX_POINTS_BODY = 16 << 20
+"""Bytes of as many points as one request may have, with long names."""
+_VALUES = 4 * MOST_POINTS + 16  # a point has three members
 
 
 def add(api: APIBlueprint, platform: Platform) -> None:
     """Add the routes of this module."""
 
     @api.post("/workloads/<ref>/samples")
+    @body_limit(MAX_POINTS_BODY, values=_VALUES)
     def take_in(path: schemas.Reference, body: schemas.PointsIn) -> Any:
         """Take in points; they are on disk within a second."""
         number = find(platform, caller(), path.ref, Action.REPORT).row.id or 0
