@@ -12,4 +12,4 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def test_every_answer_is_as_the_documents_have_it(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    assert trial(APIS["cloudml"], tmp_path, pytestconfig, short=400, long=9000) == ""
+    assert trial(APIS["cloudml"], tmp_path, pytestconfig, short=400, long=10_000) == ""
