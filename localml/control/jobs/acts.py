@@ -36,11 +36,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What happened to the acts on a key that failed one after the other: how often, what the last one said, when."""
+    """What happened to the acts on a key that failed one after the other: how often, what the last one said, when,
+    and when the first one failed."""
 
     times: int
     words: str
     at: float
+    since: float
 
 
 class Acts:
@@ -124,8 +126,10 @@ class Acts:
         now = self._now()
         with self._lock:
             self._trouble = {key: one for key, one in self._trouble.items() if now - one.at < _FORGET_S}
-            times = 1 + max((self._trouble[key].times for key in result.keys if key in self._trouble), default=0)
-            self._trouble.update(dict.fromkeys(result.keys, Trouble(times, f"{result.kind}: {error}", now)))
+            before = [self._trouble[key] for key in result.keys if key in self._trouble]
+            times = 1 + max((one.times for one in before), default=0)
+            since = min((one.since for one in before), default=now)
+            self._trouble.update(dict.fromkeys(result.keys, Trouble(times, f"{result.kind}: {error}", now, since)))
         return min(LONGEST_REST_S, 2.0 ** min(times - 1, 10))
 
     def under_way(self, key: Hashable) -> tuple[str, float] | None:

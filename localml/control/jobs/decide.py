@@ -100,6 +100,10 @@ class World(Protocol):
         """Whether a slow act on it is under way."""
         ...
 
+    def hopeless(self, attempt: AttemptView) -> str:
+        """Why a planned one is started no more, though the engine answers; empty as long as it is tried."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Begin:
@@ -164,9 +168,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """Make sure that nothing exists of an attempt that was only planned, then record its end."""
+    """Make sure that nothing exists of an attempt that was only planned, then record its end: that of a failed start
+    if ``failed`` says why."""
 
     attempt: AttemptView
+    failed: str = ""
 
 
 Decision = Begin | Exit | EndAttempt | Move | Start | Stop | Discard
@@ -198,7 +204,10 @@ def decide(view: View, world: World, now: float) -> list[Decision]:
     if outcome is not None:
         return decisions + _end(view, attempts, outcome, world, now)
     planned = tuple(one for one in attempts if one.state is AttemptState.PLANNED and not world.busy(one))
-    if planned:
+    hopeless = [Discard(one, why) for one in planned if (why := world.hopeless(one))]
+    if hopeless:
+        decisions += hopeless
+    elif planned:
         decisions.append(Start(planned))
     elif view.state is State.PREPARING and all(one.state not in NOT_BEGUN for one in attempts):
         decisions.append(running(view.started_at, [one.started_at for one in attempts], now))

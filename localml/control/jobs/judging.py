@@ -138,6 +138,6 @@ class Judgement:
                 self._acts.run("stop", (("attempt", step.attempt.id),), (name, grace), act)
             elif isinstance(step, Discard):
                 one = next(one for one in unit.attempts if one.id == step.attempt.id)
-                self._launcher.discard(self._acts, unit.row, one)
+                self._launcher.discard(self._acts, unit.row, one, step.failed)
             elif isinstance(step, Start):
                 self.start(unit)

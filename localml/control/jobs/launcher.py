@@ -58,10 +58,11 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Discarded:
-    """Whose attempt was planned and is not wanted any more."""
+    """Whose attempt was planned and is not wanted any more, or cannot be started, for which ``failed`` says why."""
 
     row: WorkloadRow
     attempt: AttemptRow
+    failed: str = ""
 
 
 def has_begun(seen: Observed) -> bool:
@@ -239,8 +240,11 @@ class Launcher:
         """Let no member of a gang wait for a start that hangs. Returns whether somebody waits."""
         return self._gang_threads.relieve()
 
-    def discard(self, acts: Acts, row: WorkloadRow, one: AttemptRow) -> None:
-        """Make sure that nothing exists of a planned attempt. One that is there has begun, and is left for its end."""
+    def discard(self, acts: Acts, row: WorkloadRow, one: AttemptRow, failed: str = "") -> None:
+        """Make sure that nothing exists of a planned attempt. One that is there has begun, and is left for its end.
+
+        Only what the engine has removed holds nothing any more: as long as it does not say so, it may begin.
+        """
 
         def act() -> Observed:
             seen = self._sure(one.name)
@@ -248,7 +252,7 @@ class Launcher:
                 self._engine.remove(one.name)
             return seen
 
-        acts.run("remove", (("attempt", one.id),), Discarded(row, one), act)
+        acts.run("remove", (("attempt", one.id),), Discarded(row, one, failed), act)
 
     def remove(
         self,

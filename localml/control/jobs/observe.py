@@ -9,12 +9,15 @@ from localml.control.jobs.acts import Acts
 from localml.control.jobs.asking import Asker
 from localml.control.jobs.decide import AttemptView, Begun, Ended
 from localml.control.jobs.pumps import LogPumps
+from localml.core.quantities import format_duration
 from localml.core.work.causes import OOM_WORDS, Cause, classify
 from localml.core.work.states import AttemptState
 from localml.engines.base import Engine, EngineUnreachable, Observed, Phase
 
 log = logging.getLogger("localml.control")
 
+START_TRIES, START_S = 10, 600.0
+"""So often and for so long a start is tried of which an engine that answers does not say what became of it."""
 GONE_AGAIN_S = 3.0
 """Seconds between the two looks after which a container that was there is believed to be gone."""
 EXIT_S = 0.1
@@ -157,6 +160,14 @@ class EngineWorld:
 
     def busy(self, attempt: AttemptView) -> bool:
         return self._acts.busy(("attempt", attempt.id))
+
+    def hopeless(self, attempt: AttemptView) -> str:
+        """It is tried only while the engine answers, so that one that is away for hours costs nobody a job."""
+        trouble = self._acts.trouble(("attempt", attempt.id))
+        if trouble is None or trouble.times < START_TRIES or trouble.at - trouble.since < START_S:
+            return ""
+        lasted = format_duration(trouble.at - trouble.since)
+        return f"the engine has not started it in {trouble.times} tries within {lasted}: {trouble.words}"
 
     def begun(self, attempt: AttemptView) -> Begun | None:
         seen = self._seen.get(attempt.name)

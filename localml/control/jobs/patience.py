@@ -1,6 +1,6 @@
 """What is stuck: workloads under way of which nothing has been heard for too long, and what they wait for.
 
-Nothing is done about them but telling: the loop goes on trying. Each step has a longest time without progress, far
+Nothing is done about them here but telling: the loop goes on trying. Each step has a longest time without progress, far
 beyond what it takes where all is well.
 """
 

@@ -20,7 +20,7 @@ from localml.core.work.causes import Cause
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import AttemptState
 from localml.core.work.tables import WorkloadDetail
-from localml.engines.base import EngineUnreachable, ImageMissing, Observed, Phase, PortTaken
+from localml.engines.base import EngineError, EngineUnreachable, ImageMissing, Observed, Phase, PortTaken
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
@@ -91,6 +91,8 @@ class Results:
     def _discarded(self, subject: Discarded, seen: Observed, now: float) -> Write:
         if has_begun(seen):
             return self._came(subject.attempt, seen, now)
+        if subject.failed:
+            return lambda s: _failed_start(s, subject.row, subject.attempt, EngineError(subject.failed), now)
         return lambda s: records.end_attempt(
             s,
             subject.attempt.id,

@@ -43,6 +43,9 @@ class FixedWorld:
     def busy(self, attempt: AttemptView) -> bool:
         return attempt.id in self._busy
 
+    def hopeless(self, attempt: AttemptView) -> str:
+        return ""
+
 
 def attempt(number: int, state: AttemptState = AttemptState.RUNNING, role: str = "main", **rest: object) -> AttemptView:
     return AttemptView(number, f"a{number}", role, number, state, **rest)

@@ -10,8 +10,10 @@ from helpers.faults import Faulty
 from helpers.rig import ME, Rig, job
 
 from localml.control.jobs.observe import EXIT_S
+from localml.control.jobs.observe import START_S as GIVEN_UP_S
 from localml.control.jobs.patience import DRAIN_S, REMOVE_S, START_S, STOP_S
 from localml.core.events.records import Events
+from localml.core.work.causes import Cause
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.engines.base import EngineError, EngineUnreachable
 
@@ -74,6 +76,52 @@ def test_a_start_that_does_not_come_about(rig: Rig) -> None:
     faults(rig).calm()
     rig.settle()
     assert (rig.state(number), why(rig, number)) == ("running", "")
+
+
+def test_a_start_that_never_comes_about_gives_its_gpus_back(rig: Rig) -> None:
+    faults(rig).next("start", EngineUnreachable("read timed out"), times=1000)
+    number = rig.submit("a", job(5, gpu=4))
+    next_one = rig.submit("next", job(5, gpu=4))
+    rig.settle()
+    passes(rig, GIVEN_UP_S - 20)
+    assert (rig.state(number), len(rig.get(number).leases)) == ("preparing", 4), "it is tried for long"
+    rig.clock.advance(40)
+    rig.settle(2)
+    faults(rig).next("remove", EngineUnreachable("read timed out"), times=3)
+    rig.settle(4)
+    assert len(rig.get(number).leases) == 4, "it may begin as long as the engine does not say that it is gone"
+    rig.settle()
+    row = rig.get(number).row
+    assert (row.state, row.cause, rig.get(number).leases) == ("failed", Cause.START_FAILED, [])
+    assert "the engine has not started it in" in row.message
+    assert "read timed out" in row.message
+    faults(rig).calm()
+    rig.settle()
+    assert rig.state(next_one) == "running"
+    assert "FailedToStart" in rig.reasons(number)
+
+
+def test_a_container_that_is_there_when_its_start_is_given_up_counts(rig: Rig) -> None:
+    faults(rig).next("start", EngineUnreachable("read timed out"), times=1000, after=True)
+    faults(rig).next("inspect", EngineUnreachable("read timed out"), times=1000)
+    number = rig.submit("a", job(None, gpu=4))
+    rig.settle()
+    passes(rig, GIVEN_UP_S + 20)
+    assert rig.state(number) == "preparing"
+    faults(rig).calm()
+    rig.settle()
+    assert (rig.state(number), len(rig.get(number).leases)) == ("running", 4)
+
+
+def test_an_engine_that_is_away_costs_nobody_a_start(rig: Rig) -> None:
+    faults(rig).next("start", EngineUnreachable("no such socket"), times=3)
+    number = rig.submit("a", job(None))
+    rig.settle(2)
+    faults(rig).next("list", EngineUnreachable("no such socket"), times=1000)
+    passes(rig, 10 * GIVEN_UP_S)
+    faults(rig).calm()
+    rig.settle()
+    assert rig.state(number) == "running"
 
 
 def test_a_start_that_does_not_come_back_and_one_that_tells_how_far_it_is(rig: Rig) -> None:
