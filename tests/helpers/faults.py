@@ -106,12 +106,12 @@ class Faulty:
     def networks(self) -> set[str]:
         return self._do("networks", self.engine.networks)
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         """Breaks off somewhere, if it is to."""
         fault = self._draw("logs")
         if fault is not None and not fault.after and fault.error is not None:
             raise fault.error
-        for number, chunk in enumerate(self.engine.logs(name, since, follow=follow)):
+        for number, chunk in enumerate(self.engine.logs(name, since, follow=follow, place=place)):
             yield chunk
             if fault is not None and fault.error is not None and number == 1:
                 raise fault.error

@@ -22,9 +22,9 @@ class Gated(Faulty):
         self.gate = threading.Event()
         self.gate.set()
 
-    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool) -> Iterator[LogChunk]:
+    def logs(self, name: str, since: Mapping[Stream, int], *, follow: bool, place: str = "") -> Iterator[LogChunk]:
         self.gate.wait()
-        yield from super().logs(name, since, follow=follow)
+        yield from super().logs(name, since, follow=follow, place=place)
 
 
 class LiveRig(Rig):
