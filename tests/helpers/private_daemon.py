@@ -44,6 +44,11 @@ class PrivateDaemon:
         self._dockerd = self._run("unshare", "--net", "dockerd", *folders, *files, containerd, *self._options)
         wait_until(lambda: docker_available() is None, "an answer of the private daemon")
 
+    def signal(self, number: signal.Signals) -> None:
+        """Let it stand still, or go on."""
+        assert self._dockerd is not None
+        self._dockerd.send_signal(number)
+
     def kill(self, number: signal.Signals) -> None:
         assert self._dockerd is not None
         self._dockerd.send_signal(number)

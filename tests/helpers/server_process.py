@@ -52,7 +52,9 @@ class Answer:
 class Api:
     """Calls of localml's own API, each sent once."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, pid: int = 0) -> None:
+        self.pid = pid
+        """Of the server's process."""
         self._pool = urllib3.connection_from_url(url, maxsize=8, timeout=60.0, retries=False)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
@@ -125,7 +127,7 @@ class Running:
         if info is None:
             return False
         token = json.loads((self.data / "credentials.json").read_text())["token"]
-        self._api = Api(info["url"], token)
+        self._api = Api(info["url"], token, self.pid)
         return True
 
     def _info(self) -> dict[str, Any] | None:

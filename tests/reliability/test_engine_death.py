@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,6 +45,10 @@ def _spec(script: str, shared: Path, gpu: int = 0) -> dict[str, Any]:
 
 def _states(api: Api, *numbers: int) -> list[str]:
     return [api.get(f"/workloads/{number}")["state"] for number in numbers]
+
+
+def _threads(api: Api) -> int:
+    return len(list(Path(f"/proc/{api.pid}/task").iterdir()))
 
 
 def _told(api: Api) -> list[str]:
@@ -96,3 +101,44 @@ def test_what_a_daemon_ends_when_it_comes_back_is_told_as_lost(scene: Callable[.
         if api.wait_over(runs)["state"] == "succeeded":
             assert api.get(f"/workloads/{runs}")["attempt"] > 1
         wait_until(lambda: api.get("/gpus")["gpus"][0]["leases"] == [], "the GPU's return")
+
+
+def test_a_daemon_that_stands_still_holds_up_nobody_and_costs_nothing(
+    scene: Callable[..., Any], tmp_path: Path, long_form: bool
+) -> None:
+    """Everything is asked for while it stands still; afterwards everything is done, and no thread is left."""
+    with scene(tmp_path / "data", live_restore=True) as (daemon, api):
+        runs = api.submit("runs", _spec(WRITES, tmp_path, gpu=1))
+        ends = api.submit("ends", _spec("trap 'echo told; exit 0' TERM; echo ready; sleep 600 & wait", tmp_path))
+        wait_until(lambda: b"line 3" in api.log(runs, stream="stdout"), "some output")
+        wait_until(lambda: b"ready" in api.log(ends, stream="stdout"), "a program to stop")
+        threads = _threads(api)
+
+        daemon.signal(signal.SIGSTOP)
+        try:
+            assert api.post(f"/workloads/{ends}/stop")
+            waiting = [api.submit(f"waits-{one}", _spec("echo came later", tmp_path)) for one in range(10)]
+            wait_until(lambda: not api.get("/status")["engine_up"], "notice of its silence")
+            slowest = 0.0
+            for _ in range(100):
+                began = time.monotonic()
+                assert api.get(f"/workloads/{waiting[0]}")["state"] in ("queued", "preparing")
+                api.get(f"/workloads/{ends}/why")
+                slowest = max(slowest, time.monotonic() - began)
+            assert slowest < 5, "nobody waits for the engine"
+            assert api.get(f"/workloads/{runs}")["state"] == "running"
+            if long_form:
+                wait_until(lambda: "stuck" in str(api.get(f"/workloads/{ends}/why")), "a word about it")
+        finally:
+            daemon.signal(signal.SIGCONT)
+
+        wait_until(lambda: api.get("/status")["engine_up"], "notice of its return")
+        assert [api.wait_over(one)["state"] for one in waiting] == ["succeeded"] * 10
+        assert all(api.log(one, stream="stdout") == b"came later\n" for one in waiting)
+        assert api.wait_over(ends)["state"] == "stopped"
+        assert api.log(ends, stream="stdout") == b"ready\ntold\n"
+        wait_until(lambda: _threads(api) <= threads, "the end of all threads")
+        (tmp_path / "enough").touch()
+        assert api.wait_over(runs)["state"] == "succeeded"
+        lines = int((tmp_path / "n").read_text())
+        assert api.log(runs, stream="stdout") == b"".join(b"line %d\n" % one for one in range(lines)) + b"end"
