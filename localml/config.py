@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
+_SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
 OPENABLE = {
     "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
     "stop and delete runs and read their output, in the administrator's name",
@@ -167,7 +169,6 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "engine": str,
     "gpus": str,
     "cpus": float,
-    "memory": parse_memory,
     "cpu_overcommit": float,
     "max_replicas": int,
     "threads": int,
@@ -176,8 +177,6 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "closed": _truth,
     "trust_users": _truth,
     "uids": int,
-    "keep_logs": parse_memory,
-    "service_logs": parse_memory,
-    "free_disk": parse_memory,
+    **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
     **dict.fromkeys(_DAYS, float),
 }

@@ -24,7 +24,7 @@ def print_workload(found: Workload) -> None:
         ("State", show.state(found.state)),
         ("Owner", f"{found.owner}, pool {found.pool}, priority {found.priority}"),
         ("Created", f"{show.clock(found.created_at)} ({show.ago(found.created_at)})"),
-        ("Started", f"{show.clock(found.started_at)}, ran {show.took(found.started_at, found.ended_at)}"),
+        ("Started", f"{show.clock(found.started_at)}, ran {show.took(found.started_at, _over_at(found))}"),
         ("Ended", show.clock(found.ended_at)),
         ("Try", f"{found.attempt}, {found.retries} retries"),
     ]
@@ -43,6 +43,13 @@ def print_workload(found: Workload) -> None:
         console.print()
         happened = [(show.clock(one.at), one.reason, one.message) for one in found.events]
         show.table("AT", "EVENT", "MESSAGE", rows=happened, empty="")
+
+
+def _over_at(found: Workload) -> float | None:
+    """When its programs were over, also while their output is still being copied; None while one runs."""
+    if found.why is not None and found.why.code == "draining":
+        return max((one.exited_at for one in found.replicas if one.exited_at is not None), default=None)
+    return found.ended_at
 
 
 def explain(found: Workload) -> Iterator[str]:

@@ -180,8 +180,8 @@ def ps(
             show.number(one.gpu) if one.gpu else "-",
             one.owner,
             show.ago(one.created_at),
-            show.took(one.started_at, one.ended_at),
-            one.message,
+            show.took(one.started_at, one.ended_at or one.exited_at),
+            one.message if one.exited_at is None else "the program ended; its output is being copied",
         )
         for one in page.workloads
     ]

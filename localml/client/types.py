@@ -66,7 +66,8 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A workload. The members from ``help`` to ``why`` are empty in lists; those behind say whose child it is."""
+    """A workload. The members from ``help`` to ``why`` are empty in lists; those behind say whose child it is;
+    ``exited_at`` is given in lists only, of one whose programs are over while output is copied."""
 
     id: int
     name: str
@@ -103,6 +104,7 @@ class Workload:
     parent_kind: str | None = None
     parent_id: int | None = None
     parent_index: int | None = None
+    exited_at: float | None = None
 
     @property
     def ended(self) -> bool:

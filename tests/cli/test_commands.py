@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from localml.cli.details import _print_replicas
-from localml.client import Replica
+from localml.client import Client, Replica
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 from localml.testing import Localml
@@ -88,6 +89,19 @@ def test_a_replica_whose_output_is_still_copied_is_shown_as_exited(capsys: pytes
     known = ("main", 0, 1, "n", "local", "running", None, {}, [], 100.0, None, 3, None, None, "")
     _print_replicas([Replica(*known, exited_at=102.0)])
     assert capsys.readouterr().out.splitlines()[1].split() == ["main-0", "1", "exited", "-", "-", "-", "2s"]
+
+
+def test_ps_says_that_a_program_has_ended_whose_output_is_still_copied(
+    cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    localml.client.run(["sleep", "600"], name="over")
+    page = localml.client.workloads(contains="over")
+    assert [one.exited_at for one in page.workloads] == [None]
+    exited = [replace(one, started_at=100.0, exited_at=103.0) for one in page.workloads]
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "workloads", lambda *_, **__: replace(page, workloads=exited))
+        assert "3s   the program ended; its output is being copied" in cli("ps").out
+    cli("rm", "over")
 
 
 def test_why_of_one_that_waits(cli: Cli) -> None:

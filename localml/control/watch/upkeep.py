@@ -20,7 +20,7 @@ from localml.config import Config
 from localml.control.watch.rotation import rotate_logs, thin_backups
 from localml.control.worker import Worker
 from localml.core.clock import Clock
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
 from localml.core.events.records import record_event
 from localml.core.prune import DAY, Pruned, PruneRules, prune
 from localml.core.quantities import format_memory
@@ -62,6 +62,13 @@ def rules(config: Config, disk: Disk) -> PruneRules:
     )
 
 
+def _check_floor(given: int | None, disk: Disk) -> None:
+    if given is not None and given > disk.total // 2:
+        raise invalid(
+            "free-disk", f"at most half of the disk, {format_memory(disk.total // 2)}, not {format_memory(given)}"
+        )
+
+
 def _age(days: float) -> float | None:
     return days * DAY if isfinite(days) else None
 
@@ -71,6 +78,10 @@ class Upkeep:
 
     Args:
         disk: asked for the file system that the data directory is on.
+
+    Raises:
+        LocalmlError: ``INVALID`` when more of the disk is to stay free than half of it: a slip of a unit would cost all
+            output.
     """
 
     def __init__(
@@ -87,6 +98,7 @@ class Upkeep:
         self._config = config
         self._clock = clock
         self._disk = disk or (lambda: disk_of(data))
+        _check_floor(config.free_disk, self._disk())
         self._worker = Worker("upkeep", self.tick, what="pruning")
         self._one = threading.Lock()
         self._due = 0.0
@@ -159,7 +171,12 @@ class Upkeep:
             need = least - disk.free  # tried again in silence: something may have ended meanwhile
         else:
             need = least + least // 4 - disk.free
-            self._tell("Pruning", f"{words}: of the oldest output {format_memory(need)} go", now, warning=True)
+            self._tell(
+                "Pruning",
+                f"{words}: the oldest output goes, {format_memory(need)} if there is so much",
+                now,
+                warning=True,
+            )
         with self._one:
             room = make_room(self._db, self._data, need, now=now, stopped=self._worker.stopping.is_set)
         if room.bytes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col
 
 from localml.core.errors import invalid
-from localml.core.sql import reader_of
+from localml.core.sql import IDS, id_list, reader_of
 from localml.core.subjects import Subject
-from localml.core.work.states import Kind, State
+from localml.core.work.states import AttemptState, Kind, State
 from localml.core.work.tables import Workload
 
 SORTS = ("id", "name", "state", "owner", "priority", "created_at", "updated_at", "started_at", "ended_at")
@@ -34,6 +35,12 @@ _SOME: Final = 3 * _FEW  # of which the other filters may leave few
 _STEPS: Final = 60_000  # instructions of SQLite's machine: some milliseconds, thousands of rows
 _PROBE_STEPS: Final = 20_000
 _PARTS: Final = 20  # SQLite counts on from a statement's earlier runs: its first call comes any number of steps early
+_LAST_EXITS: Final = (
+    "SELECT w.id, max(a.exited_at)"
+    " FROM workload AS w JOIN attempt AS a ON a.workload_id = w.id AND a.number = w.attempt"
+    f" WHERE w.id {IDS} AND a.removed = 0 AND a.state != '{AttemptState.ENDED}'"
+    " GROUP BY w.id HAVING count(*) = count(a.exited_at)"
+)
 _EQUAL: Final = ("dialect", "workspace", "owner", "pool", "name")
 
 
@@ -87,6 +94,11 @@ def fetch(session: Session, query: Query) -> Page:
         rows = _rows(session, query, through=_conditions(query)) or []
     cursor = _cursor(query, rows[query.limit - 1]) if len(rows) > query.limit else None
     return Page(rows[: query.limit], cursor)
+
+
+def last_exits(connection: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, float]:
+    """When the last program exited, of those of these workloads whose output alone is still under way."""
+    return dict(connection.execute(_LAST_EXITS, (id_list(numbers),))) if numbers else {}
 
 
 def _rows(session: Session, query: Query, *, through: Collection[str] | None) -> list[Workload] | None:

@@ -21,13 +21,25 @@ CODES = {
     503: Code.UNAVAILABLE,
 }
 
+_BOUNDS = {"less_than", "less_than_equal", "greater_than", "greater_than_equal"}
+_LENGTHS = {"string_too_long", "string_too_short"}
+_LONGEST = 40
+
 
 def from_pydantic(error: ValidationError) -> LocalmlError:
     """The first thing that is wrong with a request, as field and reason."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "body"
     reason = "is required" if first["type"] == "missing" else _reason(first["msg"])
-    return LocalmlError(Code.INVALID, f"{field}: {reason}", field=field)
+    return LocalmlError(Code.INVALID, f"{field}: {reason}{_given(first['type'], first['input'])}", field=field)
+
+
+def _given(kind: str, value: object) -> str:
+    """The number that is out of bounds, which pydantic says of lists only."""
+    if kind in _BOUNDS:
+        text = str(value)
+        return f", not {text if len(text) <= _LONGEST else text[:_LONGEST] + '...'}"
+    return f", not {len(value)}" if kind in _LENGTHS and isinstance(value, str) else ""
 
 
 def _reason(message: str) -> str:

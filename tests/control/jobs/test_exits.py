@@ -13,6 +13,7 @@ from localml.control.jobs.holdings import ports_in_use
 from localml.control.jobs.observe import EXIT_S, GONE_AGAIN_S
 from localml.core.capacity.tables import GpuLease
 from localml.core.work.causes import Cause
+from localml.core.work.listing import last_exits
 from localml.core.work.specs import Port, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.core.work.states import AttemptState, State
 
@@ -57,6 +58,8 @@ def test_another_gets_the_gpu_cores_and_memory_while_the_output_is_still_copied(
     reason = rig.loop.why(first)
     assert reason is not None
     assert (reason.code, "its output is being copied" in reason.message) == ("draining", True)
+    with rig.db.read_raw() as connection:
+        assert last_exits(connection, [first, second]) == {first: full.attempts[0].exited_at}
     all_drained(rig)
     assert (rig.state(first), rig.get(first).row.exit_code) == ("failed", 3)
     assert rig.loop._picture.check(rig.clock.now()) == []

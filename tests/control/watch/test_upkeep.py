@@ -251,6 +251,13 @@ def test_defaults_fit_the_disk() -> None:
     assert rules(endless, Disk(GIB, 0)).logs_older_than is None
 
 
+def test_a_floor_above_half_of_the_disk_is_refused(house: House) -> None:
+    """It would cost all output there is."""
+    config = Config(data=house.data, free_disk=100 << 40)
+    with pytest.raises(LocalmlError, match="free-disk: at most half of the disk, 50G, not 100T"):
+        Upkeep(house.db, house.data, config, house.clock, disk=lambda: Disk(100 * GIB, 50 * GIB))
+
+
 def test_what_the_disk_says(tmp_path: Path) -> None:
     found = disk_of(tmp_path)
     assert 0 < found.free <= found.total
@@ -309,7 +316,7 @@ def test_of_copies_from_before_upgrades_the_newest_stay_and_those_that_were_aske
         ("KEEP_EVENTS_DAYS", "nan", "keep-events-days"),
         ("KEEP_JOBS_DAYS", "soon", "LOCALML_KEEP_JOBS_DAYS"),
         ("SERVICE_LOGS", "1K", "service-logs"),
-        ("FREE_DISK", "much", "memory"),
+        ("FREE_DISK", "much", "LOCALML_FREE_DISK"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(name: str, value: str, field: str) -> None:

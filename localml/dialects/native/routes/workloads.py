@@ -41,7 +41,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def list_workloads(query: schemas.ListQuery) -> Any:
         """One page of workloads."""
         page = platform.workloads.page(_query(platform, caller(), query))
-        return {"workloads": [translate.workload(row) for row in page.items], "next": page.cursor}
+        return {"workloads": translate.listed(platform, page.items), "next": page.cursor}
 
     @api.get("/workloads/<ref>", responses={"200": schemas.WorkloadFull})
     def show(path: schemas.Reference) -> Any:

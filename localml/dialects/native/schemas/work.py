@@ -181,7 +181,8 @@ class ErrorAnswer(BaseModel):
 
 class WorkloadOut(BaseModel):
     """A workload in a list. One that is a child says whose: trial of a study, version of a job, run of an instance,
-    replica of a variant; ``parent_index`` says which one, ``version`` how a job's API calls it."""
+    replica of a variant; ``parent_index`` says which one, ``version`` how a job's API calls it. In lists ``exited_at``
+    says when the last program of one ended whose output is still being copied; it holds no GPUs any more."""
 
     id: int
     name: str
@@ -211,6 +212,7 @@ class WorkloadOut(BaseModel):
     parent_kind: Noun | None
     parent_id: int | None
     parent_index: int | None
+    exited_at: float | None = None
 
 
 class WorkloadsOut(BaseModel):

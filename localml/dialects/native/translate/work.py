@@ -16,6 +16,7 @@ from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.work.causes import CAUSES
+from localml.core.work.listing import last_exits
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
@@ -57,6 +58,13 @@ _PLAIN = (
 def workload(row: Workload) -> dict[str, Any]:
     """A workload as lists show it."""
     return {name: getattr(row, name) for name in _PLAIN}
+
+
+def listed(platform: Platform, rows: Sequence[Workload]) -> list[dict[str, Any]]:
+    """Workloads as lists show them, with ``exited_at`` for those whose output alone is still under way."""
+    with platform.db.read_raw() as connection:
+        exits = last_exits(connection, [row.id or 0 for row in rows if row.state not in TERMINAL])
+    return [{**workload(row), "exited_at": exits.get(row.id or 0)} for row in rows]
 
 
 def full(platform: Platform, who: Caller, found: Full, events: Sequence[Event]) -> dict[str, Any]:
