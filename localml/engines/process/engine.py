@@ -166,9 +166,18 @@ class ProcessEngine:
         """None: what boxes are shown they find themselves, following no links."""
 
     def inspect(self, name: str) -> Observed:
-        """See :meth:`Engine.inspect`. Reads the replica's folder; an ended one is remembered."""
+        """See :meth:`Engine.inspect`. Reads the replica's folder; an ended one is remembered.
+
+        Of one whose folder somebody has deleted nobody could tell how it ends: it is killed before it is called gone.
+
+        Raises:
+            EngineError: it is not killed; it hangs in the kernel.
+        """
         with self._name_lock(name):
-            return self._observe(name)
+            seen = self._observe(name)
+        if seen.phase is Phase.GONE and (left := process_io.kill_supervised(self._folder(name).path)):
+            raise EngineError(f"{name}: its folder is gone, and its processes do not end: {', '.join(map(str, left))}")
+        return seen
 
     def list(self) -> dict[str, Observed]:
         """See :meth:`Engine.list`."""

@@ -221,6 +221,30 @@ def kill_below(pid: int) -> set[int]:
     return _kill_all(lambda: {one for one in below(pid) if _session_of(one) is not None})
 
 
+def kill_supervised(folder: Path) -> set[int]:
+    """Kill what runs of a replica whose folder somebody has deleted; those that are still there after some time.
+
+    Its supervisor stands in that folder, and holds the lock, which has no name any more. A shell may stand there, too.
+    """
+    place = Path(os.path.realpath(folder.parent), folder.name)
+    gone, lock = f"{place} (deleted)", f"{place}/lock (deleted)"
+    left = {pid for pid in psutil.pids() if _link(f"/proc/{pid}/cwd") == gone and lock in _open_files(pid)}
+    return _kill_all(lambda: {one for pid in left for one in (pid, *below(pid)) if _session_of(one) is not None})
+
+
+def _open_files(pid: int) -> set[str]:
+    with contextlib.suppress(OSError):
+        return {_link(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    return set()
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
 def _kill_all(members: Callable[[], set[int]]) -> set[int]:
     deadline, pause = time.monotonic() + _KILL_WAIT, 0.002
     while found := members():  # one may fork while we look

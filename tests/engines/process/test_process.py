@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,26 @@ def test_folders_that_forbid_everything_are_removed(process_kit: ProcessKit, tmp
     process_kit.engine.remove(plan.name)
     assert [path.name for path in (tmp_path / "replicas").iterdir() if not path.name.startswith(".")] == []
     assert Path("/etc/passwd").exists()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["same server", "another server"])
+def test_what_runs_without_its_folder_is_killed_before_it_is_called_gone(
+    process_kit: ProcessKit, tmp_path: Path, later: bool
+) -> None:
+    """A cleaner of temporary files, say: its GPU is given to others from then on."""
+    plan = process_kit.plan(f"setsid sleep 7010.{OWN} & exec sleep 7010.{OWN}")
+    process_kit.engine.start(plan)
+    wait_until(lambda: len(alive("7010")) == 2, "its processes")
+    stands = subprocess.Popen(["sleep", "600"], cwd=tmp_path / "replicas" / plan.name)
+    try:
+        shutil.rmtree(tmp_path / "replicas" / plan.name)
+        engine = process_kit.reopen() if later else process_kit.engine
+        assert engine.inspect(plan.name).phase is Phase.GONE
+        assert alive("7010") == []
+        assert stands.poll() is None, "who only stands there is not ours"
+    finally:
+        stands.kill()
+        stands.wait()
 
 
 def test_a_root_that_vanished_says_nothing_about_replicas(process_kit: ProcessKit, tmp_path: Path) -> None:
