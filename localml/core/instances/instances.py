@@ -24,6 +24,7 @@ from localml.core.instances.tables import Instance
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
+from localml.core.rows import need_few
 from localml.core.sql import update_rows
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import WorkloadSpec
@@ -149,6 +150,7 @@ class Instances:
                 updated_at=now,
             )
             self._need_free_name(session, row)
+            need_few(session, Instance, "instances", Instance.owner_id == row.owner_id, _undeleted())
             session.add(row)
             session.flush()
             of = Subject(Noun.INSTANCE, number)
@@ -397,9 +399,13 @@ class Instances:
 
 
 def _live() -> Any:
-    """Those that are not deleted."""
+    return select(Instance).where(_undeleted())
+
+
+def _undeleted() -> Any:
+    """Its newest run is there."""
     newest = col(Workload.id) == col(Instance.workload_id)
-    return select(Instance).join(Workload, newest).where(col(Workload.deleted_at).is_(None))
+    return select(Workload.id).where(newest, col(Workload.deleted_at).is_(None)).exists()
 
 
 def _at_its_ports(spec: WorkloadSpec, last: Full) -> WorkloadSpec:
