@@ -371,7 +371,8 @@ class Instances:
     def _read(self, query: Any) -> list[InstanceFull]:
         with self._store.read() as session:
             rows = list(session.exec(query))
-        return [InstanceFull(row, self._workloads.get(row.workload_id)) for row in rows]
+        runs = self._workloads.several(row.workload_id for row in rows)
+        return [InstanceFull(row, runs[row.workload_id]) for row in rows if row.workload_id in runs]
 
     def list(
         self,
