@@ -207,6 +207,7 @@ def test_nobody_fills_the_queue_alone(rig: Rig, monkeypatch: pytest.MonkeyPatch)
         ("/localml/v1/workspaces", {"name": "w{n}"}),
         ("/localml/v1/buckets", {"name": "bucket-{n}"}),
         ("/localml/v1/endpoints", {"name": "e{n}", "image": "i"}),
+        ("/localml/v1/notebooks", {"name": "n{n}"}),
     ],
 )
 def test_a_user_has_no_more_of_anything_than_is_allowed(
@@ -220,6 +221,18 @@ def test_a_user_has_no_more_of_anything_than_is_allowed(
         statuses.append(answer.status)
     assert statuses[-1] == 400, (statuses, answer.data)
     assert "at most 3" in answer.json["error"]["message"]
+
+
+def test_a_pool_is_not_made_for_each_word(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localml.core.capacity.pools.MOST_POOLS", len(world.platform.pools.list()) + 4)
+    op = Operation("native", "POST", NATIVE, "")
+    answers = [
+        world.send(world.bob, op, Try("", body={**of(), "name": f"p{n}", "pool": f"p/{n}"}), {}) for n in range(5)
+    ]
+    assert [one.status for one in answers] == [201, 201, 201, 400, 400]
+    assert "pools in all" in answers[-1].json["error"]["message"]
+    again = world.send(world.bob, op, Try("", body={**of(), "name": "again", "pool": "p/0"}), {})
+    assert again.status == 201
 
 
 @pytest.mark.parametrize("levels", [limits.MOST_LEVELS, limits.MOST_LEVELS + 1, 900, 100_000])

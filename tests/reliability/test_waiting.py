@@ -190,6 +190,9 @@ SLOW: dict[str, tuple[str, str, bytes]] = {
     "buckets.list": ("GET /localml/v1/objects?uri=fds://b&recursive=true", "", b""),
     "logs.size": ("GET /localml/v1/workloads/long/logs?tail=100000", "", b""),
     "buckets.delete": ("DELETE /localml/v1/objects?uri=fds://b&recursive=true", "", b""),
+    "buckets.size": ("GET /localml/v1/buckets/b", "", b""),
+    "buckets.exists": ("DELETE /localml/v1/buckets/b?recursive=true", "", b""),
+    "samples.lines": ("GET /localml/v1/workloads/long/samples", "", b""),
 }
 """What a request waits for -> the request."""
 

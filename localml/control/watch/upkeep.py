@@ -2,7 +2,7 @@
 of the disk stays free.
 
 Once an hour what the rules name goes, and the database shrinks. In between only the free room of the disk is asked
-for: once a minute, every few seconds where it is short. Below the floor output is given back in an order of its own
+for: once a minute, every second where it is short. Below the floor output is given back in an order of its own
 (:mod:`localml.core.room`). Each time an event says before why, and one after it what went.
 """
 
@@ -32,7 +32,7 @@ from localml.store.shrinking import empty_journal, shrink
 log = logging.getLogger("localml.control")
 
 HOUR_S = 3600.0
-LOOK_S, NEAR_S = 60.0, 5.0
+LOOK_S, NEAR_S = 60.0, 1.0
 """Seconds between two looks at the free room, and where less than :data:`NEAR` times the floor is left."""
 NEAR = 4
 FIRST_S = 5.0

@@ -15,7 +15,7 @@ from localml.core.capacity.freed import freed
 from localml.core.capacity.tables import Pool, PoolGrant
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.instances.tables import Instance
-from localml.core.limits import MOST_POOL_LEVELS, MOST_POOL_PATH, need_at_most
+from localml.core.limits import MOST_POOL_LEVELS, MOST_POOL_PATH, MOST_POOLS, need_at_most
 from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
@@ -78,6 +78,8 @@ def ensure(session: Session, path: str) -> Pool:
         return found
     need_at_most("pool", path.count("/") + 1, MOST_POOL_LEVELS, "pools in each other")
     need_at_most("pool", len(path), MOST_POOL_PATH, "characters of its path")
+    (there,) = driver(session).execute("SELECT count(*) FROM pool").fetchone()
+    need_at_most("pool", there + 1, MOST_POOLS, "pools in all; name one that is there")
     parent_path, _, _ = path.rpartition("/")
     parent = ensure(session, parent_path) if parent_path else None
     pool = Pool(name=path, parent_id=parent.id if parent else None)

@@ -24,6 +24,7 @@ from localml.core.instances.tables import Instance
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
+from localml.core.rows import need_few
 from localml.core.sql import update_rows
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import WorkloadSpec
@@ -149,6 +150,7 @@ class Instances:
                 updated_at=now,
             )
             self._need_free_name(session, row)
+            need_few(session, Instance, "instances", Instance.owner_id == row.owner_id, _undeleted())
             session.add(row)
             session.flush()
             of = Subject(Noun.INSTANCE, number)
@@ -369,7 +371,8 @@ class Instances:
     def _read(self, query: Any) -> list[InstanceFull]:
         with self._store.read() as session:
             rows = list(session.exec(query))
-        return [InstanceFull(row, self._workloads.get(row.workload_id)) for row in rows]
+        runs = self._workloads.several(row.workload_id for row in rows)
+        return [InstanceFull(row, runs[row.workload_id]) for row in rows if row.workload_id in runs]
 
     def list(
         self,
@@ -397,9 +400,13 @@ class Instances:
 
 
 def _live() -> Any:
-    """Those that are not deleted."""
+    return select(Instance).where(_undeleted())
+
+
+def _undeleted() -> Any:
+    """Its newest run is there."""
     newest = col(Workload.id) == col(Instance.workload_id)
-    return select(Instance).join(Workload, newest).where(col(Workload.deleted_at).is_(None))
+    return select(Workload.id).where(newest, col(Workload.deleted_at).is_(None)).exists()
 
 
 def _at_its_ports(spec: WorkloadSpec, last: Full) -> WorkloadSpec:

@@ -27,6 +27,7 @@ from localml.core.people.identity import Caller
 from localml.core.ports import Store
 from localml.core.registry.files import Described, describe
 from localml.core.registry.tables import Model, ModelVersion
+from localml.core.rows import need_few
 from localml.core.serving.tables import Variant
 from localml.core.subjects import Noun, Subject
 from localml.core.work.specs import NAME
@@ -163,6 +164,8 @@ class Registry:
         memberships.need_live(session, workspace)
         model = session.exec(_live([workspace]).where(Model.name == new.name)).first()
         if model is None:
+            mine = Model.owner_id == new.caller.id, col(Model.deleted_at).is_(None)
+            need_few(session, Model, "models", *mine)
             model = Model(
                 workspace=workspace,
                 owner=new.caller.name,

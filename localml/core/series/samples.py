@@ -206,16 +206,19 @@ class Samples:
         if gone:
             self._ids = {key: series for key, series in self._ids.items() if series not in gone}
 
-    def read(self, subject: Subject, *, since: float | None = None) -> dict[tuple[str, str], list[Point]]:
-        """(replica, name) -> points in order of time; those that are no numbers are left out.
+    def read(
+        self, subject: Subject, *, since: float | None = None, replica: str | None = None, name: str | None = None
+    ) -> dict[tuple[str, str], list[Point]]:
+        """(replica, name), sorted -> points in order of time; those that are no numbers are left out.
 
         Args:
             since: only points of this time or later.
+            replica, name: only this one's.
         """
         after = None if since is None else since - 1 / MICRO
         return {
             (line.replica, line.name): [point for point in line.points if not math.isnan(point.value)]
-            for line in self.lines(subject, after=after)
+            for line in self.lines(subject, replica=replica, name=name, after=after)
         }
 
     def lines(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from localml.core.people import memberships
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
-from localml.core.sql import insert_row, read_rows
+from localml.core.sql import id_list, insert_row, read_rows
 from localml.core.subjects import Parent, Subject
 from localml.core.tallies import count_workloads
 from localml.core.work import listing
@@ -214,6 +214,13 @@ class Workloads:
                 raise not_found("workload", number)
             return self._full(session, row)
 
+    def several(self, numbers: Iterable[int]) -> dict[int, Full]:
+        """id -> workload, of those that there are; by as few statements as one takes."""
+        with self._store.read() as session:
+            wanted = select(func.json_each(id_list(numbers)).table_valued("value").c.value)
+            rows = session.execute(select(Workload).where(col(Workload.id).in_(wanted))).scalars().all()
+            return {one.row.id or 0: one for one in self._fulls(session, rows, wanted)}
+
     def row(self, number: int) -> Workload:
         """The narrow part only."""
         with self._store.read() as session:
@@ -291,16 +298,28 @@ class Workloads:
 
     @classmethod
     def _full(cls, session: Session, row: Workload) -> Full:
-        detail = session.get(WorkloadDetail, row.id)
-        leases = session.execute(
-            select(GpuLease).where(col(GpuLease.workload_id) == row.id, col(GpuLease.released_at).is_(None))
-        ).scalars()
-        if detail is None:
-            raise LocalmlError(Code.INTERNAL, f"workload {row.id} has no detail row")
-        spec = WorkloadSpec.model_validate_json(detail.spec)
-        return Full(
-            row, spec, detail.request, dict(detail.images or {}), cls._attempts(session, row.id or 0), list(leases)
-        )
+        return cls._fulls(session, [row], [row.id])[0]
+
+    @staticmethod
+    def _fulls(session: Session, rows: Sequence[Workload], wanted: Any) -> list[Full]:
+        """``wanted``: the ids of these rows, or what selects them."""
+
+        def of(model: Any, *conditions: Any) -> dict[int, list[Any]]:
+            found: dict[int, list[Any]] = {}
+            query = select(model).where(col(model.workload_id).in_(wanted), *conditions)
+            for one in session.execute(query.order_by(*model.__table__.primary_key)).scalars():
+                found.setdefault(one.workload_id, []).append(one)
+            return found
+
+        details, attempts, leases = of(WorkloadDetail), of(Attempt), of(GpuLease, col(GpuLease.released_at).is_(None))
+        full = []
+        for row in rows:
+            if row.id not in details:
+                raise LocalmlError(Code.INTERNAL, f"workload {row.id} has no detail row")
+            (detail,) = details[row.id]
+            spec, images = WorkloadSpec.model_validate_json(detail.spec), dict(detail.images or {})
+            full.append(Full(row, spec, detail.request, images, attempts.get(row.id, []), leases.get(row.id, [])))
+        return full
 
     def page(self, query: Query) -> Page:
         """One page of workloads; see :mod:`localml.core.work.listing`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.rig import ME, Rig, job
+from sqlalchemy import event
 
 from localml.control.watch.restarts import Restarts
 from localml.core.errors import Code, LocalmlError
@@ -316,3 +317,26 @@ def test_resources_of_a_pool_that_is_full_make_the_start_wait(lab: Lab) -> None:
 
 def _with_gpu() -> Any:
     return spec().roles[0].model_copy(update={"resources": Resources(gpu=1)})
+
+
+def test_a_list_of_many_takes_no_more_statements_than_one_of_few(lab: Lab) -> None:
+    said: list[str] = []
+
+    def note(*given: Any) -> None:
+        said.append(given[2])
+
+    def statements() -> int:
+        said.clear()
+        event.listen(lab.rig.db._readers, "before_cursor_execute", note)
+        found = lab.instances.list()
+        event.remove(lab.rig.db._readers, "before_cursor_execute", note)
+        assert [one.run.row.id for one in found] == [one.row.workload_id for one in found]
+        assert all(one.spec.roles for one in found)
+        return len(said)
+
+    few = [lab.create(f"a{number}") for number in range(2)]
+    before = statements()
+    for number in range(20):
+        lab.create(f"b{number}")
+    assert statements() == before
+    assert few[0].run == lab.instances.get(few[0].row.id or 0).run

@@ -12,6 +12,7 @@ from localml.core.errors import not_found
 from localml.core.people.allow import allow
 from localml.core.people.rights import Action, ThingKind
 from localml.dialects.kit import caller
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import workspace_for
 from localml.dialects.native.schemas import buckets as schemas
 from localml.platform import Platform
@@ -35,6 +36,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return _shown(platform.buckets_for(caller(), place).create(body.name, everyone=body.everyone)), 201
 
     @api.get("/buckets/<name>", responses={"200": schemas.BucketFull})
+    @slow
     def show(path: schemas.BucketPath) -> Any:
         """One bucket, and how much is in it."""
         row, uri = _find(platform, path.name, Action.READ), f"s3://{path.name}"
@@ -53,6 +55,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return _shown(records.change(row.name, **given))
 
     @api.delete("/buckets/<name>", responses={"200": schemas.BucketOut})
+    @slow
     def delete(path: schemas.BucketPath, query: schemas.RecursiveQuery) -> Any:
         """Delete a bucket; one that holds something only with ``recursive``."""
         row = _find(platform, path.name, Action.DELETE)

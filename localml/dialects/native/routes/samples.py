@@ -11,6 +11,7 @@ from localml.core.people.rights import Action
 from localml.core.subjects import Subject
 from localml.dialects.kit import caller
 from localml.dialects.kit.bodies import body_limit
+from localml.dialects.kit.seats import slow
 from localml.dialects.native.auth import find
 from localml.dialects.native.schemas import work as schemas
 from localml.platform import Platform
@@ -35,14 +36,15 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         return {"accepted": len(points)}, 202
 
     @api.get("/workloads/<ref>/samples")
+    @slow
     def give(path: schemas.Reference, query: schemas.SampleQuery) -> Any:
         """Series with their points as [time, value] pairs, in order of time."""
         number = find(platform, caller(), path.ref).row.id or 0
+        found = platform.samples.read(
+            Subject.workload(number), since=query.since, name=query.name, replica=query.replica
+        )
         series = [
             {"replica": replica, "name": name, "points": [[point.at, point.value] for point in points]}
-            for (replica, name), points in sorted(
-                platform.samples.read(Subject.workload(number), since=query.since).items()
-            )
-            if query.name in (None, name) and query.replica in (None, replica)
+            for (replica, name), points in found.items()
         ]
         return {"series": series}
