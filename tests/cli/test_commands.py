@@ -169,6 +169,19 @@ def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: st
     assert ("does not serve" in plain.err) is not found["served"]
 
 
+def test_logs_of_a_pruned_job_say_that_its_output_is_kept_no_more(cli: Cli) -> None:
+    cli("run", "-f", "--name", "old", "--", "echo", "words")
+    cli("prune", "--logs-days", "0")
+    for follow in ((), ("-f",)):
+        told = cli("logs", *follow, "old")
+        assert (told.code, told.out) == (0, "")
+        assert told.err.endswith("B of its output went, and is kept no more\n")
+    assert "OutputPruned" in cli("show", "old").out
+    cli("run", "-f", "--name", "silent", "--", "true")
+    assert cli("logs", "silent").err == ""
+    cli("rm", "old", "silent")
+
+
 def test_prune_and_backup(cli: Cli) -> None:
     cli("run", "-f", "--name", "wordy", "--", "echo", "words")
     assert cli("prune", "--logs-days", "30", "--dry-run").out.startswith("would free")
