@@ -38,6 +38,20 @@ def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
     assert "exit code 7" in done.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--time-limit", "inf", "spec.time_limit: must be a finite number, not inf"),
+        ("--cpus", "nan", "spec.roles.0.resources.cpu: must be a finite number, not nan"),
+        ("--shm", "9E", "shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
+        ("--retries", "5000", "spec.retries.limit: should be less than or equal to 1000, not 5000"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(cli: Cli, option: str, value: str, told: str) -> None:
+    refused = cli("run", option, value, "--", "true")
+    assert (refused.code, refused.err) == (1, f"error: {told}\n")
+
+
 def test_follow_marks_lines_of_several_replicas(cli: Cli, localml: Localml) -> None:
     made = localml.client.submit({"roles": [{"command": ["sh", "-c", "echo a; printf b"], "count": 2}]})
     assert sorted(cli("logs", "-f", made.name).out.splitlines()) == [
