@@ -227,19 +227,29 @@ def logs(
             _logs_json(client, name, query, follow=follow)
         elif follow:
             try:
-                _print_followed(client, name, raw=raw, **query)
+                some = _print_followed(client, name, raw=raw, **query)
             except KeyboardInterrupt:
                 raise typer.Exit(INTERRUPTED) from None
-        else:
-            _print_output(client, name, query, raw=raw)
+            if not some:
+                _tell_pruned(client, name)
+        elif not _print_output(client, name, query, raw=raw):
+            _tell_pruned(client, name)
 
 
-def _print_output(client: Client, name: str, query: dict[str, Any], *, raw: bool) -> None:
-    """Bytes as they are, unless a terminal would obey them; a long log that goes into a file has a bar."""
+def _tell_pruned(client: Client, name: str) -> None:
+    """Why there is no output where there was some."""
+    last = next((one for one in reversed(client.events(name)) if one.reason == "OutputPruned"), None)
+    if last is not None:
+        typer.echo(f"{show.clock(last.at)}: {last.message}", err=True)
+
+
+def _print_output(client: Client, name: str, query: dict[str, Any], *, raw: bool) -> bool:
+    """Bytes as they are, unless a terminal would obey them; a long log that goes into a file has a bar. Returns whether
+    there are any."""
     parts = client.parts(name, **query)
     first = next(parts, None)
     if first is None:
-        return
+        return False
     if first.gone and "tail" not in query:
         typer.echo(f"{first.gone} bytes of older output are kept no more", err=True)
     left, write = first.left(first.end), terminal.output_writer(sys.stdout, raw=raw)
@@ -249,6 +259,7 @@ def _print_output(client: Client, name: str, query: dict[str, Any], *, raw: bool
             write(part.data)
             progress(len(part.data))
     sys.stdout.flush()
+    return True
 
 
 def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool) -> None:
@@ -263,13 +274,16 @@ def _logs_json(client: Client, name: str, query: dict[str, Any], *, follow: bool
     print_json({"name": name, "text": text})
 
 
-def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: bool = False, **query: Any) -> None:
-    """Output as it comes; with several replicas whole lines, each marked with its replica."""
+def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: bool = False, **query: Any) -> bool:
+    """Output as it comes; with several replicas whole lines, each marked with its replica. Returns whether there was
+    any."""
+    some = False
     found = client.get(ref)
     roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
     several = query.get("index") is None and sum(one.get("count", 1) for one in roles) > 1
     held: dict[tuple[str, str], str] = {}
     for piece in client.follow(ref, **query):
+        some = True
         target = sys.stderr if err or piece.stream == "stderr" else sys.stdout
         if not several:
             terminal.show_output(target, piece.text, raw=raw)
@@ -282,6 +296,7 @@ def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: b
     for (replica, stream), rest in held.items():
         if rest:
             _print_marked(sys.stderr if err or stream == "stderr" else sys.stdout, replica, rest, raw=raw)
+    return some
 
 
 def _print_marked(target: TextIO, replica: str, line: str, *, raw: bool) -> None:

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -103,7 +104,7 @@ class Transport:
 
     def json(self, method: str, path: str, body: Any = None, **query: Any) -> Any:
         """One request whose answer is JSON. Query members that are None are left out."""
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else _body(body)
         with readable(self.url):
             answer = self._send(method, path, query, data, headers=None if data is None else JSON)
             return json.loads(answer.data)
@@ -153,6 +154,23 @@ class Transport:
             finally:
                 answer.close()
         return answer
+
+
+def _body(value: Any) -> bytes:
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except ValueError:
+        field, number = next(_endless(value, ""))
+        raise ClientError("invalid", f"{field}: must be a finite number, not {number:g}", field=field) from None
+
+
+def _endless(value: Any, field: str) -> Iterator[tuple[str, float]]:
+    """The numbers in a request that JSON cannot say, and the members that they are."""
+    if isinstance(value, float) and not isfinite(value):
+        yield field, value
+    members = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in members:
+        yield from _endless(one, f"{field}.{name}".lstrip("."))
 
 
 def _query(query: Mapping[str, Any]) -> str:

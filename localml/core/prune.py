@@ -15,7 +15,7 @@ from sqlalchemy import delete, false, func, select, update
 from sqlmodel import Session, SQLModel, col
 
 from localml.core.capacity.tables import GpuLease
-from localml.core.events.records import forget
+from localml.core.events.records import forget, record_event
 from localml.core.events.tables import Event
 from localml.core.instances.tables import Instance
 from localml.core.logs.tables import LogFile
@@ -24,7 +24,7 @@ from localml.core.quantities import format_memory
 from localml.core.registry.tables import ModelVersion
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import EndpointReplica
-from localml.core.subjects import Noun
+from localml.core.subjects import Noun, Subject
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
@@ -202,16 +202,25 @@ def _drop_files(store: Store, data: Path, number: int, files: Sequence[Path], re
     if not files:
         return
     result.logs_of.append(number)
+    size = 0
     for path in files:
         result.log_files += 1
-        result.log_bytes += taken(path)
+        size += taken(path)
         if not result.dry_run:
             path.unlink(missing_ok=True)
+    result.log_bytes += size
     if not result.dry_run:
         names = [str(path.relative_to(data)) for path in files]
-        mark = update(LogFile).where(*_about(LogFile, [number]), col(LogFile.pruned_at).is_(None))
-        mark = mark.where(col(LogFile.path).in_(names)).values(pruned_at=now)
-        store.write(lambda session: session.execute(mark) and None)
+        store.write(lambda session: _mark(session, number, names, size, now))
+
+
+def _mark(session: Session, number: int, names: list[str], size: int, now: float) -> None:
+    """The records of output that went say when, and so does an event, for whoever asks for it."""
+    mark = update(LogFile).where(*_about(LogFile, [number]), col(LogFile.pruned_at).is_(None))
+    session.execute(mark.where(col(LogFile.path).in_(names)).values(pruned_at=now))
+    if size and session.get(Workload, number) is not None:
+        words = f"{format_memory(size)} of its output went, and is kept no more"
+        record_event(session, Subject.workload(number), "OutputPruned", words, now=now)
 
 
 def files_of(data: Path, number: int) -> list[Path]:

@@ -38,6 +38,20 @@ def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
     assert "exit code 7" in done.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--time-limit", "inf", "spec.time_limit: must be a finite number, not inf"),
+        ("--cpus", "nan", "spec.roles.0.resources.cpu: must be a finite number, not nan"),
+        ("--shm", "9E", "shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
+        ("--retries", "5000", "spec.retries.limit: should be less than or equal to 1000, not 5000"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(cli: Cli, option: str, value: str, told: str) -> None:
+    refused = cli("run", option, value, "--", "true")
+    assert (refused.code, refused.err) == (1, f"error: {told}\n")
+
+
 def test_follow_marks_lines_of_several_replicas(cli: Cli, localml: Localml) -> None:
     made = localml.client.submit({"roles": [{"command": ["sh", "-c", "echo a; printf b"], "count": 2}]})
     assert sorted(cli("logs", "-f", made.name).out.splitlines()) == [
@@ -167,6 +181,19 @@ def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: st
     plain = cli("env", dialect, "--format", "dotenv")
     assert "export" not in plain.out
     assert ("does not serve" in plain.err) is not found["served"]
+
+
+def test_logs_of_a_pruned_job_say_that_its_output_is_kept_no_more(cli: Cli) -> None:
+    cli("run", "-f", "--name", "old", "--", "echo", "words")
+    cli("prune", "--logs-days", "0")
+    for follow in ((), ("-f",)):
+        told = cli("logs", *follow, "old")
+        assert (told.code, told.out) == (0, "")
+        assert told.err.endswith("B of its output went, and is kept no more\n")
+    assert "OutputPruned" in cli("show", "old").out
+    cli("run", "-f", "--name", "silent", "--", "true")
+    assert cli("logs", "silent").err == ""
+    cli("rm", "old", "silent")
 
 
 def test_prune_and_backup(cli: Cli) -> None:

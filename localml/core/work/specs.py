@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from localml.core.errors import invalid
 from localml.core.quantities import parse_memory
@@ -45,10 +45,6 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _bytes(value: Any) -> Any:
-    return parse_memory(value) if isinstance(value, str) else value
-
-
 class Resources(Frozen):
     """What one replica needs. An amount left out is neither reserved nor limited.
 
@@ -66,8 +62,8 @@ class Resources(Frozen):
 
     @field_validator("memory", "shm", mode="before")
     @classmethod
-    def _amount(cls, value: Any) -> Any:
-        return _bytes(value)
+    def _amount(cls, value: Any, info: ValidationInfo) -> Any:
+        return parse_memory(value, info.field_name or "memory") if isinstance(value, str) else value
 
     @field_validator("gpu")
     @classmethod

@@ -132,7 +132,7 @@ def _parsed(data: bytes) -> Any:
     try:
         value = json.loads(data, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
-        raise invalid("body", "is nested too deeply") from None
+        raise invalid("body", f"is nested too deeply: at most {MOST_LEVELS} levels of lists and objects") from None
     except ValueError as error:
         raise invalid("body", f"is not JSON: {error}") from None
     if isinstance(value, str):

@@ -10,7 +10,16 @@ import re
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from localml.core.limits import MOST_POINTS
 from localml.core.quantities import parse_memory
@@ -22,7 +31,13 @@ from localml.core.work.totals import need_few
 MAX_LOG_BYTES = 64 << 20
 OFFSETS = re.compile(r"[0-9]{1,18}(,[0-9]{1,18})*")
 LARGEST = 1 << 62  # what SQLite can hold
-Bytes = Annotated[int, BeforeValidator(lambda value: parse_memory(value) if isinstance(value, str) else value)]
+
+
+def _bytes(value: Any, info: ValidationInfo) -> Any:
+    return parse_memory(value, info.field_name or "memory") if isinstance(value, str) else value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
 
 
 class Strict(BaseModel):
