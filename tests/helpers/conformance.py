@@ -236,6 +236,13 @@ class EngineConformance:
         assert found["stdout"] == b"".join(b"o%d\n" % i for i in range(200))
         assert found["stderr"] == b"".join(b"e%d\n" % i for i in range(200))
 
+    def test_opening_the_output_anew_loses_nothing(self, engine_kit: EngineKit) -> None:
+        """``> /dev/stderr`` opens what is there, and cuts it off where that is a file."""
+        script = "echo 1; echo 2 > /dev/stdout; echo 3; echo 4 >> /dev/stdout; echo a >&2; echo b > /dev/stderr"
+        plan = engine_kit.plan(f"{script}; echo c > /proc/self/fd/2; echo d >&2")
+        assert engine_kit.run(plan).exit_code == 0
+        assert engine_kit.output(plan.name) == {"stdout": b"1\n2\n3\n4\n", "stderr": b"a\nb\nc\nd\n"}
+
     def test_reading_goes_on_from_an_offset(self, engine_kit: EngineKit) -> None:
         plan = engine_kit.plan("printf 0123456789; printf abcdef >&2")
         engine_kit.run(plan)

@@ -51,7 +51,7 @@ class DeathsOverProcesses:
         print(loop.told.calls, loop.died_at, len(loop.told.submitted))
         assert set(JOBS) <= set(loop.died_at), f"some fail-points were never reached: {loop.died_at}"
         assert len(loop.told.submitted) > 50
-        programs = (".supervisor", ".zygote", ".box")
+        programs = (".supervisor", ".zygote", ".pipes", ".box")
         left = [path.name for path in (data / "replicas").iterdir() if not path.name.startswith(programs)]
         assert left == []
         wait_until(lambda: not processes_with(str(tmp_path)), "the end of all processes")

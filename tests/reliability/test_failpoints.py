@@ -46,7 +46,7 @@ def test_a_gang_of_processes_outlives_a_death(tmp_path: Path, point: str) -> Non
     assert [
         one.name
         for one in (tmp_path / "data" / "replicas").iterdir()
-        if not one.name.startswith((".supervisor", ".zygote", ".box"))
+        if not one.name.startswith((".supervisor", ".zygote", ".pipes", ".box"))
     ] == []
 
 

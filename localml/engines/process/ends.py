@@ -86,7 +86,7 @@ def _end(name: str, folder: ReplicaDir, running: RunningRecord | None, groups: C
     if running.boot_id != process_io.boot_id():
         return EndRecord(None, 9, False, time.time(), error="the machine was restarted")
     outputs = [folder.path / stream for stream in STREAMS]
-    left = process_io.kill_session(running.supervisor, running.start_ticks, outputs)
+    left = process_io.kill_session(running.supervisor, running.start_ticks, outputs, running.outputs)
     for parent in set(groups.parents.values()):
         cgroups.kill_group(parent / name)
     error = "the supervisor was killed"

@@ -6,12 +6,12 @@ file            written    meaning
 plan.json       engine     the plan, and when it was made; a folder without it is no replica (yet, or any more)
 launch          engine     what the supervisor runs (:class:`localml.engines.process.launch.Launch`)
 exit.part       engine     room reserved on the disk for ``exit.json``
-stdout, stderr  child      its output, exactly
+stdout, stderr  superv.    the child's output, exactly; the child has pipes (:mod:`localml.engines.process.pipes`)
 work/           child      where it runs unless the plan's work directory exists here
 tmp/            child      its /tmp, if it runs under an account of its own; of the rest it can then see nothing
 stop            engine     grace in seconds; read by the supervisor at SIGTERM, and before it begins
 lock            --         locked (POSIX record lock) by the supervisor as long as it lives
-running.json    superv.    process numbers, start time in ticks, boot id; written before the command begins
+running.json    superv.    process numbers, start time in ticks, boot id, pipes; written before the command begins
 exit.json       superv.    how it ended; the engine writes it only when no supervisor is left to do it
 notes           superv.    limits that could not be set and such
 ==============  =========  ===============================================================================
@@ -77,6 +77,8 @@ class RunningRecord:
     child: int
     boot_id: str
     started_at: float
+    outputs: tuple[tuple[int, int], ...] = ()
+    """Device and inode of the pipes that its program writes to; those of before there were pipes have none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,9 +190,11 @@ def run_beside(beside: Beside, timeout: float) -> ExecResult:
     return ExecResult(code if code >= 0 else 128 - code, stdout, stderr)
 
 
-def kill_session(leader: int, ticks: int, outputs: Collection[Path] = ()) -> set[int]:
+def kill_session(
+    leader: int, ticks: int, outputs: Collection[Path] = (), pipes: Collection[tuple[int, int]] = ()
+) -> set[int]:
     """Kill what a dead supervisor left behind, or a command that is to end: the processes of its session, whatever
-    descends from it, and who writes to ``outputs``, whichever session it went to.
+    descends from it, and who writes to ``outputs`` or ``pipes`` (device, inode), whichever session it went to.
 
     The kernel gives a session's number to no new process while the session has members. So if there is a
     process of that number which began at another time, the session is over and the number somebody else's.
@@ -204,7 +206,8 @@ def kill_session(leader: int, ticks: int, outputs: Collection[Path] = ()) -> set
         ours = start_ticks(leader) == ticks
     except (OSError, IndexError):
         ours = True  # it is gone, and what it led may be left
-    files = {(found.st_dev, found.st_ino) for path in outputs if (found := _stat(path)) is not None}
+    files = {(device, inode) for device, inode in pipes}
+    files |= {(found.st_dev, found.st_ino) for path in outputs if (found := _stat(path)) is not None}
 
     def members() -> set[int]:
         found = {pid for pid in psutil.pids() if files and pid not in (leader, os.getpid()) and _has_open(pid, files)}

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 
 from localml.engines.base import EngineError
-from localml.engines.process import supervisor, zygote
+from localml.engines.process import pipes, supervisor, zygote
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class Spawner:
     """Starts supervisors.
 
     Args:
-        root: the folder of the replicas' folders; both programs are kept there, compiled, because a script given to
+        root: the folder of the replicas' folders; the programs are kept there, compiled, because a script given to
             the interpreter is compiled at each start. The names tell versions apart: an engine of another one may use
             the same root.
         boxes: the compiled program of boxes, where there are any.
@@ -107,7 +107,7 @@ class Spawner:
     """
 
     def __init__(self, root: Path, *boxes: Path) -> None:
-        self._forked = (compiled(supervisor, root), *boxes)
+        self._forked = (compiled(supervisor, root), compiled(pipes, root), *boxes)
         self._program = compiled(zygote, root)
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
@@ -163,7 +163,7 @@ class Spawner:
         notes = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             sys.executable,
-            interpreter(self._forked[0], folder),
+            interpreter(self._forked[0], folder, self._forked[1]),
             ENVIRONMENT,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

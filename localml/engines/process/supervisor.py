@@ -1,10 +1,10 @@
 """The process engine's supervisor: runs one replica's command and writes down how it ended.
 
 Forked by the zygote (:mod:`localml.engines.process.zygote`) or, where that cannot be used, started as
-``python -I -S -E supervisor.pyc DIR``; in a session of its own, so that it outlives both zygote and server. It imports
-nothing of localml and as little as possible of the standard library: a start must cost milliseconds (``signal`` and
-``json`` would double it, hence ``_signal`` and text written by hand). What it reads and writes in DIR is described in
-:mod:`localml.engines.process.folder`.
+``python -I -S -E supervisor.pyc DIR pipes.pyc``; in a session of its own, so that it outlives both zygote and
+server. It imports nothing of localml and as little as possible of the standard library: a start must cost milliseconds
+(``signal`` and ``json`` would double it, hence ``_signal`` and text written by hand). What it reads and writes in DIR
+is described in :mod:`localml.engines.process.folder`.
 """
 
 from __future__ import annotations
@@ -58,10 +58,11 @@ class Launch:
 
 
 class Supervisor:
-    """One replica: its child, the signals that reach it, and its end."""
+    """One replica: its child, the signals that reach it, and its end. ``pipes`` is where the output goes through."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, pipes: Any = None) -> None:
         self.launch = launch
+        self.pipes = pipes
         self.cgroups: list[bytes] = []
         self.child = 0
         self.stopping = False
@@ -79,14 +80,15 @@ class Supervisor:
             signals.signal(number, signals.SIG_IGN)
         go = self._fork()
         adopt_orphans()  # before anything runs that could leave some
-        record_running(self.child)
+        record_running(self.child, self.pipes.identities())
+        self.pipes.begin()
         os.write(go, b"1")
         os.close(go)
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
-        error = self._kill_rest()
+        errors = [self._kill_rest(), self.pipes.finish(self._hurried)]
         record_end(
-            error=error,
+            error="; ".join(filter(None, errors)),
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
             signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else None,
             oom=oom,
@@ -120,7 +122,7 @@ class Supervisor:
     def _become(self, ready: int) -> None:
         """In the child: set everything up and turn into the command."""
         os.setpgid(0, 0)
-        _redirect()
+        self.pipes.give()
         if not os.read(ready, 1):
             os._exit(126)
         for number in range(1, signals.NSIG):
@@ -191,6 +193,9 @@ class Supervisor:
         else:
             signals.setitimer(signals.ITIMER_REAL, grace)
 
+    def _hurried(self) -> bool:
+        return self.stopping or SIGTERM in signals.sigpending()
+
     def _on_deadline(self) -> None:
         _send(os.killpg, self.child, SIGKILL)
         for pid in _children():
@@ -251,14 +256,14 @@ def adopt_orphans() -> None:
         note(f"orphans not adopted: {error}")
 
 
-def record_running(child: int) -> None:
+def record_running(child: int, outputs: list[tuple[int, int]]) -> None:
     """Write ``running.json``: who runs, told apart from any later process of the same number."""
     me = os.getpid()
     with open("/proc/sys/kernel/random/boot_id") as source:
         boot = source.read().strip()
     text = (
         f'{{"supervisor": {me}, "start_ticks": {start_ticks(me)}, "child": {child}, '
-        f'"boot_id": "{boot}", "started_at": {time.time()!r}}}\n'
+        f'"outputs": {[list(one) for one in outputs]}, "boot_id": "{boot}", "started_at": {time.time()!r}}}\n'
     )
     file = os.open("running.part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
@@ -345,7 +350,7 @@ def take_lock() -> bool:
     return True
 
 
-def main(directory: str) -> int:
+def main(directory: str, pipes: str) -> int:
     """Supervise the replica of a folder, unless it has ended or another supervisor has it."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what the server inherited is no business of jobs
     try:
@@ -357,7 +362,9 @@ def main(directory: str) -> int:
     try:
         with open("launch", "rb") as file:
             launch = Launch(file.read())
-        supervisor = Supervisor(launch)
+        uid, gid = launch.option(b"uid"), launch.option(b"gid")
+        owner = (int(uid), int(gid)) if uid and gid else None
+        supervisor = Supervisor(launch, load_program(pipes).Pipes(owner))
     except (OSError, ValueError) as error:
         record_end(exit_code=125, error=f"the supervisor cannot read what to run: {error}")
         return 1
@@ -369,14 +376,6 @@ def main(directory: str) -> int:
         record_end(exit_code=125, error=f"the supervisor failed: {error}")
         return 1
     return 0
-
-
-def _redirect() -> None:
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        output = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        os.dup2(output, number)
-    nothing = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(nothing, 0)
 
 
 def _complain(verb: bytes, what: bytes, error: OSError) -> None:
@@ -469,4 +468,4 @@ def _json(value: bool | int | str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

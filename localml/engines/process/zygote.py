@@ -1,9 +1,10 @@
 """The process engine's zygote: an interpreter that is ready, and forks one supervisor for each replica.
 
-Started by :class:`localml.engines.process.spawn.Spawner` as ``python -I -S -E zygote.pyc supervisor.pyc [box.pyc]``
-with a Unix socket (``SOCK_SEQPACKET``) as its standard input. A request is a replica's folder; the answer comes from
-the forked supervisor itself: its process number, and with it a pidfd, which no other process can get in between. The
-zygote holds no state: it ends when the server's side of the socket is closed, and what it forked goes on without it.
+Started by :class:`localml.engines.process.spawn.Spawner` as ``python -I -S -E zygote.pyc supervisor.pyc pipes.pyc
+[box.pyc]`` with a Unix socket (``SOCK_SEQPACKET``) as its standard input. A request is a replica's folder; the answer
+comes from the forked supervisor itself: its process number, and with it a pidfd, which no other process can get in
+between. The zygote holds no state: it ends when the server's side of the socket is closed, and what it forked goes on
+without it.
 
 Like the supervisor it imports nothing of localml and as little as possible of the standard library.
 """
@@ -88,21 +89,21 @@ def _load(path: str) -> Any:
     return module
 
 
-def main(supervisor: str, *boxes: str) -> int:
+def main(supervisor: str, pipes: str, *boxes: str) -> int:
     """Serve the socket that is the standard input.
 
     Args:
         supervisor: the program that is forked.
-        boxes: what it loads for replicas in boxes; here, so that it need not do so for each of them.
+        pipes: what it loads for the output of each; here, so that it need not do so for each of them.
+        boxes: the same for replicas in boxes.
     """
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # what the server lets its children inherit would live as long as this
     program = _load(supervisor)
-    for box in boxes:
-        program.load_program(box)
-    supervise: Callable[[str], int] = program.main
+    for one in (pipes, *boxes):
+        program.load_program(one)
     signals.signal(signals.SIGCHLD, signals.SIG_IGN)  # the kernel reaps; nobody here asks how a supervisor ended
     gc.freeze()  # its pages stay shared with the forks
-    serve(_socket.socket(fileno=0), supervise)
+    serve(_socket.socket(fileno=0), lambda folder: int(program.main(folder, pipes)))
     return 0
 
 

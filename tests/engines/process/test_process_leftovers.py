@@ -22,7 +22,7 @@ ReplicaDir(Path(sys.argv[1])).create(ReplicaPlan("job", "none"), {"localml.insta
 
 
 def _names(root: Path) -> list[str]:
-    return [name for name in os.listdir(root) if not name.startswith((".supervisor-", ".zygote-", ".box-"))]
+    return [name for name in os.listdir(root) if not name.startswith((".supervisor-", ".zygote-", ".pipes-", ".box-"))]
 
 
 def test_a_removal_that_was_cut_short_is_finished_by_the_next(tmp_path: Path) -> None:
