@@ -25,7 +25,7 @@ while True:
     left = lines
     while left:
         left = left[os.write(1, left):]
-    time.sleep(0.02)
+    time.sleep(float(os.environ["PAUSE"]))
 """
 
 
@@ -70,9 +70,10 @@ class Uploader(threading.Thread):
             self.size += 1 << 14
 
 
-def test_a_siege_starves_nobody(server: Limited, long_form: bool) -> None:
+@pytest.mark.parametrize("pause", [0.02, 0.0])
+def test_a_siege_starves_nobody(server: Limited, long_form: bool, pause: float) -> None:
     command = (sys.executable, "-c", _FLOOD)
-    floods = [server.api.submit(f"flood-{one}", spec(*command)) for one in range(FLOODS)]
+    floods = [server.api.submit(f"flood-{one}", spec(*command, env={"PAUSE": str(pause)})) for one in range(FLOODS)]
     silent = server.api.submit("silent", spec("sleep", "600"))
     wait_until(lambda: all(server.api.get(f"/workloads/{one}")["state"] == "running" for one in floods), "floods")
     before = server.process.num_fds(), server.process.num_threads(), server.process.memory_info().rss

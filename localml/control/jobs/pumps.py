@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from localml.control.jobs.turns import Turns
 from localml.core.logs.files import LogStore
 from localml.core.logs.writer import LogWriter
 from localml.engines.base import STREAMS, Engine, EngineError, EngineUnreachable, LogChunk, Phase
@@ -117,6 +118,7 @@ class LogPumps:
         self._stalled: dict[str, int] = {}  # attempt -> workload
         self._stop = threading.Event()
         self._wait = wait or self._stop.wait
+        self._turns = Turns(self._stop.wait)
 
     def ensure(self, workload_id: int, name: str) -> None:
         """Make sure that this container's output is being carried over; cheap to repeat."""
@@ -212,7 +214,7 @@ class LogPumps:
             with _disk():
                 writer.note(chunk.place)
         if chunk.data:
-            with pump.writing:
+            with self._turns.turn(len(chunk.data)), pump.writing:
                 if pump.over:
                     return False
                 with _disk():

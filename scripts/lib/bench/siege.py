@@ -33,6 +33,8 @@ MOST_SUBMIT = 3.0
 _PACE = 0.01
 """Seconds between two requests that are measured; more would be a siege of its own."""
 _TURN = 5.0
+_PAUSES = {0.01: "floods", 0.0: "floods without a pause"}
+"""Seconds between two thousand lines of a flood, and what it is then."""
 _FLOOD = """
 import os, time
 lines = b"".join(b"%06d a line of output as long as many are, more or less, of a flood\\n" % one for one in range(1000))
@@ -47,19 +49,21 @@ while True:
 def siege(quick: bool) -> Iterator[Row]:
     """``/healthz`` and a submission, while others besiege the server, beside the same when they don't."""
     turns, seconds = (1, 3.0) if quick else (3, _TURN)
-    calm, besieged = Times(), Times()
+    calm, besieged = Times(), {pause: Times() for pause in _PAUSES}
     with folder() as path, serving(path / "data", "process") as server, closing(server.client()) as client:
         _hold_gpus(server)
         calm.take(server, client, seconds)  # warms
         calm = Times()
         for turn in range(turns):
             calm.take(server, client, seconds)
-            with besiegers(server, path, turn) as read:
-                before = read.value
-                besieged.take(server, client, seconds)
-                besieged.followed += read.value - before
-    what = f"{WAITERS} wait, {FLOODS} follow floods, one uploads, one doesn't read"
-    yield from _rows(what, calm, besieged, turns * seconds)
+            for pause, times_ in besieged.items():
+                with besiegers(server, path, turn, pause) as read:
+                    before = read.value
+                    times_.take(server, client, seconds)
+                    times_.followed += read.value - before
+    for pause, floods in _PAUSES.items():
+        what = f"{WAITERS} wait, {FLOODS} follow {floods}, one uploads, one doesn't read"
+        yield from _rows(what, calm, besieged[pause], turns * seconds)
 
 
 def _rows(what: str, calm: Times, besieged: Times, seconds: float) -> Iterator[Row]:
@@ -101,7 +105,7 @@ def _hold_gpus(server: Server) -> None:
 
 
 @contextmanager
-def besiegers(server: Server, path: Path, turn: int, pause: float = 0.01) -> Iterator[Synchronized[int]]:
+def besiegers(server: Server, path: Path, turn: int, pause: float) -> Iterator[Synchronized[int]]:
     """Everybody at once; gives how many bytes the followers of floods have got.
 
     Args:
@@ -112,7 +116,7 @@ def besiegers(server: Server, path: Path, turn: int, pause: float = 0.01) -> Ite
     script.write_text(_FLOOD)
     spec = {"roles": [{"command": [sys.executable, str(script)], "env": {"PAUSE": str(pause)}}]}
     numbers = [
-        int(server.ask("POST", "/workloads", {"name": f"flood-{turn}-{one}", "spec": spec})["id"])
+        int(server.ask("POST", "/workloads", {"name": f"flood-{turn}-{pause}-{one}", "spec": spec})["id"])
         for one in range(FLOODS)
     ]
     _await_running(server, numbers)
