@@ -89,7 +89,7 @@ class Pipes:
         """
         begin = time.monotonic()
         for copy in self._copies:
-            copy.last = True
+            copy.hurry()
         for copy in self._copies:
             while not copy.over.acquire(timeout=0.2):
                 if time.monotonic() - begin > copy.patience(hurried()):
@@ -105,15 +105,15 @@ class Copy:
     Attributes:
         over: free once everything was copied.
         busy: whether something was read that is not in the file yet.
-        last: whether the replica has ended: nobody is held back any more.
         lost: why something is not in the file; empty as long as all of it is.
     """
 
     def __init__(self, name: str, pipe: int) -> None:
         self.name = name
-        self.over = _thread.allocate_lock()
+        self.over, self._last = _thread.allocate_lock(), _thread.allocate_lock()
         self.over.acquire()
-        self.busy = self.last = False
+        self._last.acquire()
+        self.busy = self._ended = False
         self.lost = ""
         self._pipe = pipe
         self._file = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -125,12 +125,17 @@ class Copy:
                 self.busy = True
                 self._keep(data)
                 self.busy = False
-                time.sleep(self._pause(len(data)))
+                self._last.acquire(timeout=self._pause(len(data)))
         except OSError as error:
             self.lost = error.strerror or str(error)
             os.close(self._pipe)
         finally:
             self.over.release()
+
+    def hurry(self) -> None:
+        """The replica has ended: nobody is held back any more."""
+        self._ended = True
+        self._last.release()
 
     def patience(self, hurried: bool) -> float:
         """Seconds that it is worth waiting for, after the end of the replica."""
@@ -160,7 +165,7 @@ class Copy:
 
     def _pause(self, size: int) -> float:
         """Seconds until the next look, after so many bytes."""
-        if self.last:
+        if self._ended:
             return 0.0
         ahead = os.fstat(self._file).st_blocks * 512
         if ahead <= NEAR:

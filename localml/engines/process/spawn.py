@@ -25,7 +25,7 @@ _ANSWER_WAIT = 10.0
 """Seconds after which a zygote that does not answer is given up."""
 _END_WAIT = 2.0
 """Seconds that a killed zygote may take to end; one that hangs in the kernel is left to it."""
-ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
 
 
 @dataclass(frozen=True, slots=True)
