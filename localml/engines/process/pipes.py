@@ -25,7 +25,7 @@ GATHER = 0.002
 """Seconds between two copies of little: who writes line by line is not copied line by line."""
 NEAR = 16 << 20
 """Bytes on the disk that the server has not taken over yet (:meth:`Engine.carried` gives their room back; it does so
-every 8 MiB). Up to here a program is never held back."""
+every 8 MiB). Up to here a program is never held back. Where the file system has no holes, this is all it ever may."""
 FAST, SLOWEST = 32 << 20, 4 << 20
 """Bytes a second from there on, fewer the farther it is ahead; and the fewest, so that a job comes to its end also
 when no server runs."""
