@@ -51,7 +51,9 @@ MOST_SERIES = 10_000
 MOST_POINTS = 100_000
 """Points in one request."""
 MOST_OF_ONE = 1_000
-"""Tokens, key pairs, buckets, workspaces, models, notebooks and their like, or live endpoints that one user has."""
+"""Tokens, key pairs, buckets, workspaces, notebooks and their like, or live endpoints that one user has."""
+MOST_MODELS = 10_000
+"""Models of one user: each job that writes one makes one of its own name, unless it is told another."""
 MOST_POOLS = 5_000
 """Pools in all: who names one that is not there makes it, with those that it is in, and it stays."""
 MOST_VARIANTS = 100

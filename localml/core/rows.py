@@ -75,8 +75,8 @@ def install_id(store: Store) -> str:
     return store.write(act)
 
 
-def need_few(session: Session, model: type[SQLModel], what: str, *conditions: Any) -> None:
-    """Refuse one more row for a user who has :data:`localml.core.limits.MOST_OF_ONE` of these.
+def need_few(session: Session, model: type[SQLModel], what: str, *conditions: Any, most: int | None = None) -> None:
+    """Refuse one more row for a user who has ``most`` of these, or :data:`localml.core.limits.MOST_OF_ONE`.
 
     Args:
         what: what they are, in the plural; also the field's name.
@@ -86,4 +86,4 @@ def need_few(session: Session, model: type[SQLModel], what: str, *conditions: An
         LocalmlError: ``INVALID`` with both numbers.
     """
     there = session.execute(select(func.count()).select_from(model).where(*conditions)).scalar_one()
-    need_at_most(what, int(there) + 1, MOST_OF_ONE, f"{what} of one user")
+    need_at_most(what, int(there) + 1, MOST_OF_ONE if most is None else most, f"{what} of one user")

@@ -152,3 +152,22 @@ def test_a_log_that_finds_no_room_says_so_and_goes_on_without_a_gap(tmp_path: Pa
 
 def _reasons(api: Api, number: int) -> list[str]:
     return [event["reason"] for event in api.get(f"/workloads/{number}/events")["events"]]
+
+
+def test_jobs_that_write_more_than_the_disk_has_never_see_it_full(tmp_path: Path) -> None:
+    """The oldest output goes in time, also where the disk fills within seconds."""
+    data = tmp_path / "disk" / "data"
+    with (
+        small_disk(tmp_path / "disk", "96m"),
+        servers(data, gpus="none", free_disk=32 << 20, keep_logs=1 << 30, cache=str(tmp_path / "cache")) as found,
+    ):
+        api = found.start().api
+        for one in range(40):
+            number = api.submit(f"writes-{one}", _job("head -c 3000000 /dev/zero | base64; sleep 0.2"))
+            assert api.wait_over(number)["state"] == "succeeded", found.tail()
+            assert "LogStalled" not in _reasons(api, number)
+        last = api.log(number, stream="stdout")
+        assert len(last) > 4_000_000
+        told = {event["reason"] for event in api.get("/events")["events"]}
+        assert {"Pruning", "Pruned"} <= told
+        assert "DiskFull" not in told

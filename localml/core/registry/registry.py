@@ -22,6 +22,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.events.records import record_event
+from localml.core.limits import MOST_MODELS
 from localml.core.people import memberships
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
@@ -165,7 +166,7 @@ class Registry:
         model = session.exec(_live([workspace]).where(Model.name == new.name)).first()
         if model is None:
             mine = Model.owner_id == new.caller.id, col(Model.deleted_at).is_(None)
-            need_few(session, Model, "models", *mine)
+            need_few(session, Model, "models", *mine, most=MOST_MODELS)
             model = Model(
                 workspace=workspace,
                 owner=new.caller.name,

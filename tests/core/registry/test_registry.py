@@ -207,3 +207,14 @@ def test_models_of_projects_are_apart(place: Place) -> None:
     with pytest.raises(LocalmlError) as failure:
         place.registry.find("net")
     assert failure.value.code is Code.CONFLICT
+
+
+def test_a_user_has_only_so_many_models_but_more_versions(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("localml.core.registry.registry.MOST_MODELS", 1)
+    place.put("s3://b/net.onnx", times(2.0))
+    for number in (1, 2):
+        assert place.registry.register(NewVersion("net", "s3://b/net.onnx", ME)).label == f"net:{number}"
+    with pytest.raises(LocalmlError, match="models: at most 1 models of one user, not 2"):
+        place.registry.register(NewVersion("other", "s3://b/net.onnx", ME))
+    assert [model.name for model, _ in place.registry.models()] == ["net"]
+    assert len(list((place.data / FOLDER).iterdir())) == 1
