@@ -210,8 +210,9 @@ def test_status_has_stable_members(cli: Cli, localml: Localml) -> None:
     assert 0 < disk["floor"] < disk["total"] > disk["free"]
     assert disk["rules"]["logs_older_than"] == 30 * 86400
     assert (
-        f" free of {format_memory(disk['total'])}; below {format_memory(disk['floor'])} old output goes"
-        in cli("status").out
+        f" free of {format_memory(disk['total'])}; below {format_memory(disk['floor'])} old output goes\n"
+        f"  kept       output of what ended for 30 days, {format_memory(disk['rules']['keep_log_bytes'])} in all;"
+        " the last 64M of each stream of a service\n" in cli("status").out
     )
     assert "2 x Simulated GPU (simulated)" in cli("status").out
 
