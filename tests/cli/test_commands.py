@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from localml.cli.details import _print_replicas
-from localml.client import Client, Replica
+from localml.cli.details import _print_replicas, explain
+from localml.client import Client, Reason, Replica
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 from localml.testing import Localml
@@ -116,6 +116,13 @@ def test_ps_says_that_a_program_has_ended_whose_output_is_still_copied(
         patched.setattr(Client, "workloads", lambda *_, **__: replace(page, workloads=exited))
         assert "3s   the program ended; its output is being copied" in cli("ps").out
     cli("rm", "over")
+
+
+def test_why_of_one_that_is_stuck_says_what_to_do(cli: Cli, localml: Localml) -> None:
+    one = localml.client.run(["sleep", "600"], name="hangs")
+    told = list(explain(replace(one, why=Reason("stuck", "stuck: main-0: it was to be started 3m ago"))))
+    assert told[1:] == ["it is tried again until it succeeds; 'localml doctor' checks the engine and the disk"]
+    cli("rm", "hangs")
 
 
 def test_why_of_one_that_waits(cli: Cli) -> None:
