@@ -56,6 +56,8 @@ def explain(found: Workload) -> Iterator[str]:
     """Sentences on why a workload waits or how it ended; what it does now otherwise."""
     if found.why is not None:
         yield found.why.message
+        if found.why.code == "stuck":
+            yield "it is tried again until it succeeds; 'localml doctor' checks the engine and the disk"
         if found.why.expected_start is not None:
             left = max(0.0, found.why.expected_start - time.time())
             yield f"it is expected to start in {format_duration(left)}"

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,9 @@ def _retention(existing: Path, data: Path) -> str:
 
     config, disk = load(data=data), disk_of(existing)
     kept = format_memory(rules(config, disk).keep_log_bytes)
+    days = f"{config.keep_logs_days:g} days" if isfinite(config.keep_logs_days) else "for ever"
     return (
-        f"a server started here keeps output of what ended {config.keep_logs_days:g} days, {kept} at most, "
+        f"a server started here keeps output of what ended {days}, {kept} at most, "
         f"of a service the last {format_memory(config.service_logs)} of a stream, and less when under "
         f"{format_memory(floor(config, disk))} of the disk are free"
     )

@@ -181,6 +181,15 @@ def _say(answer: dict[str, Any], words: str, *, as_json: bool) -> None:
         typer.echo(words)
 
 
+def _kept_words(disk: dict[str, Any]) -> str:
+    """What this server keeps of output, as it was told when it was started."""
+    rules = disk["rules"]
+    age, size = rules["logs_older_than"], rules["keep_log_bytes"]
+    days = "for ever" if age is None else f"for {age / 86_400:g} days"
+    last = format_memory(disk["service_logs"])
+    return f"output of what ended {days}, {format_memory(size)} in all; the last {last} of each stream of a service"
+
+
 @command
 def status(data: Data = None, as_json: Json = False) -> None:
     """The installation at a glance. Exits with 2 when no server runs."""
@@ -198,6 +207,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
         disk = found["disk"]
         room = f"{format_memory(disk['free'])} free of {format_memory(disk['total'])}"
         typer.echo(f"  disk       {room}; below {format_memory(disk['floor'])} old output goes")
+        typer.echo(f"  kept       {_kept_words(disk)}")
     typer.echo(f"  process    {found['pid']}, up for {format_duration(found['uptime'])}")
     for words in found["opened"]:
         typer.secho(f"  OPEN       {words}", fg="yellow")

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from localml.cli.details import _print_replicas
-from localml.client import Client, Replica
+from localml.cli.details import _print_replicas, explain
+from localml.client import Client, Reason, Replica
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 from localml.testing import Localml
@@ -118,6 +118,13 @@ def test_ps_says_that_a_program_has_ended_whose_output_is_still_copied(
     cli("rm", "over")
 
 
+def test_why_of_one_that_is_stuck_says_what_to_do(cli: Cli, localml: Localml) -> None:
+    one = localml.client.run(["sleep", "600"], name="hangs")
+    told = list(explain(replace(one, why=Reason("stuck", "stuck: main-0: it was to be started 3m ago"))))
+    assert told[1:] == ["it is tried again until it succeeds; 'localml doctor' checks the engine and the disk"]
+    cli("rm", "hangs")
+
+
 def test_why_of_one_that_waits(cli: Cli) -> None:
     cli("run", "--name", "big", "--gpus", "2", "--", "sleep", "600")
     cli("run", "--name", "small", "--gpus", "1", "--", "true")
@@ -210,8 +217,9 @@ def test_status_has_stable_members(cli: Cli, localml: Localml) -> None:
     assert 0 < disk["floor"] < disk["total"] > disk["free"]
     assert disk["rules"]["logs_older_than"] == 30 * 86400
     assert (
-        f" free of {format_memory(disk['total'])}; below {format_memory(disk['floor'])} old output goes"
-        in cli("status").out
+        f" free of {format_memory(disk['total'])}; below {format_memory(disk['floor'])} old output goes\n"
+        f"  kept       output of what ended for 30 days, {format_memory(disk['rules']['keep_log_bytes'])} in all;"
+        " the last 64M of each stream of a service\n" in cli("status").out
     )
     assert "2 x Simulated GPU (simulated)" in cli("status").out
 
