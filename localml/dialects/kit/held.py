@@ -33,9 +33,9 @@ _REST = 0.1
 """Seconds that a follower rests at most after it has got much."""
 _SHORT = 0.002
 """Seconds of a rest that is not worth one."""
-_LOOKS = (0.005, 0.25)
-"""Seconds from a look that was in vain to the next one: at first, and at most, where one change follows the other. A
-job that writes much wakes whoever waits for its end hundreds of times a second."""
+_LOOKS, _LOOKS_A_SECOND = 20.0, 4.0
+"""So often one who waits looks at once when something changes, which is more than a short job's whole life takes; and
+so often a second from then on. A job that writes much wakes whoever waits for its end hundreds of times a second."""
 
 
 @dataclass(slots=True)
@@ -206,7 +206,7 @@ class _Until(Parked):
         self._feed, self._seen, self._over, self._deadline = feed, seen, over, deadline
 
     async def wait(self, run: Run) -> None:
-        rest, most = _LOOKS
+        looks = _LOOKS
         while (left := self._deadline - (began := time.monotonic())) > 0:
             if not await _changed(self._feed, self.subject, self._seen, left):
                 return
@@ -214,8 +214,9 @@ class _Until(Parked):
             if await run(self._over):
                 return
             now = time.monotonic()
-            rest = _LOOKS[0] if now - began > most else min(2 * rest, most)
-            await asyncio.sleep(min(rest, max(0.0, self._deadline - now)))
+            looks = min(_LOOKS, looks + (now - began) * _LOOKS_A_SECOND) - 1
+            if looks < 0:
+                await asyncio.sleep(min(-looks / _LOOKS_A_SECOND, max(0.0, self._deadline - now)))
 
 
 async def _changed(feed: Feed, subject: Subject, seen: int, timeout: float) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +13,7 @@ from helpers.http_socket import Talk, serving
 
 from localml.core.events.feed import Feed
 from localml.core.subjects import Subject
-from localml.dialects.kit.held import Following, Pause, hold_until, waited_for
+from localml.dialects.kit.held import Following, Pause, _Until, hold_until, waited_for
 
 JOB = Subject.workload(7)
 Ask = Callable[[str], tuple[int, bytes]]
@@ -110,3 +112,30 @@ def test_the_second_time_it_is_known_what_was_waited_for(site: Site) -> None:
         talk.ask("GET /wait/60.0")
         assert talk.answer().body == b'{"waited_for":7}\n'
     assert site.feed._watchers == {}
+
+
+@pytest.mark.parametrize(("changes", "rests"), [(15, 0), (30, 10)])
+def test_who_waits_for_a_short_job_looks_at_each_change(
+    monkeypatch: pytest.MonkeyPatch, changes: int, rests: int
+) -> None:
+    """Who waits for one that changes all the time rests in between."""
+    feed, slept, looks = Feed(), list[float](), 0
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    def over() -> bool:
+        nonlocal looks
+        looks += 1
+        feed.changed(JOB)
+        return looks == changes
+
+    async def run(act: Callable[[], bool]) -> bool:
+        return act()
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    until = _Until(feed, JOB, feed.version(JOB), over, time.monotonic() + 3600)
+    feed.changed(JOB)
+    asyncio.run(until.wait(run))
+    assert looks == changes
+    assert len(slept) == pytest.approx(rests, abs=rests // 5)
