@@ -59,7 +59,7 @@ class Config:
     (``keep_removed_days``) and of jobs that ended (``keep_jobs_days``); events (``keep_events_days``).
     ``free_disk`` is how much of the disk stays free in bytes (None: the fiftieth part, 1 to 10 GiB).
     ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
-    (``dialects/kit/open.py``).
+    (``dialects/kit/open.py``). ``cache`` is where downloads and builds are kept; in the data directory by default.
     """
 
     data: Path
@@ -94,6 +94,8 @@ class Config:
         return [OPENABLE[name] for name in self.open]
 
     def __post_init__(self) -> None:
+        if self.cache == Path():  # never whatever folder the process happens to be in
+            object.__setattr__(self, "cache", self.data / "cache")
         if self.engine not in ENGINES:
             raise invalid("engine", f"must be one of {', '.join(ENGINES)}, not {self.engine!r}")
         if not 0 <= self.port <= 65535:

@@ -56,3 +56,7 @@ def test_an_engine_that_does_not_answer_has_no_containers_to_compare_with(
 
     monkeypatch.setattr(engine, "list", away)
     assert container_ids(engine) == []
+
+
+def test_builds_never_go_where_the_process_happens_to_be(tmp_path: Path) -> None:
+    assert Config(data=tmp_path).cache == tmp_path / "cache"
