@@ -239,6 +239,7 @@ def _row(n: int, *, waits: bool) -> dict[str, Any]:
         "dialect": "native",
         "workspace": f"team-{chance.randrange(WORKSPACES)}",
         "owner": f"user-{chance.randrange(10)}",
+        "owner_id": 1,  # the administrator, who may run what waits
         "name": f"job-{n}",
         "version": "",
         "pool": chance.choice(POOLS),
