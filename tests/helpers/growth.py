@@ -12,6 +12,8 @@ from typing import Any
 
 _CONTAINERS = (dict, list, set, tuple, frozenset, deque)
 _DEEPEST = 24
+_FOREIGN = ("flask", "werkzeug")
+"""Proxies of theirs are of a request, and may be looked at only in one."""
 
 
 def held(root: object) -> Counter[str]:
@@ -27,7 +29,7 @@ def held(root: object) -> Counter[str]:
             found[f"instances of {type(thing).__module__}.{type(thing).__name__}"] += 1
         if deep < _DEEPEST:
             for name, part in _parts(thing):
-                if id(part) not in seen:
+                if id(part) not in seen and not _module(part).startswith(_FOREIGN):
                     seen.add(id(part))
                     waiting.append((way + name, part, deep + 1))
     return found
