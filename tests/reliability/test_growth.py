@@ -33,8 +33,9 @@ from localml.platform import Platform
 
 SLACK = 5
 """Things more that may lie somewhere for a moment: replicas that the engine's last answer still had."""
-MOVES = ("seen._known", "engines.base.Observed", "samples._ids", "feed._versions")
-"""What the engine said at the last full look, which the next replaces, and what loses half or all when it is full."""
+MOVES = ("seen._known", "engines.base.Observed", "samples._ids", "feed._versions", "seen._over", "_invoke_excepthook")
+"""What the engine said at the last full look, which the next replaces; what loses half or all when it is full; and
+what threads lead to outside of the server."""
 
 
 class House:
