@@ -26,6 +26,8 @@ from localml.engines.docker.engine import DockerEngine
 from localml.objects.archive_rules import Limits, Tree
 from localml.objects.archives import inspect_archive, unpack
 
+pytestmark = pytest.mark.slow  # thousands of rows, and archives of thousands of members: it begins early
+
 NATIVE, PAI, TRAIN = "/localml/v1/workloads", "/api/v1/jobs", "/cloud_ml/v1/train"
 LONG_WORD = "x" * limits.MOST_STRING
 
