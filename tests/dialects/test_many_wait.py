@@ -10,9 +10,8 @@ from helpers.cloudml import SignedClient, over, put_trainer, signed
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.rig import wait_until
+from helpers.small_server import small_server
 
-from localml.config import Config
-from localml.control.serving.gateway_process import stop
 from localml.core.subjects import PEOPLE
 from localml.platform import Platform
 from localml.server import Server
@@ -25,14 +24,8 @@ CLOUDML = "/cloud_ml/v1/train/talk/logs"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    config = Config(
-        tmp_path / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=2, cache=tmp_path / "cache"
-    )
-    one = Server(Platform(config))
-    one.start()
-    yield one
-    one.close()
-    stop(config.data, timeout=2)
+    with small_server(tmp_path, threads=2) as one:
+        yield one
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from typing import Any
 import pytest
 import urllib3
 from helpers.http_socket import Talk
+from helpers.small_server import small_server
 
 from localml.client import Client
-from localml.config import Config
-from localml.control.serving.gateway_process import stop
 from localml.core.people.attempts import FREE, FREE_OF_ADDRESS
-from localml.platform import Platform
 from localml.server import Server
 
 GUESSERS = 32
@@ -29,14 +27,8 @@ NATIVE, PAI, MLBENCH = "/localml/v1/status", "/api/v1/token", "/api/runs"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    config = Config(
-        tmp_path / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=8, cache=tmp_path / "cache"
-    )
-    one = Server(Platform(config))
-    one.start()
-    yield one
-    one.close()
-    stop(config.data, timeout=2)
+    with small_server(tmp_path, threads=8) as one:
+        yield one
 
 
 class Asker:

@@ -15,9 +15,8 @@ from helpers.counts import count
 from helpers.http_socket import Talk
 from helpers.native import Http, sh
 from helpers.rig import wait_until
+from helpers.small_server import small_server
 
-from localml.config import Config
-from localml.control.serving.gateway_process import stop
 from localml.core.subjects import PEOPLE
 from localml.dialects.kit import seats
 from localml.httpd import server as httpd
@@ -32,14 +31,8 @@ WAIT = "GET /localml/v1/workloads/long/wait?timeout=60"
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    config = Config(
-        tmp_path / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=4, cache=tmp_path / "cache"
-    )
-    one = Server(Platform(config))
-    one.start()
-    yield one
-    one.close()
-    stop(config.data, timeout=2)
+    with small_server(tmp_path, threads=4) as one:
+        yield one
     wait_until(lambda: seats.taken("requests") == seats.taken("uploads") == 0)
 
 
