@@ -401,6 +401,24 @@ class EngineConformance:
         look = ("sh", "-c", f"ps -ef | grep -q 's[l]eep {seconds}'")
         wait_until(lambda: engine_kit.engine.exec(plan.name, look).exit_code == 1, "its end")
 
+    def test_a_command_that_reads_nothing_can_be_signalled_and_let_go_of(self, engine_kit: EngineKit) -> None:
+        plan = engine_kit.plan("sleep 600")
+        engine_kit.engine.start(plan)
+        script = "trap 'echo told' USR1; echo ready; while :; do sleep 0.05; done"
+        stream = engine_kit.engine.open(plan.name, ("sh", "-c", script))
+        read_until(stream, b"ready\n")
+        writer = threading.Thread(target=stream.write, args=(b"x" * (32 << 20),), daemon=True)
+        writer.start()
+        stream.signal(10)
+        read_until(stream, b"told\n")
+        assert writer.is_alive()  # it fills whatever lies between
+        closers = [threading.Thread(target=stream.close, daemon=True) for _ in range(8)]
+        for one in closers:
+            one.start()
+        for one in (*closers, writer):
+            one.join(DEADLINE)
+            assert not one.is_alive()
+
     def test_attached_commands_end_with_the_replica(self, engine_kit: EngineKit) -> None:
         if engine_kit.engine.name == "process":
             pytest.skip("without isolation nothing ties a command to a replica")

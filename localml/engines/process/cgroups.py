@@ -40,8 +40,10 @@ class Cgroups:
 def kill_group(folder: Path) -> bool:
     """Kill what is left in a group and remove it; whether it is gone. For groups that lost their supervisor."""
     try:
-        for line in (folder / "cgroup.procs").read_text().split():
-            os.kill(int(line), 9)
+        for pid in map(int, (folder / "cgroup.procs").read_text().split()):
+            if pid == 0:  # one of another namespace, which has no number here; to kill 0 would be to kill ourselves
+                return False
+            os.kill(pid, 9)
         os.rmdir(folder)
     except FileNotFoundError:
         return True

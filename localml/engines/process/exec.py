@@ -100,6 +100,7 @@ class LocalExec:
         self._tty = tty
         self._wake = os.eventfd(0)
         self._reading, self._writing, self._ending = threading.Lock(), threading.Lock(), threading.Lock()
+        self._using = threading.Lock()  # what is used is not closed meanwhile; nobody waits who holds it
         self._closed = False
         self._code: int | None = None
         for number in self._open:
@@ -140,7 +141,8 @@ class LocalExec:
             while rest and self._input is not None and not self._closed:
                 if self._input in _ready([self._wake], [self._input]):
                     try:
-                        rest = rest[os.write(self._input, rest) :]
+                        with self._using:
+                            rest = rest[os.write(self._input, rest) :]
                     except BlockingIOError:
                         continue
                     except OSError:  # it reads no more
@@ -151,7 +153,7 @@ class LocalExec:
         if self._tty:
             self.write(_END_OF_INPUT)
             return
-        with self._writing:
+        with self._writing, self._using:
             if self._input is not None and self._input in self._open:
                 self._open.discard(self._input)
                 os.close(self._input)
@@ -159,35 +161,44 @@ class LocalExec:
 
     def resize(self, columns: int, rows: int) -> None:
         """See :class:`localml.engines.base.ExecStream`."""
-        with self._writing:
+        with self._using:
             if self._tty and not self._closed and self._input is not None:
                 _set_size(self._input, columns, rows)
 
     def signal(self, number: int) -> None:
         """See :class:`localml.engines.base.ExecStream`; it goes to the process group in the foreground."""
-        with self._writing, contextlib.suppress(OSError):
-            if self._closed or self._code is not None:
-                return
-            group = os.tcgetpgrp(self._input) if self._tty and self._input is not None else self._pid
-            os.killpg(group, number)
+        with self._using:
+            if not self._closed:
+                self._signal(number)
+
+    def _signal(self, number: int) -> None:
+        if self._code is not None:
+            return
+        with contextlib.suppress(OSError):
+            foreground = os.tcgetpgrp(self._input) if self._tty and self._input is not None else 0
+            # A terminal that nobody has opened yet, or whose session is over, says 0, which would be our own group.
+            os.killpg(foreground or self._pid, number)
 
     def wait(self) -> int:
         """See :class:`localml.engines.base.ExecStream`."""
         with self._ending:
             if self._code is None:
-                _, status = os.waitpid(self._pid, 0)
-                code = os.waitstatus_to_exitcode(status)
-                self._code = code if code >= 0 else 128 - code
+                os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+                with self._using:  # from here on the number may be somebody else's
+                    _, status = os.waitpid(self._pid, 0)
+                    code = os.waitstatus_to_exitcode(status)
+                    self._code = code if code >= 0 else 128 - code
             return self._code
 
     def close(self) -> None:
         """See :class:`localml.engines.base.ExecStream`. What is left of its session after a second is killed."""
-        if self._closed:
-            return
-        self.signal(signal.SIGHUP)
-        self._closed = True
-        os.eventfd_write(self._wake, 1)
-        with self._reading, self._writing:
+        with self._using:
+            if self._closed:
+                return
+            self._closed = True
+            self._signal(signal.SIGHUP)
+        os.eventfd_write(self._wake, 1)  # who reads or writes leaves
+        with self._reading, self._writing, self._using:
             for number in self._open:
                 os.close(number)
             self._open.clear()

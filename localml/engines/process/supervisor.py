@@ -430,7 +430,7 @@ def _members(groups: list[bytes]) -> list[int]:
     for group in groups:
         try:
             with open(group + b"/cgroup.procs", "rb") as file:
-                found += [int(line) for line in file]
+                found += [int(line) for line in file if line != b"0\n"]  # 0: seen from here it has no number
         except OSError:
             continue
     return found

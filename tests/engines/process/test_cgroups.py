@@ -11,7 +11,7 @@ import pytest
 from helpers.engine_kits import NOBODY, wait_until
 
 from localml.engines.base import Phase, ReplicaPlan
-from localml.engines.process import cgroups
+from localml.engines.process import cgroups, supervisor
 from localml.engines.process.engine import ProcessEngine
 
 
@@ -117,3 +117,13 @@ def test_what_joins_a_box_is_in_its_group_and_ends_with_it(tmp_path: Path, pids_
     stream.close()
     engine.remove("long")
     engine.close()
+
+
+def test_what_has_no_number_here_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel lists processes of another namespace as 0, which to ``kill`` means the caller's own group."""
+    killed: list[int] = []
+    monkeypatch.setattr(cgroups.os, "kill", lambda pid, number: killed.append(pid))
+    (tmp_path / "cgroup.procs").write_text("0\n")
+    assert not cgroups.kill_group(tmp_path)
+    assert supervisor._members([os.fsencode(tmp_path)]) == []
+    assert killed == []
