@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -343,7 +344,9 @@ def _asked(port: int, data: bytes) -> bytes:
             peer.sendall(data)
             peer.shutdown(socket.SHUT_WR)
             return b"".join(iter(lambda: peer.recv(65536), b""))
-        except (ConnectionResetError, BrokenPipeError):
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):  # what a reset looks like, and when
+                raise
             return b""
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,7 +56,8 @@ class GatewaySupervisor:
         self._tell = tell
         self._names = tuple(names)
         self._worker = Worker("gateway-watch", self.watch, what="watching the gateway")
-        self._stop_read, self._stop_write = os.pipe()
+        self._stop = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
         self._short_lives = 0
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -79,12 +81,14 @@ class GatewaySupervisor:
 
     def close(self) -> None:
         """Watch no more; it goes on."""
-        os.write(self._stop_write, b"x")
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        os.eventfd_write(self._wake, 1)
         self._worker.close()
         if self._child is not None:
             self._child.returncode = 0  # that it is not waited for is intended
-        for end in (self._stop_read, self._stop_write):
-            os.close(end)
+        os.close(self._wake)
 
     def watch(self) -> float | None:
         """Have a gateway, and wait until it ends. Returns the seconds until the next one; None when this is closed."""
@@ -151,10 +155,13 @@ class GatewaySupervisor:
             handle = -1
         if handle >= 0:
             try:
-                ready, _, _ = select.select([handle, self._stop_read], [], [])
+                poll = select.poll()  # select() takes no descriptor above 1023
+                poll.register(handle, select.POLLIN)
+                poll.register(self._wake, select.POLLIN)
+                poll.poll()
             finally:
                 os.close(handle)
-            if self._stop_read in ready:
+            if self._stop.is_set():
                 return False
         status = self._child.wait() if self._child is not None and self._child.pid == pid else None
         words = f"with exit status {status}" if status is not None else "by itself"
