@@ -49,6 +49,7 @@ class Config:
 
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
     ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
+    ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
@@ -67,6 +68,7 @@ class Config:
     port: int = DEFAULT_PORT
     gateway_port: int = DEFAULT_GATEWAY_PORT
     engine: str = "auto"
+    abandon: str = ""
     gpus: str = "auto"
     auth: bool = True
     cpus: float | None = None
@@ -98,6 +100,8 @@ class Config:
             object.__setattr__(self, "cache", self.data / "cache")
         if self.engine not in ENGINES:
             raise invalid("engine", f"must be one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.abandon not in ("", "docker", "process"):
+            raise invalid("abandon", f"must be docker or process, not {self.abandon!r}")
         if not 0 <= self.port <= 65535:
             raise invalid("port", f"must be between 0 and 65535, not {self.port}")
         if not self.auth and self.host not in LOOPBACK:
@@ -169,6 +173,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "port": int,
     "gateway_port": int,
     "engine": str,
+    "abandon": str,
     "gpus": str,
     "cpus": float,
     "cpu_overcommit": float,

@@ -57,9 +57,10 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
+from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
-from localml.engines.choice import Chosen, choose_engine, container_ids
+from localml.engines.choice import Chosen, choose_engine, container_ids, end_there, need_no_other
 from localml.engines.runtimes import Images, open_images, server_folder, unbuilt
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
@@ -146,8 +147,8 @@ class Platform:
 
     def _open_machine(self, engine: Engine | None, inventory: Inventory | None) -> None:
         config = self.config
-        chosen = Chosen(engine) if engine else choose_engine(config, self.install, self.clock, self.catalog)
-        self.engine, self.engine_note = chosen.engine, chosen.note
+        self._chosen = self._choose(engine)
+        self.engine = self._chosen.engine
         ours = partial(runs_in, containers=partial(container_ids, self.engine))
         self.gpus: Inventory = inventory or open_inventory(config.gpus, is_ours=ours)
         size = Size(config.cpus, config.memory, config.cpu_overcommit, config.max_replicas)
@@ -170,6 +171,22 @@ class Platform:
             replica_token=self._replica_token,
             accounts=self.accounts,
         )
+
+    def _choose(self, given: Engine | None) -> Chosen:
+        """The engine, once it is certain that no other one has work, or has it any more."""
+        config, memory = self.config, recall(self.db)
+        lost = [one for one in memory.holdings if kind_of(one.engine) == config.abandon]
+        if lost:
+            memory = Memory(tuple(one for one in memory.holdings if one not in lost))
+        chosen = Chosen(given) if given else choose_engine(config, self.install, self.clock, self.catalog, memory)
+        need_no_other(chosen.engine, memory)
+        lost = Memory(tuple(lost)).elsewhere(chosen.engine.identity)
+        for one in lost:
+            end_there(config, self.install, self.catalog, one)
+        if lost:
+            abandon(self.db, lost, chosen.engine.identity, self.started_at)
+        remember(self.db, chosen.engine.identity)
+        return chosen
 
     def _open_work(self) -> None:
         self.sampler = Sampler(self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self._tell)
@@ -311,6 +328,12 @@ class Platform:
     def credentials(self) -> Credentials:
         """The administrator's, as they are now."""
         return self._administrator.credentials
+
+    @property
+    def engine_note(self) -> str:
+        """Why the engine is not the one that one would expect; empty when it is, and once one that was away answers."""
+        answers = self._chosen.away and self.reconciler.eyes.seen.complete
+        return "" if answers else self._chosen.note
 
     @property
     def gateway_url(self) -> str | None:

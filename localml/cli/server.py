@@ -31,6 +31,10 @@ def up(
     port: Annotated[int | None, typer.Option(help="Port, 0 for a free one. [default: 7070]")] = None,
     gateway_port: Annotated[int | None, typer.Option(help="Port of the model gateway. [default: 7071]")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, docker, process or fake. [default: auto]")] = None,
+    abandon: Annotated[
+        str | None,
+        typer.Option(help="Take all for lost that another engine has (docker or process), and begin it again here."),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
     ] = None,
@@ -77,6 +81,7 @@ def up(
         port=port,
         gateway_port=gateway_port,
         engine=engine,
+        abandon=abandon,
         gpus=gpus,
         cpus=cpus,
         memory=None if memory is None else parse_memory(memory),
@@ -217,7 +222,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
 
 def _engine_words(found: dict[str, Any]) -> str:
     if not found["engine_up"]:
-        return " does not answer"
+        return " does not answer" + (f": {found['engine_note']}" if found["engine_note"] else "")
     return f" ({found['engine_note']})" if found["engine_note"] else ""
 
 

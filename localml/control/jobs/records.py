@@ -52,6 +52,7 @@ def place(
     ports: Mapping[tuple[str, int], Mapping[str, tuple[int, int]]],
     *,
     install: str,
+    engine: str,
     now: float,
 ) -> bool:
     """Write the intent: attempts, GPU leases and the new state, all or nothing. False if it is not queued any more."""
@@ -80,6 +81,7 @@ def place(
                 "number": row.attempt,
                 "name": attempt_name(install, row.id, grant.role, grant.index, row.attempt),
                 "node": grant.node,
+                "engine": engine,
                 "state": AttemptState.PLANNED,
                 "ports": {label: list(pair) for label, pair in ports_here.items()},
                 "created_at": now,
