@@ -48,7 +48,7 @@ class Config:
     """What ``localml up`` was told.
 
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
-    ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
+    ``cpu_overcommit`` is how many cores may be reserved for each there is; memory and GPUs are never overcommitted.
     ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
@@ -73,7 +73,7 @@ class Config:
     auth: bool = True
     cpus: float | None = None
     memory: int | None = None
-    cpu_overcommit: float = 4.0
+    cpu_overcommit: float = 1.0
     max_replicas: int = 0
     threads: int = 32
     trust_users: bool = False
@@ -117,6 +117,10 @@ class Config:
             raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
+        if not 0 < self.cpu_overcommit < float("inf"):
+            raise invalid("cpu-overcommit", f"must be more than 0, not {self.cpu_overcommit:g}")
+        if self.max_replicas < 0:
+            raise invalid("max-replicas", f"must not be negative, not {self.max_replicas}")
         if self.service_logs < LEAST_SERVICE_LOGS:
             raise invalid("service-logs", f"must be at least {LEAST_SERVICE_LOGS} bytes, not {self.service_logs}")
         for name in _DAYS:

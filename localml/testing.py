@@ -4,9 +4,9 @@
 ...     job = localml.client.run(["python", "-c", "print(42)"], gpus=1, wait=True)
 ...     assert localml.client.text(job.id) == "42\\n"
 
-Jobs are child processes of yours, whichever user starts them; GPUs are simulated; ``localml_gpus`` in pytest's
-configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml is imported until a test asks
-for a fixture.
+Jobs are child processes of yours, whichever user starts them; 64 cores are given out, and GPUs are simulated;
+``localml_gpus`` in pytest's configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml
+is imported until a test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from localml.server import Server
 
 DEFAULT_GPUS = "simulated:2"
+CPUS = 64
+"""Cores that the server reserves from: what starts together in a test does so on every machine."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,7 +81,8 @@ def _start(data: Path, gpus: str) -> Localml:
     from localml.platform import Platform
     from localml.server import Server
 
-    platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0, trust_users=True))
+    settings = {"engine": "process", "gpus": gpus, "cpus": CPUS, "port": 0, "gateway_port": 0, "trust_users": True}
+    platform = Platform(load({}, data=data, **settings))
     try:
         server = Server(platform)
     except BaseException:

@@ -47,7 +47,9 @@ def serve(
     model: Annotated[str, typer.Argument(help="NAME[:VERSION], a file or folder, or an object URI.")],
     name: Annotated[str | None, typer.Option(help="The endpoint's name; the model's otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs of each replica; below 1 a share of one.")] = 0,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica.")] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica. [default: 0.25, no limit]")
+    ] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory of each replica, such as 2G.")] = None,
     replicas: Annotated[int, typer.Option(help="How many at least; 0 lets it sleep while nobody asks.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(help="How many at most, by load.")] = None,

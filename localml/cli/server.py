@@ -38,8 +38,14 @@ def up(
     gpus: Annotated[
         str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
     ] = None,
-    cpus: Annotated[float | None, typer.Option(help="Declare another number of cores.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Declare another size of memory, such as 64G.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Cores that there are. [default: the machine's]")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory that there is, such as 64G. [default: the machine's]")
+    ] = None,
+    cpu_overcommit: Annotated[float | None, typer.Option(help="Cores reserved for each there is. [default: 1]")] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="Containers that run at a time. [default: 16 for each core]")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it answers; it goes on.")] = False,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody who they are; on loopback only.")] = False,
     opens: Annotated[
@@ -84,6 +90,8 @@ def up(
         abandon=abandon,
         gpus=gpus,
         cpus=cpus,
+        cpu_overcommit=cpu_overcommit,
+        max_replicas=max_replicas,
         memory=None if memory is None else parse_memory(memory),
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
@@ -206,6 +214,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.secho(f"localml {found['version']} at {found['url']}", fg=typer.colors.GREEN)
     typer.echo(f"  engine     {found['engine']}{_engine_words(found)}")
     typer.echo(f"  GPUs       {_gpu_use(found)}")
+    typer.echo(f"  size       {_size_words(found['size'])}")
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
     if found["data"]:  # which is told to administrators
         typer.echo(f"  data       {found['data']}")
@@ -231,6 +240,15 @@ def _gpu_use(found: dict[str, Any]) -> str:
     if not found["gpus"]:
         return words
     return f"{words}; {sum(one['free'] >= 1 for one in found['gpus'])} free"
+
+
+def _size_words(size: dict[str, Any]) -> str:
+    cpus, memory, replicas = size["cpus"], size["memory"], size["replicas"]
+    return (
+        f"{cpus['reserved']:g} of {cpus['total']:g} cores and {format_memory(memory['reserved'])} of "
+        f"{format_memory(memory['total'])} of memory reserved; {replicas['running']} of at most {replicas['total']} "
+        "containers"
+    )
 
 
 def _count_words(counts: dict[str, int]) -> str:

@@ -60,7 +60,7 @@ def start_notebook(
     name: Annotated[str | None, typer.Argument(help="A name; a friendly one is made up otherwise.")] = None,
     gpus: Annotated[float | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = None,
     gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 0.25, no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     folder: Annotated[str | None, typer.Option(help="Name of the folder to work in; its own by default.")] = None,
     workspace: Place = None,

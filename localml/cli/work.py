@@ -37,7 +37,7 @@ def run(
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
     gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G.")] = None,
     image: Annotated[str, typer.Option("--image", "-i", help="Container image.")] = "",

@@ -58,6 +58,7 @@ def place(
     """Write the intent: attempts, GPU leases and the new state, all or nothing. False if it is not queued any more."""
     gpus = [gpu for grant in placement.grants for gpu, _ in grant.gpus]
     words = f"placed on {', '.join(placement.nodes)}" + (f" with {len(gpus)} GPU lease(s)" if gpus else "")
+    words += f"; {placement.note}" if placement.note else ""
     if not advance(
         session,
         row.id,

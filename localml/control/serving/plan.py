@@ -333,7 +333,8 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     ready, wanted = sum(one.ready for one in serving), sum(target(view, one) for one in serving)
     well = not any(one.failures or any(replica.crashes for replica in one.replicas) for one in serving)
     state = EndpointState.UPDATING if well and under_way else EndpointState.DEGRADED
-    return state, f"{ready} of {wanted} replicas are ready"
+    said = _waits_for(short)
+    return state, f"{ready} of {wanted} replicas are ready" + (f": {said}" if said else "")
 
 
 def _under_way(batch: Batch) -> str:

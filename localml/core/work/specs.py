@@ -46,7 +46,8 @@ class Frozen(BaseModel):
 
 
 class Resources(Frozen):
-    """What one replica needs. An amount left out is neither reserved nor limited.
+    """What one replica needs. An amount left out is not limited, and of none but the cores anything is reserved then
+    (:mod:`localml.core.work.reservations`).
 
     ``cpu`` in cores, memory amounts in bytes (text such as ``512M`` is taken), ``gpu`` as a whole number of
     devices, or a fraction of one between 0 and 1 which is shared with others. ``pids`` is the most processes and
