@@ -152,13 +152,22 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object or a folder."""
+    """An object or a folder; ``link`` is the key of what a link leads to, in the same bucket."""
 
     uri: str
     name: str
     size: int
     modified: float
     is_folder: bool
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that is not copied: a path or a URI, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
