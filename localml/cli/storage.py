@@ -16,7 +16,6 @@ from localml.client.errors import ClientError
 from localml.client.trees import AROUND, MOST_COPIES, TOO_OFTEN, Local, Tree, left_out, walk
 from localml.client.types import LeftOut
 from localml.core.errors import invalid
-from localml.objects.uris import parse
 
 if TYPE_CHECKING:
     from localml.client import Client
@@ -103,7 +102,7 @@ def _put(client: Client, source: str, target: str, quiet: bool) -> Copied:
 
 def _target(client: Client, uri: str, name: str) -> str:
     """Where a file goes: into a bucket, and into a folder that is there or that the URI says to be one."""
-    if not uri.endswith("/") and parse(uri).key:
+    if not uri.endswith("/") and _key(uri):
         try:
             if not client.object_info(uri).is_folder:
                 return uri
@@ -199,7 +198,7 @@ def _to_fetch(client: Client, uri: str, given: str, missing: list[LeftOut]) -> I
         return
     base = uri.rstrip("/")
     target.mkdir(parents=True, exist_ok=True)
-    where = parse(uri).key if found.link is None else found.link
+    where = _key(uri) if found.link is None else found.link
     yield from _Folders(client, base, target, missing).below(base, (where,))
 
 
@@ -287,6 +286,12 @@ def ls(
         for one in found
     ]
     show.table("SIZE", "MODIFIED", "URI", rows=rows, empty="It is empty.")
+
+
+def _key(uri: str) -> str:
+    from localml.objects.uris import parse  # late: with it come the database's libraries
+
+    return parse(uri).key
 
 
 def is_uri(text: str) -> bool:
