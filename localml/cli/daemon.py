@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
@@ -54,6 +55,7 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
 
     def ready() -> None:
         banner = _banner(server)
+        _remember(server)
         logging.getLogger("localml").info("serving at %s", server.url)
         if pipe is not None:
             _tell(pipe, banner)
@@ -62,6 +64,20 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
         threading.Thread(target=_settle, args=(server,), name="localml-warm-up", daemon=True).start()
 
     server.run(ready)
+
+
+def _remember(server: Server) -> None:
+    """Ports and GPUs are the same at the next start, unless something else is said then; what the file says is not
+    needed for that, nor are GPUs that nobody chose."""
+    from localml import config_file
+
+    config = server.platform.config
+    values = {"port": urlsplit(server.url).port, "gateway_port": config.gateway_port or None, "gpus": config.gpus}
+    if config.gpus == "auto":
+        values["gpus"] = None
+    said = config_file.values_of(config.data)
+    kept = {name: value for name, value in values.items() if value is not None and name not in said}
+    config_file.remember(config.data, kept)
 
 
 def _settle(server: Server) -> None:
@@ -195,6 +211,8 @@ def _settings(config: Config) -> dict[str, str]:
         value = getattr(config, one.name)
         if one.name == "auth" or value is None:
             continue
+        if isinstance(value, Mapping):
+            value = tuple(f"{key}={one}" for key, one in value.items())
         text = ",".join(value) if isinstance(value, tuple) else str(value)
         found[f"LOCALML_{one.name.upper()}"] = text
     return found

@@ -78,7 +78,7 @@ def up(
 ) -> None:
     """Start the server."""
     from localml.cli import daemon as serving
-    from localml.config import load
+    from localml.config import load, recalled
     from localml.core.quantities import parse_memory
 
     config = load(
@@ -103,10 +103,11 @@ def up(
         service_logs=None if service_logs is None else parse_memory(service_logs, "--service-logs"),
         free_disk=None if free_disk is None else parse_memory(free_disk, "--free-disk"),
     )
+    last = recalled(config.data, port=port, gateway_port=gateway_port, gpus=gpus)
     if detach:
-        _show_banner(serving.start_detached(config), as_json=as_json)
+        _show_banner({**serving.start_detached(config), "last_start": last}, as_json=as_json)
     else:
-        serving.serve(config, lambda banner: _show_banner(banner, as_json=as_json))
+        serving.serve(config, lambda banner: _show_banner({**banner, "last_start": last}, as_json=as_json))
 
 
 def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
@@ -126,6 +127,9 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     others = ", ".join(sorted(served() - {"native"}))
     where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
     typer.echo(f"  credentials  localml env native{where}   (or {others})")
+    if banner["last_start"]:
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in banner["last_start"].items())
+        typer.echo(f"  as before    {words}; options of 'localml up' change it")
     for words in banner["opened"]:
         typer.secho(f"  OPEN         {words}", fg=typer.colors.YELLOW)
     if banner.get("log"):

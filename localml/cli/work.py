@@ -7,12 +7,13 @@ import stat
 import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
+from localml.cli.marked import Marked
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -281,27 +282,17 @@ def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: b
     found = client.get(ref)
     roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
     several = query.get("index") is None and sum(one.get("count", 1) for one in roles) > 1
-    held: dict[tuple[str, str], str] = {}
+    marked = Marked(raw=raw)
     for piece in client.follow(ref, **query):
         some = True
         target = sys.stderr if err or piece.stream == "stderr" else sys.stdout
-        if not several:
-            terminal.show_output(target, piece.text, raw=raw)
+        if several:
+            marked.show(target, piece.replica, piece.text, piece.stream)
         else:
-            key = (piece.replica, piece.stream)
-            *lines, held[key] = (held.get(key, "") + piece.text).split("\n")
-            for line in lines:
-                _print_marked(target, piece.replica, line, raw=raw)
+            terminal.show_output(target, piece.text, raw=raw)
         target.flush()
-    for (replica, stream), rest in held.items():
-        if rest:
-            _print_marked(sys.stderr if err or stream == "stderr" else sys.stdout, replica, rest, raw=raw)
+    marked.rest(lambda stream: sys.stderr if err or stream == "stderr" else sys.stdout)
     return some
-
-
-def _print_marked(target: TextIO, replica: str, line: str, *, raw: bool) -> None:
-    line = terminal.settled(target, line, raw=raw)
-    terminal.show_output(target, f"[{replica}] {line}\n", raw=raw)
 
 
 @command

@@ -222,7 +222,8 @@ class Client(Serving, Objects):
             data = answer.read()
             complete = answer.headers.get("Localml-Complete") == "true"
             offset, end = answer.headers.get("Localml-Offset", "0"), answer.headers.get("Localml-End", "0")
-            return Output(data, offset, complete, end, answer.headers.get("Localml-Start", "0"))
+            start, tail = answer.headers.get("Localml-Start", "0"), answer.headers.get("Localml-Tail")
+            return Output(data, offset, complete, end, start, tail)
 
     def parts(self, ref: Reference, **query: Any) -> Iterator[Output]:
         """What there is by now of the output (see :meth:`output`), part by part; not what is added meanwhile."""
@@ -230,11 +231,14 @@ class Client(Serving, Objects):
         while True:
             found = self.output(ref, **query)
             end = end or found.end
+            query.pop("tail", None)  # only says where to begin
+            if found.tail is not None:  # more than one answer holds
+                query["offset"] = found.tail
+                continue
             if found.data:
                 yield found
             if found.complete or not found.data or not found.left(end):
                 return
-            query.pop("tail", None)  # only says where to begin
             query["offset"] = found.offset
 
     def blocks(self, ref: Reference, **query: Any) -> Iterator[bytes]:
