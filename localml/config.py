@@ -29,6 +29,7 @@ _LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
+_PORTS = ("port", "gateway_port")
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
 _SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
 OPENABLE = {
@@ -49,6 +50,7 @@ class Config:
 
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
     ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
+    ``asked`` are those of ``port`` and ``gateway_port`` that somebody chose; the others give way where they are taken.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
@@ -66,6 +68,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     gateway_port: int = DEFAULT_GATEWAY_PORT
+    asked: tuple[str, ...] = ()
     engine: str = "auto"
     gpus: str = "auto"
     auth: bool = True
@@ -148,6 +151,7 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     if environment.get("LOCALML_NO_AUTH", "").lower() in ("1", "true", "yes"):
         values["auth"] = False
     values.update({name: value for name, value in given.items() if value is not None})
+    values.setdefault("asked", tuple(name for name in _PORTS if name in values))
     values["data"] = Path(values["data"]).expanduser().absolute()
     return replace(Config(data=values.pop("data")), **values)
 
