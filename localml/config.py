@@ -32,6 +32,7 @@ _LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
+_PORTS = ("port", "gateway_port")
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
 _SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
 OPENABLE = {
@@ -53,6 +54,7 @@ class Config:
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
     ``cpu_overcommit`` is how many cores may be reserved for each there is; memory and GPUs are never overcommitted.
     ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
+    ``asked`` are those of ``port`` and ``gateway_port`` that somebody chose; the others give way where they are taken.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
@@ -72,6 +74,7 @@ class Config:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     gateway_port: int = DEFAULT_GATEWAY_PORT
+    asked: tuple[str, ...] = ()
     engine: str = "auto"
     abandon: str = ""
     gpus: str = "auto"
@@ -155,6 +158,7 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     said = {**_from_environment(environment), **said}
     data = Path(said.pop("data", None) or default_data()).expanduser().absolute()
     values: dict[str, Any] = {"cache": cache_dir(), **from_file(data, environment), **said}
+    values.setdefault("asked", tuple(name for name in _PORTS if name in values))
     return replace(Config(data=data), **{**config_file.remembered(data), **values})
 
 

@@ -239,6 +239,7 @@ class Platform:
                 site=ServingSite(site.capabilities, host, gpus, self.data.joinpath, partial(server_folder, cache)),
                 host=config.host,
                 port=config.gateway_port,
+                port_asked="gateway_port" in config.asked,
                 names=config.hosts,
                 auth=config.auth,
                 closed=config.closed,

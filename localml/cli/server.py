@@ -130,6 +130,8 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     if banner["last_start"]:
         words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in banner["last_start"].items())
         typer.echo(f"  as before    {words}; options of 'localml up' change it")
+    for words in banner["moved"]:
+        typer.secho(f"  PORT         {words}", fg=typer.colors.YELLOW)
     for words in banner["opened"]:
         typer.secho(f"  OPEN         {words}", fg=typer.colors.YELLOW)
     if banner.get("log"):
@@ -220,6 +222,7 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.echo(f"  GPUs       {_gpu_use(found)}")
     typer.echo(f"  size       {_size_words(found['size'])}")
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
+    typer.echo(f"  gateway    {_gateway_words(found)}")
     if found["data"]:  # which is told to administrators
         typer.echo(f"  data       {found['data']}")
         disk = found["disk"]
@@ -231,6 +234,14 @@ def status(data: Data = None, as_json: Json = False) -> None:
         typer.secho(f"  OPEN       {words}", fg="yellow")
     if found["drained"]:
         typer.secho(f"  drained    {found['drained']['reason']}; undo it with: localml undrain", fg="yellow")
+
+
+def _gateway_words(found: dict[str, Any]) -> str:
+    if found["gateway_up"]:
+        return str(found["gateway_url"])
+    return (
+        f"does not listen: {found['gateway_trouble']}" if found["gateway_trouble"] else "begins with the first endpoint"
+    )
 
 
 def _engine_words(found: dict[str, Any]) -> str:

@@ -325,7 +325,9 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     short = [one for one in serving if one.ready < target(view, one)]
     under_way = view.state in (EndpointState.STARTING, EndpointState.UPDATING)
     if not short and under_way and not view.published:
-        return view.state, "the gateway is being told"
+        return view.state, view.unreachable or "the gateway is being told"
+    if not short and view.unreachable:
+        return EndpointState.DEGRADED, view.unreachable
     if not short:
         return EndpointState.READY, view.last_failure
     if not any(one.ready for one in serving):
