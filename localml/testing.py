@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from localml.client import Client
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
 DEFAULT_GPUS = "simulated:2"
 
@@ -45,10 +46,11 @@ class Localml:
         platform: the services behind it, for tests that look inside.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, guard: Guard) -> None:
         from localml.client import Client
 
         self._server = server
+        self._guard = guard
         self.platform: Platform = server.platform
         self.url: str = server.url
         self.client: Client = Client(server.url, server.platform.credentials.token)
@@ -66,10 +68,14 @@ class Localml:
         _stop_all(self.platform)
         self._server.close()
         stop(self.platform.data, timeout=2)
+        self._guard.close()
 
 
 def start(data: Path, gpus: str = DEFAULT_GPUS) -> Localml:
-    """Start a server in this process, with the process engine and on a free port."""
+    """Start a server in this process, with the process engine and on a free port.
+
+    Its work ends with this process, whatever kills it (:mod:`localml.testing_guard`).
+    """
     with _no_collections():
         return _start(data, gpus)
 
@@ -78,6 +84,7 @@ def _start(data: Path, gpus: str) -> Localml:
     from localml.config import load
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
     platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0, trust_users=True))
     try:
@@ -85,8 +92,9 @@ def _start(data: Path, gpus: str) -> Localml:
     except BaseException:
         platform.close()
         raise
+    guard = Guard(platform.data)
     server.start()
-    return Localml(server)
+    return Localml(server, guard)
 
 
 @contextmanager
