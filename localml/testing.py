@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from localml.client import Client
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
 DEFAULT_GPUS = "simulated:2"
 CPUS = 64
@@ -47,10 +48,11 @@ class Localml:
         platform: the services behind it, for tests that look inside.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, guard: Guard) -> None:
         from localml.client import Client
 
         self._server = server
+        self._guard = guard
         self.platform: Platform = server.platform
         self.url: str = server.url
         self.client: Client = Client(server.url, server.platform.credentials.token)
@@ -68,10 +70,14 @@ class Localml:
         _stop_all(self.platform)
         self._server.close()
         stop(self.platform.data, timeout=2)
+        self._guard.close()
 
 
 def start(data: Path, gpus: str = DEFAULT_GPUS) -> Localml:
-    """Start a server in this process, with the process engine and on a free port."""
+    """Start a server in this process, with the process engine and on a free port.
+
+    Its work ends with this process, whatever kills it (:mod:`localml.testing_guard`).
+    """
     with _no_collections():
         return _start(data, gpus)
 
@@ -80,6 +86,7 @@ def _start(data: Path, gpus: str) -> Localml:
     from localml.config import load
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
     settings = {"engine": "process", "gpus": gpus, "cpus": CPUS, "port": 0, "gateway_port": 0, "trust_users": True}
     platform = Platform(load({}, data=data, **settings))
@@ -88,8 +95,9 @@ def _start(data: Path, gpus: str) -> Localml:
     except BaseException:
         platform.close()
         raise
+    guard = Guard(platform.data)
     server.start()
-    return Localml(server)
+    return Localml(server, guard)
 
 
 @contextmanager
