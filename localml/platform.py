@@ -27,6 +27,7 @@ from localml.control.shell.shells import Shells
 from localml.control.watch.gpus import GpuWatch
 from localml.control.watch.idle import IdleWatch
 from localml.control.watch.leavers import Leavers
+from localml.control.watch.metrics import MetricsWatch
 from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
 from localml.control.watch.upkeep import Upkeep
@@ -43,6 +44,8 @@ from localml.core.instances.tables import Instance
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.logs.services import service_limit
+from localml.core.metrics.folders import Folders
+from localml.core.metrics.reading import Metrics
 from localml.core.people.allow import Thing, may
 from localml.core.people.credentials import Administrator
 from localml.core.people.folders import by_number
@@ -66,10 +69,14 @@ from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
 from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
 from localml.objects.access import adopt
+from localml.objects.results import Results
 from localml.objects.uploads import Uploads
 from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
+
+_REPORTING = frozenset({"mlbench"})
+"""Dialects whose programs report metrics by an API of their own."""
 
 
 class Platform:
@@ -189,6 +196,9 @@ class Platform:
         return chosen
 
     def _open_work(self) -> None:
+        results = Results(self.identity.owner, self.buckets_for)
+        self.metrics = Metrics(self.db, self.logs, self.samples, Folders(self.db, results), own=_REPORTING)
+        self.metrics_watch = MetricsWatch(self.db, self.metrics)
         self.sampler = Sampler(self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self._tell)
         self.reconciler = Reconciler(
             self.db,
@@ -262,6 +272,7 @@ class Platform:
         self.restarts.start()
         self.leavers.start()
         self.sampler.start()
+        self.metrics_watch.start()
         self.serving.start()
         self.ssh.start()
         self.gpu_watch.start()
@@ -279,6 +290,7 @@ class Platform:
         self.serving.close()
         self.reconciler.close()
         self.sampler.close()
+        self.metrics_watch.close()
         self.samples.flush()
         self.engine.close()
         self.gpus.close()
@@ -294,6 +306,7 @@ class Platform:
     def _changed(self, workload_id: int) -> None:
         self._tell(workload_id)
         self.sampler.nudge()
+        self.metrics_watch.nudge(workload_id)
         self.idle.nudge()
         self.restarts.changed()
         self.serving.changed(workload_id)

@@ -14,6 +14,7 @@ import typer
 from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
 from localml.cli.marked import Marked
+from localml.cli.reports import Columns, print_columns
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -152,6 +153,7 @@ def ps(
     ] = "id",
     ascending: Annotated[bool, typer.Option("--ascending", help="Oldest, or smallest, first.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most.")] = 50,
+    columns: Columns = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -169,6 +171,8 @@ def ps(
             order="asc" if ascending else "desc",
             limit=limit,
         )
+        if columns:
+            return print_columns(client, page, columns, as_json=as_json)
     if as_json:
         print_json({"workloads": as_dict(page.workloads), "next": page.next})
         return

@@ -16,16 +16,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from localml.client.client import Client
     from localml.client.errors import ClientError
+    from localml.client.metrics import Compared, Metric, Report
     from localml.client.serving import Endpoint, Model, ModelVersion
     from localml.client.types import Event, Gpu, LogPiece, ObjectInfo, Output, Page, Pool, Reason, Replica, Workload
 
 __all__ = [
     "Client",
     "ClientError",
+    "Compared",
     "Endpoint",
     "Event",
     "Gpu",
     "LogPiece",
+    "Metric",
     "Model",
     "ModelVersion",
     "ObjectInfo",
@@ -34,6 +37,7 @@ __all__ = [
     "Pool",
     "Reason",
     "Replica",
+    "Report",
     "Workload",
 ]
 

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from localml.client.errors import ClientError
+from localml.client.metrics import Compared, Metric, Metrics, Report
 from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
@@ -41,10 +42,12 @@ from localml.client.types import (
 __all__ = [
     "Client",
     "ClientError",
+    "Compared",
     "Endpoint",
     "Event",
     "Gpu",
     "LogPiece",
+    "Metric",
     "Model",
     "ModelVersion",
     "ObjectInfo",
@@ -53,6 +56,7 @@ __all__ = [
     "Pool",
     "Reason",
     "Replica",
+    "Report",
     "Workload",
 ]
 
@@ -65,7 +69,7 @@ Reference = int | str
 """A workload's id or name."""
 
 
-class Client(Serving, Objects):
+class Client(Serving, Objects, Metrics):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:

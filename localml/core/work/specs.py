@@ -129,9 +129,16 @@ def need_unprivileged(port: int | None, field: str) -> None:
 
 
 class RetryPolicy(Frozen):
-    """How often a failed workload is tried again, and how long it waits: ``backoff * factor**n`` seconds."""
+    """How often a failed workload is tried again, and how long it waits: ``backoff * factor**n`` seconds.
 
-    limit: int = Field(default=0, ge=0, le=1000)
+    Attributes:
+        limit: tries after failures that are the program's own; None: as many as it takes.
+        faultless: what was not the program's fault is tried again as often as it takes, not some times only
+            (:data:`localml.core.work.causes.FREE_RETRIES`).
+    """
+
+    limit: int | None = Field(default=0, ge=0, le=1000)
+    faultless: bool = False
     backoff: float = Field(default=1.0, ge=0)
     factor: float = Field(default=2.0, ge=1)
     max_backoff: float = Field(default=300.0, ge=0)

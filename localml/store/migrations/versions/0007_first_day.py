@@ -26,7 +26,31 @@ def _no_engines() -> None:
     op.drop_column("attempt", "engine")
 
 
-_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = ((_engines, _no_engines),)
+def _metrics() -> None:
+    """What jobs report is read from their output: how far, and the parameters that they wrote."""
+    op.create_table(
+        "metric_place",
+        sa.Column("workload_id", sa.Integer(), sa.ForeignKey("workload.id"), primary_key=True, nullable=False),
+        sa.Column("places", sa.JSON(), nullable=True),
+    )
+    op.create_table(
+        "parameter",
+        sa.Column("workload_id", sa.Integer(), sa.ForeignKey("workload.id"), primary_key=True, nullable=False),
+        sa.Column("name", sa.String(), primary_key=True, nullable=False),
+        sa.Column("value", sa.String(), nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+def _no_metrics() -> None:
+    op.drop_table("parameter")
+    op.drop_table("metric_place")
+
+
+_TOPICS: tuple[tuple[Callable[[], None], Callable[[], None]], ...] = (
+    (_engines, _no_engines),
+    (_metrics, _no_metrics),
+)
 """(do, undo)"""
 
 
