@@ -31,7 +31,7 @@ class RetryRule(StrEnum):
     """Default treatment of a cause when the spec's retry policy does not say more.
 
     ``policy``: counts against the user's retries. ``always``: not the program's fault, tried again without
-    counting, at most :data:`FREE_RETRIES` times. ``never``: trying again cannot help.
+    counting, at most :data:`FREE_RETRIES` times after short runs. ``never``: trying again cannot help.
     """
 
     POLICY = "policy"
@@ -82,7 +82,8 @@ CAUSES: dict[Cause, CauseFacts] = {
     ),
     Cause.ENGINE_LOST: CauseFacts(
         RetryRule.ALWAYS,
-        "The container engine lost the container (it was restarted, or somebody removed it).",
+        "The engine or its machine was restarted, or somebody removed the container; this takes none of the job's own "
+        "retries.",
     ),
     Cause.DEPENDENCY: CauseFacts(RetryRule.NEVER, "A workload that this one depends on did not succeed."),
     Cause.STOPPED: CauseFacts(RetryRule.NEVER, "Stopped on request."),
