@@ -95,6 +95,18 @@ CAUSES: dict[Cause, CauseFacts] = {
 
 _DISK_FULL = (b"No space left on device", b"ENOSPC", b"disk full")
 _CUDA_OOM = (b"CUDA out of memory", b"CUDA_ERROR_OUT_OF_MEMORY", b"cudaErrorMemoryAllocation")
+_SHM = "shared memory (/dev/shm) was probably full; ask for more with --shm (OpenPAI: shmMB)"
+_SHM_FULL = (
+    b"killed by signal: Bus error",
+    b"insufficient shared memory",
+    b"out of shared memory",
+    b"torch_shm_manager",
+    b"unable to write to file </torch_",
+)
+_HINTS: dict[int, str] = {
+    signals.SIGBUS: _SHM,
+    signals.SIGILL: "an instruction that this machine's CPU does not have, in a library built for another one",
+}
 _GPU_LOST = (
     b"GPU is lost",
     b"GPU has fallen off the bus",
@@ -124,14 +136,17 @@ def classify(
     if oom_killed:
         return Cause.OOM, OOM_WORDS
     status = f"signal {_signal_name(signal)}" if signal else f"exit code {exit_code}"
-    for marks, cause in (
-        (_CUDA_OOM, Cause.CUDA_OOM),
-        (_GPU_LOST, Cause.GPU_LOST),
-        (_DISK_FULL, Cause.DISK_FULL),
+    plain = Cause.SIGNAL if signal else Cause.EXIT_CODE
+    for marks, cause, hint in (
+        (_SHM_FULL, plain, f"{_SHM}; "),  # before the full disk, as which it is told, too
+        (_CUDA_OOM, Cause.CUDA_OOM, ""),
+        (_GPU_LOST, Cause.GPU_LOST, ""),
+        (_DISK_FULL, Cause.DISK_FULL, ""),
     ):
         if any(mark in log_tail for mark in marks):
-            return cause, f"{status}; the log says: {_quote(log_tail, marks)}"
-    return (Cause.SIGNAL if signal else Cause.EXIT_CODE), status
+            return cause, f"{status}; {hint}the log says: {_quote(log_tail, marks)}"
+    why = _HINTS.get(signal or 0)
+    return plain, f"{status}: {why}" if why else status
 
 
 def _signal_name(number: int) -> str:
