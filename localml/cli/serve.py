@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -250,8 +251,10 @@ def predict(
     name: EndpointName,
     source: Annotated[
         str,
-        typer.Argument(metavar="@FILE", help="@input.json, .npy, .csv or .png; or JSON itself.", show_default=False),
-    ],
+        typer.Argument(
+            metavar="@FILE", help="@input.json, .npy, .csv or .png; JSON itself; or - for standard input, as without."
+        ),
+    ] = "-",
     variant: Annotated[str | None, typer.Option(help="Ask this version, whatever its share.")] = None,
     white: Annotated[
         float | None, typer.Option(help="What a white pixel is; 1 where the model takes fractions, else 255.")
@@ -261,12 +264,18 @@ def predict(
     as_json: Json = False,
 ) -> None:
     """Ask an endpoint."""
-    from localml.client.predict_inputs import request_of, request_of_text
+    from localml.client.predict_inputs import request_of, request_of_bytes, request_of_text
 
+    piped = source in ("-", "@-")
+    if piped and sys.stdin.isatty():
+        raise invalid("input", "give @FILE or JSON, or pipe one of them in")
+    read = sys.stdin.buffer.read() if piped else b""
     with connect(data) as client:
         target = client.endpoint(name)
         inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
-        if source.startswith("@"):
+        if piped:
+            request = request_of_bytes(read, inputs, white=white)
+        elif source.startswith("@"):
             request = request_of(Path(source[1:]), inputs, white=white)
         else:
             request = request_of_text(source, inputs)

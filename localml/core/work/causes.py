@@ -159,5 +159,12 @@ def _signal_name(number: int) -> str:
 def _quote(tail: bytes, marks: tuple[bytes, ...]) -> str:
     for line in reversed(tail.splitlines()):
         if any(mark in line for mark in marks):
-            return line.decode(errors="replace").strip()[:200]
+            return shortened(line.decode(errors="replace").strip(), 400)
     return ""
+
+
+def shortened(line: str, most: int = 1000) -> str:
+    """A line of output that is quoted, cut in its middle: what failed stands at its beginning, and why at its end."""
+    if len(line) <= most:
+        return line
+    return f"{line[: most // 3]} ... {line[-(most - most // 3) :]}"
