@@ -31,7 +31,7 @@ from localml.engines.base import (
 from localml.objects.sharing import share
 
 LEAST_SHM = 64 << 20
-"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is the kernel's habit."""
+"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's own habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -62,7 +62,7 @@ class Site:
     one with this id. ``pins`` holds what a plan's folders are until the engine has mounted them. ``run_token`` makes
     the token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway
     by; both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises
-    ``EngineError``.
+    ``EngineError``. ``group`` shares what users of images may write, where root can share it.
     """
 
     install: str
@@ -82,6 +82,7 @@ class Site:
     run_token: Callable[[int], str] = _no_run_token
     replica_token: Callable[[int], str] = _no_token
     account: Callable[[WorkloadRow], Account | None] = lambda row: None
+    group: int | None = None
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -103,8 +104,10 @@ def build(
     gang: Iterable[AttemptRow],
     image: str,
     grants: Grants,
+    image_user: str = "",
 ) -> ReplicaPlan:
-    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included.
+    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included; ``image_user`` is whom the
+    image runs its programs as, if that is not root.
 
     Raises:
         EngineError: what it mounts is not there any more.
@@ -113,9 +116,13 @@ def build(
     ports = dict(one.ports or {})
     account = site.account(row)
     binds, buckets = site.mounts.binds(spec, grants, row, site.user), site.mounts.buckets(grants)
-    if account is not None:
-        for bind in (*binds, *buckets):
-            _lend(bind, account, site.mounts.root)
+    ours = site.our_image(role.image or site.default_image)
+    groups = (site.group,) if image_user and not ours and site.group is not None else ()
+    for bind in (*binds, *buckets):
+        if account is not None:
+            _lend(bind, site.mounts.root, account.groups[0], account)
+        elif groups and not bind.read_only:
+            _lend(bind, site.mounts.root, groups[0])
     resources = role.resources
     env = {
         **expanded(
@@ -158,7 +165,8 @@ def build(
         node=one.node,
         rotate=row.kind != Kind.JOB or spec.until_stopped,
         account=account,
-        user=site.user if site.our_image(role.image or site.default_image) else None,
+        groups=groups,
+        user=site.user if ours else None,
     )
 
 
@@ -166,20 +174,22 @@ def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
     return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
 
 
-def _lend(bind: Bind, account: Account, buckets: Path) -> None:
-    """Let an account write what it is given: a bucket with everybody who may, any other folder alone.
+def _lend(bind: Bind, buckets: Path, group: int, account: Account | None = None) -> None:
+    """Let an account, or the user of an image, write what it is given: with all of a group; but what localml keeps for
+    an account, with nobody.
 
     Raises:
         EngineError: somebody put a link in its way.
     """
     source = Path(bind.source)
     try:
-        if not source.is_dir():
-            return  # what it lies in was lent as a whole
+        if not source.is_dir() or (account is None and bind.base == "/"):
+            return  # what it lies in was lent as a whole; or it is a folder of the machine's
         if source.is_relative_to(buckets):
-            share(buckets, source, group=account.groups[0])
+            share(buckets, source, group=group)
         elif not bind.read_only:
-            share(source.parent, source, group=account.gid, owner=account.uid)
+            uid, gid = (account.uid, account.gid) if account is not None else (None, group)
+            share(source.parent, source, group=gid, owner=uid)
     except OSError as error:
         raise EngineError(f"{source} cannot be given to a job: {error.strerror}") from error
 

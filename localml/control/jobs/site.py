@@ -71,6 +71,7 @@ def open_site(
         host_memory=hardware.machine().memory,
         unseal=unseal,
         account=accounts.of,
+        group=config.uids if engine.capabilities.mounts and os.geteuid() == 0 else None,
         registry_auth=registry_auth,
         pins=pins,
         run_token=run_token,

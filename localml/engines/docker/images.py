@@ -42,6 +42,16 @@ def resolve_image(
     return found
 
 
+def image_user(daemon: Daemon, image: str) -> str:
+    """Whom an image's programs run as; empty for root, and for an image that is not here."""
+    try:
+        config = daemon.api.inspect_image(image).get("Config") or {}  # type: ignore[no-untyped-call]
+    except NotFound:
+        return ""
+    user = str(config.get("User") or "").partition(":")[0]
+    return "" if user in ("root", "0") else user
+
+
 def _find(daemon: Daemon, image: str) -> str | None:
     try:
         return str(daemon.api.inspect_image(image)["Id"])  # type: ignore[no-untyped-call]
