@@ -56,6 +56,7 @@ class Config:
     ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
     ``asked`` are those of ``port`` and ``gateway_port`` that somebody chose; the others give way where they are taken.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
+    ``inherit_proxy`` gives jobs the server's proxies (:mod:`localml.engines.proxies`).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
     ``hosts`` are further names under which this server may be called (Host header).
@@ -85,6 +86,7 @@ class Config:
     max_replicas: int = 0
     threads: int = 32
     trust_users: bool = False
+    inherit_proxy: bool = False
     uids: int = DEFAULT_UIDS
     hosts: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
@@ -307,6 +309,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "images": _pairs,
     "closed": _truth,
     "trust_users": _truth,
+    "inherit_proxy": _truth,
     "uids": int,
     **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
     **dict.fromkeys(_DAYS, float),

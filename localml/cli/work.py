@@ -44,6 +44,9 @@ def run(
     shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
     image: Annotated[str, typer.Option("--image", "-i", help="Container image.")] = "",
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
+    inherit_proxy: Annotated[
+        bool, typer.Option("--inherit-proxy", help="Give it the proxies of this shell and of ~/.docker/config.json.")
+    ] = False,
     mount: Annotated[
         list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
     ] = [],  # noqa: B006
@@ -68,7 +71,7 @@ def run(
             cpus=cpus,
             memory=memory,
             shm=shm,
-            env=_variables(env),
+            env=_variables(env, inherit_proxy=inherit_proxy),
             workdir=workdir,
             mounts=[_mount(one) for one in mount],
             retries=retries,
@@ -116,13 +119,17 @@ def exit_code(ended: Workload) -> int:
     return ended.exit_code if ended.exit_code else 1
 
 
-def _variables(given: list[str]) -> dict[str, str]:
-    found = {}
+def _variables(given: list[str], *, inherit_proxy: bool = False) -> dict[str, str]:
+    found: dict[str, str] = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not equals:
             raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
         found[name] = value
+    if inherit_proxy:
+        from localml.engines.proxies import inherited, proxies
+
+        found |= inherited(proxies(), found)
     return found
 
 

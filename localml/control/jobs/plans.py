@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
@@ -28,6 +28,7 @@ from localml.engines.base import (
     PublishedPort,
     ReplicaPlan,
 )
+from localml.engines.proxies import inherited
 from localml.objects.sharing import share
 
 LEAST_SHM = 64 << 20
@@ -63,6 +64,7 @@ class Site:
     the token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway
     by; both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises
     ``EngineError``. ``group`` shares what users of images may write, where root can share it.
+    ``proxies`` are variables for every job that sets none.
     """
 
     install: str
@@ -83,6 +85,7 @@ class Site:
     replica_token: Callable[[int], str] = _no_token
     account: Callable[[WorkloadRow], Account | None] = lambda row: None
     group: int | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -124,11 +127,15 @@ def build(
         elif groups and not bind.read_only:
             _lend(bind, site.mounts.root, groups[0])
     resources = role.resources
-    env = {
-        **expanded(
-            spec, one, gang, names_resolve=site.capabilities.names_resolve, token=lambda: site.run_token(row.id)
-        ),
+    resolve = site.capabilities.names_resolve
+    own = {
+        **expanded(spec, one, gang, names_resolve=resolve, token=lambda: site.run_token(row.id)),
         **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
+    }
+    near = (address_of(spec, other.role, other.index, names_resolve=resolve) for other in gang)
+    env = {
+        **inherited(site.proxies, own, (site.bind_address, *near)),
+        **own,
         "LOCALML_WORKLOAD": str(row.id),
         "LOCALML_NAME": row.name,
         "LOCALML_ROLE": role.name,

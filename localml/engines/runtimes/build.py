@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from localml.core.catalog import CATALOG_FILE, Catalog, Runtime, load_catalog
 from localml.engines.base import EngineError, EngineUnreachable, Progress
-from localml.engines.docker.images import report_pull
+from localml.engines.docker.images import report_pull, without_proxy
 from localml.engines.runtimes.kernel_server import PROBE, python_of
 from localml.engines.runtimes.wheels import download_wheels, lines_of
 
@@ -133,7 +133,7 @@ class ImageBuilder:
         try:
             report_pull(image, self._client.api.pull(repository, tag or "latest", stream=True, decode=True), progress)
         except APIError as error:
-            reason = error.explanation or error
+            reason = f"{error.explanation or error}{without_proxy(self._client.info())}"
             raise EngineError(f"image {image} is not on this machine and pulling it failed: {reason}") from error
 
     def _status(self, runtime: Runtime) -> ImageStatus:
@@ -219,9 +219,9 @@ class ImageBuilder:
         try:
             for answer in self._client.api.pull(name, tag=tag, stream=True, decode=True):
                 if "error" in answer:
-                    return str(answer["error"])
+                    return f"{answer['error']}{without_proxy(self._client.info())}"
         except APIError as error:
-            return str(error.explanation or error)
+            return f"{error.explanation or error}{without_proxy(self._client.info())}"
         return None
 
 

@@ -63,6 +63,9 @@ class RecordedEngine:
     def tag(self, reference: str, repository: str, tag: str) -> None:
         self.sizes[f"{repository}:{tag}"] = self.sizes[reference]
 
+    def info(self) -> dict[str, str]:
+        return {}
+
     def pull(self, name: str, **options: Any) -> Iterator[dict[str, str]]:
         return iter([{"error": "no route to the registry"}])
 
