@@ -120,7 +120,7 @@ def _exit_code(code: str) -> int:
 
 
 _HINTS = {
-    "unauthenticated": "Set LOCALML_TOKEN, or use --data with the server's data directory.",
+    "unauthenticated": "Set LOCALML_URL and LOCALML_TOKEN, or use --data with the server's data directory.",
     "unreachable": "See 'localml status', or start a server with: localml up --detach",
     "capacity": "See 'localml gpus' and 'localml status' for what this machine has.",
     "quota": "See 'localml pools' for limits and use.",
