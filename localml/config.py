@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from localml import config_file
 from localml.core.errors import LocalmlError, invalid
+from localml.core.home import expanded, home
 from localml.core.quantities import parse_memory
 
 ENGINES = ("auto", "docker", "process", "fake")
@@ -44,7 +45,7 @@ OPENABLE = {
 
 def default_data() -> Path:
     """``~/.localml``."""
-    return Path.home() / ".localml"
+    return home("--data (or LOCALML_DATA)") / ".localml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,10 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     Raises:
         LocalmlError: ``INVALID`` naming the setting.
     """
-    from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
-
     said = {name: value for name, value in given.items() if value is not None}
     said = {**_from_environment(environment), **said}
-    data = Path(said.pop("data", None) or default_data()).expanduser().absolute()
-    values: dict[str, Any] = {"cache": cache_dir(), **from_file(data, environment), **said}
+    data = expanded(said.pop("data", None) or default_data(), "data").absolute()
+    values: dict[str, Any] = {"cache": _cache(), **from_file(data, environment), **said}
     values.setdefault("asked", tuple(name for name in _PORTS if name in values))
     return replace(Config(data=data), **{**config_file.remembered(data), **values})
 
@@ -270,6 +269,16 @@ def settings(data: Path, environment: Mapping[str, str] = os.environ) -> list[Se
         value = sources[source][name] if source in sources else getattr(defaults, name)
         found.append(Setting(name, value, source))
     return found
+
+
+def _cache() -> Path:
+    """Without a home directory it is in the data directory."""
+    from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
+
+    try:
+        return cache_dir()
+    except LocalmlError:
+        return Path()
 
 
 def _names(text: str) -> tuple[str, ...]:

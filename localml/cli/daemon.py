@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from localml.cli.failures import in_words
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
 from localml.store.lock import holder
@@ -49,9 +50,10 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
     pipe = None if parent is None else os.fdopen(int(parent), "w")
     try:
         server, moved = _open(config)
-    except LocalmlError as error:
+    except Exception as error:
+        found = in_words(error)
         if pipe is not None:
-            _tell(pipe, {"error": {"code": error.code, "message": error.message, "field": error.field}})
+            _tell(pipe, {"error": {"code": str(found.code), "message": found.message, "field": found.field}})
         raise
 
     def ready() -> None:
@@ -184,7 +186,7 @@ def start_detached(config: Config) -> Banner:
         raise ClientError(str(error["code"]), str(error["message"]), field=error["field"])
     if not banner:
         status = process.wait()
-        raise ClientError("unavailable", f"the server did not start (exit code {status}):\n{_last_lines(log)}")
+        raise ClientError("unavailable", f"the server did not start (exit code {status}): {_last_line(log)}; see {log}")
     # it goes on without us: that it is not waited for is intended
     process.returncode = 0
     return {**banner, "log": str(log)}
@@ -223,9 +225,10 @@ def _settings(config: Config) -> dict[str, str]:
     return found
 
 
-def _last_lines(log: Path, count: int = 15) -> str:
+def _last_line(log: Path) -> str:
+    """Of a failure that nobody foresaw it is the one that names it."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+        return (log.read_text(errors="replace").splitlines() or ["it said nothing"])[-1]
     except OSError as error:
         return f"{log}: {error.strerror}"
 
@@ -236,8 +239,8 @@ def main() -> None:
 
     try:
         serve(load(), lambda _: None)
-    except LocalmlError as error:
-        sys.exit(f"localml: {error.message}")
+    except (LocalmlError, OSError) as error:
+        sys.exit(f"localml: {in_words(error).message}")
 
 
 if __name__ == "__main__":

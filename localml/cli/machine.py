@@ -10,6 +10,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.several import each
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 from localml.core.quantities import format_memory
@@ -179,12 +180,17 @@ def remove_pools(
 ) -> None:
     """Remove pools that nothing uses any more."""
     with connect(data) as client:
-        for pool in pools:
+
+        def remove(pool: str) -> str:
             client.delete_pool(pool)
             if not as_json:
                 typer.echo(f"{pool} removed")
+            return pool
+
+        tried = each(pools, remove)
     if as_json:
-        print_json({"removed": pools})
+        print_json({"removed": tried.done} | tried.members())
+    tried.finish(as_json=as_json)
 
 
 EngineOption = Annotated[
@@ -225,16 +231,23 @@ def build_images(
     as_json: Json = False,
 ) -> None:
     """Build the images of runtimes. Needs no server."""
-    built = []
-    for step in _build(names or [], onto, data, engine):
-        if "line" in step:
-            typer.echo(step["line"], err=True)
-        else:
+    built: list[dict[str, Any]] = []
+
+    def build(some: list[str]) -> None:
+        for step in _build(some, onto, data, engine):
+            if "line" in step:
+                typer.echo(step["line"], err=True)
+                continue
             built.append(step)
             if not as_json:
                 typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+
+    tried = each([] if onto else names or [], lambda name: build([name]))
+    if onto or not names:
+        build(names or [])
     if as_json:
-        print_json({"built": built})
+        print_json({"built": built} | tried.members())
+    tried.finish(as_json=as_json)
 
 
 def _build(names: list[str], onto: str, data: Path | None, engine: str | None) -> Iterator[dict[str, Any]]:

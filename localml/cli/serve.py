@@ -18,6 +18,7 @@ from localml.cli.storage import is_uri, upload
 from localml.cli.tools import start_again
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
+from localml.core.home import expanded
 from localml.core.registry.files import KERNELS
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def _registered(
 
     What was registered for a request that is refused then is removed again.
     """
-    path = Path(model).expanduser()
+    path = expanded(model, "model")
     if not is_uri(model) and not path.exists():
         if "/" in model or path.suffix == ".onnx":  # a name may have a dot, too
             raise invalid("model", f"the file {model} does not exist")
@@ -338,7 +339,7 @@ def _registered(
 def _register(client: Client, name: str, source: str, workspace: str | None, *, as_json: bool) -> ModelVersion:
     if is_uri(source):
         return client.register(name, source, workspace=workspace)
-    path = Path(source).expanduser()
+    path = expanded(source, "source")
     if not path.exists():
         raise invalid("source", f"the file {source} does not exist")
     bucket = f"{UPLOADS}{secrets.token_hex(8)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
 from localml.cli.marked import Marked
 from localml.cli.reports import Columns, print_columns
+from localml.cli.several import Tried, each
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -315,10 +316,11 @@ def stop(
 ) -> None:
     """Stop workloads, or endpoints of these names."""
     with connect(data) as client:
-        done = [_either(client.stop, client.stop_endpoint, name) for name in names]
+        tried = each(names, lambda name: _either(client.stop, client.stop_endpoint, name))
         if wait:
-            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
-    _answer(done, "stopped" if wait else "asked to stop", as_json=as_json)
+            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
+            tried.done = done
+    _answer(tried, "stopped" if wait else "asked to stop", as_json=as_json)
 
 
 @command
@@ -329,8 +331,8 @@ def rm(
 ) -> None:
     """Remove workloads or endpoints (they are stopped first). Output and events stay until 'localml prune'."""
     with connect(data) as client:
-        done = [_either(client.delete, client.delete_endpoint, name) for name in names]
-    _answer(done, "removed", as_json=as_json)
+        tried = each(names, lambda name: _either(client.delete, client.delete_endpoint, name))
+    _answer(tried, "removed", as_json=as_json)
 
 
 def _either(workload: Callable[[str], Workload], endpoint: Callable[[str], Endpoint], name: str) -> Workload | Endpoint:
@@ -352,14 +354,15 @@ def _is_endpoint(one: Workload | Endpoint) -> bool:
     return isinstance(one, Endpoint)
 
 
-def _answer(done: Sequence[Workload | Endpoint], what: str, *, as_json: bool) -> None:
+def _answer(tried: Tried[Workload | Endpoint], what: str, *, as_json: bool) -> None:
     if as_json:
-        answer = {"workloads": [as_dict(one) for one in done if not _is_endpoint(one)]}
-        endpoints = [as_dict(one) for one in done if _is_endpoint(one)]
-        print_json(answer | ({"endpoints": endpoints} if endpoints else {}))
-        return
-    for one in done:
-        typer.echo(f"{one.name} {what}")
+        answer = {"workloads": [as_dict(one) for one in tried.done if not _is_endpoint(one)]}
+        endpoints = [as_dict(one) for one in tried.done if _is_endpoint(one)]
+        print_json(answer | ({"endpoints": endpoints} if endpoints else {}) | tried.members())
+    else:
+        for one in tried.done:
+            typer.echo(f"{one.name} {what}")
+    tried.finish(as_json=as_json)
 
 
 @command
