@@ -76,9 +76,10 @@ def _remember(server: Server) -> None:
     values = {"port": urlsplit(server.url).port, "gateway_port": config.gateway_port or None, "gpus": config.gpus}
     if config.gpus == "auto":
         values["gpus"] = None
-    said = config_file.values_of(config.data)
-    kept = {name: value for name, value in values.items() if value is not None and name not in said}
-    config_file.remember(config.data, kept)
+    with suppress(LocalmlError):  # the file was spoiled since it was read
+        said = config_file.values_of(config.data)
+        kept = {name: value for name, value in values.items() if value is not None and name not in said}
+        config_file.remember(config.data, kept)
 
 
 def _settle(server: Server) -> None:
