@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sqlite3
+import tarfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers.models import serving_server
-from helpers.old_data import Callers, everything
+from helpers.old_data import FOLDER, Callers, everything
 from helpers.rig import wait_until
 
 from localml.client import Client
@@ -136,6 +137,23 @@ def test_a_running_server_keeps_its_data(data: Path) -> None:
     backup = backup_of(data)
     with started(data), pytest.raises(LocalmlError, match="is in use by"):
         restore(data, backup, time.time())
+
+
+@pytest.mark.parametrize("schema", ["0003", "0004", "0005", "0006"])
+def test_a_backup_of_an_older_version_is_taken(tmp_path: Path, schema: str) -> None:
+    data = tmp_path / "data"
+    with tarfile.open(FOLDER / f"schema-{schema}.tar.gz") as tar:
+        tar.extractall(data, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))  # Python 3.11.4
+    backup = Path(shutil.copy2(data / FILE_NAME, tmp_path / "old.db"))
+    with started(data) as server:
+        names = {one.name for one in server.client.all(deleted=True)}
+        server.client.create_bucket("since")
+    done = restore(data, backup, time.time())
+    assert done.aside is not None
+    assert (done.aside / "buckets" / "since").is_dir()
+    with started(data) as server:
+        assert {one.name for one in server.client.all(deleted=True)} == names
+        assert "since" not in [one.name for one in server.client.buckets()]
 
 
 def damaged(path: Path) -> None:
