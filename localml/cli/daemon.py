@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from localml import config_file
 from localml.cli.failures import in_words
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
@@ -72,15 +73,14 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
 def _remember(server: Server) -> None:
     """Ports and GPUs are the same at the next start, unless something else is said then; what the file says is not
     needed for that, nor are GPUs that nobody chose."""
-    from localml import config_file
-
     config = server.platform.config
     values = {"port": urlsplit(server.url).port, "gateway_port": config.gateway_port or None, "gpus": config.gpus}
     if config.gpus == "auto":
         values["gpus"] = None
-    said = config_file.values_of(config.data)
-    kept = {name: value for name, value in values.items() if value is not None and name not in said}
-    config_file.remember(config.data, kept)
+    with suppress(LocalmlError):  # the file was spoiled since it was read
+        said = config_file.values_of(config.data)
+        kept = {name: value for name, value in values.items() if value is not None and name not in said}
+        config_file.remember(config.data, kept)
 
 
 def _settle(server: Server) -> None:
@@ -195,6 +195,8 @@ def start_detached(config: Config) -> Banner:
 def _spawn(config: Config, log: Path, ready: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, READY_FD: str(ready), **_settings(config)}
     environment["LOCALML_NO_AUTH"] = "" if config.auth else "1"
+    if os.environ.get(config_file.VARIABLE):  # the child is in another folder
+        environment[config_file.VARIABLE] = str(config_file.place(config.data))
     # not through the command line: its libraries would stay in the server's memory
     command = [sys.executable, "-m", "localml.cli.daemon"]
     with log.open("ab") as output:

@@ -36,7 +36,10 @@ def add(app: typer.Typer) -> None:
 
 @command
 def list_all(data: Data = None, as_json: Json = False) -> None:
-    """All settings, and who says so."""
+    """All settings, and who says so.
+
+    Example: localml config list
+    """
     from localml.cli import show
     from localml.config import settings
 
@@ -49,7 +52,10 @@ def list_all(data: Data = None, as_json: Json = False) -> None:
 
 @command
 def get(name: Name, data: Data = None, as_json: Json = False) -> None:
-    """The value of one setting."""
+    """The value of one setting.
+
+    Example: localml config get port
+    """
     from localml.config import known, settings
 
     plain, _, pattern = name.partition(".") if name.startswith("images.") else (name, "", "")
@@ -68,7 +74,10 @@ def set_one(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Write one setting into the file."""
+    """Write one setting into the file.
+
+    Example: localml config set keep_logs 20G
+    """
     from localml.config import Config, convert, known
 
     if name.startswith("images."):
@@ -85,7 +94,10 @@ def set_one(
 
 @command
 def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
-    """Remove one setting from the file."""
+    """Remove one setting from the file.
+
+    Example: localml config unset keep_logs
+    """
     from localml.config import known
 
     _change(name if name.startswith("images.") else known(name), None, data, as_json=as_json)
@@ -93,7 +105,10 @@ def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
 
 @command
 def path(data: Data = None, as_json: Json = False) -> None:
-    """Where the file is, or would be."""
+    """Where the file is, or would be.
+
+    Example: localml config path
+    """
     from localml.config_file import place
 
     where = place(_folder(data))
