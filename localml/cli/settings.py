@@ -76,7 +76,7 @@ def set_one(
 ) -> None:
     """Write one setting into the file.
 
-    Example: localml config set keep_logs 20G
+    Example: localml config set port 7080
     """
     from localml.config import Config, convert, known
 
@@ -96,7 +96,7 @@ def set_one(
 def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
     """Remove one setting from the file.
 
-    Example: localml config unset keep_logs
+    Example: localml config unset port
     """
     from localml.config import known
 

@@ -53,8 +53,6 @@ def cp(
 
     A file goes into a bucket or folder that is there; of a folder it is what it holds. Links are followed. What cannot
     be copied is named, and the exit code is 1 then.
-
-    Example: localml cp ./set fds://data/set
     """
     if is_uri(source) == is_uri(target):
         raise invalid("cp", f"exactly one side must be an object URI ({', '.join(one + '...' for one in SCHEMES)})")

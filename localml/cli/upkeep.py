@@ -70,7 +70,7 @@ def prune(
 
 @command
 def backup(data: Data = None, as_json: Json = False) -> None:
-    """Copy the database while everything goes on. 'localml restore' goes back to it."""
+    """Copy the database while everything goes on."""
     with connect(data) as client:
         made = client.backup()
     if as_json:
