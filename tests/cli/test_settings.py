@@ -65,6 +65,16 @@ def test_all_kinds_of_values(data: Path) -> None:
     assert load({"LOCALML_IMAGES": "a=b"}, data=data).images == {"a": "b"}
 
 
+@pytest.mark.parametrize("name", IN_FILE)
+def test_every_setting_can_be_written_as_it_is_shown(data: Path, name: str) -> None:
+    value = getattr(load({}, data=data), name)
+    if value is None:
+        value = 4 << 30
+    shown = "true" if value is True else "false" if value is False else value
+    write(data, changed("", name, shown))
+    assert getattr(load({}, data=data), name) == value
+
+
 def test_another_file(data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.toml"
     other.write_text("threads = 5\n")
