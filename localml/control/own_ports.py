@@ -96,13 +96,13 @@ def settled(config: Config) -> tuple[Config, list[str]]:
 
     moved: list[str] = []
     kept = listens_at(config.data, config.host)
-    if kept is not None and ("gateway_port" not in config.asked or config.gateway_port in (0, kept)):
+    asked = "gateway_port" in config.asked
+    if kept is not None and not asked:
         config = replace(config, gateway_port=kept)
-    else:
-        kept = None
     port = _have(config, "port", "the server", {config.gateway_port}, moved)
-    gateway_port = kept if kept is not None else _have(config, "gateway_port", "the gateway", {port}, moved)
-    return replace(config, port=port, gateway_port=gateway_port), moved
+    if config.gateway_port != kept:
+        config = replace(config, gateway_port=_have(config, "gateway_port", "the gateway", {port}, moved))
+    return replace(config, port=port), moved
 
 
 def _have(config: Config, name: str, whose: str, others: Collection[int], moved: list[str]) -> int:
