@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +29,8 @@ def why_not(host: str, port: int) -> str:
             _try(one[0], one[4])
     except OSError as error:
         who = listener(port) if error.errno == errno.EADDRINUSE else ""
-        return f"is in use by {who}" if who else f"cannot be used ({error.strerror or error})"
+        words = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror or error})"
+        return f"is in use by {who}" if who else words
     return ""
 
 
@@ -48,19 +48,34 @@ def _try(family: int, address: tuple[Any, ...]) -> None:
 
 
 def listener(port: int) -> str:
-    """Who listens at a port of this machine, in words; empty where that can't be known."""
-    try:
-        found = [one for one in psutil.net_connections("tcp") if one.laddr and one.laddr.port == port]
-    except (psutil.Error, OSError):
-        return ""
-    pid = next((one.pid for one in found if one.status == psutil.CONN_LISTEN and one.pid), None)
+    """Who listens at a port of this machine, in words; empty where nobody does, or that can't be known."""
+    pid = listening(port)
     if pid is None:
-        return "somebody else's process" if any(one.status == psutil.CONN_LISTEN for one in found) else ""
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        what = "another localml's gateway" if "localml.gateway" in process.cmdline() else process.name()
-        return f"process {pid} ({what})"
-    return f"process {pid}"
+        return ""
+    try:
+        return words_of(psutil.Process(pid))
+    except psutil.Error:
+        return f"process {pid}"
+
+
+def listening(port: int) -> int | None:
+    """Number of the process that listens at a port of this machine; None where that can't be known."""
+    try:
+        found = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return None
+    there = (one.pid for one in found if one.status == psutil.CONN_LISTEN and one.laddr and one.laddr.port == port)
+    return next((pid for pid in there if pid), None)
+
+
+def words_of(process: psutil.Process) -> str:
+    """A process for a message.
+
+    Raises:
+        psutil.Error: it has gone, or is another user's.
+    """
+    what = "another localml's gateway" if "localml.gateway" in process.cmdline() else process.name()
+    return f"process {process.pid} ({what})"
 
 
 def next_free(host: str, port: int, others: Collection[int] = ()) -> int:
@@ -81,13 +96,13 @@ def settled(config: Config) -> tuple[Config, list[str]]:
 
     moved: list[str] = []
     kept = listens_at(config.data, config.host)
-    if kept is not None and ("gateway_port" not in config.asked or config.gateway_port in (0, kept)):
+    asked = "gateway_port" in config.asked
+    if kept is not None and not asked:
         config = replace(config, gateway_port=kept)
-    else:
-        kept = None
     port = _have(config, "port", "the server", {config.gateway_port}, moved)
-    gateway_port = kept if kept is not None else _have(config, "gateway_port", "the gateway", {port}, moved)
-    return replace(config, port=port, gateway_port=gateway_port), moved
+    if config.gateway_port != kept:
+        config = replace(config, gateway_port=_have(config, "gateway_port", "the gateway", {port}, moved))
+    return replace(config, port=port), moved
 
 
 def _have(config: Config, name: str, whose: str, others: Collection[int], moved: list[str]) -> int:

@@ -14,13 +14,16 @@ import numpy as np
 import onnx
 import pytest
 import urllib3
+from helpers.counts import count
 from helpers.models import serving_server, times
-from helpers.public_models import ALL, Public
+from helpers.onnx_bench import binary
+from helpers.public_models import ALL, KINDS, Public, expected, raw
 from onnx import TensorProto, helper
 
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
+LENGTH = "Inference-Header-Content-Length"
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -72,6 +75,31 @@ def test_probabilities_of_a_default_export_are_served(serve: Cli, tmp_path: Path
     assert [one["shape"] for one in found] == [[2], [2, 3]]
     assert json.loads(found[1]["parameters"]["class_labels"]) == [0, 1, 10]
     assert serve("rm", "iris").code == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", list(ALL))
+def test_each_answers_through_its_endpoint_as_onnxruntime_does(
+    serve: Cli, served: Localml, tmp_path: Path, name: str
+) -> None:
+    model = ALL[name]()
+    path = model.save(tmp_path / "m")
+    made = serve("serve", str(tmp_path / "m"), "--name", name.replace("_", "-"))
+    assert made.code == 0, made.out
+    for inputs in model.requests(np.random.default_rng(2026)):
+        right = expected(path, model, inputs)
+        body, headers = binary(
+            {key: (KINDS[one.dtype], list(one.shape), raw(one)) for key, one in inputs.items()},
+            parameters={"binary_data_output": True},
+        )
+        infer_url = served.client.endpoint(name.replace("_", "-")).infer_url
+        assert infer_url is not None
+        answer = urllib3.request("POST", infer_url, body=body, headers={**served.client._http.authorization, **headers})
+        assert answer.status == 200, answer.data
+        head, data = json.loads(answer.data[: (size := int(answer.headers[LENGTH]))]), answer.data[size:]
+        assert data == b"".join(raw(right[one["name"]]) for one in head["outputs"])
+    count("requests tried", len(model.requests(np.random.default_rng(2026))))
+    assert serve("rm", name.replace("_", "-")).code == 0
 
 
 def test_a_refusal_is_told_to_its_end(serve: Cli, tmp_path: Path) -> None:

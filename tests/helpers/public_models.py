@@ -4,6 +4,7 @@ with state, quantized ones, weights in a file of their own. Weights are random, 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,18 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from helpers.onnx_bench import packed
+
 Array = np.ndarray[Any, Any]
+DTYPES = {"FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "BOOL": "?"}
+KINDS = {np.dtype(kind): name for name, kind in DTYPES.items()} | {np.dtype("O"): "BYTES"}
+"""The Open Inference Protocol's names of types."""
+UNICODE = Path("/usr/lib/locale/C.utf8")
+"""A locale that comes with the C library."""
 Shape = Sequence[str | int]
 F, I64, STRING, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.BOOL
 _ML = ("ai.onnx.ml", 3)
@@ -499,3 +509,42 @@ ALL: dict[str, Callable[[], Public]] = {
         beam_search,
     )
 }
+
+
+def expected(path: Path, model: Public, inputs: dict[str, Array]) -> dict[str, Array]:
+    """What onnxruntime says; of maps their values, in the order of the classes."""
+    session = _session(path)
+    names = [one.name for one in session.get_outputs()]
+    found = dict(zip(names, session.run(names, inputs), strict=True))
+    return {
+        name: np.array([[row[label] for label in model.labels] for row in one], "f4").reshape(-1, len(model.labels))
+        if isinstance(one, list)
+        else np.asarray(one)
+        for name, one in found.items()
+    }
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    """A session of our own, with a locale for text models where the system has none."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as locales:
+        if UNICODE.is_dir():
+            Path(locales, "en_US.UTF-8").symlink_to(UNICODE)
+            patch.setenv("LOCPATH", locales)
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def as_json(inputs: dict[str, Array]) -> list[dict[str, Any]]:
+    """Inputs of a JSON request."""
+    return [
+        {"name": name, "datatype": KINDS[one.dtype], "shape": list(one.shape), "data": one.ravel().tolist()}
+        for name, one in inputs.items()
+    ]
+
+
+def raw(array: Array) -> bytes:
+    """A tensor as binary data."""
+    if array.dtype.kind == "O":
+        return packed(*(one.encode() for one in array.ravel()))
+    return array.tobytes()

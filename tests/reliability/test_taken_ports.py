@@ -140,6 +140,8 @@ def test_our_own_gateway_that_went_on_is_no_stranger(tmp_path: Path) -> None:
         for asked in ((), ("gateway_port",)):
             found, moved = settled(Config(tmp_path, port=0, gateway_port=port, asked=asked))
             assert (found.gateway_port, moved) == (port, [])
+        any_port = Config(tmp_path, port=0, gateway_port=0, asked=("gateway_port",))
+        assert settled(any_port) == (any_port, []), "which adopts what listens, wherever that is"
         with pytest.raises(LocalmlError, match="another localml's gateway"):
             settled(Config(tmp_path / "other", port=0, gateway_port=port, asked=("gateway_port",)))
 

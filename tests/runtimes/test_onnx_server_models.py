@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from helpers.counts import count
-from helpers.onnx_bench import Server, binary, packed, save, serving, spawn, unpack, wait_for
-from helpers.public_models import ALL, Public
+from helpers.onnx_bench import Server, binary, save, serving, spawn, unpack, wait_for
+from helpers.public_models import ALL, DTYPES, KINDS, UNICODE, Public, as_json, expected, raw
 from onnx import TensorProto, helper
 
 pytestmark = pytest.mark.timeout(300)
-Array = np.ndarray[Any, Any]
 NUMBERS = {name: str(number) for number, name in enumerate(ALL, 1)}
 """Each model is a version of its own of one served model."""
-DTYPES = {"FP32": "<f4", "FP16": "<f2", "INT64": "<i8", "BOOL": "?"}
-KINDS = {np.dtype(kind): name for name, kind in DTYPES.items()} | {np.dtype("O"): "BYTES"}
-UNICODE = Path("/usr/lib/locale/C.utf8")
 
 
 @pytest.fixture(scope="module")
@@ -43,47 +37,6 @@ def server(folder: Path) -> Iterator[Server]:
 @pytest.fixture(params=list(ALL))
 def public(request: pytest.FixtureRequest) -> tuple[str, Public]:
     return request.param, ALL[request.param]()
-
-
-def expected(path: Path, model: Public, inputs: dict[str, Array]) -> dict[str, Array]:
-    """What onnxruntime says; of maps their values, in the order of the classes."""
-    session = _session(path)
-    names = [one.name for one in session.get_outputs()]
-    found = dict(zip(names, session.run(names, inputs), strict=True))
-    return {
-        name: np.array([[row[label] for label in model.labels] for row in one], "f4").reshape(-1, len(model.labels))
-        if isinstance(one, list)
-        else np.asarray(one)
-        for name, one in found.items()
-    }
-
-
-def _session(path: Path) -> ort.InferenceSession:
-    """Another program's; the test's own may lack the locale that the served one makes do without."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    before = os.environ.get("LOCPATH")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("en_US", "en_US.UTF-8"):
-            link = path.parent / "locales" / name
-            if not link.exists() and UNICODE.is_dir():
-                link.parent.mkdir(exist_ok=True)
-                link.symlink_to(UNICODE)
-        patch.setenv("LOCPATH", before or str(path.parent / "locales"))
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def as_json(inputs: dict[str, Array]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "datatype": KINDS[one.dtype], "shape": list(one.shape), "data": one.ravel().tolist()}
-        for name, one in inputs.items()
-    ]
-
-
-def raw(array: Array) -> bytes:
-    if array.dtype.kind == "O":
-        return packed(*(one.encode() for one in array.ravel()))
-    return array.tobytes()
 
 
 def test_it_answers_as_onnxruntime_does(server: Server, folder: Path, public: tuple[str, Public]) -> None:

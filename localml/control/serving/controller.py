@@ -177,7 +177,8 @@ class ServingController:
         url = one.url(self._around.site.host)
         if url is None or one.attempt is None:
             return None
-        return Page(url + path, self._around.keys.replica(one.attempt.id or 0))
+        shared = 0 if self._around.site.capabilities.ports_mapped else one.workload.id or 0
+        return Page(url + path, self._around.keys.replica(one.attempt.id or 0), shared)
 
     def _converge(self, now: float) -> list[tuple[EndpointRecord, EndpointView]]:
         """Carry out plans until all endpoints are as they should be, as far as that can be now."""

@@ -13,9 +13,11 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from localml.control import asking
 from localml.control.asking import MOST
+from localml.control.serving.peers import stranger
 from localml.control.worker import Worker
 from localml.core.serving.specs import REPLICA_TOKEN
 
@@ -37,10 +39,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A page of a replica, and the token that it is asked with."""
+    """A page of a replica, and the token that it is asked with.
+
+    Attributes:
+        workload: id of the replica's workload, where others could have its port; else 0.
+    """
 
     url: str
     token: str = field(default="", repr=False)
+    workload: int = 0
 
 
 @dataclass(slots=True)
@@ -67,6 +74,15 @@ def ask(page: Page) -> str:
     except (OSError, http.client.HTTPException) as error:
         return f"does not answer yet ({getattr(error, 'strerror', None) or type(error).__name__})"
     return "" if 200 <= status < 300 else f"answers {status}{_said(body)}"
+
+
+def whose(page: Page) -> str:
+    """Nothing when the replica itself answers, as far as that can be told; else why what answers is not it."""
+    if not page.workload:
+        return ""
+    port = urlsplit(page.url).port or 0
+    who = stranger(port, page.workload, page.token)
+    return f"cannot be reached: {who} listens at its port {port}" if who else ""
 
 
 def _said(body: bytes) -> str:
@@ -131,6 +147,8 @@ class Prober:
 
     def _one(self, key: Hashable, watch: _Watch) -> None:
         why = self._ask(watch.page)
+        if not why and (watch.answer is None or not watch.answer.ready):
+            why = whose(watch.page)
         with self._lock:
             before = watch.answer
             watch.asking = False
