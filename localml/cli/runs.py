@@ -89,7 +89,10 @@ def run(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Run a command as a job."""
+    """Run a command as a job.
+
+    Example: localml run --code . --gpus 1 --follow -- python train.py
+    """
     from localml.cli import job_file
 
     job = job_file.load(file) if file is not None else job_file.Job()
@@ -199,7 +202,10 @@ def rerun(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Run a job once more, as it was asked for and with the code that it had, but for what is given."""
+    """Run a job once more, as it was asked for and with the code that it had, but for what is given.
+
+    Example: localml rerun NAME --env LR=0.01
+    """
     with connect(data) as client:
         sent = None
         if code is not None:

@@ -70,7 +70,10 @@ def top(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What runs and what it uses, live; Ctrl-C ends it."""
+    """What runs and what it uses, live; Ctrl-C ends it.
+
+    Example: localml top --every 5s
+    """
     with connect(data) as client:
         if as_json:
             print_json(asdict(look(client)))

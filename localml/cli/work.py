@@ -254,7 +254,10 @@ def wait(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Wait until all of them have ended; exits like the first one that did not succeed."""
+    """Wait until all of them have ended; exits like the first one that did not succeed.
+
+    Example: localml wait A B --timeout 8h
+    """
     began = time.monotonic()
     done: list[Workload] = []
     with connect(data) as client:

@@ -80,11 +80,11 @@ def _measured(alone: Localml, number: int) -> None:
 
 
 def test_top_shows_what_runs_and_what_it_uses(command: Cli, alone: Localml) -> None:
+    alone.platform.sampler.close()  # its own figures would come between
     assert command("top").out == "0 running, 0 waiting; 2 of 2 GPUs free\nNothing runs.\n"
     made = alone.client.run(["sleep", "600"], name="busy", gpus=1)
     alone.client.run(["sleep", "600"], name="queued", gpus=2)
     wait_until(lambda: alone.client.get(made.id).state == "running")
-    alone.platform.sampler.close()  # its own figures would come between
     _measured(alone, made.id)
     first, header, row = command("top").out.splitlines()
     assert first == "1 running, 1 waiting; 1 of 2 GPUs free"
