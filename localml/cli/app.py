@@ -14,12 +14,14 @@ from localml.cli import (
     machine,
     people,
     reports,
+    runs,
     serve,
     server,
     settings,
     ssh,
     storage,
     tools,
+    top,
     upkeep,
     users,
     work,
@@ -36,7 +38,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, work, reports, ssh, serve, tools, machine, people, users, storage, buckets, upkeep, settings):
+for module in (
+    server,
+    runs,
+    work,
+    top,
+    reports,
+    ssh,
+    serve,
+    tools,
+    machine,
+    people,
+    users,
+    storage,
+    buckets,
+    upkeep,
+    settings,
+):
     module.add(app)
 
 

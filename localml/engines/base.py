@@ -134,7 +134,7 @@ class Account:
 class ReplicaPlan:
     """Everything an engine needs to start one container; made by the control loop from spec and placement.
 
-    ``command`` replaces both entry point and arguments of the image; when empty, the image's own are used.
+    ``command`` replaces the image's entry point and arguments, unless it is empty; with ``keep_entrypoint`` the latter.
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
     None for the image's own, who is in these ``groups``, too. ``account`` is for engines that have
@@ -149,6 +149,7 @@ class ReplicaPlan:
     name: str
     image: str
     command: tuple[str, ...] = ()
+    keep_entrypoint: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None

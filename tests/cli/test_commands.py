@@ -42,7 +42,7 @@ def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--time-limit", "inf", "spec.time_limit: must be a finite number, not inf"),
+        ("--time-limit", "inf", "--time-limit: must be a time such as 90s, 30m, 8h or 1d12h, not 'inf'"),
         ("--cpus", "nan", "spec.roles.0.resources.cpu: must be a finite number, not nan"),
         ("--shm", "9E", "shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
         ("--retries", "5000", "spec.retries.limit: should be less than or equal to 1000, not 5000"),
@@ -109,14 +109,14 @@ def test_a_replica_whose_output_is_still_copied_is_shown_as_exited(capsys: pytes
 def test_ps_says_that_a_program_has_ended_whose_output_is_still_copied(
     cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    localml.client.run(["sleep", "600"], name="over")
-    page = localml.client.workloads(contains="over")
+    localml.client.run(["sleep", "600"], name="ended-by-now")
+    page = localml.client.workloads(contains="ended-by-now")
     assert [one.exited_at for one in page.workloads] == [None]
     exited = [replace(one, started_at=100.0, exited_at=103.0) for one in page.workloads]
     with monkeypatch.context() as patched:
         patched.setattr(Client, "workloads", lambda *_, **__: replace(page, workloads=exited))
         assert "3s   the program ended; its output is being copied" in cli("ps").out
-    cli("rm", "over")
+    cli("rm", "ended-by-now")
 
 
 def test_why_of_one_that_is_stuck_says_what_to_do(cli: Cli, localml: Localml) -> None:

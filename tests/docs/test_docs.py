@@ -22,6 +22,7 @@ PLACES = {
     "docs/retention.md": (ROOT,),
     "docs/limits.md": (ROOT,),
     "docs/models.md": (ROOT,),
+    "docs/jobs.md": (ROOT / "docs", ROOT),
     "docs/security.md": (ROOT / "docs", ROOT),
     "docs/vendors.md": (ROOT,),
     "docs/metrics.md": (ROOT / "docs", ROOT),
