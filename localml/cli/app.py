@@ -7,7 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from localml.cli import buckets, machine, people, serve, server, ssh, storage, tools, upkeep, users, work
+from localml.cli import (
+    buckets,
+    machine,
+    output,
+    people,
+    serve,
+    server,
+    ssh,
+    storage,
+    tools,
+    upkeep,
+    users,
+    verbs,
+    work,
+)
 from localml.cli.common import Json, print_json
 from localml.cli.terminal import guarded
 
@@ -19,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, work, ssh, serve, tools, machine, people, users, storage, buckets, upkeep):
+for module in (server, work, output, verbs, ssh, serve, tools, machine, people, users, storage, buckets, upkeep):
     module.add(app)
 
 

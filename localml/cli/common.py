@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -38,17 +38,35 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs
 
 
 def complete_names(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Names of workloads for the shell's completion; nothing when there is no answer."""
+    """Names of all nouns for the shell's completion; nothing when there is no answer."""
+    return offer_names(ctx, incomplete)
+
+
+def offer_names(ctx: typer.Context, incomplete: str, kinds: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Names of things of these kinds (of all by default), and what they are, or how it is said which is meant."""
     try:
         with connect(ctx.params.get("data")) as client:
-            page = client.workloads(contains=incomplete or None, limit=100)
+            found = client.names(incomplete, kinds)
     except (ClientError, LocalmlError, OSError):
         return []
-    return [(one.name, f"{one.kind}, {one.state}") for one in page.workloads if one.name.startswith(incomplete)]
+    if "/" in incomplete:
+        return [(one.ref, one.state) for one in found]
+    told: dict[str, list[str]] = {}
+    for one in found:
+        plain = f"{one.kind}, {one.state}" if one.state else one.kind
+        told.setdefault(one.name, []).append(plain if one.ref == one.name else one.ref)
+    return [(name, " or ".join(words)) for name, words in sorted(told.items())]
 
 
-Name = Annotated[
-    str, typer.Argument(help="Name or id of a workload.", autocompletion=complete_names, show_default=False)
+WHICH = "Name or id; KIND/NAME where several things have the name."
+Name = Annotated[str, typer.Argument(help=WHICH, autocompletion=complete_names, show_default=False)]
+SomeNames = Annotated[
+    list[str],
+    typer.Argument(
+        help="Names or ids; KIND/NAME where several things have the name.",
+        autocompletion=complete_names,
+        show_default=False,
+    ),
 ]
 
 

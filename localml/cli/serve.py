@@ -13,8 +13,10 @@ import typer
 
 from localml.cli import serve_show, serve_variants
 from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
+from localml.cli.names import ENDPOINT, TOOLS, completer
 from localml.cli.storage import is_uri, upload
 from localml.cli.tools import start_again
+from localml.cli.verbs import show_endpoint
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 from localml.core.registry.files import KERNELS
@@ -27,7 +29,17 @@ UPLOADS = "s3://localml-upload-"
 """Begins the bucket where files of this machine lie until they are registered: one for each time, because a bucket that
 is there already may be somebody else's."""
 
-EndpointName = Annotated[str, typer.Argument(help="Name of an endpoint.", show_default=False)]
+EndpointName = Annotated[
+    str, typer.Argument(help="Name of an endpoint.", autocompletion=completer(ENDPOINT), show_default=False)
+]
+Startable = Annotated[
+    str,
+    typer.Argument(
+        help="Name of an endpoint, notebook or TensorBoard.",
+        autocompletion=completer(ENDPOINT, *TOOLS),
+        show_default=False,
+    ),
+]
 Image = Annotated[
     str,
     typer.Option(help="Image of your own that a Python kernel runs in; for another model, one that serves it itself."),
@@ -116,9 +128,9 @@ def rollout(
     if variant and (version is not None or image or weight != 100):
         raise invalid("--variant", "says version and weight of each, so neither is given beside it")
     with connect(data) as client:
-        before = client.endpoint(name)
+        before = _endpoint(client, name)
         if variant:
-            made = client.put_variants(name, serve_variants.parse(variant, before), recreate=recreate)
+            made = client.put_variants(before.id, serve_variants.parse(variant, before), recreate=recreate)
             asked = serve_variants.asked(made)
             _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=asked)
             return
@@ -127,13 +139,13 @@ def rollout(
         settings: dict[str, Any] = {"recreate": recreate} | ({"image": image} if image else {})
         if version is None:
             _make_ready(client, served, image)
-            made = client.rollout(name, weight=weight, **settings)
+            made = client.rollout(before.id, weight=weight, **settings)
             _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(served))
             return
         named = f"{model}:{version}" if version.isdigit() else version
         with _registered(client, named, model or None, as_json=as_json) as reference:
             _make_ready(client, reference, image)
-            made = client.rollout(name, reference, weight=weight, **settings)
+            made = client.rollout(before.id, reference, weight=weight, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(reference))
 
 
@@ -154,36 +166,34 @@ def scale(
     if all(one is None for one in (replicas, minimum, maximum, target, idle)):
         raise invalid("replicas", "give a number, or --min, --max, --target or --idle")
     with connect(data) as client:
-        made = client.scale(name, replicas, minimum=minimum, maximum=maximum, target=target, idle=idle)
+        made = client.scale(
+            _endpoint(client, name).id, replicas, minimum=minimum, maximum=maximum, target=target, idle=idle
+        )
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
 
 
 @command
 def start(
-    name: EndpointName, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
+    name: Startable, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
 ) -> None:
     """Start an endpoint, notebook or TensorBoard again that was stopped (with 'localml stop'), failed, or is asleep."""
     with connect(data) as client:
-        try:
-            made = client.start_endpoint(name)
-        except ClientError as error:
-            if error.code != "not_found":
-                raise
-            _start_tool(client, name, error, no_wait=no_wait, as_json=as_json)
+        thing = client.resolve(name, (ENDPOINT, *TOOLS))
+        if thing.kind != ENDPOINT:
+            start_again(client, thing, detach=no_wait, as_json=as_json)
             return
-        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
+        _finish(client, client.start_endpoint(thing.id), timeout, no_wait=no_wait, as_json=as_json)
 
 
-def _start_tool(client: Client, name: str, missing: ClientError, *, no_wait: bool, as_json: bool) -> None:
-    try:
-        start_again(client, name, detach=no_wait, as_json=as_json)
-    except ClientError as error:
-        raise (missing if error.code == "not_found" else error) from None
+def _endpoint(client: Client, name: str) -> Endpoint:
+    return client.endpoint(client.resolve(name, [ENDPOINT]).id)
 
 
 @command
 def endpoints(
-    name: Annotated[str | None, typer.Argument(help="Show this one with its events.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one with its events.", autocompletion=completer(ENDPOINT))
+    ] = None,
     workspace: Within = None,
     data: Data = None,
     as_json: Json = False,
@@ -194,11 +204,7 @@ def endpoints(
             found = client.endpoints(workspace=workspace)
             print_json({"endpoints": as_dict(found)}) if as_json else serve_show.endpoints(found)
             return
-        one, events = client.endpoint(name), client.endpoint_events(name)
-    if as_json:
-        print_json({**as_dict(one), "events": as_dict(events)})
-    else:
-        serve_show.endpoint(one, events)
+        show_endpoint(client, client.resolve(name, [ENDPOINT]).id, as_json=as_json)
 
 
 @command
@@ -262,7 +268,7 @@ def predict(
     from localml.client.predict_inputs import request_of, request_of_text
 
     with connect(data) as client:
-        target = client.endpoint(name)
+        target = _endpoint(client, name)
         inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
         if source.startswith("@"):
             request = request_of(Path(source[1:]), inputs, white=white)

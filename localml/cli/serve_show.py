@@ -16,7 +16,7 @@ from localml.cli.terminal import visible
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
-    from localml.client import Client, Endpoint, Event, Model
+    from localml.client import Client, Endpoint, Event, Model, ModelVersion
 
 _COLOURS = {
     "ready": "green",
@@ -49,6 +49,22 @@ def models(found: Sequence[Model]) -> None:
     ]
     columns = ("MODEL", "FORMAT", "INPUTS", "OUTPUTS", "SIZE", "REGISTERED", "SOURCE")
     show.table(*columns, rows=rows, empty="no models yet; register one with: localml register NAME FILE")
+
+
+def model(one: ModelVersion) -> None:
+    """One version in full."""
+    rows = (
+        ("Model", f"{one.model}:{one.version}, {one.owner}'s"),
+        ("Format", f"{one.format}, served by {one.runtime}"),
+        ("Inputs", _tensors(one.inputs)),
+        ("Outputs", _tensors(one.outputs)),
+        ("Size", format_memory(one.size)),
+        ("Checksum", one.checksum),
+        ("Registered", f"{show.clock(one.created_at)} ({show.ago(one.created_at)})"),
+        ("Source", one.source),
+    )
+    for label, value in rows:
+        typer.echo(f"{label + ':':<11} {visible(str(value))}")
 
 
 def _tensors(found: Sequence[dict[str, Any]] | None) -> str:

@@ -8,16 +8,24 @@ import typer
 from typer.core import TyperGroup
 
 from localml.cli import show
-from localml.cli.common import Data, Json, Place, as_dict, command, connect, print_json, seconds
+from localml.cli.common import Data, Json, Place, as_dict, command, connect, offer_names, print_json, seconds
+from localml.cli.names import TOOLS
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
-    from localml.client import Client
+    from localml.client import Client, Thing
     from localml.client.tools import Tool
 
 _READY_S = 120.0
 
-ToolName = Annotated[str, typer.Argument(help="Name or id.", show_default=False)]
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Names of the kind that the group of commands is for."""
+    kind = ctx.parent.info_name if ctx.parent is not None else None
+    return offer_names(ctx, incomplete, [kind] if kind in TOOLS else TOOLS)
+
+
+ToolName = Annotated[str, typer.Argument(help="Name or id.", autocompletion=_complete, show_default=False)]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once instead of when it answers.")]
 Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
@@ -138,14 +146,14 @@ def tensorboards(data: Data = None, as_json: Json = False) -> None:
 def notebook(name: ToolName, data: Data = None, as_json: Json = False) -> None:
     """Show a notebook: how to open it, what its kernels do."""
     with connect(data) as client:
-        _print_one(client.tools.notebook(name), as_json=as_json)
+        _print_one(_one(client, "notebook", name), as_json=as_json)
 
 
 @command
 def tensorboard(name: ToolName, data: Data = None, as_json: Json = False) -> None:
     """Show a TensorBoard: how to open it."""
     with connect(data) as client:
-        _print_one(client.tools.tensorboard(name), as_json=as_json)
+        _print_one(_one(client, "tensorboard", name), as_json=as_json)
 
 
 @command
@@ -179,9 +187,9 @@ def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = 
 
 def _named(client: Client, ctx: typer.Context, name: str) -> Tool:
     """The one of this name, of the kind that the group of commands is for."""
-    kind = ctx.parent.info_name if ctx.parent is not None else None
+    kind = "tensorboard" if ctx.parent is not None and ctx.parent.info_name == "tensorboard" else "notebook"
     try:
-        return client.tools.notebook(name) if kind == "notebook" else client.tools.tensorboard(name)
+        return _one(client, kind, name)
     except ClientError as error:
         if error.code != "not_found":
             raise
@@ -189,19 +197,14 @@ def _named(client: Client, ctx: typer.Context, name: str) -> Tool:
         raise ClientError(error.code, f"{error.message}; make a new one with: localml {kind} {new}") from None
 
 
-def start_again(client: Client, name: str, *, detach: bool, as_json: bool) -> None:
-    """Start the notebook or TensorBoard of this name again.
+def _one(client: Client, kind: str, name: str) -> Tool:
+    number = client.resolve(name, [kind]).id
+    return client.tools.notebook(number) if kind == "notebook" else client.tools.tensorboard(number)
 
-    Raises:
-        ClientError: ``not_found`` where there is none.
-    """
-    try:
-        found = client.tools.notebook(name)
-    except ClientError as error:
-        if error.code != "not_found":
-            raise
-        found = client.tools.tensorboard(name)
-    _finish(client, client.tools.start(found), detach=detach, as_json=as_json)
+
+def start_again(client: Client, thing: Thing, *, detach: bool, as_json: bool) -> None:
+    """Start a notebook or TensorBoard again."""
+    _finish(client, client.tools.start(_one(client, thing.kind, f"id/{thing.id}")), detach=detach, as_json=as_json)
 
 
 def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from localml.client.errors import ClientError
+from localml.client.names import Names, Thing
 from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
@@ -53,6 +54,7 @@ __all__ = [
     "Pool",
     "Reason",
     "Replica",
+    "Thing",
     "Workload",
 ]
 
@@ -65,7 +67,7 @@ Reference = int | str
 """A workload's id or name."""
 
 
-class Client(Serving, Objects):
+class Client(Serving, Objects, Names):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:

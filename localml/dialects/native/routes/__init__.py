@@ -17,6 +17,7 @@ from localml.dialects.native.routes import (
     people,
     samples,
     ssh,
+    things,
     tools,
     workloads,
     workspaces,
@@ -25,7 +26,7 @@ from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 PREFIX = "/localml/v1"
-_THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, buckets, models, endpoints)
+_THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, buckets, models, endpoints, things)
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}
 
 

@@ -1,0 +1,201 @@
+"""What can be done to everything that has a name: show, why, events, stop, rm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from localml.cli import show
+from localml.cli.common import (
+    FAILED,
+    WHICH,
+    Data,
+    Json,
+    Name,
+    SomeNames,
+    as_dict,
+    command,
+    complete_names,
+    connect,
+    print_json,
+)
+from localml.cli.names import ENDPOINT, MODEL, RUNNING, each
+
+if TYPE_CHECKING:
+    from localml.client import Client, Endpoint, Event, ModelVersion, Thing, Workload
+
+_MOST = 10_000
+
+
+def add(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for function in (stop, rm, why, events):
+        app.command()(function)
+    app.command("show")(show_one)
+
+
+@command
+def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
+    """Everything about a job, notebook, TensorBoard, endpoint, replica or model (model/NAME)."""
+    with connect(data) as client:
+        thing = client.resolve(name)
+        if thing.kind == MODEL:
+            _show_model(client.model(thing.name), as_json=as_json)
+        elif thing.kind == ENDPOINT:
+            show_endpoint(client, thing.id, as_json=as_json)
+        else:
+            _show_workload(client.get(thing.id), as_json=as_json)
+
+
+def _show_workload(found: Workload, *, as_json: bool) -> None:
+    if as_json:
+        print_json(as_dict(found))
+        return
+    from localml.cli.details import print_workload
+
+    print_workload(found)
+
+
+def _show_model(found: ModelVersion, *, as_json: bool) -> None:
+    if as_json:
+        print_json(as_dict(found))
+        return
+    from localml.cli import serve_show
+
+    serve_show.model(found)
+
+
+def show_endpoint(client: Client, number: int, *, as_json: bool) -> None:
+    """Everything about an endpoint."""
+    one, happened = client.endpoint(number), client.endpoint_events(number)
+    if as_json:
+        print_json({**as_dict(one), "events": as_dict(happened)})
+        return
+    from localml.cli import serve_show
+
+    serve_show.endpoint(one, happened)
+
+
+@command
+def why(name: Name, data: Data = None, as_json: Json = False) -> None:
+    """Why something waits, or how it ended."""
+    with connect(data) as client:
+        thing = client.resolve(name, RUNNING)
+        if thing.kind == ENDPOINT:
+            _why_endpoint(client, thing, as_json=as_json)
+        else:
+            _why_workload(client.get(thing.id), as_json=as_json)
+
+
+def _why_workload(found: Workload, *, as_json: bool) -> None:
+    if as_json:
+        answer = {"name": found.name, "state": found.state, "why": as_dict(found.why), "cause": found.cause}
+        print_json({**answer, "message": found.message, "help": found.help})
+        return
+    from localml.cli.details import explain
+
+    for line in explain(found):
+        typer.echo(line)
+
+
+def _why_endpoint(client: Client, thing: Thing, *, as_json: bool) -> None:
+    """How it is, and what those of its replicas that are not ready wait for."""
+    from localml.cli.details import explain
+
+    one = client.endpoint(thing.id)
+    late = [at for variant in one.variants for at in variant["replicas"] if at["state"] != "ready"]
+    replicas = [client.get(at["workload_id"]) for at in late]
+    if as_json:
+        words = [{"name": at.name, "state": at.state, "why": as_dict(at.why), "message": at.message} for at in replicas]
+        print_json({"name": one.name, "state": one.state, "message": one.message, "replicas": words})
+        return
+    typer.echo(f"{one.name} is {one.state}" + (f": {one.message}" if one.message else ""))
+    for variant in one.variants:
+        if variant["message"] and variant["ended_at"] is None:
+            typer.echo(f"{variant['name']} is {variant['state']}: {variant['message']}")
+    for replica in replicas:
+        for line in explain(replica):
+            typer.echo(f"{replica.name}: {line}")
+
+
+@command
+def events(
+    name: Annotated[
+        str | None,
+        typer.Argument(help=f"{WHICH} The platform when left out.", autocompletion=complete_names),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most, the newest ones.")] = 100,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """What happened, to something that has a name or to the platform."""
+    with connect(data) as client:
+        found = _happened(client, name)[-limit:]
+    if as_json:
+        print_json({"events": as_dict(found)})
+        return
+    rows = [(show.clock(one.at), one.severity, one.reason, one.replica or "-", one.message) for one in found]
+    show.table("AT", "SEVERITY", "REASON", "REPLICA", "MESSAGE", rows=rows, empty="Nothing happened yet.")
+
+
+def _happened(client: Client, name: str | None) -> list[Event]:
+    if name is None:
+        return client.events(limit=_MOST)
+    thing = client.resolve(name, RUNNING)
+    return client.endpoint_events(thing.id) if thing.kind == ENDPOINT else client.events(thing.id, limit=_MOST)
+
+
+@command
+def stop(
+    names: SomeNames,
+    wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Stop jobs, notebooks, TensorBoards or endpoints."""
+    with connect(data) as client:
+
+        def act(thing: Thing) -> Workload | Endpoint:
+            return client.stop_endpoint(thing.id) if thing.kind == ENDPOINT else client.stop(thing.id)
+
+        done, failures = each(client, names, act, as_json=as_json)
+        if wait:
+            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
+    _answer(done, failures, "stopped" if wait else "asked to stop", as_json=as_json)
+
+
+@command
+def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
+    """Remove jobs, notebooks, TensorBoards or endpoints (they are stopped first). Output and events stay until 'localml
+    prune'."""
+    with connect(data) as client:
+
+        def act(thing: Thing) -> Workload | Endpoint:
+            return client.delete_endpoint(thing.id) if thing.kind == ENDPOINT else client.delete(thing.id)
+
+        done, failures = each(client, names, act, as_json=as_json)
+    _answer(done, failures, "removed", as_json=as_json)
+
+
+def _is_endpoint(one: Workload | Endpoint) -> bool:
+    from localml.client import Endpoint
+
+    return isinstance(one, Endpoint)
+
+
+def _answer(
+    done: Sequence[Workload | Endpoint], failures: Sequence[dict[str, Any]], what: str, *, as_json: bool
+) -> None:
+    if as_json:
+        answer = {"workloads": [as_dict(one) for one in done if not _is_endpoint(one)]}
+        endpoints = [as_dict(one) for one in done if _is_endpoint(one)]
+        print_json(
+            answer | ({"endpoints": endpoints} if endpoints else {}) | ({"errors": failures} if failures else {})
+        )
+    else:
+        for one in done:
+            typer.echo(f"{one.name} {what}")
+    if failures:
+        raise typer.Exit(FAILED)
