@@ -23,6 +23,7 @@ from localml.cli import (
     work,
 )
 from localml.cli.common import Json, print_json
+from localml.cli.live import colourless
 from localml.cli.terminal import guarded
 
 app = typer.Typer(
@@ -56,11 +57,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    ctx: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    if colourless():
+        ctx.color = False
 
 
 def run(arguments: list[str]) -> int:

@@ -10,8 +10,9 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.live import Build
 from localml.client.errors import ClientError
-from localml.core.errors import invalid
+from localml.core.errors import LocalmlError, invalid
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
@@ -224,15 +225,22 @@ def build_images(
     engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
-    """Build the images of runtimes. Needs no server."""
-    built = []
-    for step in _build(names or [], onto, data, engine):
-        if "line" in step:
-            typer.echo(step["line"], err=True)
-        else:
-            built.append(step)
-            if not as_json:
-                typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+    """Build the images of runtimes. Needs no server. What a build says goes into a file, which is named."""
+    from localml.core.catalog import cache_dir
+
+    built, what = [], onto or ", ".join(names or ()) or "the runtimes"
+    with Build(what, cache_dir() / "logs", quiet=as_json) as build:
+        try:
+            for step in _build(names or [], onto, data, engine):
+                if "line" in step:
+                    build.add(step["line"])
+                    continue
+                built.append(step)
+                if not as_json:
+                    build.pause()
+                    typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+        except (ClientError, LocalmlError) as error:
+            raise build.failed(error) from error
     if as_json:
         print_json({"built": built})
 

@@ -15,6 +15,7 @@ from localml.cli.common import Data, Json, Name, as_dict, command, connect, prin
 from localml.cli.names import ENDPOINT, RUNNING
 
 if TYPE_CHECKING:
+    from localml.cli.waiting import Waiting
     from localml.client import Client, LogPiece, Thing
 
 INTERRUPTED = 130
@@ -111,16 +112,31 @@ def _logs_json(client: Client, thing: Thing, query: dict[str, Any], *, follow: b
     print_json({"name": thing.name, "text": text})
 
 
-def print_followed(client: Client, ref: int | str, *, err: bool = False, raw: bool = False, **query: Any) -> bool:
+def print_followed(
+    client: Client,
+    ref: int | str,
+    *,
+    err: bool = False,
+    raw: bool = False,
+    waiting: Waiting | None = None,
+    **query: Any,
+) -> bool:
     """Output as it comes; with several replicas whole lines, each marked with its replica. Returns whether there was
-    any."""
+    any.
+
+    Args:
+        waiting: shows meanwhile why there is none.
+    """
     some = False
     found = client.get(ref)
     roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
     several = query.get("index") is None and sum(one.get("count", 1) for one in roles) > 1
     marked = Marked(raw=raw, err=err)
-    for piece in client.follow(ref, **query):
+    state = waiting.told if waiting is not None else lambda _: None
+    for piece in client.follow(ref, state=state, **query):
         some = True
+        if waiting is not None:
+            waiting.hide()
         if several:
             marked.show(piece.replica, piece)
         else:

@@ -13,11 +13,13 @@ import typer
 
 from localml.cli import serve_show, serve_variants
 from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
+from localml.cli.live import Build
 from localml.cli.names import ENDPOINT, TOOLS, completer
 from localml.cli.storage import is_uri, upload
 from localml.cli.tools import start_again
 from localml.cli.verbs import show_endpoint
 from localml.client.errors import ClientError
+from localml.core.catalog import cache_dir
 from localml.core.errors import invalid
 from localml.core.registry.files import KERNELS
 
@@ -294,13 +296,14 @@ def _make_ready(client: Client, reference: str, image: str) -> None:
     version = next((one for one in versions if number in ("", "latest", str(one.version))), None)
     if version is None or version.format not in KERNELS:
         return
-    typer.echo(f"making the server ready to run in {image}", err=True)
-    try:
-        for _ in client.build_images(onto=image):
-            pass  # pip's lines; when it fails, the error has the last of them
-    except ClientError as error:
-        if error.code != "forbidden":  # an administrator may have done it
-            raise
+    with Build(image, cache_dir() / "logs", what="making the server ready to run in") as build:
+        try:
+            for step in client.build_images(onto=image):
+                if "line" in step:
+                    build.add(step["line"])
+        except ClientError as error:
+            if error.code != "forbidden":  # an administrator may have done it
+                raise build.failed(error) from error
 
 
 @contextmanager

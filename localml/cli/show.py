@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from localml.cli.terminal import below, visible
+from localml.cli.live import bytes_bar as bytes_bar
+from localml.cli.live import colourless
+from localml.cli.terminal import visible
 from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
@@ -31,14 +32,8 @@ def console(*, err: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 200)
-
-
-def bar_console() -> Console:
-    """A console for what moves the cursor on standard error; it is given nothing of others' that is not ``visible``."""
-    from rich.console import Console
-
-    return Console(file=below(sys.stderr), highlight=False)
+    width = None if stream.isatty() else 200
+    return Console(file=stream, highlight=False, soft_wrap=True, width=width, no_color=colourless() or None)
 
 
 def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
@@ -93,20 +88,3 @@ def gpu_name(name: str, simulated: bool) -> str:
 def took(started: float | None, ended: float | None) -> str:
     """How long something ran, or has run by now."""
     return "-" if started is None else format_duration((ended or time.time()) - started)
-
-
-@contextmanager
-def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for bytes that come or go, when somebody looks; it is told how many more there are."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    # what is printed meanwhile goes the usual way, and not through the bar's console
-    with Progress(
-        *columns, console=bar_console(), transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bars:
-        task = bars.add_task("", total=total)
-        yield lambda size: bars.update(task, advance=size)

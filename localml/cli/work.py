@@ -75,10 +75,13 @@ def run(
 
 
 def _follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+    from localml.cli.waiting import Waiting
+
     if not as_json:
         typer.secho(f"{made.name} is submitted", dim=True, err=True)
     try:
-        output.print_followed(client, made.id, err=as_json)
+        with Waiting(client, made, quiet=as_json) as waiting:
+            output.print_followed(client, made.id, err=as_json, waiting=waiting)
         ended = client.wait(made.id)
     except KeyboardInterrupt:
         where = f" --data {data}" if data else ""
@@ -158,6 +161,7 @@ def ps(
             sort=sort,
             order="asc" if ascending else "desc",
             limit=limit,
+            why=True,
         )
     if as_json:
         print_json({"workloads": as_dict(page.workloads), "next": page.next})
@@ -172,7 +176,7 @@ def ps(
             one.owner,
             show.ago(one.created_at),
             show.took(one.started_at, one.ended_at or one.exited_at),
-            one.message if one.exited_at is None else "the program ended; its output is being copied",
+            _message(one),
         )
         for one in page.workloads
     ]
@@ -180,3 +184,12 @@ def ps(
     show.table("ID", "NAME", "KIND", "STATE", "GPU", "OWNER", "CREATED", "RAN", "MESSAGE", rows=rows, empty=empty)
     if page.next:
         typer.secho(f"There are more than {limit}; see --limit.", dim=True, err=True)
+
+
+def _message(one: Workload) -> str:
+    """What there is to say of it in a list: why it waits, above all."""
+    from localml.cli.waiting import reason_words
+
+    if one.exited_at is not None:
+        return "the program ended; its output is being copied"
+    return one.message if one.why is None else reason_words(one.why)

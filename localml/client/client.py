@@ -162,7 +162,7 @@ class Client(Serving, Objects, Names):
     def workloads(self, **filters: Any) -> Page:
         """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``workspace``, ``owner``, ``pool``,
         ``name``, ``contains``, ``parent_kind`` with ``parent_id``, ``deleted``, ``sort``, ``order`` (asc, desc),
-        ``limit``, ``after``."""
+        ``limit``, ``after``, ``why`` (whether to say why those wait that do)."""
         found = self._http.json("GET", "/workloads", **filters)
         return Page([workload(one) for one in found["workloads"]], found["next"])
 
