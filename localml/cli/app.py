@@ -23,11 +23,13 @@ from localml.cli import (
     work,
 )
 from localml.cli.common import Json, print_json
+from localml.cli.help import CARE, Grouped
 from localml.cli.live import colourless
 from localml.cli.terminal import guarded
 
 app = typer.Typer(
     name="localml",
+    cls=Grouped,
     help="A machine-learning platform on your workstation: one command up, one down.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -38,9 +40,12 @@ for module in (server, work, output, verbs, ssh, serve, tools, machine, people, 
     module.add(app)
 
 
-@app.command()
+@app.command(rich_help_panel=CARE)
 def version(as_json: Json = False) -> None:
-    """Show the version."""
+    """Show the version.
+
+    Example: localml version
+    """
     from localml import __version__
 
     if as_json:

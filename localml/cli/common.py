@@ -32,8 +32,31 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory of the server. [env: LOCALML_DATA]", show_default=False),
 ]
-Place = Annotated[str | None, typer.Option("--workspace", help="Name or id of a workspace; your own by default.")]
-Within = Annotated[str | None, typer.Option("--workspace", help="Only those of this workspace.")]
+
+
+def _complete(what: str) -> Callable[[typer.Context, str], list[tuple[str, str]]]:
+    """Completion by a function of :mod:`localml.cli.completion`, which is read when the shell asks."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+        from localml.cli import completion
+
+        found: list[tuple[str, str]] = getattr(completion, f"complete_{what}")(ctx, incomplete)
+        return found
+
+    return complete
+
+
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace", help="Name or id of a workspace; your own by default.", autocompletion=_complete("workspaces")
+    ),
+]
+Within = Annotated[
+    str | None,
+    typer.Option("--workspace", help="Only those of this workspace.", autocompletion=_complete("workspaces")),
+]
+PoolName = Annotated[str, typer.Option("--pool", help="Pool whose limits count.", autocompletion=_complete("pools"))]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 
 
@@ -87,7 +110,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (ClientError, LocalmlError) as error:
-            raise typer.Exit(fail(error, as_json=bool(kwargs.get("as_json")))) from error
+            as_json = bool(kwargs.get("as_json"))
+            raise typer.Exit(fail(error if as_json else _in_words(error, function), as_json=as_json)) from error
         except TimeoutError as error:
             words = LocalmlClientTimeout(str(error))
             raise typer.Exit(fail(words, as_json=bool(kwargs.get("as_json")))) from error
@@ -97,6 +121,14 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(0) from None
 
     return wrapper
+
+
+def _in_words(error: ClientError | LocalmlError, function: Callable[..., Any]) -> ClientError:
+    """The same in the words of the command, for people."""
+    from localml.cli.fields import in_words
+
+    code = str(getattr(error.code, "value", error.code))
+    return ClientError(code, in_words(error.message, function), field=error.field, details=error.details)
 
 
 class LocalmlClientTimeout(ClientError):
@@ -142,6 +174,41 @@ def seconds(option: str, text: str | None) -> float | None:
     if not 0 < found < float("inf"):
         raise invalid(option, f"must be a time such as 90s, 30m, 8h or 2d, not {text!r}")
     return found
+
+
+def amount(option: str, text: str | None) -> str | None:
+    """An amount of memory as it was given.
+
+    Raises:
+        LocalmlError: ``INVALID`` for none, and for so few bytes that a unit was forgotten.
+    """
+    if text is None:
+        return None
+    from localml.core.quantities import parse_memory
+
+    if text.strip().isdigit() and 0 < parse_memory(text, option) < _FEW_BYTES:
+        raise invalid(option, f"{text} is {text} bytes; did you mean {text}G?")
+    parse_memory(text, option)
+    return text
+
+
+def known_pool(client: Client, path: str) -> str:
+    """A pool that there is.
+
+    Raises:
+        LocalmlError: ``INVALID``, naming those that there are.
+    """
+    if path == _ROOT_POOL:
+        return path
+    known = [one.name for one in client.pools()]
+    if path not in known:
+        new = f"; an administrator makes one with: localml pools set {path}"
+        raise invalid("--pool", f"there is no pool '{path}'; there are: {', '.join(sorted({_ROOT_POOL, *known}))}{new}")
+    return path
+
+
+_FEW_BYTES = 1 << 20
+_ROOT_POOL = "default"
 
 
 def print_json(value: Any) -> None:

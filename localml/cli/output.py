@@ -12,6 +12,8 @@ import typer
 
 from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
+from localml.cli.completion import complete_roles, words
+from localml.cli.help import JOBS
 from localml.cli.names import ENDPOINT, RUNNING
 
 if TYPE_CHECKING:
@@ -25,16 +27,19 @@ _LONGEST = 1 << 16
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(logs)
+    app.command(rich_help_panel=JOBS)(logs)
 
 
 @command
 def logs(
     name: Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
-    stream: Annotated[str | None, typer.Option(help="stdout or stderr; both by default.")] = None,
+    stream: Annotated[
+        str | None,
+        typer.Option(help="stdout or stderr; both by default.", autocompletion=words("stdout", "stderr")),
+    ] = None,
     tail: Annotated[int | None, typer.Option("--tail", "--lines", "-n", help="So many last lines only.")] = None,
-    role: Annotated[str | None, typer.Option(help="Only this role.")] = None,
+    role: Annotated[str | None, typer.Option(help="Only this role.", autocompletion=complete_roles)] = None,
     index: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
     attempt: Annotated[str | None, typer.Option(help="A try by number, or 'all'; the newest by default.")] = None,
     raw: Annotated[
@@ -43,9 +48,13 @@ def logs(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a job, notebook, TensorBoard or endpoint wrote.
+    """Show what something wrote.
+
+    A job, notebook, TensorBoard, replica or endpoint.
 
     Of an endpoint it is what its replicas wrote, each line marked with its replica where there are several.
+
+    Example: localml logs --follow NAME
     """
     given = {"stream": stream, "tail": tail, "role": role, "index": index, "attempt": attempt}
     query: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

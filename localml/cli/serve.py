@@ -12,14 +12,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import serve_show, serve_variants
-from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
+from localml.cli.common import (
+    Data,
+    Json,
+    Place,
+    PoolName,
+    Within,
+    amount,
+    as_dict,
+    command,
+    connect,
+    known_pool,
+    print_json,
+)
+from localml.cli.completion import (
+    complete_images,
+    complete_model_names,
+    complete_models,
+    complete_uris,
+    complete_variants,
+    complete_versions,
+)
+from localml.cli.help import MODELS
 from localml.cli.live import Build
 from localml.cli.names import ENDPOINT, TOOLS, completer
 from localml.cli.storage import is_uri, upload
 from localml.cli.tools import start_again
 from localml.cli.verbs import show_endpoint
 from localml.client.errors import ClientError
-from localml.core.catalog import cache_dir
 from localml.core.errors import invalid
 from localml.core.registry.files import KERNELS
 
@@ -44,8 +64,17 @@ Startable = Annotated[
 ]
 Image = Annotated[
     str,
-    typer.Option(help="Image of your own that a Python kernel runs in; for another model, one that serves it itself."),
+    typer.Option(
+        help="Image of your own that a Python kernel runs in; for another model, one that serves it itself.",
+        autocompletion=complete_images,
+    ),
 ]
+
+
+def _complete_models_or_uris(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    return complete_uris(ctx, incomplete) if "://" in incomplete else complete_models(ctx, incomplete)
+
+
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
 
@@ -53,12 +82,17 @@ Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (serve, predict, endpoints, models, register, unregister, rollout, scale, start):
-        app.command()(function)
+        app.command(rich_help_panel=MODELS)(function)
 
 
 @command
 def serve(
-    model: Annotated[str, typer.Argument(help="NAME[:VERSION], a file or folder, or an object URI.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="NAME[:VERSION], a file or folder, or an object URI.", autocompletion=_complete_models_or_uris
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="The endpoint's name; the model's otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs of each replica; below 1 a share of one.")] = 0,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica.")] = None,
@@ -69,7 +103,7 @@ def serve(
         list[str], typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of the server, such as max_batch=8.")
     ] = [],  # noqa: B006
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    pool: PoolName = "default",
     public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
     port: Annotated[int | None, typer.Option(help="Listen for it on a port of its own, too.")] = None,
     image: Image = "",
@@ -79,8 +113,11 @@ def serve(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Serve a model behind a stable URL. A file is registered first."""
-    resources = {"gpu": gpus, "cpu": cpus, "memory": memory}
+    """Serve a model behind a stable URL. A file is registered first.
+
+    Example: localml serve model.onnx --name digits
+    """
+    resources = {"gpu": gpus, "cpu": cpus, "memory": amount("--memory", memory)}
     settings: dict[str, Any] = {
         "resources": {key: value for key, value in resources.items() if value is not None},
         "scaling": {"minimum": replicas, "maximum": max(1, replicas, max_replicas or 0)},
@@ -93,6 +130,7 @@ def serve(
         "workspace": workspace,
     }
     with connect(data) as client:
+        known_pool(client, pool)
         with _registered(client, model, name, workspace, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.serve(reference, name=name, **settings)
@@ -104,7 +142,11 @@ def rollout(
     name: EndpointName,
     version: Annotated[
         str | None,
-        typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False),
+        typer.Argument(
+            help="A number, NAME:VERSION, a file or folder, or an object URI.",
+            autocompletion=_complete_models_or_uris,
+            show_default=False,
+        ),
     ] = None,
     weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
     variant: Annotated[
@@ -113,6 +155,7 @@ def rollout(
             "--variant",
             metavar="[NAME=]MODEL:VERSION@WEIGHT",
             help="All versions at once with their percents, such as v1@90 and canary=3@10; what is not named ends.",
+            autocompletion=complete_variants,
         ),
     ] = [],  # noqa: B006
     image: Image = "",
@@ -124,7 +167,12 @@ def rollout(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Bring up another version beside the one that serves; when it is ready it takes over, else nothing changes."""
+    """Bring up another version beside the one that serves.
+
+    When it is ready it takes over, else nothing changes.
+
+    Example: localml rollout digits 2 --weight 10
+    """
     if version is None and not image and not variant:
         raise invalid("version", "give a version, or --image, or --variant for several")
     if variant and (version is not None or image or weight != 100):
@@ -164,7 +212,12 @@ def scale(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Change the number of replicas, or the limits within which the load decides."""
+    """Change the number of replicas.
+
+    Or the limits within which the load decides.
+
+    Example: localml scale digits 3
+    """
     if all(one is None for one in (replicas, minimum, maximum, target, idle)):
         raise invalid("replicas", "give a number, or --min, --max, --target or --idle")
     with connect(data) as client:
@@ -178,7 +231,12 @@ def scale(
 def start(
     name: Startable, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
 ) -> None:
-    """Start an endpoint, notebook or TensorBoard again that was stopped (with 'localml stop'), failed, or is asleep."""
+    """Start again what was stopped, failed, or is asleep.
+
+    An endpoint, notebook or TensorBoard; 'localml stop' stops it.
+
+    Example: localml start digits
+    """
     with connect(data) as client:
         thing = client.resolve(name, (ENDPOINT, *TOOLS))
         if thing.kind != ENDPOINT:
@@ -200,7 +258,10 @@ def endpoints(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What is served."""
+    """What is served.
+
+    Example: localml endpoints
+    """
     with connect(data) as client:
         if name is None:
             found = client.endpoints(workspace=workspace)
@@ -211,7 +272,10 @@ def endpoints(
 
 @command
 def models(workspace: Within = None, data: Data = None, as_json: Json = False) -> None:
-    """Registered models with their versions."""
+    """Registered models with their versions.
+
+    Example: localml models
+    """
     with connect(data) as client:
         found = client.models(workspace=workspace)
     print_json({"models": as_dict(found)}) if as_json else serve_show.models(found)
@@ -219,13 +283,22 @@ def models(workspace: Within = None, data: Data = None, as_json: Json = False) -
 
 @command
 def register(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    source: Annotated[str, typer.Argument(help="A file or folder, or an object URI.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="The model's name.", autocompletion=complete_model_names, show_default=False),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(help="A file or folder, or an object URI.", autocompletion=complete_uris, show_default=False),
+    ],
     workspace: Place = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Register a model's files as a new version."""
+    """Register a model's files as a new version.
+
+    Example: localml register digits model.onnx
+    """
     with connect(data) as client:
         made = _register(client, name, source, workspace, as_json=as_json)
     if as_json:
@@ -236,11 +309,16 @@ def register(
 
 @command
 def unregister(
-    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", show_default=False)],
+    reference: Annotated[
+        str, typer.Argument(metavar="NAME:VERSION", autocompletion=complete_versions, show_default=False)
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a version of a model with its files."""
+    """Delete a version of a model with its files.
+
+    Example: localml unregister digits:1
+    """
     if ":" not in reference:
         raise invalid("reference", f"must name a version, such as {reference}:1")
     with connect(data) as client:
@@ -256,9 +334,17 @@ def predict(
     name: EndpointName,
     source: Annotated[
         str,
-        typer.Argument(metavar="@FILE", help="@input.json, .npy, .csv or .png; or JSON itself.", show_default=False),
+        typer.Argument(
+            metavar="@FILE",
+            help="@input.json, .npy, .csv or .png; or JSON itself.",
+            autocompletion=lambda: list[str](),
+            show_default=False,
+        ),
     ],
-    variant: Annotated[str | None, typer.Option(help="Ask this version, whatever its share.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Ask this version, whatever its share.", autocompletion=complete_variants),
+    ] = None,
     white: Annotated[
         float | None, typer.Option(help="What a white pixel is; 1 where the model takes fractions, else 255.")
     ] = None,
@@ -266,7 +352,10 @@ def predict(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Ask an endpoint."""
+    """Ask an endpoint.
+
+    Example: localml predict digits @input.json
+    """
     from localml.client.predict_inputs import request_of, request_of_text
 
     with connect(data) as client:
@@ -296,6 +385,8 @@ def _make_ready(client: Client, reference: str, image: str) -> None:
     version = next((one for one in versions if number in ("", "latest", str(one.version))), None)
     if version is None or version.format not in KERNELS:
         return
+    from localml.core.catalog import cache_dir
+
     with Build(image, cache_dir() / "logs", what="making the server ready to run in") as build:
         try:
             for step in client.build_images(onto=image):

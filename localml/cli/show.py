@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_WORDS = ("MESSAGE", "WHY", "DESCRIPTION")
+"""Columns of sentences, which go on in further lines."""
+_NARROW = 20
+_WIDEST = 10_000
 COLOURS = {
     "queued": "yellow",
     "preparing": "cyan",
@@ -41,7 +45,11 @@ def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
     if not rows:
         console().print(empty, markup=False)
         return
-    console().print(_table(columns, rows))
+    made = _table(columns, rows)
+    screen = console()
+    need = made.__rich_measure__(screen, screen.options.update(width=_WIDEST)).minimum
+    screen.width = max(screen.width, need)
+    screen.print(made)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -49,10 +57,14 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column not in ("MESSAGE", "WHY", "DESCRIPTION"))
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
+    cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
+    for at, column in enumerate(columns):
+        # ids, names and addresses are never cut or folded: where there is no room a line is longer than the terminal
+        words = column in _WORDS
+        widest = max(row[at].cell_len for row in cells)
+        made.add_column(column, overflow="fold", no_wrap=not words, min_width=_NARROW if words else widest)
+    for row in cells:
+        made.add_row(*row)
     return made
 
 

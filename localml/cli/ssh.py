@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli.common import Data, Json, Name, command, connect, print_json
+from localml.cli.help import JOBS
 from localml.cli.names import ENDPOINT, RUNNING
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
@@ -24,7 +25,7 @@ _REPLICA = re.compile(r"[^/\s]+/\d+")
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(ssh)
+    app.command(rich_help_panel=JOBS)(ssh)
 
 
 @command
@@ -48,7 +49,12 @@ def ssh(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Open a shell in a running container, or run a command there; exits with its exit code."""
+    """Open a shell in a running container.
+
+    Or run a command there; exits with its exit code.
+
+    Example: localml ssh NAME main/1 -- nvidia-smi
+    """
     import tempfile
 
     with connect(data) as client:

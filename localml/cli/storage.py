@@ -11,6 +11,9 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, command, connect, print_json
+from localml.cli.completion import complete_uris
+from localml.cli.help import DATA
+from localml.cli.places import object_uri
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -23,18 +26,31 @@ Progress = Callable[[int], None]
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(cp)
-    app.command()(ls)
+    app.command(rich_help_panel=DATA)(cp)
+    app.command(rich_help_panel=DATA)(ls)
 
 
 @command
 def cp(
-    source: Annotated[str, typer.Argument(help="A file, a folder, or an object URI.", show_default=False)],
-    target: Annotated[str, typer.Argument(help="Likewise; one of the two is an object URI.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(help="A file, a folder, or an object URI.", autocompletion=complete_uris, show_default=False),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Likewise; one of the two is an object URI.", autocompletion=complete_uris, show_default=False
+        ),
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Copy files or folders into the buckets (fds://, obs://, s3://, hdfs://) or out of them."""
+    """Copy files or folders into the buckets or out of them.
+
+    One side is a path of this machine, the other one an object URI (fds://, obs://, s3://, hdfs://).
+
+    Example: localml cp ./set fds://data/set
+    """
     if is_uri(source) == is_uri(target):
         raise invalid("cp", f"exactly one side must be an object URI ({', '.join(one + '...' for one in SCHEMES)})")
     with connect(data) as client:
@@ -68,18 +84,21 @@ def _get(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
 
 @command
 def ls(
-    uri: Annotated[str, typer.Argument(help="An object URI.", show_default=False)],
+    uri: Annotated[str, typer.Argument(help="An object URI.", autocompletion=complete_uris, show_default=False)],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="With all that is below.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """List objects."""
+    """List objects.
+
+    Example: localml ls --recursive fds://data/set
+    """
     from localml.cli import show
     from localml.cli.common import as_dict
     from localml.core.quantities import format_memory
 
     with connect(data) as client:
-        found = client.objects(uri, recursive=recursive)
+        found = client.objects(object_uri(uri, "URI"), recursive=recursive)
     if as_json:
         print_json({"objects": as_dict(found)})
         return

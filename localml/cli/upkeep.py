@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from localml.cli.common import FAILED, Data, Json, command, connect, print_json
+from localml.cli.help import CARE
 from localml.core.quantities import format_memory, parse_memory
 from localml.dialects import REGISTRY
 
-APIS = [one.name for one in REGISTRY]
+APIS = [one.name for one in REGISTRY if one.prefixes]
+"""Those that are served. ``env`` knows the others, too, so that people can prepare for them."""
 
 
 class Format(StrEnum):
@@ -34,7 +36,7 @@ class Shell(StrEnum):
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (prune, backup, env, completion, doctor):
-        app.command()(function)
+        app.command(rich_help_panel=CARE)(function)
 
 
 @command
@@ -49,6 +51,8 @@ def prune(
     """Remove old output and records. Nothing of a live workload is touched.
 
     The server does so by itself, by the rules that 'localml up' was given: see 'localml doctor'.
+
+    Example: localml prune --logs-days 7 --dry-run
     """
     kept = None if keep is None else parse_memory(keep, "--keep")
     with connect(data) as client:
@@ -67,7 +71,10 @@ def prune(
 
 @command
 def backup(data: Data = None, as_json: Json = False) -> None:
-    """Copy the database while everything goes on."""
+    """Copy the database while everything goes on.
+
+    Example: localml backup
+    """
     with connect(data) as client:
         made = client.backup()
     if as_json:
@@ -85,7 +92,7 @@ def env(
 ) -> None:
     """What a vendor's client needs to reach this server.
 
-    Use: eval "$(localml env modelarts)"
+    Example: eval "$(localml env cloudml)"
     """
     with connect(data) as client:
         found = client.env(dialect)
@@ -107,10 +114,14 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = She
     """Print a completion script.
 
     Use: source <(localml completion bash)
+
+    Example: localml completion bash
     """
     from typer._completion_shared import get_completion_script
 
     script = get_completion_script(prog_name="localml", complete_var="_LOCALML_COMPLETE", shell=shell.value)
+    if shell is Shell.BASH:  # which parts words at colons otherwise, those of fds:// and NAME:VERSION too
+        script = f"COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}\n{script}"
     if as_json:
         print_json({"shell": shell.value, "script": script})
     else:
@@ -119,7 +130,10 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = She
 
 @command
 def doctor(data: Data = None, as_json: Json = False) -> None:
-    """Check this machine, and say what to do about what is not as it should be."""
+    """Check this machine, and say what to do.
+
+    Example: localml doctor
+    """
     from localml.cli.doctor import Level, examine
     from localml.client.transport import data_directory
 

@@ -21,6 +21,7 @@ from localml.cli.common import (
     connect,
     print_json,
 )
+from localml.cli.help import JOBS
 from localml.cli.names import ENDPOINT, MODEL, RUNNING, each
 
 if TYPE_CHECKING:
@@ -32,13 +33,18 @@ _MOST = 10_000
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (stop, rm, why, events):
-        app.command()(function)
-    app.command("show")(show_one)
+        app.command(rich_help_panel=JOBS)(function)
+    app.command("show", rich_help_panel=JOBS)(show_one)
 
 
 @command
 def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
-    """Everything about a job, notebook, TensorBoard, endpoint, replica or model (model/NAME)."""
+    """Everything about one thing.
+
+    A job, notebook, TensorBoard, endpoint, replica or model (model/NAME).
+
+    Example: localml show NAME
+    """
     with connect(data) as client:
         thing = client.resolve(name)
         if thing.kind == MODEL:
@@ -80,7 +86,10 @@ def show_endpoint(client: Client, number: int, *, as_json: bool) -> None:
 
 @command
 def why(name: Name, data: Data = None, as_json: Json = False) -> None:
-    """Why something waits, or how it ended."""
+    """Why something waits, or how it ended.
+
+    Example: localml why NAME
+    """
     with connect(data) as client:
         thing = client.resolve(name, RUNNING)
         if thing.kind == ENDPOINT:
@@ -130,7 +139,10 @@ def events(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What happened, to something that has a name or to the platform."""
+    """What happened, to one thing or to the platform.
+
+    Example: localml events NAME
+    """
     with connect(data) as client:
         found = _happened(client, name)[-limit:]
     if as_json:
@@ -154,7 +166,10 @@ def stop(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Stop jobs, notebooks, TensorBoards or endpoints."""
+    """Stop jobs, notebooks, TensorBoards or endpoints.
+
+    Example: localml stop --wait NAME
+    """
     with connect(data) as client:
 
         def act(thing: Thing) -> Workload | Endpoint:
@@ -168,8 +183,12 @@ def stop(
 
 @command
 def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
-    """Remove jobs, notebooks, TensorBoards or endpoints (they are stopped first). Output and events stay until 'localml
-    prune'."""
+    """Remove jobs, notebooks, TensorBoards or endpoints.
+
+    They are stopped first. Output and events stay until 'localml prune'.
+
+    Example: localml rm NAME endpoint/OTHER
+    """
     with connect(data) as client:
 
         def act(thing: Thing) -> Workload | Endpoint:

@@ -7,31 +7,54 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import output, show
-from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json
+from localml.cli.common import (
+    Data,
+    Json,
+    Place,
+    PoolName,
+    Within,
+    amount,
+    as_dict,
+    command,
+    connect,
+    known_pool,
+    print_json,
+)
+from localml.cli.completion import complete_gpu_types, complete_images, complete_pools, complete_users, words
+from localml.cli.help import JOBS
+from localml.cli.places import mount_source
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
     from localml.client import Client, Workload
 
 LIVE = ("queued", "preparing", "running", "stopping")
+STATES = (*LIVE, "succeeded", "failed", "stopped")
+KINDS = ("job", "notebook", "tensorboard", "replica")
+SORTS = ("id", "name", "state", "owner", "priority", "created_at", "started_at", "ended_at")
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(context_settings={"allow_interspersed_args": False})(run)
-    app.command()(ps)
+    app.command(context_settings={"allow_interspersed_args": False}, rich_help_panel=JOBS)(run)
+    app.command(rich_help_panel=JOBS)(ps)
 
 
 @command
 def run(
-    words: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.", show_default=False)],
+    command_line: Annotated[
+        list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.", show_default=False)
+    ],
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
-    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
+    ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G.")] = None,
-    image: Annotated[str, typer.Option("--image", "-i", help="Container image.")] = "",
+    image: Annotated[str, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)] = "",
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
     mount: Annotated[
         list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
@@ -40,30 +63,33 @@ def run(
     retries: Annotated[int, typer.Option(help="How often it is tried again when it fails.")] = 0,
     time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
     priority: Annotated[int, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")] = 0,
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    pool: PoolName = "default",
     workspace: Place = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Run a command as a job."""
+    """Run a command as a job.
+
+    Example: localml run --gpus 1 --follow -- python train.py
+    """
     with connect(data) as client:
         made = client.run(
-            words,
+            command_line,
             name=name,
             image=image,
             gpus=gpus,
             gpu_type=gpu_type,
             cpus=cpus,
-            memory=memory,
-            shm=shm,
+            memory=amount("--memory", memory),
+            shm=amount("--shm", shm),
             env=_variables(env),
             workdir=workdir,
             mounts=[_mount(one) for one in mount],
             retries=retries,
             time_limit=time_limit,
             priority=priority,
-            pool=pool,
+            pool=known_pool(client, pool),
             workspace=workspace,
         )
         if follow:
@@ -120,40 +146,46 @@ def _variables(given: list[str]) -> dict[str, str]:
 
 def _mount(text: str) -> dict[str, Any]:
     """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
-    import os
-
     rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
     source, colon, target = rest.rpartition(":")
     if not colon or not source or not target.startswith("/"):
         raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
-    if source.startswith((".", "~")):
-        source = os.path.abspath(os.path.expanduser(source))
-    return {"source": source, "target": target, "read_only": read_only}
+    return {"source": mount_source(source), "target": target, "read_only": read_only}
 
 
 @command
 def ps(
     all_states: Annotated[bool, typer.Option("--all", "-a", help="Those that are over, too.")] = False,
-    state: Annotated[list[str], typer.Option(help="Only in this state; may be repeated.")] = [],  # noqa: B006
-    kind: Annotated[list[str], typer.Option(help="job, notebook, tensorboard, endpoint or trial.")] = [],  # noqa: B006
+    state: Annotated[
+        list[str],
+        typer.Option(help="Only in this state; may be repeated.", autocompletion=words(*STATES)),
+    ] = [],  # noqa: B006
+    kind: Annotated[
+        list[str],
+        typer.Option(help="job, notebook, tensorboard or replica (of an endpoint).", autocompletion=words(*KINDS)),
+    ] = [],  # noqa: B006
     contains: Annotated[str | None, typer.Option(help="Only names with this in them.")] = None,
-    owner: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
-    pool: Annotated[str | None, typer.Option(help="Only those of this pool.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only this user's.", autocompletion=complete_users)] = None,
+    pool: Annotated[str | None, typer.Option(help="Only those of this pool.", autocompletion=complete_pools)] = None,
     workspace: Within = None,
     sort: Annotated[
-        str, typer.Option(help="id, name, state, owner, priority, created_at, started_at, ended_at")
+        str,
+        typer.Option(help=", ".join(SORTS), autocompletion=words(*SORTS)),
     ] = "id",
     ascending: Annotated[bool, typer.Option("--ascending", help="Oldest, or smallest, first.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most.")] = 50,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """List workloads: those that are not over, or all."""
+    """List workloads: those that are not over, or all.
+
+    Example: localml ps --all --owner ann
+    """
     states = state or ([] if all_states else list(LIVE))
     with connect(data) as client:
         page = client.workloads(
             state=states,
-            kind=kind,
+            kind=["endpoint" if one == "replica" else one for one in kind],
             contains=contains,
             owner=owner,
             pool=pool,
@@ -170,7 +202,7 @@ def ps(
         (
             one.id,
             one.name,
-            one.kind,
+            "replica" if one.kind == "endpoint" else one.kind,
             show.state(one.state),
             show.number(one.gpu) if one.gpu else "-",
             one.owner,
