@@ -1,4 +1,6 @@
-"""Settings of one server: command line over environment (``LOCALML_*``) over defaults, as one frozen value.
+"""Settings of one server: command line over environment (``LOCALML_*``) over the data directory's file
+(:mod:`localml.config_file`) over defaults, as one frozen value. Ports and GPUs that neither of them says are those of
+the last start on the data directory.
 
 Plain code instead of a settings library: there are a dozen settings, and the usual library alone would take a fifth
 of the time in which ``localml up`` has to answer.
@@ -11,12 +13,13 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from localml.core.errors import invalid
+from localml import config_file
+from localml.core.errors import LocalmlError, invalid
 from localml.core.quantities import parse_memory
 
 ENGINES = ("auto", "docker", "process", "fake")
@@ -29,6 +32,7 @@ _LAST_UIDS = (1 << 32) - (1 << 24)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
+_PORTS = ("port", "gateway_port")
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
 _SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
 OPENABLE = {
@@ -48,7 +52,9 @@ class Config:
     """What ``localml up`` was told.
 
     ``cpus`` (cores) and ``memory`` (bytes) declare another size than the machine's own, for tests of scheduling.
-    ``cpu_overcommit`` is how many cores may be reserved per real one; memory and GPUs are never overcommitted.
+    ``cpu_overcommit`` is how many cores may be reserved for each there is; memory and GPUs are never overcommitted.
+    ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
+    ``asked`` are those of ``port`` and ``gateway_port`` that somebody chose; the others give way where they are taken.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
@@ -59,19 +65,23 @@ class Config:
     (``keep_removed_days``) and of jobs that ended (``keep_jobs_days``); events (``keep_events_days``).
     ``free_disk`` is how much of the disk stays free in bytes (None: the fiftieth part, 1 to 10 GiB).
     ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
-    (``dialects/kit/open.py``). ``cache`` is where downloads and builds are kept; in the data directory by default.
+    (``dialects/kit/open.py``). ``images`` says, where there are no containers, which runtime of the catalogue (or
+    ``host``) the images stand for whose names match a pattern; the first that matches counts. ``cache`` is where
+    downloads and builds are kept; in the data directory by default.
     """
 
     data: Path
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     gateway_port: int = DEFAULT_GATEWAY_PORT
+    asked: tuple[str, ...] = ()
     engine: str = "auto"
+    abandon: str = ""
     gpus: str = "auto"
     auth: bool = True
     cpus: float | None = None
     memory: int | None = None
-    cpu_overcommit: float = 4.0
+    cpu_overcommit: float = 1.0
     max_replicas: int = 0
     threads: int = 32
     trust_users: bool = False
@@ -87,6 +97,7 @@ class Config:
     keep_events_days: float = 90.0
     service_logs: int = 64 << 20
     free_disk: int | None = None
+    images: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def opened(self) -> list[str]:
@@ -98,6 +109,8 @@ class Config:
             object.__setattr__(self, "cache", self.data / "cache")
         if self.engine not in ENGINES:
             raise invalid("engine", f"must be one of {', '.join(ENGINES)}, not {self.engine!r}")
+        if self.abandon not in ("", "docker", "process"):
+            raise invalid("abandon", f"must be docker or process, not {self.abandon!r}")
         if not 0 <= self.port <= 65535:
             raise invalid("port", f"must be between 0 and 65535, not {self.port}")
         if not self.auth and self.host not in LOOPBACK:
@@ -113,6 +126,10 @@ class Config:
             raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
         if self.cpus is not None and self.cpus <= 0:
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
+        if not 0 < self.cpu_overcommit < float("inf"):
+            raise invalid("cpu-overcommit", f"must be more than 0, not {self.cpu_overcommit:g}")
+        if self.max_replicas < 0:
+            raise invalid("max-replicas", f"must not be negative, not {self.max_replicas}")
         if self.service_logs < LEAST_SERVICE_LOGS:
             raise invalid("service-logs", f"must be at least {LEAST_SERVICE_LOGS} bytes, not {self.service_logs}")
         for name in _DAYS:
@@ -130,14 +147,34 @@ def _check_host(name: str) -> None:
 
 
 def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
-    """The settings from the environment, overridden by those ``given`` that are not None.
+    """The settings from the environment and the file, overridden by those ``given`` that are not None.
 
     Raises:
         LocalmlError: ``INVALID`` naming the setting.
     """
     from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
 
-    values: dict[str, Any] = {"data": default_data(), "cache": cache_dir()}
+    said = {name: value for name, value in given.items() if value is not None}
+    said = {**_from_environment(environment), **said}
+    data = Path(said.pop("data", None) or default_data()).expanduser().absolute()
+    values: dict[str, Any] = {"cache": cache_dir(), **from_file(data, environment), **said}
+    values.setdefault("asked", tuple(name for name in _PORTS if name in values))
+    return replace(Config(data=data), **{**config_file.remembered(data), **values})
+
+
+def recalled(data: Path, environment: Mapping[str, str] = os.environ, **given: Any) -> dict[str, Any]:
+    """What :func:`load` takes from the last start on a data directory, where that is not the default."""
+    said = {name: value for name, value in given.items() if value is not None}
+    chosen = {**from_file(data, environment), **_from_environment(environment), **said}
+    return {
+        name: value
+        for name, value in config_file.remembered(data).items()
+        if name not in chosen and value != _DEFAULTS[name]
+    }
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for name, convert in _FROM_ENVIRONMENT.items():
         text = environment.get(f"LOCALML_{name.upper()}")
         if text:
@@ -147,13 +184,103 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
                 raise invalid(f"LOCALML_{name.upper()}", f"{text!r} is not valid: {error}") from error
     if environment.get("LOCALML_NO_AUTH", "").lower() in ("1", "true", "yes"):
         values["auth"] = False
-    values.update({name: value for name, value in given.items() if value is not None})
-    values["data"] = Path(values["data"]).expanduser().absolute()
-    return replace(Config(data=values.pop("data")), **values)
+    return values
+
+
+def from_file(data: Path, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """What the file of a data directory says.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the file and the setting; of one that is not known the nearest that is.
+    """
+    found = config_file.values_of(data, environment)
+    try:
+        return {known(name): _of_toml(name, value) for name, value in found.items()}
+    except LocalmlError as error:
+        where = config_file.place(data, environment)
+        raise LocalmlError(error.code, f"{error.message} (in {where})", field=error.field) from error
+
+
+def known(name: str) -> str:
+    """The name of a setting that a file may have.
+
+    Raises:
+        LocalmlError: ``INVALID`` with the nearest one, or all.
+    """
+    from difflib import get_close_matches
+
+    plain = name.replace("-", "_")
+    if plain in IN_FILE:
+        return plain
+    near = get_close_matches(plain, IN_FILE, 1)
+    words = f"did you mean '{near[0]}'?" if near else f"settings are {', '.join(IN_FILE)}"
+    raise invalid("config", f"'{name}' is no setting; {words}")
+
+
+def convert(name: str, text: str) -> Any:
+    """A setting's value from a text.
+
+    Raises:
+        LocalmlError: ``INVALID``, naming it.
+    """
+    try:
+        return _truth(text) if name == "auth" else _FROM_ENVIRONMENT[name](text)
+    except (ValueError, LocalmlError) as error:
+        reason = str(error).removeprefix(f"LOCALML_{name.upper()}: ")
+        raise invalid(name, f"{text!r} is not valid: {reason}") from error
+
+
+def _of_toml(name: str, value: Any) -> Any:
+    """A setting's value from what a TOML file has."""
+    plain = known(name)
+    if plain == "images":
+        if not isinstance(value, dict) or not all(isinstance(one, str) for one in value.values()):
+            raise invalid(plain, 'must be a table of texts: "PATTERN" = "RUNTIME"')
+        return value
+    if isinstance(value, list):
+        if plain not in _LISTS or not all(isinstance(one, str) for one in value):
+            raise invalid(plain, "must be no list" if plain not in _LISTS else "must be a list of texts")
+        return tuple(value)
+    if isinstance(value, dict):
+        raise invalid(plain, "must be no table")
+    return convert(plain, str(value))
+
+
+class Setting(NamedTuple):
+    """What holds for a server that starts now, and who says so: environment, file, last start or default."""
+
+    name: str
+    value: Any
+    source: str
+
+
+def settings(data: Path, environment: Mapping[str, str] = os.environ) -> list[Setting]:
+    """All settings of a data directory that a file may have, without what a command line says."""
+    sources = {
+        "environment": _from_environment(environment),
+        "file": from_file(data, environment),
+        "last start": config_file.remembered(data),
+    }
+    defaults = Config(data=data)
+    found = []
+    for name in IN_FILE:
+        source = next((one for one, values in sources.items() if name in values), "default")
+        value = sources[source][name] if source in sources else getattr(defaults, name)
+        found.append(Setting(name, value, source))
+    return found
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in text.split(",") if one.strip())
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """``PATTERN=RUNTIME,PATTERN=RUNTIME``."""
+    parts = [one.rpartition("=") for one in _names(text)]
+    wrong = [value or name for name, sign, value in parts if not (name.strip() and sign and value.strip())]
+    if wrong:
+        raise ValueError(f"must be PATTERN=RUNTIME, parted by commas, not {wrong[0]!r}")
+    return {name.strip(): value.strip() for name, _, value in parts}
 
 
 def _truth(text: str) -> bool:
@@ -169,6 +296,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "port": int,
     "gateway_port": int,
     "engine": str,
+    "abandon": str,
     "gpus": str,
     "cpus": float,
     "cpu_overcommit": float,
@@ -176,9 +304,16 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "threads": int,
     "hosts": _names,
     "open": _names,
+    "images": _pairs,
     "closed": _truth,
     "trust_users": _truth,
     "uids": int,
     **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
     **dict.fromkeys(_DAYS, float),
 }
+_LISTS = ("hosts", "open")
+_NOT_IN_FILE = ("data", "cache", "abandon", "asked")
+"""Where the file lies, what all data directories share, and what is said for one start alone."""
+IN_FILE = [one.name for one in fields(Config) if one.name not in _NOT_IN_FILE]
+"""The settings that a file may have."""
+_DEFAULTS = {one.name: one.default for one in fields(Config)}

@@ -27,6 +27,7 @@ from localml.control.shell.shells import Shells
 from localml.control.watch.gpus import GpuWatch
 from localml.control.watch.idle import IdleWatch
 from localml.control.watch.leavers import Leavers
+from localml.control.watch.metrics import MetricsWatch
 from localml.control.watch.restarts import Restarts
 from localml.control.watch.sampler import Sampler
 from localml.control.watch.upkeep import Upkeep
@@ -43,6 +44,8 @@ from localml.core.instances.tables import Instance
 from localml.core.instances.tools import Tools
 from localml.core.logs.files import LogStore
 from localml.core.logs.services import service_limit
+from localml.core.metrics.folders import Folders
+from localml.core.metrics.reading import Metrics
 from localml.core.people.allow import Thing, may
 from localml.core.people.credentials import Administrator
 from localml.core.people.folders import by_number
@@ -57,18 +60,23 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
+from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
-from localml.engines.choice import Chosen, choose_engine, container_ids
+from localml.engines.choice import Chosen, choose_engine, container_ids, end_there, need_no_other
 from localml.engines.runtimes import Images, open_images, server_folder, unbuilt
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
 from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
 from localml.objects.access import adopt
+from localml.objects.results import Results
 from localml.objects.uploads import Uploads
 from localml.store.database import Database
 from localml.store.lock import DataLock
 from localml.store.schema import prepare
+
+_REPORTING = frozenset({"mlbench"})
+"""Dialects whose programs report metrics by an API of their own."""
 
 
 class Platform:
@@ -146,8 +154,8 @@ class Platform:
 
     def _open_machine(self, engine: Engine | None, inventory: Inventory | None) -> None:
         config = self.config
-        chosen = Chosen(engine) if engine else choose_engine(config, self.install, self.clock, self.catalog)
-        self.engine, self.engine_note = chosen.engine, chosen.note
+        self._chosen = self._choose(engine)
+        self.engine = self._chosen.engine
         ours = partial(runs_in, containers=partial(container_ids, self.engine))
         self.gpus: Inventory = inventory or open_inventory(config.gpus, is_ours=ours)
         size = Size(config.cpus, config.memory, config.cpu_overcommit, config.max_replicas)
@@ -171,7 +179,26 @@ class Platform:
             accounts=self.accounts,
         )
 
+    def _choose(self, given: Engine | None) -> Chosen:
+        """The engine, once it is certain that no other one has work, or has it any more."""
+        config, memory = self.config, recall(self.db)
+        lost = [one for one in memory.holdings if kind_of(one.engine) == config.abandon]
+        if lost:
+            memory = Memory(tuple(one for one in memory.holdings if one not in lost))
+        chosen = Chosen(given) if given else choose_engine(config, self.install, self.clock, self.catalog, memory)
+        need_no_other(chosen.engine, memory)
+        lost = Memory(tuple(lost)).elsewhere(chosen.engine.identity)
+        for one in lost:
+            end_there(config, self.install, self.catalog, one)
+        if lost:
+            abandon(self.db, lost, chosen.engine.identity, self.started_at)
+        remember(self.db, chosen.engine.identity)
+        return chosen
+
     def _open_work(self) -> None:
+        results = Results(self.identity.owner, self.buckets_for)
+        self.metrics = Metrics(self.db, self.logs, self.samples, Folders(self.db, results), own=_REPORTING)
+        self.metrics_watch = MetricsWatch(self.db, self.metrics)
         self.sampler = Sampler(self.db, self.engine, self.samples, self.clock, gpus=self.gpus.usage, changed=self._tell)
         self.reconciler = Reconciler(
             self.db,
@@ -222,6 +249,7 @@ class Platform:
                 site=ServingSite(site.capabilities, host, gpus, self.data.joinpath, partial(server_folder, cache)),
                 host=config.host,
                 port=config.gateway_port,
+                port_asked="gateway_port" in config.asked,
                 names=config.hosts,
                 auth=config.auth,
                 closed=config.closed,
@@ -244,6 +272,7 @@ class Platform:
         self.restarts.start()
         self.leavers.start()
         self.sampler.start()
+        self.metrics_watch.start()
         self.serving.start()
         self.ssh.start()
         self.gpu_watch.start()
@@ -261,6 +290,7 @@ class Platform:
         self.serving.close()
         self.reconciler.close()
         self.sampler.close()
+        self.metrics_watch.close()
         self.samples.flush()
         self.engine.close()
         self.gpus.close()
@@ -276,6 +306,7 @@ class Platform:
     def _changed(self, workload_id: int) -> None:
         self._tell(workload_id)
         self.sampler.nudge()
+        self.metrics_watch.nudge(workload_id)
         self.idle.nudge()
         self.restarts.changed()
         self.serving.changed(workload_id)
@@ -311,6 +342,12 @@ class Platform:
     def credentials(self) -> Credentials:
         """The administrator's, as they are now."""
         return self._administrator.credentials
+
+    @property
+    def engine_note(self) -> str:
+        """Why the engine is not the one that one would expect; empty when it is, and once one that was away answers."""
+        answers = self._chosen.away and self.reconciler.eyes.seen.complete
+        return "" if answers else self._chosen.note
 
     @property
     def gateway_url(self) -> str | None:

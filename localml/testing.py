@@ -4,9 +4,9 @@
 ...     job = localml.client.run(["python", "-c", "print(42)"], gpus=1, wait=True)
 ...     assert localml.client.text(job.id) == "42\\n"
 
-Jobs are child processes of yours, whichever user starts them; GPUs are simulated; ``localml_gpus`` in pytest's
-configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml is imported until a test asks
-for a fixture.
+Jobs are child processes of yours, whichever user starts them; 64 cores are given out, and GPUs are simulated;
+``localml_gpus`` in pytest's configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml
+is imported until a test asks for a fixture.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from localml.client import Client
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
 DEFAULT_GPUS = "simulated:2"
+CPUS = 64
+"""Cores that the server reserves from: what starts together in a test does so on every machine."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,10 +48,11 @@ class Localml:
         platform: the services behind it, for tests that look inside.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, guard: Guard) -> None:
         from localml.client import Client
 
         self._server = server
+        self._guard = guard
         self.platform: Platform = server.platform
         self.url: str = server.url
         self.client: Client = Client(server.url, server.platform.credentials.token)
@@ -66,10 +70,14 @@ class Localml:
         _stop_all(self.platform)
         self._server.close()
         stop(self.platform.data, timeout=2)
+        self._guard.close()
 
 
 def start(data: Path, gpus: str = DEFAULT_GPUS) -> Localml:
-    """Start a server in this process, with the process engine and on a free port."""
+    """Start a server in this process, with the process engine and on a free port.
+
+    Its work ends with this process, whatever kills it (:mod:`localml.testing_guard`).
+    """
     with _no_collections():
         return _start(data, gpus)
 
@@ -78,15 +86,18 @@ def _start(data: Path, gpus: str) -> Localml:
     from localml.config import load
     from localml.platform import Platform
     from localml.server import Server
+    from localml.testing_guard import Guard
 
-    platform = Platform(load({}, data=data, engine="process", gpus=gpus, port=0, gateway_port=0, trust_users=True))
+    settings = {"engine": "process", "gpus": gpus, "cpus": CPUS, "port": 0, "gateway_port": 0, "trust_users": True}
+    platform = Platform(load({}, data=data, **settings))
     try:
         server = Server(platform)
     except BaseException:
         platform.close()
         raise
+    guard = Guard(platform.data)
     server.start()
-    return Localml(server)
+    return Localml(server, guard)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -72,8 +73,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any) -> None:
+def pytest_testnodedown(node: Any, error: object) -> None:
     COUNTS.update(getattr(node, "workeroutput", {}).get("counts", {}))
+    if error:  # its process died: of what, xdist does not say
+        with suppress(Exception):
+            status = node.gateway._io.popen.wait(10)
+            node.config.get_terminal_writer().line(f"\nthe process of {node.gateway.id} ended with status {status}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,10 +10,13 @@ import typer
 from localml.cli import (
     buckets,
     machine,
+    models,
     output,
     people,
+    reports,
     serve,
     server,
+    settings,
     ssh,
     storage,
     tools,
@@ -36,7 +39,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, work, output, verbs, ssh, serve, tools, machine, people, users, storage, buckets, upkeep):
+_MODULES = (
+    server,
+    work,
+    output,
+    verbs,
+    reports,
+    ssh,
+    serve,
+    models,
+    tools,
+    machine,
+    people,
+    users,
+    storage,
+    buckets,
+    upkeep,
+)
+for module in (*_MODULES, settings):
     module.add(app)
 
 

@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
@@ -29,6 +30,7 @@ READY_FD = "LOCALML_READY_FD"
 """Variable with the number of the pipe in which a detached server says that it answers, or why it does not."""
 LOG_NAME = "server.log"
 _START_S = 60.0
+_PORTS = ("port", "gateway_port")
 _M_ARENA_MAX = -8  # of malloc.h
 
 Banner = dict[str, Any]
@@ -46,14 +48,15 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
     parent = os.environ.pop(READY_FD, None)
     pipe = None if parent is None else os.fdopen(int(parent), "w")
     try:
-        server = _open(config)
+        server, moved = _open(config)
     except LocalmlError as error:
         if pipe is not None:
             _tell(pipe, {"error": {"code": error.code, "message": error.message, "field": error.field}})
         raise
 
     def ready() -> None:
-        banner = _banner(server)
+        banner = {**_banner(server), "moved": moved}
+        _remember(server)
         logging.getLogger("localml").info("serving at %s", server.url)
         if pipe is not None:
             _tell(pipe, banner)
@@ -62,6 +65,20 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
         threading.Thread(target=_settle, args=(server,), name="localml-warm-up", daemon=True).start()
 
     server.run(ready)
+
+
+def _remember(server: Server) -> None:
+    """Ports and GPUs are the same at the next start, unless something else is said then; what the file says is not
+    needed for that, nor are GPUs that nobody chose."""
+    from localml import config_file
+
+    config = server.platform.config
+    values = {"port": urlsplit(server.url).port, "gateway_port": config.gateway_port or None, "gpus": config.gpus}
+    if config.gpus == "auto":
+        values["gpus"] = None
+    said = config_file.values_of(config.data)
+    kept = {name: value for name, value in values.items() if value is not None and name not in said}
+    config_file.remember(config.data, kept)
 
 
 def _settle(server: Server) -> None:
@@ -82,13 +99,17 @@ def _share_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
-def _open(config: Config) -> Server:
+def _open(config: Config) -> tuple[Server, list[str]]:
+    """A server, and what is to be said of the ports that it could not have."""
+    from localml.control.own_ports import settled
     from localml.platform import Platform
     from localml.server import Server
 
+    # of two servers on one data directory the second is told of the first, and not of its port
+    config, moved = settled(config) if holder(config.data) is None else (config, [])
     platform: Platform = Platform(config)
     try:
-        return Server(platform)
+        return Server(platform), moved
     except BaseException:
         platform.close()
         raise
@@ -193,8 +214,10 @@ def _settings(config: Config) -> dict[str, str]:
     found = {}
     for one in fields(config):
         value = getattr(config, one.name)
-        if one.name == "auth" or value is None:
+        if one.name in ("auth", "asked") or value is None or (one.name in _PORTS and one.name not in config.asked):
             continue
+        if isinstance(value, Mapping):
+            value = tuple(f"{key}={one}" for key, one in value.items())
         text = ",".join(value) if isinstance(value, tuple) else str(value)
         found[f"LOCALML_{one.name.upper()}"] = text
     return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from localml.core.quantities import format_memory
+
+if TYPE_CHECKING:
+    from localml.config import Config
 
 _GIB = 1 << 30
 
@@ -191,23 +193,40 @@ def _ports(data: Path) -> Iterator[Check]:
     from localml.store.lock import holder
 
     running = holder(data)
-    if running is not None:
-        words = f"runs: process {running['pid']} at {running['url']}" if running else "starts or ends just now"
-        yield Check("server", Level.OK, words)
-        for opened in running.get("opened", ()):
-            yield Check("server", Level.WARN, opened, "It was started with --open; without, clients send credentials.")
+    if running is None:
+        yield from _free_ports(load(data=data))
         return
-    config = load(data=data)
+    words = f"runs: process {running['pid']} at {running['url']}" if running else "starts or ends just now"
+    yield Check("server", Level.OK, words)
+    yield _gateway(data)
+    for opened in running.get("opened", ()):
+        yield Check("server", Level.WARN, opened, "It was started with --open; without, clients send credentials.")
+
+
+def _gateway(data: Path) -> Check:
+    from localml.control.serving.gateway_process import find, listens_at
+
+    port, process = listens_at(data), find(data)
+    if port is not None and process is not None:
+        return Check("gateway", Level.OK, f"listens at port {port}: process {process.pid}")
+    if not (data / "gateway" / "routes.json").exists():
+        return Check("gateway", Level.OK, "begins with the first endpoint")
+    return Check("gateway", Level.WARN, "does not listen", "'localml status' and gateway/gateway.log say why.")
+
+
+def _free_ports(config: Config) -> Iterator[Check]:
+    from localml.control.own_ports import why_not
+    from localml.control.serving.gateway_process import listens_at
+
+    kept = listens_at(config.data)
     for port in (config.port, config.gateway_port):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((config.host, port))
-            except OSError as error:
-                advice = "Choose another one: localml up --port N --gateway-port M"
-                yield Check("ports", Level.WARN, f"{port} cannot be used: {error.strerror}", advice)
-                continue
-        yield Check("ports", Level.OK, f"{port} is free")
+        if port == kept:
+            yield Check("ports", Level.OK, f"{port} is listened at by the gateway of this data directory")
+        elif trouble := why_not(config.host, port):
+            advice = "'localml up' takes the next one, unless you choose: localml up --port N --gateway-port M"
+            yield Check("ports", Level.WARN, f"{port} {trouble}", advice)
+        else:
+            yield Check("ports", Level.OK, f"{port} is free")
 
 
 def _images(_: Path) -> Iterator[Check]:

@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from localml.cli.common import as_dict, print_json
-from localml.cli.output import INTERRUPTED, Marked, print_output
+from localml.cli.marked import Marked
+from localml.cli.output import INTERRUPTED, print_output
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -79,14 +80,12 @@ def _marked(client: Client, wanted: Wanted, number: int, name: str, *, alone: bo
 
 
 def _print_all(client: Client, wanted: Wanted, replicas: list[tuple[int, str]]) -> None:
-    from localml.client import LogPiece
-
-    shown = Marked(raw=wanted.raw)
+    shown, stream = Marked(raw=wanted.raw), wanted.query.get("stream", "stdout")
     for number, name in replicas:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for block in client.blocks(number, **wanted.of_each):
-            shown.show(name, LogPiece(decoder.decode(block), wanted.query.get("stream", "stdout"), name, 1))
-        shown.finish()
+            shown.show(sys.stdout, name, decoder.decode(block), stream)
+        shown.rest(lambda _: sys.stdout)
 
 
 def _follow(client: Client, wanted: Wanted) -> None:
@@ -95,9 +94,15 @@ def _follow(client: Client, wanted: Wanted) -> None:
         if wanted.as_json:
             typer.echo(json.dumps({**as_dict(piece), "replica": name}))
         else:
-            shown.show(name, piece)
-    shown.finish()
+            target = _target(piece.stream)
+            shown.show(target, name, piece.text, piece.stream)
+            target.flush()
+    shown.rest(_target)
     sys.stdout.flush()
+
+
+def _target(stream: str) -> TextIO:
+    return sys.stderr if stream == "stderr" else sys.stdout
 
 
 @dataclass

@@ -14,15 +14,14 @@ from localml.cli import show, terminal
 from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
 from localml.cli.completion import complete_roles, words
 from localml.cli.help import JOBS
+from localml.cli.marked import Marked
 from localml.cli.names import ENDPOINT, RUNNING
 
 if TYPE_CHECKING:
     from localml.cli.waiting import Waiting
-    from localml.client import Client, LogPiece, Thing
+    from localml.client import Client, Thing
 
 INTERRUPTED = 130
-_LONGEST = 1 << 16
-"""So many characters of a line that has not ended are held."""
 
 
 def add(app: typer.Typer) -> None:
@@ -140,57 +139,21 @@ def print_followed(
     found = client.get(ref)
     roles = [one for one in found.spec["roles"] if query.get("role") in (None, one.get("name", "main"))]
     several = query.get("index") is None and sum(one.get("count", 1) for one in roles) > 1
-    marked = Marked(raw=raw, err=err)
+    marked = Marked(raw=raw)
+
+    def target(stream: str) -> TextIO:
+        return sys.stderr if err or stream == "stderr" else sys.stdout
+
     state = waiting.told if waiting is not None else lambda _: None
     for piece in client.follow(ref, state=state, **query):
         some = True
         if waiting is not None:
             waiting.hide()
+        into = target(piece.stream)
         if several:
-            marked.show(piece.replica, piece)
+            marked.show(into, piece.replica, piece.text, piece.stream)
         else:
-            target = marked.target(piece.stream)
-            terminal.show_output(target, piece.text, raw=raw)
-            target.flush()
-    marked.finish()
+            terminal.show_output(into, piece.text, raw=raw)
+        into.flush()
+    marked.rest(target)
     return some
-
-
-class Marked:
-    """Shows what several replicas write at the same time: whole lines, each with its replica before it.
-
-    Args:
-        err: write it all to standard error.
-    """
-
-    def __init__(self, *, raw: bool, err: bool = False) -> None:
-        self._raw = raw
-        self._err = err
-        self._held: dict[tuple[str, str], str] = {}
-
-    def target(self, stream: str) -> TextIO:
-        """Where a stream is shown."""
-        return sys.stderr if self._err or stream == "stderr" else sys.stdout
-
-    def show(self, replica: str, piece: LogPiece) -> None:
-        """Show the lines that a piece ends. Of one that goes on and on there are shown parts."""
-        key = (replica, piece.stream)
-        *lines, rest = (self._held.get(key, "") + piece.text).split("\n")
-        if len(rest) > _LONGEST:
-            lines, rest = [*lines, rest], ""
-        self._held[key] = rest
-        target = self.target(piece.stream)
-        for line in lines:
-            self._print(target, replica, line)
-        target.flush()
-
-    def finish(self) -> None:
-        """Nothing more comes."""
-        for (replica, stream), rest in self._held.items():
-            if rest:
-                self._print(self.target(stream), replica, rest)
-        self._held.clear()
-
-    def _print(self, target: TextIO, replica: str, line: str) -> None:
-        line = terminal.settled(target, line, raw=self._raw)
-        terminal.show_output(target, f"[{replica}] {line}\n", raw=self._raw)

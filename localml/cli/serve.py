@@ -1,11 +1,9 @@
-"""Models and endpoints: register, models, unregister, serve, endpoints, predict, rollout, scale, start."""
+"""Endpoints: serve, endpoints, predict, rollout, scale, start."""
 
 from __future__ import annotations
 
-import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,16 +25,12 @@ from localml.cli.common import (
 )
 from localml.cli.completion import (
     complete_images,
-    complete_model_names,
-    complete_models,
-    complete_uris,
     complete_variants,
-    complete_versions,
 )
 from localml.cli.help import MODELS
 from localml.cli.live import Build
+from localml.cli.models import complete_models_or_uris, registered
 from localml.cli.names import ENDPOINT, TOOLS, completer
-from localml.cli.storage import is_uri, upload
 from localml.cli.tools import start_again
 from localml.cli.verbs import show_endpoint
 from localml.client.errors import ClientError
@@ -44,13 +38,9 @@ from localml.core.errors import invalid
 from localml.core.registry.files import KERNELS
 
 if TYPE_CHECKING:
-    from localml.client import Client, Endpoint, ModelVersion
+    from localml.client import Client, Endpoint
 
 FAILED = 1
-UPLOADS = "s3://localml-upload-"
-"""Begins the bucket where files of this machine lie until they are registered: one for each time, because a bucket that
-is there already may be somebody else's."""
-
 EndpointName = Annotated[
     str, typer.Argument(help="Name of an endpoint.", autocompletion=completer(ENDPOINT), show_default=False)
 ]
@@ -71,17 +61,13 @@ Image = Annotated[
 ]
 
 
-def _complete_models_or_uris(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    return complete_uris(ctx, incomplete) if "://" in incomplete else complete_models(ctx, incomplete)
-
-
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (serve, predict, endpoints, models, register, unregister, rollout, scale, start):
+    for function in (serve, predict, endpoints, rollout, scale, start):
         app.command(rich_help_panel=MODELS)(function)
 
 
@@ -90,12 +76,14 @@ def serve(
     model: Annotated[
         str,
         typer.Argument(
-            help="NAME[:VERSION], a file or folder, or an object URI.", autocompletion=_complete_models_or_uris
+            help="NAME[:VERSION], a file or folder, or an object URI.", autocompletion=complete_models_or_uris
         ),
     ],
     name: Annotated[str | None, typer.Option(help="The endpoint's name; the model's otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs of each replica; below 1 a share of one.")] = 0,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica.")] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica. [default: 0.25, no limit]")
+    ] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory of each replica, such as 2G.")] = None,
     replicas: Annotated[int, typer.Option(help="How many at least; 0 lets it sleep while nobody asks.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(help="How many at most, by load.")] = None,
@@ -131,7 +119,7 @@ def serve(
     }
     with connect(data) as client:
         known_pool(client, pool)
-        with _registered(client, model, name, workspace, as_json=as_json) as reference:
+        with registered(client, model, name, workspace, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.serve(reference, name=name, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
@@ -144,7 +132,7 @@ def rollout(
         str | None,
         typer.Argument(
             help="A number, NAME:VERSION, a file or folder, or an object URI.",
-            autocompletion=_complete_models_or_uris,
+            autocompletion=complete_models_or_uris,
             show_default=False,
         ),
     ] = None,
@@ -193,7 +181,7 @@ def rollout(
             _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(served))
             return
         named = f"{model}:{version}" if version.isdigit() else version
-        with _registered(client, named, model or None, as_json=as_json) as reference:
+        with registered(client, named, model or None, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.rollout(before.id, reference, weight=weight, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(reference))
@@ -271,65 +259,6 @@ def endpoints(
 
 
 @command
-def models(workspace: Within = None, data: Data = None, as_json: Json = False) -> None:
-    """Registered models with their versions.
-
-    Example: localml models
-    """
-    with connect(data) as client:
-        found = client.models(workspace=workspace)
-    print_json({"models": as_dict(found)}) if as_json else serve_show.models(found)
-
-
-@command
-def register(
-    name: Annotated[
-        str,
-        typer.Argument(help="The model's name.", autocompletion=complete_model_names, show_default=False),
-    ],
-    source: Annotated[
-        str,
-        typer.Argument(help="A file or folder, or an object URI.", autocompletion=complete_uris, show_default=False),
-    ],
-    workspace: Place = None,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Register a model's files as a new version.
-
-    Example: localml register digits model.onnx
-    """
-    with connect(data) as client:
-        made = _register(client, name, source, workspace, as_json=as_json)
-    if as_json:
-        print_json(as_dict(made))
-    else:
-        typer.echo(f"{made.model}:{made.version}")
-
-
-@command
-def unregister(
-    reference: Annotated[
-        str, typer.Argument(metavar="NAME:VERSION", autocompletion=complete_versions, show_default=False)
-    ],
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Delete a version of a model with its files.
-
-    Example: localml unregister digits:1
-    """
-    if ":" not in reference:
-        raise invalid("reference", f"must name a version, such as {reference}:1")
-    with connect(data) as client:
-        gone = client.unregister(reference)
-    if as_json:
-        print_json(as_dict(gone))
-    else:
-        typer.echo(f"{gone.model}:{gone.version} deleted")
-
-
-@command
 def predict(
     name: EndpointName,
     source: Annotated[
@@ -395,52 +324,6 @@ def _make_ready(client: Client, reference: str, image: str) -> None:
         except ClientError as error:
             if error.code != "forbidden":  # an administrator may have done it
                 raise build.failed(error) from error
-
-
-@contextmanager
-def _registered(
-    client: Client, model: str, name: str | None, workspace: str | None = None, *, as_json: bool
-) -> Iterator[str]:
-    """``name:version`` of what the user named; files are registered first, under ``name`` or their own.
-
-    What was registered for a request that is refused then is removed again.
-    """
-    path = Path(model).expanduser()
-    if not is_uri(model) and not path.exists():
-        if "/" in model or path.suffix == ".onnx":  # a name may have a dot, too
-            raise invalid("model", f"the file {model} does not exist")
-        yield model
-        return
-    own = Path(model.rstrip("/")).stem
-    if own == "model":
-        own = path.absolute().parent.name if not is_uri(model) else model.rstrip("/").split("/")[-2]
-    made = _register(client, name or own, model, workspace, as_json=as_json)
-    reference = f"{made.model}:{made.version}"
-    try:
-        yield reference
-    except ClientError:
-        with suppress(ClientError):
-            client.unregister(reference)
-        raise
-
-
-def _register(client: Client, name: str, source: str, workspace: str | None, *, as_json: bool) -> ModelVersion:
-    if is_uri(source):
-        return client.register(name, source, workspace=workspace)
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise invalid("source", f"the file {source} does not exist")
-    bucket = f"{UPLOADS}{secrets.token_hex(8)}"
-    target = f"{bucket}/{name}"
-    try:
-        upload(client, str(path), f"{target}/{path.name}" if path.is_file() else target, as_json)
-        return client.register(name, f"{target}/", workspace=workspace)
-    finally:
-        try:
-            client.delete_object(bucket, recursive=True)
-        except ClientError as error:
-            if error.code != "not_found":
-                typer.secho(f"{bucket} could not be removed: {error.message}", fg=typer.colors.YELLOW, err=True)
 
 
 def _finish(

@@ -38,11 +38,24 @@ def up(
             autocompletion=completion.words("auto", "docker", "process", "fake"),
         ),
     ] = None,
+    abandon: Annotated[
+        str | None,
+        typer.Option(
+            help="Take all for lost that another engine has (docker or process), and begin it again here.",
+            autocompletion=completion.words("docker", "process"),
+        ),
+    ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
     ] = None,
-    cpus: Annotated[float | None, typer.Option(help="Declare another number of cores.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Declare another size of memory, such as 64G.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Cores that there are. [default: the machine's]")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory that there is, such as 64G. [default: the machine's]")
+    ] = None,
+    cpu_overcommit: Annotated[float | None, typer.Option(help="Cores reserved for each there is. [default: 1]")] = None,
+    max_replicas: Annotated[
+        int | None, typer.Option(help="Containers that run at a time. [default: 16 for each core]")
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when it answers; it goes on.")] = False,
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody who they are; on loopback only.")] = False,
     opens: Annotated[
@@ -82,7 +95,7 @@ def up(
     Example: localml up --detach
     """
     from localml.cli import daemon as serving
-    from localml.config import load
+    from localml.config import load, recalled
     from localml.core.quantities import parse_memory
 
     config = load(
@@ -91,8 +104,11 @@ def up(
         port=port,
         gateway_port=gateway_port,
         engine=engine,
+        abandon=abandon,
         gpus=gpus,
         cpus=cpus,
+        cpu_overcommit=cpu_overcommit,
+        max_replicas=max_replicas,
         memory=None if memory is None else parse_memory(memory),
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
@@ -104,10 +120,11 @@ def up(
         service_logs=None if service_logs is None else parse_memory(service_logs, "--service-logs"),
         free_disk=None if free_disk is None else parse_memory(free_disk, "--free-disk"),
     )
+    last = recalled(config.data, port=port, gateway_port=gateway_port, gpus=gpus)
     if detach:
-        _show_banner(serving.start_detached(config), as_json=as_json)
+        _show_banner({**serving.start_detached(config), "last_start": last}, as_json=as_json)
     else:
-        serving.serve(config, lambda banner: _show_banner(banner, as_json=as_json))
+        serving.serve(config, lambda banner: _show_banner({**banner, "last_start": last}, as_json=as_json))
 
 
 def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
@@ -127,6 +144,11 @@ def _show_banner(banner: dict[str, Any], *, as_json: bool) -> None:
     others = ", ".join(sorted(served() - {"native"}))
     where = "" if Path(banner["data"]) == data_directory(None) else f" --data {banner['data']}"
     typer.echo(f"  credentials  localml env native{where}   (or {others})")
+    if banner["last_start"]:
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in banner["last_start"].items())
+        typer.echo(f"  as before    {words}; options of 'localml up' change it")
+    for words in banner["moved"]:
+        typer.secho(f"  PORT         {words}", fg=typer.colors.YELLOW)
     for words in banner["opened"]:
         typer.secho(f"  OPEN         {words}", fg=typer.colors.YELLOW)
     if banner.get("log"):
@@ -221,7 +243,9 @@ def status(data: Data = None, as_json: Json = False) -> None:
     typer.secho(f"localml {found['version']} at {found['url']}", fg=typer.colors.GREEN)
     typer.echo(f"  engine     {found['engine']}{_engine_words(found)}")
     typer.echo(f"  GPUs       {_gpu_use(found)}")
+    typer.echo(f"  size       {_size_words(found['size'])}")
     typer.echo(f"  workloads  {_count_words(found['counts'])}")
+    typer.echo(f"  gateway    {_gateway_words(found)}")
     if found["data"]:  # which is told to administrators
         typer.echo(f"  data       {found['data']}")
         disk = found["disk"]
@@ -235,9 +259,17 @@ def status(data: Data = None, as_json: Json = False) -> None:
         typer.secho(f"  drained    {found['drained']['reason']}; undo it with: localml undrain", fg="yellow")
 
 
+def _gateway_words(found: dict[str, Any]) -> str:
+    if found["gateway_up"]:
+        return str(found["gateway_url"])
+    return (
+        f"does not listen: {found['gateway_trouble']}" if found["gateway_trouble"] else "begins with the first endpoint"
+    )
+
+
 def _engine_words(found: dict[str, Any]) -> str:
     if not found["engine_up"]:
-        return " does not answer"
+        return " does not answer" + (f": {found['engine_note']}" if found["engine_note"] else "")
     return f" ({found['engine_note']})" if found["engine_note"] else ""
 
 
@@ -246,6 +278,15 @@ def _gpu_use(found: dict[str, Any]) -> str:
     if not found["gpus"]:
         return words
     return f"{words}; {sum(one['free'] >= 1 for one in found['gpus'])} free"
+
+
+def _size_words(size: dict[str, Any]) -> str:
+    cpus, memory, replicas = size["cpus"], size["memory"], size["replicas"]
+    return (
+        f"{cpus['reserved']:g} of {cpus['total']:g} cores and {format_memory(memory['reserved'])} of "
+        f"{format_memory(memory['total'])} of memory reserved; {replicas['running']} of at most {replicas['total']} "
+        "containers"
+    )
 
 
 def _count_words(counts: dict[str, int]) -> str:

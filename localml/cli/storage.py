@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, command, connect, print_json
+from localml.cli.common import FAILED, Data, Json, as_dict, command, connect, print_json
 from localml.cli.completion import complete_uris
 from localml.cli.help import DATA
 from localml.cli.places import object_uri
 from localml.client.errors import ClientError
+from localml.client.trees import AROUND, MOST_COPIES, TOO_OFTEN, Local, Tree, left_out, walk
+from localml.client.types import LeftOut
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
     from localml.client import Client
 
 SCHEMES = ("fds://", "obs://", "s3://", "hdfs://")
+_MOST_NAMED = 100
+"""Things left out that are named one by one; the rest are counted."""
 Progress = Callable[[int], None]
 
 
@@ -28,6 +33,15 @@ def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     app.command(rich_help_panel=DATA)(cp)
     app.command(rich_help_panel=DATA)(ls)
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied: files, bytes, and what was not."""
+
+    files: int = 0
+    size: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 @command
@@ -47,39 +61,221 @@ def cp(
 ) -> None:
     """Copy files or folders into the buckets or out of them.
 
-    One side is a path of this machine, the other one an object URI (fds://, obs://, s3://, hdfs://).
+    One side is a path of this machine, the other one an object URI (fds://, obs://, s3://, hdfs://). A file goes into a
+    bucket or folder that is there; of a folder it is what it holds. Links are followed. What cannot be copied is named,
+    and the exit code is 1 then.
 
     Example: localml cp ./set fds://data/set
     """
     if is_uri(source) == is_uri(target):
         raise invalid("cp", f"exactly one side must be an object URI ({', '.join(one + '...' for one in SCHEMES)})")
     with connect(data) as client:
-        copy = upload if is_uri(target) else _get
-        files, total = copy(client, source, target, as_json)
+        done = (_put if is_uri(target) else _get)(client, source, target, as_json)
     if as_json:
-        print_json({"files": files, "bytes": total, "source": source, "target": target})
+        amounts = {"files": done.files, "bytes": done.size, "source": source, "target": target}
+        print_json({**amounts, "left_out": as_dict(done.left_out)})
     else:
-        typer.echo(f"{files} file(s), {total} bytes: {source} -> {target}", err=True)
+        _tell_left_out(done.left_out)
+        rest = f"; {len(done.left_out)} left out" if done.left_out else ""
+        typer.echo(f"{done.files} file(s), {done.size} bytes: {source} -> {target}{rest}", err=True)
+    if done.left_out:
+        raise typer.Exit(FAILED)
 
 
-def upload(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int]:
-    """Files and bytes that were copied in."""
-    found = list(_to_send(Path(source).expanduser(), target))
-    total = sum(path.stat().st_size for path, _ in found if path is not None)
-    with show.bytes_bar(total, quiet=quiet) as progress:
-        for path, uri in found:
-            _send(client, path, uri, progress)
-    return sum(path is not None for path, _ in found), total
+def _tell_left_out(found: list[LeftOut]) -> None:
+    for one in found[:_MOST_NAMED]:
+        typer.echo(f"left out: {one.path}: {one.reason}", err=True)
+    if len(found) > _MOST_NAMED:
+        typer.echo(f"left out: {len(found) - _MOST_NAMED} more; --json names all", err=True)
 
 
-def _get(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int]:
-    """Files and bytes that were copied out."""
-    found = list(_to_fetch(client, source, target))
-    total = sum(size for _, _, size in found)
-    with show.bytes_bar(total, quiet=quiet) as progress:
-        for uri, place, _ in found:
-            _fetch(client, uri, place, progress)
-    return len(found), total
+def upload(client: Client, source: str, target: str, quiet: bool) -> None:
+    """Copy a file or folder in, all of it or nothing.
+
+    Raises:
+        LocalmlError: ``INVALID``, naming what of it cannot be copied.
+    """
+    tree = _to_send(Path(source).expanduser())
+    _refuse(tree.left_out)
+    _refuse(_send_all(client, tree, target, quiet).left_out)
+
+
+def _refuse(found: list[LeftOut]) -> None:
+    if found:
+        words = "; ".join(f"{one.path}: {one.reason}" for one in found[:3])
+        more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise invalid("source", f"not all of it can be copied: {words}{more}")
+
+
+def _put(client: Client, source: str, target: str, quiet: bool) -> Copied:
+    path = Path(source).expanduser()
+    if path.is_file():
+        target = _target(client, target, path.name)
+    return _send_all(client, _to_send(path), target, quiet)
+
+
+def _target(client: Client, uri: str, name: str) -> str:
+    """Where a file goes: into a bucket, and into a folder that is there or that the URI says to be one."""
+    if not uri.endswith("/") and _key(uri):
+        try:
+            if not client.object_info(uri).is_folder:
+                return uri
+        except ClientError as error:
+            if error.code not in ("not_found", "invalid"):  # the way to it is a file's: said when it is written
+                raise
+            return uri
+    return f"{uri.rstrip('/')}/{name}"
+
+
+def _to_send(source: Path) -> Tree:
+    if source.is_file():
+        return Tree([Local(source, "", source.stat().st_size)])
+    if not source.is_dir():
+        raise invalid("cp", f"{source} does not exist, or is neither a file nor a folder")
+    tree = walk(source)
+    tree.found.insert(0, Local(source, "/"))
+    return tree
+
+
+def _send_all(client: Client, tree: Tree, uri: str, quiet: bool) -> Copied:
+    done = Copied(left_out=list(tree.left_out))
+    base = uri.rstrip("/")
+    with show.bytes_bar(tree.size, quiet=quiet) as progress:
+        for one in tree.found:
+            if one.relative.endswith("/"):
+                client.put(f"{base}/{one.relative.lstrip('/')}", b"")
+                continue
+            try:
+                done.size += _send(client, one.path, f"{base}/{one.relative}" if one.relative else uri, progress)
+                done.files += 1
+            except (ClientError, OSError) as error:
+                done.left_out.append(left_out(one.path, _left_out_for(error, alone=not one.relative)))
+    return done
+
+
+def _left_out_for(error: ClientError | OSError, *, alone: bool) -> str:
+    """Why one file of a folder cannot be copied; what concerns all of them, or the only one, is raised."""
+    if isinstance(error, OSError):
+        if alone:
+            raise invalid("cp", str(error)) from error
+        return error.strerror or str(error)
+    if alone or error.code != "invalid":
+        raise error
+    return error.message
+
+
+def _send(client: Client, path: Path, uri: str, progress: Progress) -> int:
+    with path.open("rb") as file:
+        return client.put(uri, cast(BinaryIO, _Counted(file, progress)))
+
+
+class _Counted:
+    """A file that tells how much of it was read."""
+
+    def __init__(self, file: BinaryIO, progress: Progress) -> None:
+        self._file = file
+        self._progress = progress
+        self.fileno, self.tell = file.fileno, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._file.read(size)
+        self._progress(len(block))
+        return block
+
+
+def _get(client: Client, source: str, target: str, quiet: bool) -> Copied:
+    done = Copied()
+    found = list(_to_fetch(client, source, target, done.left_out))
+    with show.bytes_bar(sum(one.size for one in found), quiet=quiet) as progress:
+        for one in found:
+            _fetch(client, one.uri, one.place, progress)
+    done.files, done.size = len(found), sum(one.size for one in found)
+    return done
+
+
+@dataclass(frozen=True, slots=True)
+class _Remote:
+    """An object, and the file that it becomes."""
+
+    uri: str
+    place: Path
+    size: int
+
+
+def _to_fetch(client: Client, uri: str, given: str, missing: list[LeftOut]) -> Iterator[_Remote]:
+    """What is to be copied out; folders are made."""
+    target = Path(given).expanduser()
+    found = client.object_info(uri)
+    if not found.is_folder:
+        into = target.is_dir() or given.endswith("/")
+        yield _Remote(uri, target / found.name if into else target, found.size)
+        return
+    base = uri.rstrip("/")
+    target.mkdir(parents=True, exist_ok=True)
+    where = _key(uri) if found.link is None else found.link
+    yield from _Folders(client, base, target, missing).below(base, (where,))
+
+
+class _Folders:
+    """Folders of objects being gone through. Links to folders are followed, but not around and around.
+
+    Args:
+        missing: gets what is no object, and what is not followed.
+    """
+
+    def __init__(self, client: Client, base: str, target: Path, missing: list[LeftOut]) -> None:
+        self._client, self._base, self._target = client, base, target
+        self._missing = missing
+        self._times: Counter[str] = Counter()
+
+    def below(self, uri: str, above: tuple[str, ...]) -> Iterator[_Remote]:
+        """The objects below a folder.
+
+        Args:
+            above: keys of the folders from which links led here, and the folder's own key.
+        """
+        objects, missing = self._client.listing(uri, recursive=True)
+        self._missing += missing
+        for one in objects:
+            place = self._place(one.uri)
+            if not one.is_folder:
+                yield _Remote(one.uri, place, one.size)
+                continue
+            if one.link is not None:
+                inner = f"{above[-1]}/{one.uri.removeprefix(uri + '/')}".strip("/").rpartition("/")[0]
+                places = (*above[:-1], inner)
+                if reason := self._reason(one.link, places):
+                    self._missing.append(LeftOut(one.uri, reason))
+                    continue
+                self._times[one.link] += 1
+                yield from self.below(one.uri, (*places, one.link))
+            place.mkdir(parents=True, exist_ok=True)
+
+    def _place(self, uri: str) -> Path:
+        place = self._target / uri.removeprefix(self._base + "/")
+        if not place.resolve().is_relative_to(self._target.resolve()):
+            raise ClientError("invalid", f"{uri} would be written outside of {self._target}")
+        return place
+
+    def _reason(self, link: str, places: tuple[str, ...]) -> str | None:
+        """Why a link to a folder is not followed, if it is not."""
+        if any(not link or one == link or one.startswith(link + "/") for one in places):
+            return AROUND
+        return TOO_OFTEN if self._times[link] >= MOST_COPIES else None
+
+
+def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> None:
+    """An interrupted copy leaves what was there before."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    part = place.with_name(place.name + ".part")
+    try:
+        with part.open("wb") as file:
+            for block in client.fetch(uri):
+                file.write(block)
+                progress(len(block))
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 @command
@@ -109,79 +305,12 @@ def ls(
     show.table("SIZE", "MODIFIED", "URI", rows=rows, empty="It is empty.")
 
 
+def _key(uri: str) -> str:
+    from localml.objects.uris import parse  # late: with it come the database's libraries
+
+    return parse(uri).key
+
+
 def is_uri(text: str) -> bool:
     """Whether a text is an object URI and not a path of this machine."""
     return text.lower().startswith(SCHEMES)
-
-
-def _to_send(source: Path, uri: str) -> Iterator[tuple[Path | None, str]]:
-    """(file, URI) pairs; None for a folder that is to be made."""
-    if source.is_file():
-        yield source, uri + source.name if uri.endswith("/") else uri
-    elif source.is_dir():
-        base = uri.rstrip("/")
-        yield None, f"{base}/"
-        for folder, folders, names in os.walk(source):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(folder, name)
-                if path.is_file():
-                    yield path, f"{base}/{path.relative_to(source).as_posix()}"
-    else:
-        raise invalid("cp", f"{source} does not exist, or is neither a file nor a folder")
-
-
-def _send(client: Client, path: Path | None, uri: str, progress: Progress) -> None:
-    if path is None:
-        client.put(uri, b"")
-        return
-    with path.open("rb") as file:
-        client.put(uri, cast(BinaryIO, _Counted(file, progress)))
-
-
-class _Counted:
-    """A file that tells how much of it was read."""
-
-    def __init__(self, file: BinaryIO, progress: Progress) -> None:
-        self._file = file
-        self._progress = progress
-        self.fileno, self.tell = file.fileno, file.tell
-
-    def read(self, size: int = -1) -> bytes:
-        block = self._file.read(size)
-        self._progress(len(block))
-        return block
-
-
-def _to_fetch(client: Client, uri: str, given: str) -> Iterator[tuple[str, Path, int]]:
-    """(URI, file, size) of what is to be copied out."""
-    target = Path(given).expanduser()
-    found = client.object_info(uri)
-    if not found.is_folder:
-        into = target.is_dir() or given.endswith("/")
-        yield uri, target / found.name if into else target, found.size
-        return
-    base = uri.rstrip("/")
-    target.mkdir(parents=True, exist_ok=True)
-    for one in client.objects(base, recursive=True):
-        place = target / one.uri.removeprefix(base + "/")
-        if not place.resolve().is_relative_to(target.resolve()):
-            raise ClientError("invalid", f"{one.uri} would be written outside of {target}")
-        if one.is_folder:
-            place.mkdir(parents=True, exist_ok=True)
-        else:
-            yield one.uri, place, one.size
-
-
-def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> None:
-    """An interrupted copy leaves what was there before."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(place.name + ".part")
-    try:
-        with part.open("wb") as file:
-            for block in client.fetch(uri):
-                file.write(block)
-                progress(len(block))
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)

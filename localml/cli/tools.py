@@ -102,7 +102,7 @@ def start_notebook(
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 0.25, no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     folder: Annotated[
         str | None,

@@ -23,6 +23,7 @@ from localml.cli.common import (
 from localml.cli.completion import complete_gpu_types, complete_images, complete_pools, complete_users, words
 from localml.cli.help import JOBS
 from localml.cli.places import mount_source
+from localml.cli.reports import Columns, print_columns
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def run(
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores.")] = None,
+    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G.")] = None,
     image: Annotated[str, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)] = "",
@@ -174,6 +175,7 @@ def ps(
     ] = "id",
     ascending: Annotated[bool, typer.Option("--ascending", help="Oldest, or smallest, first.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", help="How many at most.")] = 50,
+    columns: Columns = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -195,6 +197,8 @@ def ps(
             limit=limit,
             why=True,
         )
+        if columns:
+            return print_columns(client, page, columns, as_json=as_json)
     if as_json:
         print_json({"workloads": as_dict(page.workloads), "next": page.next})
         return

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from localml.client.client import Client
     from localml.client.errors import ClientError
+    from localml.client.metrics import Compared, Metric, Report
     from localml.client.names import Thing
     from localml.client.serving import Endpoint, Model, ModelVersion
     from localml.client.types import Event, Gpu, LogPiece, ObjectInfo, Output, Page, Pool, Reason, Replica, Workload
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Client",
     "ClientError",
+    "Compared",
     "Endpoint",
     "Event",
     "Gpu",
     "LogPiece",
+    "Metric",
     "Model",
     "ModelVersion",
     "ObjectInfo",
@@ -35,6 +38,7 @@ __all__ = [
     "Pool",
     "Reason",
     "Replica",
+    "Report",
     "Thing",
     "Workload",
 ]

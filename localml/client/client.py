@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from localml.client.errors import ClientError
+from localml.client.metrics import Compared, Metric, Metrics, Report
 from localml.client.names import Names, Thing
 from localml.client.objects import Objects
 from localml.client.people import People
@@ -42,10 +43,12 @@ from localml.client.types import (
 __all__ = [
     "Client",
     "ClientError",
+    "Compared",
     "Endpoint",
     "Event",
     "Gpu",
     "LogPiece",
+    "Metric",
     "Model",
     "ModelVersion",
     "ObjectInfo",
@@ -54,6 +57,7 @@ __all__ = [
     "Pool",
     "Reason",
     "Replica",
+    "Report",
     "Thing",
     "Workload",
 ]
@@ -67,7 +71,7 @@ Reference = int | str
 """A workload's id or name."""
 
 
-class Client(Serving, Objects, Names):
+class Client(Serving, Objects, Metrics, Names):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:
@@ -224,7 +228,8 @@ class Client(Serving, Objects, Names):
             data = answer.read()
             complete = answer.headers.get("Localml-Complete") == "true"
             offset, end = answer.headers.get("Localml-Offset", "0"), answer.headers.get("Localml-End", "0")
-            return Output(data, offset, complete, end, answer.headers.get("Localml-Start", "0"))
+            start, tail = answer.headers.get("Localml-Start", "0"), answer.headers.get("Localml-Tail")
+            return Output(data, offset, complete, end, start, tail)
 
     def parts(self, ref: Reference, **query: Any) -> Iterator[Output]:
         """What there is by now of the output (see :meth:`output`), part by part; not what is added meanwhile."""
@@ -232,11 +237,14 @@ class Client(Serving, Objects, Names):
         while True:
             found = self.output(ref, **query)
             end = end or found.end
+            query.pop("tail", None)  # only says where to begin
+            if found.tail is not None:  # more than one answer holds
+                query["offset"] = found.tail
+                continue
             if found.data:
                 yield found
             if found.complete or not found.data or not found.left(end):
                 return
-            query.pop("tail", None)  # only says where to begin
             query["offset"] = found.offset
 
     def blocks(self, ref: Reference, **query: Any) -> Iterator[bytes]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, cast
 from urllib.parse import quote
 
+from localml.client.errors import ClientError
 from localml.client.transport import Transport
-from localml.client.types import ObjectInfo, make
+from localml.client.types import LeftOut, ObjectInfo, make
 
 _BLOCK = 1 << 20
 
@@ -56,16 +58,30 @@ class Objects:
 
     def objects(self, uri: str, *, recursive: bool = False) -> list[ObjectInfo]:
         """What a folder holds; an object lists itself."""
-        found = self._http.json("GET", "/objects", uri=uri, recursive=recursive)["objects"]
-        return [make(ObjectInfo, one) for one in found]
+        return self.listing(uri, recursive=recursive)[0]
+
+    def listing(self, uri: str, *, recursive: bool = False) -> tuple[list[ObjectInfo], list[LeftOut]]:
+        """The same, and what in the folder is no object (links that lead nowhere or out of the bucket, pipes)."""
+        found = self._http.json("GET", "/objects", uri=uri, recursive=recursive)
+        objects = [make(ObjectInfo, one) for one in found["objects"]]
+        return objects, [LeftOut(one["uri"], one["reason"]) for one in found.get("left_out", ())]
 
     def object_info(self, uri: str) -> ObjectInfo:
         """One object or folder."""
         return make(ObjectInfo, self._http.json("GET", "/objects/info", uri=uri))
 
     def put(self, uri: str, source: BinaryIO | bytes) -> int:
-        """Store bytes, or all that a file gives; returns their number."""
-        headers = {} if isinstance(source, bytes) else _length(source)
+        """Store bytes, or all that a file gives; returns their number.
+
+        Of a real file it is what it holds now: not what is added while it is sent.
+
+        Raises:
+            ClientError: ``invalid`` also when a file becomes shorter meanwhile.
+        """
+        headers = {}
+        if not isinstance(source, bytes) and (size := _size_left(source)) is not None:
+            headers = {"Content-Length": str(size)}  # so that the server knows a body that was cut short
+            source = cast(BinaryIO, _Exactly(source, size))
         with self._http.stream("PUT", "/objects/content", source, headers=headers, timeout=None, uri=uri) as answer:
             return int(json.loads(answer.read())["size"])
 
@@ -79,9 +95,27 @@ class Objects:
         self._http.json("DELETE", "/objects", uri=uri, recursive=recursive)
 
 
-def _length(source: BinaryIO) -> dict[str, str]:
-    """The length of what is left of a real file, so that the server knows a body that was cut short."""
+def _size_left(source: BinaryIO) -> int | None:
+    """Bytes that are left of a real file; None of anything else, such as a pipe."""
     try:
-        return {"Content-Length": str(os.fstat(source.fileno()).st_size - source.tell())}
+        info = os.fstat(source.fileno())
+        return max(0, info.st_size - source.tell()) if stat.S_ISREG(info.st_mode) else None
     except (OSError, AttributeError):
-        return {}
+        return None
+
+
+class _Exactly:
+    """A file of which as many bytes are read as were announced, whatever others do to it meanwhile."""
+
+    def __init__(self, source: BinaryIO, size: int) -> None:
+        self._source, self._size, self._left = source, size, size
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes; none at the end."""
+        block = self._source.read(self._left if size < 0 else min(size, self._left)) if self._left else b""
+        self._left -= len(block)
+        if self._left and not block:
+            have = self._size - self._left
+            words = f"became shorter while it was read: {self._size} bytes were announced, and it had {have}"
+            raise ClientError("invalid", f"source: {words}", field="source")
+        return block

@@ -206,7 +206,8 @@ class Serving:
         """
         target = self.endpoint(reference)
         if target.infer_url is None:
-            raise ClientError("unavailable", "the gateway has not been started yet")
+            trouble = self._http.json("GET", "/status")["gateway_trouble"]
+            raise ClientError("unavailable", trouble or "the gateway has not been started yet")
         headers = {**self._http.authorization, "Content-Type": "application/json"}
         if header_length is not None:
             headers |= {

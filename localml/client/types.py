@@ -154,13 +154,22 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object or a folder."""
+    """An object or a folder; ``link`` is the key of what a link leads to, in the same bucket."""
 
     uri: str
     name: str
     size: int
     modified: float
     is_folder: bool
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something that is not copied: a path or a URI, and why."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +177,8 @@ class Output:
     """A part of what a workload wrote. ``offset`` asks for what comes behind it; ``complete``: nothing will.
 
     ``end`` is the offset behind all that there was when it was asked for, ``start`` that of the first bytes that were
-    still there: of what a service writes only the last part is kept.
+    still there: of what a service writes only the last part is kept. ``tail``, where last lines were wanted of which
+    only the newest fit in, is the offset where all of them begin.
     """
 
     data: bytes
@@ -176,6 +186,7 @@ class Output:
     complete: bool
     end: str
     start: str = "0"
+    tail: str | None = None
 
     @property
     def gone(self) -> int:

@@ -48,6 +48,12 @@ MOST_WAITING_OF_ONE = 25_000
 """Of one user, once half of :data:`MOST_WAITING` are there: nobody fills the queue alone."""
 MOST_SERIES = 10_000
 """Posted series of a workload: a thousand replicas with ten each."""
+MOST_METRICS = 5_000
+"""Of these, series that are read from what a job prints and from files in its output folder."""
+MOST_PARAMETERS = 500
+"""Parameters of a job that are kept: of its command and variables, and of a file."""
+MOST_COMPARED = 500
+"""Jobs in one comparison: the points of each are looked through."""
 MOST_POINTS = 100_000
 """Points in one request."""
 MOST_OF_ONE = 1_000

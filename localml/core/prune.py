@@ -19,6 +19,7 @@ from localml.core.events.records import forget, record_event
 from localml.core.events.tables import Event
 from localml.core.instances.tables import Instance
 from localml.core.logs.tables import LogFile
+from localml.core.metrics.tables import MetricPlace, Parameter
 from localml.core.ports import Store
 from localml.core.quantities import format_memory
 from localml.core.registry.tables import ModelVersion
@@ -258,7 +259,10 @@ def _drop_rows(session: Session, numbers: list[int]) -> None:
     instances = select(col(Instance.id)).where(col(Instance.workload_id).in_(numbers))
     told = col(Event.subject_kind) == Noun.INSTANCE, col(Event.subject_id).in_(instances)
     session.execute(delete(Event).where(*told))
-    owned: tuple[type[SQLModel], ...] = (GpuLease, Attempt, EndpointReplica, Instance, WorkloadDetail)
+    owned: tuple[type[SQLModel], ...] = (
+        *(GpuLease, Attempt, EndpointReplica, Instance),
+        *(MetricPlace, Parameter, WorkloadDetail),
+    )
     for table in owned:
         session.execute(delete(table).where(table.workload_id.in_(numbers)))  # type: ignore[attr-defined]
     session.execute(delete(Workload).where(col(Workload.id).in_(numbers)))

@@ -5,6 +5,7 @@ import localml.core.capacity.tables
 import localml.core.events.tables
 import localml.core.instances.tables
 import localml.core.logs.tables
+import localml.core.metrics.tables
 import localml.core.people.tables
 import localml.core.registry.tables
 import localml.core.rows

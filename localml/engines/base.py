@@ -290,6 +290,11 @@ class Engine(Protocol):
     capabilities: Capabilities
     """What it does for its replicas, the same for all of them."""
 
+    @property
+    def identity(self) -> str:
+        """``name``, and which one of that name it is, as far as that is known (:mod:`localml.core.work.engines`)."""
+        ...
+
     def nodes(self) -> tuple[NodeInfo, ...]:
         """The machines on which replicas run, at least one; size and version of each."""
         ...

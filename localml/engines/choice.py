@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from localml.core.catalog import Catalog, runtimes_dir
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.folders import FOLDERS
+from localml.core.work.engines import NOTHING, Holding, Memory, kind_of
 from localml.engines import engine_class
-from localml.engines.base import Engine, EngineUnreachable, ImageMissing
+from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing
 
 SHARED_UMASK = 0o002
 EnvironmentOf = Callable[[str], Mapping[str, str] | None]
@@ -21,31 +23,103 @@ EnvironmentOf = Callable[[str], Mapping[str, str] | None]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """An engine; ``note`` says why it is not the one that one would expect, and is empty when it is."""
+    """An engine; ``note`` says why it is not the one that one would expect, and is empty when it is. One that is
+    ``away`` does not answer yet, and is the one all the same, because it has work."""
 
     engine: Engine
     note: str = ""
+    away: bool = False
 
 
-def choose_engine(config: Config, install: str, clock: Clock, catalog: Catalog) -> Chosen:
-    """The engine that the settings ask for; ``auto`` is Docker's where a daemon answers, else child processes.
+def choose_engine(config: Config, install: str, clock: Clock, catalog: Catalog, memory: Memory = NOTHING) -> Chosen:
+    """The engine that the settings ask for; ``auto`` is the one that has work, whether it answers or not; if none has,
+    Docker's where a daemon answers, else child processes.
 
     Raises:
         LocalmlError: ``UNAVAILABLE`` when Docker was asked for and does not answer.
     """
     if config.engine == "fake":
         return Chosen(engine_class("fake")(clock, install=install))
-    note = ""
-    if config.engine in ("auto", "docker"):
-        from localml.engines.docker import DockerEngine, docker_available
+    stays = memory.kind if config.engine == "auto" else ""
+    if config.engine == "process":
+        return Chosen(_process_engine(config, install, catalog))
+    from localml.engines.docker import docker_available
 
-        trouble = docker_available()
-        if trouble is None:
-            return Chosen(DockerEngine(install, bind_address=config.host))
-        if config.engine == "docker":
-            raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")
-        note = f"no Docker ({trouble}): jobs run as child processes"
-    return Chosen(_process_engine(config, install, catalog), note)
+    trouble = docker_available()
+    if stays == "process":
+        return Chosen(_process_engine(config, install, catalog), _stays_process(memory, trouble))
+    if trouble is None or stays == "docker":
+        return _docker(config, install, memory, trouble)
+    if config.engine == "docker":
+        raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")
+    return Chosen(_process_engine(config, install, catalog), _NO_DOCKER.format(trouble))
+
+
+_NO_DOCKER = "no Docker ({}): jobs run as child processes"
+
+
+def _stays_process(memory: Memory, trouble: str | None) -> str:
+    if trouble is not None:
+        return _NO_DOCKER.format(trouble)
+    held = memory.holding
+    because = f"{held.words} run so" if held else "what waits is for that"
+    return f"jobs run as child processes, because {because}; once nothing does, the next start takes Docker"
+
+
+def _docker(config: Config, install: str, memory: Memory, trouble: str | None) -> Chosen:
+    from localml.engines.docker import DockerEngine
+
+    if trouble is None:
+        engine = DockerEngine(install, bind_address=config.host)
+        with suppress(EngineUnreachable):
+            engine.meet()
+        return Chosen(engine)
+    held = memory.holding
+    identity = held.engine if held else memory.waits_for
+    other = "localml up --engine process" + (f" --abandon {kind_of(held.engine)}" if held else "")
+    has = f"{held.words} run there, and are looked after when it answers" if held else "what waits is for Docker"
+    note = f"{trouble.rstrip('.')}; {has}. To do without: {other}"
+    return Chosen(DockerEngine(install, bind_address=config.host, identity=identity), note, away=True)
+
+
+def need_no_other(engine: Engine, memory: Memory) -> None:
+    """Refuse to start with an engine while another one has work: it would look lost, and begin a second time.
+
+    Raises:
+        LocalmlError: ``CONFLICT``, with what to do.
+    """
+    for held in memory.elsewhere(engine.identity):
+        there, here = kind_of(held.engine), engine.name
+        where = "another Docker daemon (see DOCKER_HOST)" if there == here else f"the {there} engine"
+        raise LocalmlError(
+            Code.CONFLICT,
+            f"engine: {held.words} run in {where}, and would begin a second time in the {here} engine; go on with: "
+            f"localml up --engine {there}, and stop them there first if you like; or take them for lost, so that they "
+            f"begin again here: localml up --engine {here} --abandon {there}",
+            field="engine",
+            details={"engine": there, "workloads": list(held.workloads)},
+        )
+
+
+def end_there(config: Config, install: str, catalog: Catalog, held: Holding) -> None:
+    """Remove what an engine has that is taken for lost, as far as that engine can be asked; the rest is removed when it
+    is used again, as nobody knows of it any more."""
+    with suppress(EngineUnreachable, EngineError), _asked(config, install, catalog, held) as engine:
+        for container in held.containers:
+            engine.remove(container)
+
+
+@contextmanager
+def _asked(config: Config, install: str, catalog: Catalog, held: Holding) -> Iterator[Engine]:
+    engine: Engine
+    if kind_of(held.engine) == "process":
+        engine = _process_engine(config, install, catalog)
+    else:
+        from localml.engines.docker import DockerEngine
+
+        engine = DockerEngine(install, bind_address=config.host, identity=held.engine)
+    with closing(engine):
+        yield engine
 
 
 def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:

@@ -1,7 +1,7 @@
 """One client's connection: its HTTP/1.0 and 1.1 requests, one after the other; HTTP/2 is left to the owner.
 
-A client that closes its side before the answer is complete has given up: the request's task is cancelled, and with it
-all that was only done for it.
+A client that left before the answer is complete has given up: the request's task is cancelled, and with it all that was
+only done for it. One that has closed its own side alone is answered (:mod:`localml.httpd.leaving`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import httptools
 
 from localml.httpd import headers as heads
 from localml.httpd.headers import Header
+from localml.httpd.leaving import Leaving
 from localml.httpd.owner import Owner
 from localml.httpd.request import BadRequest, Request
-from localml.httpd.wire import Incoming, Wire
+from localml.httpd.wire import Incoming
 
 log = logging.getLogger("localml.httpd")
 
@@ -39,7 +40,7 @@ _HTTP2 = b"PRI "
 """What HTTP/2 begins with; no method of HTTP/1 is called so (RFC 9113, 3.4)."""
 
 
-class Client(Wire):
+class Client(Leaving):
     """One client's connection.
 
     Args:
@@ -62,7 +63,6 @@ class Client(Wire):
         self.known = False
         """The app has found out from credentials who this is."""
         self.head_sent = False
-        self._staying = False
         self._keep_alive = True
         self._spoken = False
         self._lingering = False
@@ -269,7 +269,7 @@ class Client(Wire):
             self.release()
         self._current = request
         self.head_sent = False
-        self._keep_alive = request.keep_alive
+        self._keep_alive = request.keep_alive and (not self._half or bool(self._queue))
         self.deadline = self.waiting_since = inf  # while a request is served, its own limits count
         self._task = self.loop.create_task(self._run(request))
 
@@ -391,21 +391,6 @@ class Client(Wire):
             yield
         finally:
             self.waiting_since = inf
-
-    @contextmanager
-    def staying(self) -> Iterator[None]:
-        """While the client has nothing to do but to be there; see :meth:`look`."""
-        self._staying = True
-        try:
-            yield
-        finally:
-            self._staying = False
-
-    def look(self) -> None:
-        """End the connection if its peer has left while nothing is read, so that the end wasn't seen: there are bytes
-        before it that nobody wants to have, such as a body, or many further requests."""
-        if self._staying and self._holds and not self.lost and self._peer_left():
-            self.transport.abort()
 
     def close_idle(self) -> None:
         """End a connection that no request uses."""

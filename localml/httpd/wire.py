@@ -15,6 +15,8 @@ MOST_DROPPED = 64 << 20
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _TOGETHER = frozenset({1, 4, 5})
 """States of a connection (Linux's ``tcp_states.h``) whose peer has not ended it: established, or ended by us."""
+CLOSED = 7
+"""State of a connection that was reset."""
 
 
 class Wire(asyncio.Protocol):
@@ -82,13 +84,18 @@ class Wire(asyncio.Protocol):
         if self._holds == 0 and not self.lost and not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def _peer_left(self) -> bool:
-        """What the system knows: there was an end or a reset, be it behind bytes that were not read."""
+    def _state(self) -> int:
+        """What the system knows of the connection, also of what came behind bytes that were not read."""
         peer = self.transport.get_extra_info("socket")
         try:
-            return bool(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] not in _TOGETHER)
+            return int(peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
         except (AttributeError, OSError):
-            return False
+            return min(_TOGETHER)
+
+    @staticmethod
+    def _ended(state: int) -> bool:
+        """Whether the peer sends no more, in that state of a connection."""
+        return state not in _TOGETHER
 
     def cut(self) -> None:
         """End the connection so that the peer can tell it from an orderly end: with a reset."""

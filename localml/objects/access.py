@@ -18,7 +18,7 @@ from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, MemberRole, ThingKind
 from localml.core.ports import Store
 from localml.core.subjects import PLATFORM
-from localml.objects.buckets import Buckets, ObjectInfo, Progress
+from localml.objects.buckets import Buckets, LeftOut, ObjectInfo, Progress, need_key
 from localml.objects.uris import HDFS_BUCKET, ObjectUri, parse
 
 
@@ -114,6 +114,13 @@ class BucketsFor:
         self.need(uri, field=field)
         return self._tree.size(uri, field=field)
 
+    def listing(
+        self, uri: str, *, recursive: bool = False, field: str = "uri"
+    ) -> tuple[list[ObjectInfo], list[LeftOut]]:
+        """The objects of a folder, and what in it is none."""
+        self.need(uri, field=field)
+        return self._tree.listing(uri, recursive=recursive, field=field)
+
     def list(self, uri: str, *, recursive: bool = False, field: str = "uri") -> list[ObjectInfo]:
         """What a folder holds, sorted by name; an object lists itself."""
         self.need(uri, field=field)
@@ -121,6 +128,8 @@ class BucketsFor:
 
     def open(self, uri: str, mode: Literal["rb", "wb"] = "rb", *, field: str = "uri") -> BinaryIO:
         """Open an object; writing makes its bucket, too."""
+        if mode == "wb":
+            need_key(uri, field)
         self._use(uri, write=mode == "wb", field=field)
         return self._tree.open(uri, mode, field=field)
 

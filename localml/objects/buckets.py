@@ -26,13 +26,23 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """An object or a folder. ``size`` in bytes (0 for a folder), ``modified`` in seconds since the epoch."""
+    """An object or a folder. ``size`` in bytes (0 for a folder), ``modified`` in seconds since the epoch; ``link`` is
+    the key of what a link leads to, in the same bucket."""
 
     uri: str
     name: str
     size: int
     modified: float
     is_folder: bool
+    link: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something in the tree that is no object, and why."""
+
+    uri: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,7 @@ class _Entry:
     real: Path | None
     info: os.stat_result | None
     is_link: bool = False
+    reason: str = "neither a file nor a folder"
 
     @property
     def is_folder(self) -> bool:
@@ -104,7 +115,9 @@ class Buckets:
         real = self._bucket_path(uri, field)
         with explained(uri, field):
             info = real.stat(follow_symlinks=False)
-        return _describe(uri, parse(uri, field=field).name, info)
+        found = parse(uri, field=field)
+        link = None if real == self.root / found.bucket / found.key else self._key(real)
+        return _describe(uri, found.name, info, link)
 
     def size(self, uri: str, *, field: str = "uri") -> int:
         """Bytes of the object, or of all objects below the folder."""
@@ -115,27 +128,42 @@ class Buckets:
                 return info.st_size
             return sum(entry.info.st_size for entry in self._walk(real) if entry.info and entry.is_file)
 
-    def list(self, uri: str, *, recursive: bool = False, field: str = "uri") -> list[ObjectInfo]:
-        """What a folder holds, sorted by name; an object lists itself.
+    def listing(
+        self, uri: str, *, recursive: bool = False, field: str = "uri"
+    ) -> tuple[list[ObjectInfo], list[LeftOut]]:
+        """The objects of a folder, and what in it is none: links that lead nowhere or out of the bucket, pipes.
 
-        Links that lead nowhere or out of the bucket, and files still being written, are not shown.
+        Files still being written are neither. Links to folders are not looked into.
         """
         real = self._bucket_path(uri, field)
+        objects: list[ObjectInfo] = []
+        left_out: list[LeftOut] = []
         with explained(uri, field):
-            info = real.stat(follow_symlinks=False)
-            if not stat.S_ISDIR(info.st_mode):
-                return [_describe(uri, parse(uri, field=field).name, info)]
+            if not stat.S_ISDIR(real.stat(follow_symlinks=False).st_mode):
+                return [self.stat(uri, field=field)], []
             base = uri.rstrip("/")
-            return [
-                _describe(f"{base}/{entry.relative}", entry.relative.rpartition("/")[2], entry.info)
-                for entry in self._walk(real, recursive=recursive)
-                if entry.info is not None
-            ]
+            for entry in self._walk(real, recursive=recursive):
+                place = f"{base}/{entry.relative}"
+                if entry.real is None or entry.info is None or not (entry.is_file or entry.is_folder):
+                    left_out.append(LeftOut(place, entry.reason))
+                    continue
+                link = self._key(entry.real) if entry.is_link else None
+                objects.append(_describe(place, entry.relative.rpartition("/")[2], entry.info, link))
+        return objects, left_out
+
+    def list(self, uri: str, *, recursive: bool = False, field: str = "uri") -> list[ObjectInfo]:
+        """What a folder holds, sorted by name; an object lists itself. See :meth:`listing`."""
+        return self.listing(uri, recursive=recursive, field=field)[0]
+
+    def _key(self, real: Path) -> str:
+        return "/".join(real.relative_to(self.root).parts[1:])
 
     def open(self, uri: str, mode: Literal["rb", "wb"] = "rb", *, field: str = "uri") -> BinaryIO:
         """Open an object. A written one appears when it is closed, complete or not at all; folders are made."""
         if mode not in ("rb", "wb"):
             raise ValueError(f"objects are opened with 'rb' or 'wb', not {mode!r}")
+        if mode == "wb":
+            need_key(uri, field)
         real = self._bucket_path(uri, field)
         with explained(uri, field):
             if mode == "rb":
@@ -317,14 +345,23 @@ class Buckets:
                 info = real.lstat()
                 if not stat.S_ISLNK(info.st_mode):  # else links in a circle
                     return _Entry(prefix + name, real, info, is_link=True)
+            elif real.exists():
+                return _Entry(prefix + name, None, None, reason="a link that leads out of its bucket")
         except OSError:  # removed meanwhile, or leads nowhere
             pass
-        return _Entry(prefix + name, None, None)
+        return _Entry(prefix + name, None, None, reason="a link that leads nowhere")
 
 
-def _describe(uri: str, name: str, info: os.stat_result) -> ObjectInfo:
+def _describe(uri: str, name: str, info: os.stat_result, link: str | None) -> ObjectInfo:
     is_folder = stat.S_ISDIR(info.st_mode)
-    return ObjectInfo(uri, name, 0 if is_folder else info.st_size, info.st_mtime, is_folder)
+    return ObjectInfo(uri, name, 0 if is_folder else info.st_size, info.st_mtime, is_folder, link)
+
+
+def need_key(uri: str, field: str) -> None:
+    """Refuse a URI that an object cannot have: where a bucket belongs there is never a file."""
+    found = parse(uri, field=field)
+    if found.scheme != "file" and not found.key:
+        raise invalid(field, f"{uri} names a bucket, and no object in it")
 
 
 def _joined(uri: str, relative: str) -> str:

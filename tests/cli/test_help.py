@@ -76,6 +76,7 @@ def test_the_help_has_groups_with_an_example_each(command: Cli) -> None:
         assert example in shown
         _parse(example)
     assert "Commands:" not in shown  # none is outside of a group
+    assert "..." not in shown.replace("[ARGS]...", "")  # no sentence is cut
     assert max(map(len, shown.splitlines())) <= 100
 
 

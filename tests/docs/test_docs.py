@@ -22,6 +22,7 @@ PLACES = {
     "docs/retention.md": (ROOT,),
     "docs/limits.md": (ROOT,),
     "docs/security.md": (ROOT / "docs", ROOT),
+    "docs/vendors.md": (ROOT,),
 }
 """Document -> the folders that its paths start from."""
 CODE = re.compile(r"`([^`\n]+)`")

@@ -22,7 +22,7 @@ logging.basicConfig(level=logging.INFO)
 from localml.config import load
 from localml.platform import Platform
 from localml.server import Server
-Server(Platform(load({}, data=sys.argv[1], engine=sys.argv[2], gpus="none", port=0, gateway_port=0))).run()
+Server(Platform(load({}, data=sys.argv[1], engine=sys.argv[2], gpus="none", cpus=64, port=0, gateway_port=0))).run()
 """
 
 

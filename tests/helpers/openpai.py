@@ -28,7 +28,7 @@ class PaiClient:
             data = body
             headers["Content-Type"] = "application/json"
         elif body is not None:
-            data = urlencode(body).encode() if self.form else json.dumps(body).encode()
+            data = urlencode(_fields(body)).encode() if self.form else json.dumps(body).encode()
             headers["Content-Type"] = FORM if self.form else "application/json"
         return self.send(method, BASE + path, headers, data)
 
@@ -61,6 +61,11 @@ class PaiClient:
         assert answer.status == 200, answer.data
         found: dict[str, Any] = answer.json
         return found
+
+
+def _fields(body: dict[str, Any]) -> dict[str, Any]:
+    """Lists can be said in forms as JSON texts."""
+    return {name: json.dumps(value) if isinstance(value, list) else value for name, value in body.items()}
 
 
 def role(name: str = "main", command: str = "true", count: int = 1, **rest: Any) -> dict[str, Any]:

@@ -211,8 +211,8 @@ class Servers:
     """Starts servers on one data directory, one at a time.
 
     Args:
-        settings: of :func:`localml.config.load`; engine ``process`` for users who trust each other, and any free port
-            unless given.
+        settings: of :func:`localml.config.load`; engine ``process`` for users who trust each other, 64 cores, and any
+            free port unless given.
     """
 
     def __init__(self, data: Path, **settings: Any) -> None:
@@ -220,6 +220,7 @@ class Servers:
         defaults = {
             "engine": "process",
             "trust_users": True,
+            "cpus": 64,
             "port": 0,
             "data": str(data),
             "cache": str(data / "cache"),

@@ -52,6 +52,8 @@ class FakeGateway:
     """A gateway that lives, and says what the test writes."""
 
     running = True
+    listening = True
+    trouble = ""
     url = "http://127.0.0.1:1"
 
     def ensure(self) -> None:

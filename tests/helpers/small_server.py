@@ -16,7 +16,14 @@ from localml.server import Server
 def small_server(folder: Path, threads: int) -> Iterator[Server]:
     """One that listens on a free port, its gateway too; both have ended afterwards."""
     config = Config(
-        folder / "data", port=0, gateway_port=0, engine="fake", gpus="none", threads=threads, cache=folder / "cache"
+        folder / "data",
+        port=0,
+        gateway_port=0,
+        engine="fake",
+        gpus="none",
+        cpus=64,
+        threads=threads,
+        cache=folder / "cache",
     )
     one = Server(Platform(config))
     one.start()

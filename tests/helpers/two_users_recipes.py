@@ -43,6 +43,9 @@ def _native() -> dict[str, tuple[Try, ...]]:
         **_reads("/events", hidden("subject_kind=workload&subject_id={number}"), hidden()),
         f"POST {job}/samples": (hidden(body={"points": [{"name": "loss", "value": 1.0}]}, ref="job"),),
         **_reads(f"{job}/samples", hidden(ref="job")),
+        **_reads(f"{job}/metrics", hidden(ref="job")),
+        **_reads(f"{job}/points", hidden("name=loss", ref="job")),
+        **_reads("/comparison", hidden("ref={job}"), hidden("ref={number}")),
         f"POST {job}/ssh": (hidden(ref="job"),),
         "POST /notebooks": (hidden(body={"name": "x", "workspace": "{team}"}), own(body={"name": "{new}"})),
         f"PATCH {lab}": (hidden(body={"token": "mine"}, ref="lab"), hidden(body={"time_limit": 60}, ref="lab")),
@@ -192,6 +195,7 @@ def _openpai() -> dict[str, tuple[Try, ...]]:
     job = "/jobs/<jobName>"
     new = {"jobName": "x", "taskRoles": [_ROLE]}
     return {
+        **_reads("", own()),
         "POST /token": (hidden(body={"username": "{user}", "password": "wrong-one"}),),
         "PUT /user": tuple(hidden(body={**_PASSWORD, **more}) for more in ({}, {"modify": True}, {"modify": False})),
         "DELETE /user": (hidden(body={"username": "{user}"}),),

@@ -34,7 +34,7 @@ class House:
     """A server with the process engine, an administrator and two users."""
 
     def __init__(self, data: Path, **settings: Any) -> None:
-        config = load({}, data=data, engine="process", gpus="simulated:1", port=0, gateway_port=0)
+        config = load({}, data=data, engine="process", gpus="simulated:1", cpus=64, port=0, gateway_port=0)
         self.platform = Platform(replace(config, **settings))
         self.server = Server(self.platform)
         self.server.start()

@@ -265,7 +265,7 @@ def test_who_is_made_no_administrator_is_cut_off_from_others_things(server: Serv
     talks = user.opens({"Authorization": f"Bearer {token}"})
     pai = PaiClient(over(server.url), admin.create_token("admin"))
     began = time.monotonic()
-    assert pai.put("/user", {"username": boss, "password": "another", "admin": False, "modify": True}).status == 200
+    assert pai.put("/user", {"username": boss, "password": "another", "admin": False, "modify": True}).status == 201
     _all_end(talks, began)
 
 

@@ -5,6 +5,9 @@ does not fit (the *head*) blocks, later ones may overtake it only if that cannot
 of what the head is short of and leave it the rest, or their time limit ends before the head could start anyway.
 The same holds inside a pool that is at its limit.
 
+What asks for more cores than there are is not refused: it starts when it has a machine to itself. Services that named
+no cores are not waited for, because they do not end by themselves: what counts is what they leave.
+
 What a pass costs depends on how many *different* workloads wait, not on how many: those of the same pool, needs and
 time limit stand in one line (:class:`localml.control.jobs.queue.Queue`), and when one of a line does not fit, nobody
 behind it does, because a pass only ever takes.
@@ -14,7 +17,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from localml.control.jobs.demands import (
     EPSILON,
@@ -29,7 +33,7 @@ from localml.control.jobs.demands import (
     Shape,
     Waiting,
 )
-from localml.control.jobs.placing import place, taken_from
+from localml.control.jobs.placing import fits_empty, place, place_alone, taken_from
 from localml.control.jobs.queue import Queue
 
 
@@ -77,6 +81,8 @@ class Pass:
         """Line -> who closed it for this pass, and why those behind wait."""
         self.chains: dict[str, list[PoolState]] = {}
         self.misfits: dict[Shape, Reason] = {}
+        self.large: dict[Shape, Amount | None] = {}
+        """What asks for more cores than there are -> what has to be free for it; None for what does not."""
 
     def run(self, queue: Queue, until: Rank | None = None) -> dict[int, Placement]:
         """Consider everybody in the queue, or those before a rank; who is placed is still in the queue afterwards."""
@@ -122,8 +128,15 @@ class Pass:
     def _consider(self, job: Waiting) -> Placement | Reason:
         if not any(True for _ in self._open()):
             return Reason("closed", "; ".join(node.closed for node in self.nodes.values()))
-        need = job.shape.need
-        return self._pool_reason(job, need) or self._behind(job, need) or self._fit(job, need)
+        need = self._need(job.shape)
+        return self._pool_reason(job, job.shape.need) or self._behind(job, need) or self._fit(job, need)
+
+    def _need(self, shape: Shape) -> Amount:
+        """What has to be free for it: all that it asks for, or all cores there are."""
+        if shape not in self.large:
+            fits = fits_empty(shape, self._open(), spread=self.spread)
+            self.large[shape] = None if fits else replace(shape.need, cpu=max(node.most for node in self._open()))
+        return self.large[shape] or shape.need
 
     def _behind_it(self, job: Waiting, found: Reason) -> Reason:
         """What those wait for that stand behind it in its line."""
@@ -178,8 +191,11 @@ class Pass:
         if job.time_limit is not None and self.head_start is not None and self.now + job.time_limit <= self.head_start:
             return None
         first, short = self.head
+        needed = self._need(first.shape)
+        if job.shape.light and self.large[first.shape] is not None and short == {"cpu"}:
+            return None  # the head would run beside it
         rest = self.free.minus(need)
-        if "replicas" not in short and not (need.uses() & short) and not (rest.short(first.shape.need) - short):
+        if "replicas" not in short and not (need.uses() & short) and not (rest.short(needed) - short):
             return None
         words = f", which {self.misfits[first.shape].words}"
         return Reason("behind", words, short, (first.id,), ahead=first.name)
@@ -187,14 +203,22 @@ class Pass:
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)
         if known is None:
-            placement = place(job.shape, self._open(), spread=self.spread) if self.free.has(need) else None
+            placement = self._place(job.shape) if self.free.has(need) else None
             if placement is not None:
-                self._take(job, need, placement)
+                self._take(job, placement)
                 return placement
-            known = self.misfits[job.shape] = self._crowded(job.shape) or self._misfit(need)
+            known = self.misfits[job.shape] = self._crowded(job.shape) or self._misfit(job.shape, need)
         if self.head is None:
             self.head, self.head_start = (job, known.short), known.expected_start
         return known
+
+    def _place(self, shape: Shape) -> Placement | None:
+        need = self.large[shape]
+        if need is None:
+            return place(shape, self._open(), spread=self.spread)
+        found = place_alone(shape, self._open(), spread=self.spread)
+        words = f"asks for {_show('cpu', shape.need.cpu)} of {need.cpu:g} and has the machine to itself"
+        return None if found is None else replace(found, note=words)
 
     def _crowded(self, shape: Shape) -> Reason | None:
         """That it waits for others to end although there is room, because only so many replicas run at a time."""
@@ -203,26 +227,41 @@ class Pass:
                 return None
         run, most = (sum(getattr(node, name) for node in self._open()) for name in ("replicas", "max_replicas"))
         where = "this machine runs" if len(self.nodes) == 1 else "the machines run"
-        words = f"waits for room: {run} replicas run, and {where} at most {most} at a time"
+        rule = f"{where} at most {most} at a time (localml up --max-replicas)"
+        words = f"waits for room: {run} replicas run, and {rule}"
         return Reason("resources", words, frozenset({"replicas"}), tuple(holder.id for holder in self.holders))
 
-    def _take(self, job: Waiting, need: Amount, placement: Placement) -> None:
+    def _take(self, job: Waiting, placement: Placement) -> None:
+        need = job.shape.need
+        if job.shape.light:
+            self.large.clear()  # they leave less now
         demands = {demand.role: demand for demand in job.shape.demands}
         for name in placement.nodes:
             self.nodes[name] = taken_from(self.nodes[name], placement.grants, demands)
         self.free = _sum(self._open())
         ends_by = self.now + job.time_limit if job.time_limit is not None else None
-        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by))
+        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by, job.shape.light))
         for pool in self.chain(job.pool):
             used, count = self.pool_used[pool.name]
             self.pool_used[pool.name] = (used.plus(need), count + 1)
 
-    def _misfit(self, need: Amount) -> Reason:
+    def _misfit(self, shape: Shape, need: Amount) -> Reason:
+        if self.large[shape] is not None and not any(node.idle for node in self._open()):
+            return self._not_alone(shape, need)
         # enough in sum, but not on devices of the right kind, or not on one machine
         short = self.free.short(need) or (frozenset({"gpu"}) if len(self.nodes) == 1 else need.uses())
         holders = tuple(holder.id for holder in self.holders if holder.amount.uses() & short)
-        words = f"waits for {_need_words(need, self.free, short)}"
+        words = f"waits for {_need_words(need, self.free, short, sum(node.cores for node in self._open()))}"
         return Reason("resources", words, short, holders, self._expected(need, self.free))
+
+    def _not_alone(self, shape: Shape, need: Amount) -> Reason:
+        """What asks for more cores than there are waits for all others to end that named some."""
+        words = (
+            f"waits until it has the machine to itself: it asks for {_show('cpu', shape.need.cpu)}, "
+            f"there are {need.cpu:g}, and others hold {sum(node.busy for node in self._open()):g}"
+        )
+        holders = tuple(holder.id for holder in self.holders if holder.amount.cpu and not holder.light)
+        return Reason("resources", words, frozenset({"cpu"}), holders, self._expected(need, self.free))
 
     def _expected(self, need: Amount, free: Amount) -> float | None:
         """When the needs are met if every holder runs to its time limit."""
@@ -292,10 +331,13 @@ def _pool_words(pool: PoolState, used: Amount, count: int, need: Amount, short: 
     return "; ".join(parts)
 
 
-def _need_words(need: Amount, free: Amount, short: Iterable[str]) -> str:
-    return " and ".join(
-        f"{_show(name, getattr(need, name))} ({_show(name, getattr(free, name))} free)" for name in sorted(short)
-    )
+def _need_words(need: Amount, free: Amount, short: Iterable[str], cores: float) -> str:
+    def left(name: str) -> str:
+        if name == "cpu" and cores < inf:
+            return f"{free.cpu:g} of {cores:g}"
+        return _show(name, getattr(free, name))
+
+    return " and ".join(f"{_show(name, getattr(need, name))} ({left(name)} free)" for name in sorted(short))
 
 
 def _show(name: str, value: float) -> str:
@@ -303,5 +345,5 @@ def _show(name: str, value: float) -> str:
 
     if name == "memory":
         return f"{format_memory(int(value))} of memory"
-    unit = "CPU cores" if name == "cpu" else ("GPU" if value == 1 else "GPUs")
-    return f"{value:g} {unit}"
+    unit = "CPU core" if name == "cpu" else "GPU"
+    return f"{value:g} {unit}" + ("" if value == 1 else "s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from localml.control.jobs.admission import Pass
-from localml.control.jobs.demands import Placement, Rank, Reason
+from localml.control.jobs.demands import Node, Placement, Rank, Reason
 from localml.control.jobs.holdings import Machine, holders_of, nodes_of, pools_of
 from localml.control.jobs.picture import News, Picture
 from localml.control.jobs.snapshot import Unit
@@ -27,7 +27,7 @@ class Admitter:
 
     def __init__(self, picture: Picture, machines: Callable[[], Sequence[Machine]], *, spread: bool = False) -> None:
         self._picture = picture
-        self._machines = machines
+        self.machines = machines
         self._spread = spread
         self._pass: Pass | None = None
         self._basis: object = None
@@ -42,7 +42,7 @@ class Admitter:
 
     def placements(self, lost: Mapping[str, str], now: float) -> dict[int, Placement]:
         """Who starts now, and where; the caller writes it down, and refreshes the picture before it asks again."""
-        machines = tuple(self._machines())
+        machines = tuple(self.machines())
         if (machines, lost) != self._basis:
             self._pass, self._basis = None, (machines, dict(lost))
         newcomers, self._newcomers = self._newcomers, set()
@@ -81,17 +81,22 @@ class Admitter:
         picture = self._picture
         live = picture.live.values()
         return Pass(
-            nodes_of(live, picture.specs, machines, picture.limits, lost),
+            self.nodes(machines, lost),
             pools_of(live, picture.specs, picture.limits),
             holders_of(live, picture.specs),
             now,
             spread=self._spread,
         )
 
+    def nodes(self, machines: Sequence[Machine], lost: Mapping[str, str]) -> list[Node]:
+        """The machines and what is free on each."""
+        picture = self._picture
+        return nodes_of(picture.live.values(), picture.specs, machines, picture.limits, lost)
+
     def reason(self, unit: Unit, lost: Mapping[str, str], now: float) -> Reason | None:
         """Why a waiting workload waits, from a fresh pass up to its turn; None when it would start now."""
         hold = self._picture.hold(unit, now)
         if hold:
             return Reason("hold", hold)
-        turn = self._fresh(tuple(self._machines()), lost, now)
+        turn = self._fresh(tuple(self.machines()), lost, now)
         return turn.reason(self._picture.queue, self._picture.as_waiting(unit))

@@ -391,13 +391,14 @@ def _retry(view: View, cause: Cause, now: float) -> dict[str, object] | None:
     """The columns of another try, or None when the cause or the policy allows none."""
     rule = CAUSES[cause].retry
     free = view.attempt - 1 - view.retries
-    if rule is RetryRule.ALWAYS and free < FREE_RETRIES:
+    policy = view.spec.retries
+    if rule is RetryRule.ALWAYS and (policy.faultless or free < FREE_RETRIES):
         retries, number = view.retries, free + 1
-    elif rule is not RetryRule.NEVER and view.retries < view.spec.retries.limit:
+    elif rule is not RetryRule.NEVER and (policy.limit is None or view.retries < policy.limit):
         retries = number = view.retries + 1
     else:
         return None
-    delay = view.spec.retries.delay(number)
+    delay = policy.delay(number)
     return {
         "delay": delay,
         "attempt": view.attempt + 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 
 EPSILON = 1e-9
 """Amounts that differ by less are equal."""
@@ -11,7 +12,11 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """``count`` replicas of one role, each with these needs (cores, bytes, devices)."""
+    """``count`` replicas of one role, each with these needs (cores, bytes, devices).
+
+    ``light`` are services that named no cores of their own: what needs a machine to itself runs beside them, because
+    they do not end by themselves.
+    """
 
     role: str
     count: int = 1
@@ -19,6 +24,7 @@ class Demand:
     memory: int = 0
     gpu: float = 0.0
     gpu_type: str | None = None
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,11 @@ class Shape:
         return cls(demands, total(demands), sum(demand.count for demand in demands))
 
     @property
+    def light(self) -> bool:
+        """Whether all of it is light."""
+        return all(demand.light for demand in self.demands)
+
+    @property
     def by_role(self) -> dict[str, Demand]:
         """What each replica of a role needs."""
         return {demand.role: demand for demand in self.demands}
@@ -118,13 +129,15 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A workload that holds resources; ``ends_by`` is when its time limit ends it at the latest."""
+    """A workload that holds resources; ``ends_by`` is when its time limit ends it at the latest, ``light`` as in
+    :class:`Demand`."""
 
     id: int
     name: str
     pool: str
     amount: Amount
     ends_by: float | None = None
+    light: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +155,8 @@ class Node:
 
     ``max_replicas`` bounds how many containers run at a time, because requests may leave cores and memory open; a
     workload with more than that still starts when it has the machine for itself.
+    ``cores`` are those of the machine in all, free or not; ``light`` of them light services hold, and ``busy`` others.
+    What asks for more cores than the light services leave starts when it has the machine to itself.
     """
 
     name: str
@@ -150,6 +165,19 @@ class Node:
     closed: str = ""
     replicas: int = 0
     max_replicas: int = 1 << 30
+    cores: float = inf
+    light: float = 0.0
+    busy: float = 0.0
+
+    @property
+    def most(self) -> float:
+        """Cores that a workload can get at most here."""
+        return max(0.0, self.cores - self.light)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing but light services holds cores."""
+        return self.busy <= EPSILON
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +206,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where all replicas of a workload go."""
+    """Where all replicas of a workload go. ``note`` is what else is to be said of it."""
 
     grants: tuple[Grant, ...]
+    note: str = ""
 
     @property
     def nodes(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from localml.gpus import Gpu, Inventory
 from localml.store.database import Database
 
 _EPSILON = 1e-9
+_REPLICAS_PER_CORE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Size:
 
     cpus: float | None = None
     memory: int | None = None
-    cpu_overcommit: float = 4.0
+    cpu_overcommit: float = 1.0
     max_replicas: int = 0
 
 
@@ -57,38 +58,38 @@ class Hardware:
         self._size = size
         self._by_uuid = {gpu.uuid: gpu for gpu in gpus.devices()}
 
+    @property
+    def cores(self) -> float:
+        """Cores of the machine, declared or real, before overcommitment."""
+        return self._size.cpus or float(os.cpu_count() or 1)
+
     def machine(self) -> Machine:
         """Size of the machine as admission sees it: declared or real, GPUs that others use left out."""
-        cpus = self._size.cpus or float(os.cpu_count() or 1)
         memory = self._size.memory or _physical_memory()
         busy = self._gpus.busy()
         gpus = tuple((gpu.uuid, gpu.name) for gpu in self._gpus.devices() if gpu.uuid not in busy)
-        replicas = self._size.max_replicas or int(16 * cpus)
-        return Machine(LOCAL, cpus * self._size.cpu_overcommit, memory, gpus, replicas)
+        replicas = self._size.max_replicas or max(1, int(_REPLICAS_PER_CORE * self.cores))
+        return Machine(LOCAL, self.cores * self._size.cpu_overcommit, memory, gpus, replicas)
 
     def check(self, spec: WorkloadSpec) -> None:
-        """Refuse at once what this machine never has.
+        """Refuse at once what this machine never has. More cores than there are is not refused: who asks for them gets
+        all there are, once it has the machine to itself (:mod:`localml.control.jobs.admission`).
 
         Raises:
             LocalmlError: ``CAPACITY`` with what was asked for and what there is.
         """
         machine = self.machine()
         all_gpus = self._gpus.devices()
-        cores = machine.cpu / self._size.cpu_overcommit
-        cpu = memory = gpu = 0.0
+        memory = gpu = 0.0
         for role in spec.roles:
             need = role.resources
-            if need.cpu and need.cpu > cores + _EPSILON:
-                raise _too_much("cpu", need.cpu, cores, "CPU cores")
             matching = [one for one in all_gpus if need.gpu_type is None or need.gpu_type.lower() in one.name.lower()]
             if need.gpu > len(matching):
                 kind = f"GPUs of type {need.gpu_type}" if need.gpu_type else "GPUs"
                 raise _too_much("gpu", need.gpu, len(matching), kind)
-            cpu += (need.cpu or 0) * role.count
             memory += (need.memory or 0) * role.count
             gpu += need.gpu * role.count
         for what, asked, there, unit in (
-            ("cpu", cpu, machine.cpu, "CPU cores"),
             ("memory", memory, float(machine.memory), "of memory"),
             ("gpu", gpu, float(len(all_gpus)), "GPUs"),
         ):

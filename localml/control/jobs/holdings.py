@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from localml.control.jobs.demands import Amount, GpuSlot, Holder, Node, PoolState
 from localml.control.jobs.snapshot import Limits, Unit
@@ -25,7 +25,14 @@ class Machine:
 def holders_of(units: Iterable[Unit], specs: SpecCache) -> list[Holder]:
     """What holds resources now."""
     return [
-        Holder(unit.row.id, unit.row.name, unit.row.pool, _amount(unit, specs), _ends_by(unit, specs))
+        Holder(
+            unit.row.id,
+            unit.row.name,
+            unit.row.pool,
+            _amount(unit, specs),
+            _ends_by(unit, specs),
+            specs.shape(unit.row.id).light,
+        )
         for unit in units
         if _holds(unit)
     ]
@@ -38,7 +45,7 @@ def _holds(unit: Unit) -> bool:
 def _amount(unit: Unit, specs: SpecCache) -> Amount:
     """What its replicas hold: all that it asked for, less what those have given back whose programs have exited."""
     if all(one.holds for one in unit.current):
-        return Amount(unit.row.cpu, unit.row.memory, unit.row.gpu)
+        return specs.shape(unit.row.id).need
     amount, demands = Amount(), specs.shape(unit.row.id).by_role
     for one in unit.current:
         if one.holds and (need := demands.get(one.role)) is not None:
@@ -56,35 +63,39 @@ def nodes_of(
 ) -> list[Node]:
     """The machines and what is free on each: its size less what is held, its GPUs less leases and marks."""
     used: dict[str, Amount] = {}
+    light: dict[str, float] = {}
     live: dict[str, int] = {}
     taken: dict[tuple[str, str], float] = {}
     for unit in units:
         if unit.row.state in HOLDING:
-            _add_use(used, unit, specs)
+            _add_use(used, light, unit, specs)
         for one in unit.attempts:
             if one.holds:
                 live[one.node] = live.get(one.node, 0) + 1
             for gpu, fraction in one.gpus:
                 taken[one.node, gpu] = taken.get((one.node, gpu), 0.0) + fraction
-    return [
-        _node(machine, used.get(machine.name, Amount()), live.get(machine.name, 0), taken, limits, lost)
-        for machine in machines
-    ]
+    nodes = []
+    for machine in machines:
+        mine, slight = used.get(machine.name, Amount()), light.get(machine.name, 0.0)
+        node = _node(machine, mine, taken, limits, lost)
+        nodes.append(replace(node, replicas=live.get(machine.name, 0), light=slight, busy=mine.cpu - slight))
+    return nodes
 
 
-def _add_use(used: dict[str, Amount], unit: Unit, specs: SpecCache) -> None:
+def _add_use(used: dict[str, Amount], light: dict[str, float], unit: Unit, specs: SpecCache) -> None:
     """A replica counts until its program has exited."""
     demands = specs.shape(unit.row.id).by_role
     for one in unit.current:
         if not one.holds or (need := demands.get(one.role)) is None:
             continue
         used[one.node] = used.get(one.node, Amount()).plus(Amount(need.cpu, need.memory, 0.0))
+        if need.light:
+            light[one.node] = light.get(one.node, 0.0) + need.cpu
 
 
 def _node(
     machine: Machine,
     used: Amount,
-    live: int,
     taken: Mapping[tuple[str, str], float],
     limits: Limits,
     lost: Mapping[str, str],
@@ -97,8 +108,9 @@ def _node(
     reason = limits.drained.get(machine.name)
     name = "this machine" if machine.name == LOCAL else machine.name
     closed = f"{name} is drained: {reason}".rstrip(": ") if reason is not None else ""
-    free = Amount(machine.cpu - used.cpu, machine.memory - used.memory, sum(slot.free for slot in slots))
-    return Node(machine.name, free, slots, closed, live, machine.max_replicas)
+    # one that asks for more cores than there are has the machine to itself, and leaves none
+    free = Amount(max(0.0, machine.cpu - used.cpu), machine.memory - used.memory, sum(slot.free for slot in slots))
+    return Node(machine.name, free, slots, closed, max_replicas=machine.max_replicas, cores=machine.cpu)
 
 
 LOCAL = "local"

@@ -125,7 +125,7 @@ class Launcher:
                 return self._looked_up(row, one, error)
 
         started = [begin(planned[0])] if len(planned) == 1 else list(self._gang_threads.map(begin, planned))
-        return Launch(started, images)
+        return Launch(started, images if self._site.capabilities.images else None)
 
     def _came(self, row: WorkloadRow, one: AttemptRow, observed: Observed) -> Started:
         if observed.phase is not Phase.PENDING:
@@ -167,7 +167,8 @@ class Launcher:
         return grants
 
     def _images(self, row: WorkloadRow, spec: WorkloadSpec, grants: Grants) -> dict[str, str] | None:
-        """role -> image id, as pinned by an earlier try or now; pulls what is missing, telling how far it is.
+        """role -> image id, as pinned by an earlier try or now; pulls what is missing, telling how far it is. What an
+        engine of images has pinned means nothing to one without.
 
         None when the workload was stopped while its images were pulled.
         """
@@ -175,7 +176,8 @@ class Launcher:
             pinned = connection.execute(
                 "SELECT images FROM workload_detail WHERE workload_id = ?", (row.id,)
             ).fetchone()
-        found: dict[str, str] = json.loads((pinned and pinned[0]) or "null") or {}
+        known = pinned and pinned[0] if self._site.capabilities.images else None
+        found: dict[str, str] = json.loads(known or "null") or {}
         pulled = False
 
         def tell(words: str) -> None:

@@ -136,7 +136,8 @@ class Picture:
     ) -> tuple[bool, set[int]]:
         """Put these in place of what was known. Returns whether more than newcomers came of it, and who depends on
         them."""
-        self.specs.load(connection, [number for number, unit in units.items() if unit.row.state not in TERMINAL])
+        kinds = {number: unit.row.kind for number, unit in units.items() if unit.row.state not in TERMINAL}
+        self.specs.load(connection, kinds)
         stood = {number: self.queue.jobs.get(number) for number in ids}
         before = {number: self._forget(number) for number in ids}
         self._load_states(connection, before.keys(), units)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from localml.control.jobs.demands import EPSILON, Amount, Demand, GpuSlot, Grant, Node, Placement, Shape
 
@@ -108,11 +109,30 @@ def _choose(
 def taken_from(node: Node, grants: Iterable[Grant], demands: Mapping[str, Demand]) -> Node:
     """The machine when these replicas of a workload are on it as well."""
     mine = [grant for grant in grants if grant.node == node.name]
-    free, gpus = node.free, {slot.uuid: slot for slot in node.gpus}
+    free, light, busy, gpus = node.free, node.light, node.busy, {slot.uuid: slot for slot in node.gpus}
     for grant in mine:
         demand = demands[grant.role]
-        free = free.minus(Amount(demand.cpu, demand.memory, demand.gpu))
+        free = free.minus(Amount(min(demand.cpu, free.cpu), demand.memory, demand.gpu))
+        light += demand.cpu if demand.light else 0.0
+        busy += 0.0 if demand.light else demand.cpu
         for uuid, fraction in grant.gpus:
             slot = gpus[uuid]
             gpus[uuid] = GpuSlot(uuid, slot.type, slot.free - fraction)
-    return Node(node.name, free, tuple(gpus.values()), node.closed, node.replicas + len(mine), node.max_replicas)
+    replicas = node.replicas + len(mine)
+    return replace(node, free=free, gpus=tuple(gpus.values()), replicas=replicas, light=light, busy=busy)
+
+
+def fits_empty(shape: Shape, nodes: Iterable[Node], *, spread: bool = False) -> bool:
+    """Whether the cores of these machines ever suffice, were there nothing but light services on them."""
+    nodes = list(nodes)
+    if shape.light or any(shape.need.cpu <= node.most + EPSILON for node in nodes):
+        return True
+    cores = Shape.of(*(replace(demand, memory=0, gpu=0.0) for demand in shape.demands))
+    empty = [Node(node.name, Amount(cpu=node.most)) for node in nodes]
+    return place(cores, empty, spread=spread) is not None
+
+
+def place_alone(shape: Shape, nodes: Iterable[Node], *, spread: bool = False) -> Placement | None:
+    """Places for what asks for more cores than there are, on machines that it has to itself then."""
+    whole = Shape.of(*(replace(demand, cpu=0.0) for demand in shape.demands))
+    return place(whole, [node for node in nodes if node.idle], spread=spread)

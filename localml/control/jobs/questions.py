@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from localml.control.jobs.admitter import Admitter
-from localml.control.jobs.demands import Reason
+from localml.control.jobs.demands import Node, Reason
 from localml.control.jobs.looking import Eyes
 from localml.control.jobs.patience import Patience
 from localml.control.jobs.picture import Picture
@@ -60,6 +60,11 @@ class Questions:
             if unit is not None:
                 return self._admitter.reason(unit, self._eyes.lost, now)
         return Reason("new", "the control loop has not looked at it yet")
+
+    def nodes(self) -> list[Node]:
+        """The machines, and what is free and held on each."""
+        with self._still:
+            return self._admitter.nodes(self._admitter.machines(), self._eyes.lost)
 
     def _under_way(self, unit: Unit, now: float) -> Reason | None:
         stuck = self._patience.reason(unit.row.id, now)

@@ -260,8 +260,12 @@ class Reconciler:
             for grant in found.grants
             if spec.role(grant.role).ports
         }
-        install = self._site.install
-        plans.append((row, lambda session: records.place(session, row, found, ports, install=install, now=now)))
+        install, engine = self._site.install, self._engine.identity
+
+        def write(session: Session) -> None:
+            records.place(session, row, found, ports, install=install, engine=engine, now=now)
+
+        plans.append((row, write))
 
     def _pin(self, placed: Mapping[int, Placement]) -> None:
         """Remember what the images of those are that came to wait."""

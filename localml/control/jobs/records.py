@@ -52,11 +52,13 @@ def place(
     ports: Mapping[tuple[str, int], Mapping[str, tuple[int, int]]],
     *,
     install: str,
+    engine: str,
     now: float,
 ) -> bool:
     """Write the intent: attempts, GPU leases and the new state, all or nothing. False if it is not queued any more."""
     gpus = [gpu for grant in placement.grants for gpu, _ in grant.gpus]
     words = f"placed on {', '.join(placement.nodes)}" + (f" with {len(gpus)} GPU lease(s)" if gpus else "")
+    words += f"; {placement.note}" if placement.note else ""
     if not advance(
         session,
         row.id,
@@ -80,6 +82,7 @@ def place(
                 "number": row.attempt,
                 "name": attempt_name(install, row.id, grant.role, grant.index, row.attempt),
                 "node": grant.node,
+                "engine": engine,
                 "state": AttemptState.PLANNED,
                 "ports": {label: list(pair) for label, pair in ports_here.items()},
                 "created_at": now,

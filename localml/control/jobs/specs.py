@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Mapping
 from hashlib import blake2b
 from typing import Generic, TypeVar
 
 from localml.control.jobs.demands import Demand, Shape
 from localml.core.sql import IDS, id_list, read_rows
+from localml.core.work.reservations import is_service, reserved_cores
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.tables import WorkloadDetail
 
@@ -53,15 +54,15 @@ class SpecCache:
         self._specs: _Shared[WorkloadSpec] = _Shared()
         self._shapes: _Shared[Shape] = _Shared()
 
-    def load(self, connection: sqlite3.Connection, ids: Iterable[int]) -> None:
-        """Parse those that are not known yet; a spec never changes."""
-        missing = [one for one in ids if one not in self._known]
+    def load(self, connection: sqlite3.Connection, kinds: Mapping[int, str]) -> None:
+        """Parse those that are not known yet, by number with their kinds; a spec never changes."""
+        missing = [one for one in kinds if one not in self._known]
         if missing:
             where, given = f"workload_id {IDS}", (id_list(missing),)
             for number, text in read_rows(connection, WorkloadDetail, ("workload_id", "spec"), where, given):
-                self._add(number, text)
+                self._add(number, text, kinds[number])
 
-    def _add(self, number: int, text: str) -> None:
+    def _add(self, number: int, text: str, kind: str) -> None:
         key = blake2b(text.encode(), digest_size=16).digest()
         try:
             spec = self._specs.get(key, lambda: WorkloadSpec.model_validate_json(text))
@@ -70,7 +71,7 @@ class SpecCache:
             self.broken[number] = f"its record cannot be read ({type(error).__name__}: {str(error)[:200]})"
             key = b""
             spec = self._specs.get(key, lambda: _UNREADABLE)
-        demands = demands_of(spec)
+        demands = demands_of(spec, kind)
         shape = self._shapes.get(demands, lambda: Shape.of(*demands))
         self._known[number] = key, spec, shape
 
@@ -92,16 +93,17 @@ class SpecCache:
             self._shapes.give_back(shape.demands)
 
 
-def demands_of(spec: WorkloadSpec) -> tuple[Demand, ...]:
+def demands_of(spec: WorkloadSpec, kind: str) -> tuple[Demand, ...]:
     """A spec's needs by role."""
     return tuple(
         Demand(
             role.name,
             role.count,
-            role.resources.cpu or 0.0,
+            reserved_cores(role.resources, kind),
             role.resources.memory or 0,
             role.resources.gpu,
             role.resources.gpu_type,
+            is_service(kind) and role.resources.cpu is None,
         )
         for role in spec.roles
     )

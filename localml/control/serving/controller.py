@@ -208,7 +208,8 @@ class ServingController:
 
     def _view(self, record: EndpointRecord, known: Known) -> EndpointView:
         view = view_of(record, known)
-        return replace(view, published=False) if self._is_news(record, view) else view
+        trouble = self._gateway.trouble if self._gateway is not None else ""
+        return replace(view, published=not self._is_news(record, view), unreachable=trouble)
 
     def _known(self) -> Known:
         return Known(self._answer, self._told, self._why, self._tail, self._counts)
@@ -306,7 +307,7 @@ class ServingController:
         """Whether the gateway does not know of an endpoint as it is now; asked while something is under way."""
         if self._gateway is None or record.row.state not in (EndpointState.STARTING, EndpointState.UPDATING):
             return False
-        if not self._published.has(record, view) or not self._gateway.running:
+        if not self._published.has(record, view) or not self._gateway.listening:
             return True
         return self._stats.generation < self._published.generation_of(record.row.route)
 

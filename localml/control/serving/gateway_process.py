@@ -19,8 +19,9 @@ from pathlib import Path
 
 import psutil
 
+from localml.control.own_ports import next_free, why_not
 from localml.control.worker import Worker
-from localml.core.serving.gateway_stats import address_path, read_address
+from localml.core.serving.gateway_stats import GatewayAddress, address_path, read_address, write_address
 from localml.core.serving.routes_table import FOLDER, FORMAT, write_whole
 
 log = logging.getLogger("localml.control")
@@ -29,7 +30,6 @@ PID_NAME = "gateway.json"
 LOG_NAME = "gateway.log"
 _FIRST_WAIT_S, _LAST_WAIT_S = 0.2, 10.0
 _WELL_S = 30.0
-_SHORT_LIVES = 3
 
 
 class GatewaySupervisor:
@@ -37,6 +37,7 @@ class GatewaySupervisor:
 
     Args:
         host, port: where it listens; port 0 is any free one, kept over restarts.
+        asked: whether it must be that port; else another is taken where that is not free.
         names: further names of this machine that requests may be addressed to.
         tell: called with (reason, message, warning) when it starts or ends.
     """
@@ -49,10 +50,14 @@ class GatewaySupervisor:
         *,
         tell: Callable[[str, str, bool], None],
         names: Sequence[str] = (),
+        asked: bool = True,
     ) -> None:
         self._data = data
         self._host = host
         self._port = port
+        self._free = not asked or port == 0  # any port will do
+        self.trouble = ""
+        """Why it cannot listen, in words; empty while nothing is known against it."""
         self._tell = tell
         self._names = tuple(names)
         self._worker = Worker("gateway-watch", self.watch, what="watching the gateway")
@@ -67,17 +72,22 @@ class GatewaySupervisor:
 
     @property
     def url(self) -> str | None:
-        """Where it listens, or will; None when that is any free port and none was taken yet."""
-        shown = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
-        shown = f"[{shown}]" if ":" in shown else shown
+        """Where it listens, or will; None when nobody knows yet, or somebody else has the port that it must have."""
+        if self.trouble:
+            return None
         found = read_address(self._data)
-        port = found.port if found is not None and (self._port in (0, found.port)) else self._port
-        return f"http://{shown}:{port}" if port else None
+        port = found.port if found is not None and (self._free or self._port == found.port) else self._port
+        return f"http://{_shown(self._host)}:{port}" if port else None
 
     @property
     def running(self) -> bool:
-        """Whether it lives."""
+        """Whether its process lives."""
         return find(self._data) is not None
+
+    @property
+    def listening(self) -> bool:
+        """Whether ours is the one that answers at :attr:`url`."""
+        return listens_at(self._data) is not None
 
     def close(self) -> None:
         """Watch no more; it goes on."""
@@ -94,15 +104,14 @@ class GatewaySupervisor:
         """Have a gateway, and wait until it ends. Returns the seconds until the next one; None when this is closed."""
         began = time.monotonic()
         try:
-            ended = self._wait_end(self._adopt() or self._spawn())
+            pid = self._adopt() or self._spawn()
+            ended = pid is None or self._wait_end(pid)
         except OSError as error:
             log.error("the gateway could not be started: %s", error)
             ended = True
         if not ended:
             return None
         self._short_lives = 0 if time.monotonic() - began > _WELL_S else self._short_lives + 1
-        if self._port == 0 and self._short_lives >= _SHORT_LIVES:
-            address_path(self._data).unlink(missing_ok=True)  # its former port may be somebody else's by now
         return min(_FIRST_WAIT_S * 2.0**self._short_lives, _LAST_WAIT_S)
 
     def _adopt(self) -> int | None:
@@ -126,13 +135,16 @@ class GatewaySupervisor:
         if address is None or address.format < FORMAT:
             return False
         wanted = _arguments(self._data, self._host, self._port, self._names)
-        return words[-len(wanted) :] == wanted or (self._port == 0 and words[-len(wanted) : -1] == wanted[:-1])
+        return words[-len(wanted) :] == wanted or (self._free and words[-len(wanted) : -1] == wanted[:-1])
 
-    def _spawn(self) -> int:
+    def _spawn(self) -> int | None:
+        """Start it; None while somebody else has the port that it must have."""
         folder = self._data / FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        address = read_address(self._data)
-        port = address.port if address is not None and self._port == 0 else self._port  # clients know it by now
+        port = self._choose()
+        if port is None:
+            return None
+        self._expect(port)
         with (folder / LOG_NAME).open("ab") as output:
             os.fchmod(output.fileno(), 0o600)
             self._child = subprocess.Popen(
@@ -143,9 +155,35 @@ class GatewaySupervisor:
                 start_new_session=True,
                 cwd="/",
             )
+        self.trouble = ""
         _note(self._data, self._child.pid)
         self._tell("GatewayStarted", f"the gateway was started as process {self._child.pid}", False)
         return self._child.pid
+
+    def _expect(self, port: int) -> None:
+        """Nobody listens yet (the next process may have the number of the last), and here will it be."""
+        address = read_address(self._data)
+        if port == 0:
+            address_path(self._data).unlink(missing_ok=True)
+        elif address is not None or port != self._port:
+            write_address(self._data, GatewayAddress(pid=0, host=self._host, port=port))
+
+    def _choose(self) -> int | None:
+        """The port that it shall listen at: the one that clients know, or the next; None while it can't be had."""
+        address = read_address(self._data)
+        wanted = address.port if address is not None and self._free else self._port
+        found = why_not(self._host, wanted)
+        if not found:
+            return wanted
+        words = f"port {wanted}, where the gateway is to listen, {found}"
+        if self._free:
+            other = next_free(self._host, self._port)
+            self._tell("GatewayMoved", f"{words}; it takes {other or 'a free one'}", True)
+            return other
+        if words != self.trouble:
+            self.trouble = words
+            self._tell("GatewayPortTaken", f"{words}; it is tried again", True)
+        return None
 
     def _wait_end(self, pid: int) -> bool:
         """Wait until it ends. False when this is to stop watching."""
@@ -174,6 +212,12 @@ def _arguments(data: Path, host: str, port: int, names: Sequence[str]) -> list[s
     return [*further, "--data", str(data), "--host", host, "--port", str(port)]
 
 
+def _shown(host: str) -> str:
+    """A host as URLs have it."""
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return f"[{host}]" if ":" in host else host
+
+
 def _note(data: Path, pid: int) -> None:
     try:
         started = psutil.Process(pid).create_time()
@@ -191,6 +235,17 @@ def find(data: Path) -> psutil.Process | None:
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except (OSError, ValueError, KeyError, TypeError, psutil.Error):
         return None
+
+
+def listens_at(data: Path, host: str | None = None) -> int | None:
+    """The port where the gateway of a data directory listens (at a host); None if it does not.
+
+    Its word alone counts: it writes the address when the port is its own.
+    """
+    found, address = find(data), read_address(data)
+    if found is None or address is None or address.pid != found.pid:
+        return None
+    return address.port if host in (None, address.host) else None
 
 
 def stop(data: Path, timeout: float = 35.0) -> int | None:

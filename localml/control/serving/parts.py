@@ -50,7 +50,7 @@ class Parts:
     """What serving is made of.
 
     Attributes:
-        host, port, names: of the gateway (see :class:`GatewaySupervisor`).
+        host, port, port_asked, names: of the gateway (see :class:`GatewaySupervisor`).
         auth: whether requests to endpoints need a token (those that are public do only where it is ``closed``).
         replica_token: what the replica of an attempt (by id) knows the gateway and us by.
         check: refuses what can never run here, admits who may run nothing here.
@@ -70,6 +70,7 @@ class Parts:
     site: ServingSite
     host: str
     port: int
+    port_asked: bool
     names: tuple[str, ...]
     auth: bool
     closed: bool
@@ -88,7 +89,9 @@ class Serving:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self.registry = Registry(parts.db, parts.clock, parts.data, parts.fetch)
-        self.gateway = GatewaySupervisor(parts.data, parts.host, parts.port, tell=self._tell, names=parts.names)
+        self.gateway = GatewaySupervisor(
+            parts.data, parts.host, parts.port, tell=self._tell, names=parts.names, asked=parts.port_asked
+        )
         around = Surroundings(
             data=parts.data,
             site=parts.site,

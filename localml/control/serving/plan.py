@@ -325,7 +325,9 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     short = [one for one in serving if one.ready < target(view, one)]
     under_way = view.state in (EndpointState.STARTING, EndpointState.UPDATING)
     if not short and under_way and not view.published:
-        return view.state, "the gateway is being told"
+        return view.state, view.unreachable or "the gateway is being told"
+    if not short and view.unreachable:
+        return EndpointState.DEGRADED, view.unreachable
     if not short:
         return EndpointState.READY, view.last_failure
     if not any(one.ready for one in serving):
@@ -333,7 +335,8 @@ def endpoint_state(view: EndpointView) -> tuple[EndpointState, str]:
     ready, wanted = sum(one.ready for one in serving), sum(target(view, one) for one in serving)
     well = not any(one.failures or any(replica.crashes for replica in one.replicas) for one in serving)
     state = EndpointState.UPDATING if well and under_way else EndpointState.DEGRADED
-    return state, f"{ready} of {wanted} replicas are ready"
+    said = _waits_for(short)
+    return state, f"{ready} of {wanted} replicas are ready" + (f": {said}" if said else "")
 
 
 def _under_way(batch: Batch) -> str:

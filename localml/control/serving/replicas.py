@@ -151,6 +151,7 @@ def _arguments(site: ServingSite, endpoint: EndpointSpec, variant: VariantSpec, 
     options: dict[str, str | int | float | bool] = dict(variant.options)
     # nobody waits for an answer any longer
     options.setdefault("run_timeout_ms", math.ceil(endpoint.request_timeout * 1000))
+    options.setdefault("max_body", str(endpoint.max_body))  # the gateway lets no more through
     options.setdefault("provider", "auto" if _on_gpu(site, variant) else "cpu")
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"

@@ -84,6 +84,7 @@ class EndpointView:
     Attributes:
         last_failure: why the newest variant was given up.
         published: the gateway uses a route table that has the endpoint as it is now.
+        unreachable: why the gateway cannot listen; empty while it can.
     """
 
     id: int
@@ -95,6 +96,7 @@ class EndpointView:
     message: str = ""
     last_failure: str = ""
     published: bool = True
+    unreachable: str = ""
     variants: tuple[VariantView, ...] = ()
 
     @property

@@ -20,7 +20,8 @@ from localml.core.ports import Store
 from localml.core.serving.specs import EndpointState, VariantSpec
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant
 from localml.core.sql import driver, read_rows, reader_of
-from localml.core.work.states import ACTIVE, HOLDING, Desired, State
+from localml.core.work.reservations import reserved_cores
+from localml.core.work.states import ACTIVE, HOLDING, Desired, Kind, State
 from localml.core.work.tables import Workload
 
 ROOT = "default"
@@ -323,7 +324,8 @@ def demand_by_pool(session: Session) -> dict[str, Usage]:
         newest = session.exec(variants.order_by(col(Variant.id).desc())).first()
         if missing > 0 and newest is not None:
             each = VariantSpec.model_validate_json(newest).resources
-            more = Usage((each.cpu or 0) * missing, (each.memory or 0) * missing, each.gpu * missing, missing)
+            cores = reserved_cores(each, Kind.ENDPOINT)
+            more = Usage(cores * missing, (each.memory or 0) * missing, each.gpu * missing, missing)
             found[pool] = found.get(pool, Usage()).plus(more)
     return found
 

@@ -23,7 +23,8 @@ from localml.core.logs.sources import Position, Source
 BLOCK = 1 << 16
 _FIRST_BLOCK = 1 << 13
 _LONGEST_LINE = 1 << 16
-"""A line without end is given in pieces of this size rather than held back for ever."""
+"""A line without end is given in pieces of this size rather than held back for ever, and of a longer line that is a
+progress bar (its states parted by carriage returns) the last states are what is meant by it."""
 _LONGEST_TAIL = 8 << 20
 """A longer line is shown from its middle on by those who want the last ones."""
 
@@ -180,7 +181,7 @@ class Lines:
         data = piece.data
         cut = data.rfind(b"\n") + 1
         if len(data) - cut > _LONGEST_LINE:
-            cut = len(data)
+            cut = data.rfind(b"\r") + 1 or len(data)
         if cut < len(data):
             self._held[piece.number] = piece._replace(data=data[cut:], gone=0 if cut else piece.gone)
         if cut:
@@ -325,7 +326,17 @@ def _backwards(store: LogStore, source: Source, number: int, end: int, floor: in
     yield line
     for start, stop in _bounds(store, source, end, floor):
         at = 0.0 if line.unfinished and stop == end else clock.at(stop - 1)
-        yield line._replace(unfinished=line.unfinished and stop == end, at=at, end=stop, start=start)
+        shown = _newest_states(store, source, start, stop)
+        yield line._replace(unfinished=line.unfinished and stop == end, at=at, end=stop, start=shown)
+
+
+def _newest_states(store: LogStore, source: Source, start: int, end: int) -> int:
+    """Where the newest states of a long progress bar begin; the beginning of any other line."""
+    if end - start <= _LONGEST_LINE:
+        return start
+    data = source.read(store, end - _LONGEST_LINE, _LONGEST_LINE)
+    at = data.find(b"\r", 0, len(data.rstrip(b"\r\n")))
+    return start if at < 0 else end - _LONGEST_LINE + at + 1
 
 
 class _FallingClock:
@@ -387,6 +398,8 @@ def _share(sizes: Sequence[int], limit: int) -> int:
 
 
 def _next_line(store: LogStore, source: Source, offset: int) -> int:
-    """Where the first line that begins at an offset or behind it does; the offset when that is far."""
-    at = source.read(store, offset - 1, _FIRST_BLOCK).find(b"\n")
-    return offset + max(0, at)
+    """Where the first line that begins at an offset or behind it does; when that is far the next state of a progress
+    bar, else the offset."""
+    data = source.read(store, offset - 1, _FIRST_BLOCK)
+    at = data.find(b"\n")
+    return offset + max(0, at if at >= 0 else data.find(b"\r"))

@@ -19,7 +19,9 @@ _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 8, 13, 14
 _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _EXTERNAL = 1
 _VALUE_NAME, _VALUE_TYPE = 1, 2
-_TYPE_TENSOR = 1
+_TYPE_TENSOR, _TYPE_SEQUENCE, _TYPE_MAP = 1, 4, 5
+_SEQUENCE_ELEMENT, _MAP_VALUE = 1, 2
+_FLOAT = 1
 _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2
 _SHAPE_DIMENSION = 1
 _DIMENSION_VALUE = 1
@@ -52,7 +54,7 @@ class NotOnnx(ValueError):
 @dataclass(frozen=True, slots=True)
 class Graph:
     """``{"name", "datatype", "shape"}`` of each input and output; an open size is -1, a datatype without a name
-    ``ONNX-<number>``, a value that is no tensor has the empty datatype and the shape ``[]``.
+    ``ONNX-<number>``, a value that is no tensor, nor served as one, has the empty datatype and the shape ``[]``.
 
     ``external`` tells the files beside the model that hold weights, and how many bytes of each are used at least.
     """
@@ -125,7 +127,7 @@ def _value(data: mmap.mmap, span: Any) -> dict[str, Any]:
     kind = _one(data, span, _VALUE_TYPE)
     tensor = _one(data, kind, _TYPE_TENSOR) if kind is not None else None
     if tensor is None:
-        return found
+        return {**found, "datatype": "FP32", "shape": [-1, -1]} if kind is not None and _zipped(data, kind) else found
     element = _one(data, tensor, _TENSOR_ELEMENT) or 0
     found["datatype"] = DATATYPES.get(element, f"ONNX-{element}")
     shape = _one(data, tensor, _TENSOR_SHAPE)
@@ -133,6 +135,15 @@ def _value(data: mmap.mmap, span: Any) -> dict[str, Any]:
         dimensions = [span for number, span in _fields(data, *shape) if number == _SHAPE_DIMENSION]
         found["shape"] = [_size(_one(data, one, _DIMENSION_VALUE)) for one in dimensions]
     return found
+
+
+def _zipped(data: mmap.mmap, kind: Any) -> bool:
+    """Whether a value is a sequence of maps to numbers: a classifier's probabilities, which are served as a tensor."""
+    for step in (_TYPE_SEQUENCE, _SEQUENCE_ELEMENT, _TYPE_MAP, _MAP_VALUE, _TYPE_TENSOR):
+        kind = _one(data, kind, step)
+        if kind is None:
+            return False
+    return bool(_one(data, kind, _TENSOR_ELEMENT) == _FLOAT)
 
 
 def _size(value: int | None) -> int:

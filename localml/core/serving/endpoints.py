@@ -49,8 +49,9 @@ from localml.core.serving.variants import (
     who_asks,
 )
 from localml.core.subjects import Subject
+from localml.core.work.reservations import reserved_cores
 from localml.core.work.specs import NAME
-from localml.core.work.states import Desired
+from localml.core.work.states import Desired, Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,8 +409,7 @@ class Endpoints:
         if dialect is not None:
             query = query.where(Endpoint.dialect == dialect)
         with self._store.read() as session:
-            rows = list(session.exec(query.order_by(col(Endpoint.name), col(Endpoint.id))))
-            return full(session, rows)
+            return full(session, list(session.exec(query.order_by(col(Endpoint.name), col(Endpoint.id)))))
 
 
 def _replicas(one: NewVariant, count: int) -> int:
@@ -423,7 +423,7 @@ def _check_quota(session: Session, new: NewEndpoint) -> None:
     pools.check_quota(
         session,
         new.pool,
-        cpu=sum((each.cpu or 0) * number for number, each in found),
+        cpu=sum(reserved_cores(each, Kind.ENDPOINT) * number for number, each in found),
         memory=sum((each.memory or 0) * number for number, each in found),
         gpu=sum(each.gpu * number for number, each in found),
         count=sum(number for number, _ in found),

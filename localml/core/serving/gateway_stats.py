@@ -92,7 +92,7 @@ class GatewayStats(_Frozen):
 
 
 class GatewayAddress(_Frozen):
-    """Where a gateway's process listens; it lives if a process ``pid`` does and answers ``/healthz``.
+    """Where a gateway's process listens; it lives if ``pid`` is its process, and 0 while none listens yet.
 
     ``format`` is the :data:`localml.core.serving.routes_table.FORMAT` that it understands."""
 

@@ -46,7 +46,8 @@ class Frozen(BaseModel):
 
 
 class Resources(Frozen):
-    """What one replica needs. An amount left out is neither reserved nor limited.
+    """What one replica needs. An amount left out is not limited, and of none but the cores anything is reserved then
+    (:mod:`localml.core.work.reservations`).
 
     ``cpu`` in cores, memory amounts in bytes (text such as ``512M`` is taken), ``gpu`` as a whole number of
     devices, or a fraction of one between 0 and 1 which is shared with others. ``pids`` is the most processes and
@@ -128,9 +129,16 @@ def need_unprivileged(port: int | None, field: str) -> None:
 
 
 class RetryPolicy(Frozen):
-    """How often a failed workload is tried again, and how long it waits: ``backoff * factor**n`` seconds."""
+    """How often a failed workload is tried again, and how long it waits: ``backoff * factor**n`` seconds.
 
-    limit: int = Field(default=0, ge=0, le=1000)
+    Attributes:
+        limit: tries after failures that are the program's own; None: as many as it takes.
+        faultless: what was not the program's fault is tried again as often as it takes, not some times only
+            (:data:`localml.core.work.causes.FREE_RETRIES`).
+    """
+
+    limit: int | None = Field(default=0, ge=0, le=1000)
+    faultless: bool = False
     backoff: float = Field(default=1.0, ge=0)
     factor: float = Field(default=2.0, ge=1)
     max_backoff: float = Field(default=300.0, ge=0)

@@ -124,6 +124,7 @@ class Attempt(SQLModel, table=True):
     number: int
     name: str = Field(unique=True)  # the engine's deterministic name
     node: str = "local"
+    engine: str = Field(default="", sa_column_kwargs={"server_default": ""})  # whose it is (core/work/engines.py)
     state: AttemptState = enum_column(AttemptState, AttemptState.PLANNED)
     handle: Any = Field(default=None, sa_column=Column(JSON))  # read by the engine only
     ports: Any = Field(default=None, sa_column=Column(JSON))  # label -> [container, host]

@@ -28,6 +28,7 @@ from localml.core.work import listing
 from localml.core.work.grants import Grants
 from localml.core.work.listing import Page as Page
 from localml.core.work.listing import Query as Query
+from localml.core.work.reservations import all_reserved_cores
 from localml.core.work.room import need_room
 from localml.core.work.specs import NAME, WorkloadSpec
 from localml.core.work.states import TERMINAL, Desired, Kind, State
@@ -154,7 +155,7 @@ class Workloads:
             "message": "",
             "attempt": 1,
             "retries": 0,
-            "cpu": sum((role.resources.cpu or 0.0) * role.count for role in spec.roles),
+            "cpu": all_reserved_cores(spec, submission.kind),
             "memory": sum((role.resources.memory or 0) * role.count for role in spec.roles),
             "gpu": sum(role.resources.gpu * role.count for role in spec.roles),
             "created_at": now,

@@ -26,12 +26,16 @@ _LENGTHS = {"string_too_long", "string_too_short"}
 _LONGEST = 40
 
 
-def from_pydantic(error: ValidationError) -> LocalmlError:
+class BrokenSchema(LocalmlError):
+    """What a request says has not the form that its operation takes; nothing has looked at what it asks for."""
+
+
+def from_pydantic(error: ValidationError) -> BrokenSchema:
     """The first thing that is wrong with a request, as field and reason."""
     first = error.errors(include_url=False, include_context=False)[0]
     field = ".".join(str(part) for part in first["loc"]) or "body"
     reason = "is required" if first["type"] == "missing" else _reason(first["msg"])
-    return LocalmlError(Code.INVALID, f"{field}: {reason}{_given(first['type'], first['input'])}", field=field)
+    return BrokenSchema(Code.INVALID, f"{field}: {reason}{_given(first['type'], first['input'])}", field=field)
 
 
 def _given(kind: str, value: object) -> str:

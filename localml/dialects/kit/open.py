@@ -77,6 +77,7 @@ TABLE: tuple[Open, ...] = (
         for one in REGISTRY
         if one.prefixes
     ),
+    *_rows("openpai", Group.HEALTH, "portals ask it whether the API is there; it says so and no more", "get_api"),
     *_rows("openpai", Group.TOKENS, "takes name and password, and is how one gets a token", "issue_token"),
     *_rows(
         "openpai",

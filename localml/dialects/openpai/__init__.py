@@ -9,7 +9,8 @@ Where the vendor's service differs from one machine, this dialect does so:
 - A port that a task is given is the same inside its container and on this machine. A port of the user's own choice is,
   where several tasks ask for it, one of each container, and another one on the machine.
 - START runs a job that is over once more; the former run stays among the records, hidden.
-- A job without ``taskRoles`` is one task that runs the image's own command.
+- A job without ``taskRoles`` is refused, as the vendor's server does. One of former versions is one task that runs the
+  image's own command, and can be started again.
 """
 
 from __future__ import annotations

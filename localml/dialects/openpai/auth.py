@@ -10,16 +10,19 @@ from flask import Request
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
+from localml.dialects.openpai.errors import no_token
 from localml.platform import Platform
 
-LIFETIME_S = 7 * 24 * 3600
+LIFETIME_S = 24 * 3600
 """Seconds that a token lives when none are asked for, as in the vendor's server."""
 ALGORITHM = "HS256"
 _PURPOSE = "openpai-token"
 
 
-def issue_token(platform: Platform, username: str, password: str, lifetime: int | None, address: str = "") -> str:
-    """A token for a user.
+def issue_token(
+    platform: Platform, username: str, password: str, lifetime: int | None, address: str = ""
+) -> tuple[str, bool]:
+    """A token for a user, and whether that is an administrator.
 
     Args:
         lifetime: seconds; :data:`LIFETIME_S` when None.
@@ -38,7 +41,7 @@ def issue_token(platform: Platform, username: str, password: str, lifetime: int 
         "iat": now,
         "exp": now + (LIFETIME_S if lifetime is None else lifetime),
     }
-    return jwt.encode(claims, _key(platform), ALGORITHM)
+    return jwt.encode(claims, _key(platform), ALGORITHM), caller.admin
 
 
 def authenticate(platform: Platform, request: Request) -> Caller:
@@ -53,7 +56,7 @@ def authenticate(platform: Platform, request: Request) -> Caller:
         return platform.identity.user(ADMIN)
     given = request.authorization
     if given is None or given.type != "bearer" or not given.token:
-        raise _refused()
+        raise no_token()
     if given.token.count(".") == 2:
         return _by_claims(platform, given.token)
     return platform.identity.by_token(given.token)

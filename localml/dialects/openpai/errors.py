@@ -8,8 +8,11 @@ from typing import Any
 from flask import request
 
 from localml.core.errors import Code, LocalmlError
+from localml.dialects.kit.errors import BrokenSchema
 
 NOT_AUTHORIZED = ("NotAuthorized", "not authorized")
+NO_TOKEN = "No authorization token was found"
+BROKEN = ("ParameterValidationError", "Could not validate request data.\n")
 NO_API = "NoApiError"
 INTERNAL = "InternalServerError"
 
@@ -76,13 +79,16 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     operation = (request.endpoint or "").rpartition(".")[2]
     failure = FAILURES.get(operation, _OTHERS)
     if kind == CALLER:
-        return 401, _body(failure.error, failure.message) if operation == "issue_token" else _body(*NOT_AUTHORIZED)
+        return 401, _refusal(error, failure if operation == "issue_token" else None)
+    if _breaks_schema(error) and operation != "issue_token":  # of that one the document states the only failure
+        return 500, _body(BROKEN[0], BROKEN[1] + error.message)
     if kind == PATIENCE:
         return 429, _body("TooManyRequests", error.message)
     # on its own, this is what the vendor says of a name that is taken; of a bucket's there is more to say
     reason = "" if error.code is Code.CONFLICT and error.field != "outputDir" else error.message
     words = ": ".join(part for part in (failure.message, reason) if part)
-    status = 500 if kind == SERVER else failure.client or _HTTP.get(error.code, 400)
+    unknown = kind == SERVER or "unknown" in error.details
+    status = 500 if unknown else failure.client or _HTTP.get(error.code, 400)
     if operation == "issue_token" and kind == SERVER:
         return 500, _body(INTERNAL, error.message)
     return status, _body(failure.error, words)
@@ -97,6 +103,27 @@ def missing_cluster(name: str) -> LocalmlError:
     """The 404 of an operation that shows a virtual cluster."""
     words = f"could not find virtual cluster {name}"
     return LocalmlError(Code.NOT_FOUND, words, details={"missing": "VirtualClusterNotFound"})
+
+
+def unknown_cluster(name: str, field: str) -> LocalmlError:
+    """The 500 of an operation that is to use a virtual cluster which there is not."""
+    words = f"could not find virtual cluster {name}"
+    return LocalmlError(Code.NOT_FOUND, words, field=field, details={"unknown": field})
+
+
+def no_token() -> LocalmlError:
+    """The 401 of a request that brings none."""
+    return LocalmlError(Code.UNAUTHENTICATED, NO_TOKEN, details={"token": None})
+
+
+def _breaks_schema(error: LocalmlError) -> bool:
+    return isinstance(error, BrokenSchema) or (error.code is Code.INVALID and error.field == "body")
+
+
+def _refusal(error: LocalmlError, login: Failure | None) -> dict[str, Any]:
+    if login is not None:
+        return _body(login.error, login.message)
+    return _body(NOT_AUTHORIZED[0], NO_TOKEN if "token" in error.details else NOT_AUTHORIZED[1])
 
 
 def _body(error: str, message: str) -> dict[str, Any]:

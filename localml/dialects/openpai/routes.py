@@ -33,7 +33,7 @@ from localml.dialects.openpai.translate.jobs import (
     workspace,
 )
 from localml.dialects.openpai.translate.ssh import ssh_answer, ssh_service
-from localml.dialects.openpai.translate.users import need, upsert
+from localml.dialects.openpai.translate.users import need, remove, upsert
 
 MEMBERS = {
     "name": "jobName",
@@ -53,6 +53,12 @@ OPEN: list[dict[str, list[Any]]] = [{}]
 AUTHORIZED: ResponseDict = {401: schemas.Error}
 
 
+@api.get("", doc_ui=False)
+def get_api() -> dict[str, str]:
+    """What portals and health checks ask: that the API is there."""
+    return {"message": "OpenPAI REST server API v1"}
+
+
 @api.post(
     "/token",
     operation_id="issueToken",
@@ -60,22 +66,22 @@ AUTHORIZED: ResponseDict = {401: schemas.Error}
     security=OPEN,
     responses={200: schemas.Token, 401: schemas.Error},
 )
-def issue_token(body: schemas.Credentials) -> dict[str, str]:
+def issue_token(body: schemas.Credentials) -> dict[str, Any]:
     """Get an access token"""
-    token = make_token(platform(), body.username, body.password, body.expiration, request.remote_addr or "")
-    return {"token": token, "user": body.username}
+    token, admin = make_token(platform(), body.username, body.password, body.expiration, request.remote_addr or "")
+    return {"token": token, "user": body.username, "admin": admin}
 
 
 @api.put(
     "/user",
     operation_id="upsertUser",
     tags=[{"name": "user"}],
-    responses={200: schemas.Message, **AUTHORIZED, 500: schemas.Error},
+    responses={201: schemas.Message, **AUTHORIZED, 500: schemas.Error},
 )
-def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
+def upsert_user(body: schemas.UserUpdate) -> tuple[dict[str, str], int]:
     """Add or change a user"""
     upsert(platform(), caller(), body)
-    return {"message": "update successfully"}
+    return {"message": "update successfully"}, 201
 
 
 @api.delete(
@@ -87,7 +93,7 @@ def upsert_user(body: schemas.UserUpdate) -> dict[str, str]:
 def remove_user(body: schemas.UserName) -> dict[str, str]:
     """Remove a user"""
     need(caller(), Action.DELETE, Thing(ThingKind.USER, body.username))
-    platform().identity.remove_user(body.username, by=caller())
+    remove(platform(), caller(), body.username)
     return {"message": "remove successfully"}
 
 
@@ -251,7 +257,7 @@ def _job(path: schemas.JobPath) -> Full:
     return found
 
 
-def _submit(job: schemas.JobConfig, given: Any, who: Caller, replaces: int | None = None) -> None:
+def _submit(job: schemas.KeptConfig, given: Any, who: Caller, replaces: int | None = None) -> None:
     pool = usable_pool(platform(), who, job.virtualCluster or DEFAULT)
     view = platform().buckets_for(who, workspace(platform()))
     with renamed(**MEMBERS):
@@ -285,7 +291,7 @@ def _start(job: Full) -> None:
         raise LocalmlError(
             Code.WRONG_STATE, f"{row.owner}, in whose name {row.name} ran, was removed; submit another one"
         )
-    _submit(schemas.JobConfig.model_validate(job.request), job.request, owner, replaces=row.id)
+    _submit(schemas.KeptConfig.model_validate(job.request), job.request, owner, replaces=row.id)
 
 
 def _all_jobs(owner: str | None) -> list[Workload]:

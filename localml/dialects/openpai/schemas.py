@@ -18,7 +18,10 @@ MOST = 10**9
 """No count or amount may be larger; what the machine has is asked later."""
 MAX_LABEL = 56  # so that the numbers of several ports find room behind it
 MAX_PORTS = 100
-MAX_LIFETIME_S = 10 * 366 * 24 * 3600
+SHORTEST_S, LONGEST_S = 60, 7 * 24 * 3600
+"""Seconds that a token may be asked for to live."""
+FOR_EVER, WITHOUT_FAULT = -2, -1
+"""``retryCount``: tried again whatever it failed by, or whenever that was not the user's fault."""
 _USER = r"^[_A-Za-z0-9]+$"
 _WORD = r"^[A-Za-z0-9._~]+$"
 _THRESHOLDS = ("minFailedTaskCount", "minSucceededTaskCount")
@@ -96,14 +99,15 @@ class Credentials(BaseModel):
 
     username: str
     password: str
-    expiration: Annotated[int | None, Field(ge=1, le=MAX_LIFETIME_S), BeforeValidator(_no_bool)] = None
+    expiration: Annotated[int | None, Field(ge=SHORTEST_S, le=LONGEST_S), BeforeValidator(_no_bool)] = None
 
 
 class Token(BaseModel):
-    """Access token"""
+    """Access token; ``admin`` tells whether it is an administrator's."""
 
     token: str
     user: str
+    admin: bool
 
 
 class UserUpdate(BaseModel):
@@ -169,8 +173,8 @@ class TaskRole(BaseModel):
         return self
 
 
-class JobConfig(BaseModel):
-    """Job config"""
+class KeptConfig(BaseModel):
+    """Job config as it may be among the records: those of former versions may have no ``taskRoles``."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -182,7 +186,7 @@ class JobConfig(BaseModel):
     codeDir: Text = None
     virtualCluster: Text = None
     gpuType: Text = None
-    retryCount: Whole = Field(default=0, ge=0, le=1000)
+    retryCount: Whole = Field(default=0, ge=FOR_EVER, le=1000)
     killAllOnCompletedTaskNumber: Whole = Field(default=0, ge=0)
     jobEnvs: Annotated[dict[str, str | int | float | bool], AfterValidator(_variables)] | None = None
     taskRoles: list[TaskRole] | None = Field(default=None, min_length=1, max_length=MOST_ROLES)
@@ -190,14 +194,23 @@ class JobConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _of_a_form(cls, given: Any) -> Any:
-        return as_config(given)
+        try:
+            return as_config(given)
+        except LocalmlError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
-    def _names_differ(self) -> JobConfig:
+    def _names_differ(self) -> KeptConfig:
         names = [role.name for role in self.taskRoles or ()]
         if len(set(names)) != len(names):
             raise ValueError("taskRoles: names must differ")
         return self
+
+
+class JobConfig(KeptConfig):
+    """Job config"""
+
+    taskRoles: list[TaskRole] = Field(min_length=1, max_length=MOST_ROLES)
 
 
 def as_config(given: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -19,6 +20,7 @@ from docker.errors import APIError, DockerException, create_api_error_from_http_
 from docker.transport import UnixHTTPAdapter
 from docker.utils import kwargs_from_env, parse_host
 
+from localml.core.work.engines import same_engine
 from localml.engines.base import EngineError, EngineUnreachable
 
 ANSWER_S = 5.0
@@ -158,12 +160,26 @@ def _listener(path: str) -> int:
     return int(struct.unpack("iii", found)[0])
 
 
-class Daemon:
-    """The daemon's client, opened at first use, and what the daemon said about itself. Safe to share."""
+def identity_of(info: Mapping[str, Any]) -> str:
+    """Which daemon it is that says this of itself: by its folder, and its id or its machine's name. Some give another
+    id each time, two of one machine may have the same, and names change."""
+    folder = info.get("DockerRootDir")
+    marks = (hashlib.sha256(f"{one}:{folder}".encode()).hexdigest()[:8] for one in (info.get("ID"), info.get("Name")))
+    return ":".join(("docker", *marks))
 
-    def __init__(self, client: APIClient | None = None) -> None:
+
+class Daemon:
+    """The daemon's client, opened at first use, and what the daemon said about itself. Safe to share.
+
+    Attributes:
+        identity: whose containers are looked after: of the first daemon that answered, unless one is given.
+    """
+
+    def __init__(self, client: APIClient | None = None, identity: str = "docker") -> None:
         self._client = client
+        self.identity = identity
         self._info: dict[str, Any] | None = None
+        self._doubts, self._settled = 1, 0  # how often it may have become another one, and up to which it is the same
         self._lock = threading.Lock()
         self._failed: tuple[float, str] = (float("-inf"), "")  # when opening failed last, and why
 
@@ -195,6 +211,27 @@ class Daemon:
         if fresh or self._info is None:
             self._info = dict(self.api.info())
         return self._info
+
+    def doubt(self) -> None:
+        """It was away: who answers next may be another one."""
+        self._doubts += 1
+
+    def need_same(self) -> None:
+        """Make sure that it has the containers that are looked after: another daemon's "not found" says nothing of
+        them. It is asked once, and again after each doubt.
+
+        Raises:
+            EngineUnreachable: another daemon answers.
+        """
+        doubts = self._doubts
+        if doubts == self._settled:
+            return
+        found = identity_of(self.info(fresh=True))
+        if not same_engine(found, self.identity):
+            raise EngineUnreachable(
+                "another Docker daemon answers than before; the server's next start looks at it anew"
+            )
+        self.identity, self._settled = found, doubts
 
     def hidden_mounts(self) -> str:
         """Why the daemon would not see what this process mounts; empty when it does: it is on this machine, and has

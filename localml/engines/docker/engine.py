@@ -59,20 +59,43 @@ class DockerEngine:
     ``install`` marks everything that this engine makes; objects without this mark are never touched.
     ``bind_address`` is where the networks publish ports for which no address is given (a plan gives one).
     Without a ``client`` the one that ``DOCKER_HOST`` names is opened at first use, so that the engine can be made
-    while the daemon is away.
+    while the daemon is away. ``identity`` is that of the daemon whose containers it looks after, if that is known:
+    another one counts as no answer.
     """
 
     name = "docker"
     capabilities = replace(CONTAINERS, gang=MOST_IN_GANG)
 
-    def __init__(self, install: str, *, bind_address: str = "127.0.0.1", client: APIClient | None = None) -> None:
+    def __init__(
+        self,
+        install: str,
+        *,
+        bind_address: str = "127.0.0.1",
+        client: APIClient | None = None,
+        identity: str = "docker",
+    ) -> None:
         self._install = install
-        self._daemon = Daemon(client)
+        self._daemon = Daemon(client, identity)
         self._networks = Networks(self._daemon, install, bind_address)
         self._lookup = Lookup(self._daemon, install)
         self._lives = Lives(self._daemon)
         self._starter = Starter(self._daemon, self._lookup, self._networks, self._lives, install)
         self._streams: WeakSet[LogStream] = WeakSet()
+
+    @property
+    def identity(self) -> str:
+        """See :attr:`localml.engines.base.Engine.identity`. Known once the daemon has answered."""
+        return self._daemon.identity
+
+    def meet(self) -> str:
+        """Ask the daemon who it is; the identity.
+
+        Raises:
+            EngineUnreachable: it does not answer, or is another one than is looked after.
+        """
+        with engine_errors(asking=True):
+            self._daemon.need_same()
+        return self._daemon.identity
 
     def nodes(self) -> tuple[NodeInfo, ...]:
         """See :meth:`localml.engines.base.Engine.nodes`."""
@@ -104,6 +127,7 @@ class DockerEngine:
     def start(self, plan: ReplicaPlan) -> Observed:
         """See :meth:`localml.engines.base.Engine.start`."""
         with engine_errors():
+            self._daemon.need_same()
             return self._starter.start(plan)
 
     def hidden_mounts(self) -> str:
@@ -114,11 +138,13 @@ class DockerEngine:
     def inspect(self, name: str) -> Observed:
         """See :meth:`localml.engines.base.Engine.inspect`."""
         with engine_errors(asking=True):
+            self._daemon.need_same()
             return self._lookup.look(name)
 
     def list(self) -> dict[str, Observed]:
         """See :meth:`localml.engines.base.Engine.list`."""
         with engine_errors(asking=True):
+            self._daemon.need_same()
             return self._lookup.all()
 
     def stop(self, name: str, grace: float) -> None:
@@ -150,6 +176,7 @@ class DockerEngine:
         FAILPOINTS.hit("before-remove")
         end = time.monotonic() + _GONE_S
         with engine_errors():
+            self._daemon.need_same()
             container = self._lookup.identify(name)
             while container is not None and (under_way := self._remove(name, container)):
                 if time.monotonic() > end:
@@ -259,6 +286,7 @@ class DockerEngine:
             except (EngineUnreachable, EngineError):
                 delay = min(delay * 2, _LONGEST_BACKOFF)
             lost = True
+            self._daemon.doubt()
             stop.wait(delay)
 
     def close(self) -> None:

@@ -83,7 +83,7 @@ class FakeEngine:
         exec_result: what :meth:`exec` answers, and what a command of :meth:`open` does.
     """
 
-    name = "fake"
+    name = identity = "fake"
 
     def __init__(
         self,

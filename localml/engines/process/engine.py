@@ -85,7 +85,7 @@ class ProcessEngine:
         hidden: folders of which replicas in boxes see nothing but what they are given, such as the data directory.
     """
 
-    name = "process"
+    name = identity = "process"
 
     def __init__(
         self,

@@ -20,6 +20,8 @@ GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
 LAST_LINES = 12
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 """This process's pip."""
+BUILDER = "LOCALML_BUILDER"
+"""In the environment of whatever takes part in a build: the number of the process that it is made for."""
 
 
 def download_wheels(requirements: Path, cache: Path, python: str, progress: Progress) -> Path:
@@ -89,7 +91,7 @@ def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapp
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), BUILDER: str(os.getpid())},
             text=True,
             errors="replace",
         ) as child:

@@ -28,6 +28,7 @@ Headers = list[tuple[bytes, bytes]]
 
 _JSON, _BINARY = b"application/json", b"application/octet-stream"
 _DIGITS = 18
+_INDEX = "/v2/repository/index"
 _HEADER_LENGTH = b"inference-header-content-length"
 _TOKEN = b"x-localml-replica-token"
 _STRANGER = "this server answers localml's gateway alone; send the request there"
@@ -69,6 +70,8 @@ class App:
             if infers:
                 status = 200
                 headers, body = await self._infer(path, method, scope, receive)
+            elif path == _INDEX:
+                status, headers, body = self._index(await self._index_request(method, scope, receive))
             else:
                 status, headers, body = self._look(path, method)
         except RequestError as error:
@@ -110,7 +113,7 @@ class App:
             return [(b"content-type", _JSON)], (await version.infer_text(_text(body))).encode()
         request = protocol.parse(body, header_length, version.spec)
         outputs = await version.infer(request)
-        answer, length = protocol.render(request, self._settings.name, version.version, outputs)
+        answer, length = protocol.render(request, self._settings.name, version.version, outputs, version.spec.told)
         if length is None:
             return [(b"content-type", _JSON)], answer
         return [(b"content-type", _BINARY), (_HEADER_LENGTH, b"%d" % length)], answer
@@ -173,9 +176,12 @@ class App:
 
     def _look(self, path: str, method: str) -> tuple[int, Headers, bytes]:
         """Everything that is only read."""
-        if method not in ("GET", "HEAD"):
-            raise RequestError(405, f"{path} takes GET, not {method}")
         path = path.rstrip("/")
+        if path.startswith("/v2/repository/models/"):
+            raise bad("models are not loaded by callers: 'localml rollout' brings up another version")
+        if method not in ("GET", "HEAD"):
+            self._look(path, "GET")  # where nothing is, no method is right
+            raise RequestError(405, f"{path} takes GET, not {method}")
         if path == "/metrics":
             return 200, [(b"content-type", CONTENT_TYPE)], self._metrics.text()
         if path == "/v2":
@@ -188,6 +194,35 @@ class App:
             wanted = self._wanted(path.removesuffix("/ready"))
             return self._ready(self._repository.find(wanted), "ready", {"name": self._settings.name})
         return _json(self._metadata(self._wanted(path)))
+
+    async def _index_request(self, method: str, scope: Scope, receive: Receive) -> bool:
+        """Whether only versions that are ready are asked for (Triton's extension *model repository*)."""
+        if method != "POST":
+            raise RequestError(405, f"{_INDEX} takes POST, not {method}")
+        body = await self._body(receive, _head(scope["headers"])[0])
+        try:
+            wanted = orjson.loads(body) if body.strip() else {}
+        except orjson.JSONDecodeError as error:
+            raise bad(f"the body is not JSON: {error}") from None
+        if not isinstance(wanted, dict) or not isinstance(wanted.get("ready", False), bool):
+            raise bad("the body may be an object with 'ready', true or false")
+        return bool(wanted.get("ready", False))
+
+    def _index(self, only_ready: bool) -> tuple[int, Headers, bytes]:
+        reasons = {one.version: one.trouble for one in self._repository.versions}
+        for version, reason in self._repository.failures.items():
+            reasons.setdefault(version, reason)
+        found = [
+            {
+                "name": self._settings.name,
+                "version": version,
+                "state": "UNAVAILABLE" if reason else "READY",
+                "reason": reason,
+            }
+            for version, reason in sorted(reasons.items(), key=lambda one: int(one[0]))
+            if not (reason and only_ready)
+        ]
+        return 200, [(b"content-type", _JSON)], orjson.dumps(found)
 
     def _ready(self, version: ServedVersion | None, key: str, answer: dict[str, Any]) -> tuple[int, Headers, bytes]:
         ready = version is not None and version.ready and not self.draining
@@ -234,7 +269,8 @@ class App:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or ())}
+    found = {"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape or ())}
+    return {**found, "parameters": spec.parameters} if spec.parameters else found
 
 
 def _head(headers: Headers) -> tuple[int | None, int | None, bool]:

@@ -75,6 +75,13 @@ class Protocol(HttpToolsProtocol):
         elif self._deadline is None and self._begun:
             self._deadline = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """See ``asyncio.Protocol``. Who closes its own side alone after a whole request is answered."""
+        waits = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+        if waits:
+            self.cycle.keep_alive = False
+        return waits
+
     def on_message_begin(self) -> None:
         """See ``httptools``."""
         self._begun = True

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort  # type: ignore[import-untyped]
 
-from onnx_server import wire
+from onnx_server import maps, wire
 from onnx_server.cpus import available_cpus
 from onnx_server.errors import LoadError, RequestError, bad
+from onnx_server.locales import StandIns, missing
+from onnx_server.maps import Columns, mend
 from onnx_server.rows import join, rows_of, split
 from onnx_server.tensors import Array, objects
 from onnx_server.warmup import Probe, probe
@@ -39,8 +43,12 @@ _DATATYPES = {
     "tensor(string)": "BYTES",
 }
 _CALLERS_FAULT = ("InvalidArgument",)
+_ABOUT_THESE = ("Fail", "RuntimeException")
+"""What operators fail with when sizes don't go together, say."""
 _OUT_OF_MEMORY = ("bad allocation", "bad_alloc", "Failed to allocate memory", "out of memory")
-_QUIET = 3
+_QUIET, _SILENT = 3, 4
+"""From errors on, and not even those: each comes as an exception, too."""
+_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 
 
 class OnnxBackend:
@@ -55,12 +63,15 @@ class OnnxBackend:
 
     def __init__(self, plan: WorkerPlan) -> None:
         self._session, provider, nodes, notes = open_session(plan)
+        self._columns = Columns()
+        self._has_run = False
         self._texts = {one.name for one in self._session.get_inputs() if one.type == "tensor(string)"}
         inputs, outputs, unserved = _tensors(self._session)
         self._outputs = tuple(output.name for output in outputs)
         result = self._warm_up(inputs, outputs, plan.max_batch)
         notes = [*notes, *unserved, *([result.note] if result.note else [])]
         self._batching = result.batching
+        outputs = tuple(self._labelled(one) for one in outputs)
         self.spec = ModelSpec(
             "onnxruntime_onnx",
             provider,
@@ -74,6 +85,10 @@ class OnnxBackend:
     def _warm_up(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], max_batch: int) -> Probe:
         named = [(_first(one.shape), _first(two.shape)) for one, two in _pairs(self._session)]
         return probe(lambda arrays: self._run(self._outputs, arrays), inputs, outputs, named, max_batch)
+
+    def _labelled(self, output: TensorSpec) -> TensorSpec:
+        labels = self._columns.labels(output.name)
+        return replace(output, shape=(-1, len(labels)), labels=labels) if labels else output
 
     def run(self, batch: wire.Batch) -> list[Any]:
         """Answers of a batch whose items have equal types and, but for the first, equal sizes."""
@@ -90,8 +105,17 @@ class OnnxBackend:
         try:
             found = self._session.run(outputs, feed)
         except Exception as error:
-            raise _translated(error) from error
-        return {name: _plain(array) for name, array in zip(outputs, found, strict=True)}
+            raise _translated(error, inputs if self._has_run else {}) from error
+        self._has_run = True
+        return {name: self._plain(name, one) for name, one in zip(outputs, found, strict=True)}
+
+    def _plain(self, name: str, found: Any) -> Array:
+        if isinstance(found, list):
+            return self._columns.tensor(name, found)
+        array = np.asarray(found)
+        if array.dtype.kind == "O":
+            return objects([text.encode() for text in array.reshape(-1)], array.shape)
+        return array
 
 
 def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, dict[str, int] | None, list[str]]:
@@ -105,7 +129,7 @@ def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, dict[str,
         LoadError: the file is no usable model, or CUDA was wanted and does not run it.
     """
     options = ort.SessionOptions()
-    options.log_severity_level = _QUIET
+    options.log_severity_level = _SILENT
     options.intra_op_num_threads = plan.threads or available_cpus()
     # Threads that spin while they wait take the CPU from the process that speaks HTTP.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -114,12 +138,10 @@ def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, dict[str,
     providers: list[Any] = [CPU]
     if wants_cuda and CUDA in ort.get_available_providers():
         ort.preload_dlls()
+        options.log_severity_level = _QUIET  # why it could not be started is said in its log alone
         arena = {"gpu_mem_limit": str(plan.memory_limit)} if plan.memory_limit else {}
         providers = [(CUDA, arena), CPU]
-    try:
-        session = ort.InferenceSession(plan.path, options, providers=providers)
-    except Exception as error:
-        raise LoadError(_why_not(plan.path, error)) from error
+    session = _open(plan.path, options, providers)
     session.disable_fallback()
     nodes = nodes_by_provider(session)
     used = provider_used(session.get_providers(), nodes)
@@ -129,6 +151,16 @@ def open_session(plan: WorkerPlan) -> tuple[ort.InferenceSession, str, dict[str,
             raise LoadError(f"{reason}; --allow-cpu-fallback would serve on the CPU")
         notes.append(f"{reason}; served on the CPU")
     return session, used, nodes, notes
+
+
+def _open(path: str, options: ort.SessionOptions, providers: list[Any]) -> ort.InferenceSession:
+    with StandIns() as locales:
+        while True:
+            try:
+                return ort.InferenceSession(path, options, providers=providers)
+            except Exception as error:
+                if not locales.help(str(error)):
+                    raise LoadError(_why_not(path, error)) from error
 
 
 def nodes_by_provider(session: ort.InferenceSession) -> dict[str, int] | None:
@@ -185,7 +217,12 @@ def gpus_visible() -> bool:
 
 
 def _why_not(path: str, error: Exception) -> str:
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = _words(error)
+    if locale := missing(text):
+        return (
+            f"{path} changes the case of letters by the rules of the locale '{locale}', which this system lacks; "
+            "install it, or export the model with the attribute locale='C.UTF-8'"
+        )
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return f"{path} does not fit into the memory limit: {text}"
     if type(error).__name__ in {"InvalidProtobuf", "NoSuchFile"} or "does not have a graph" in text:
@@ -195,19 +232,31 @@ def _why_not(path: str, error: Exception) -> str:
     return f"{path} cannot be loaded: {text}"
 
 
+def _words(error: Exception) -> str:
+    """What onnxruntime says, on one line, its own bookkeeping left out."""
+    text = _PREFIX.sub("", " ".join(str(error).split()))
+    return text or type(error).__name__
+
+
 def _tensors(session: ort.InferenceSession) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], list[str]]:
     for one in session.get_inputs():
         if one.type not in _DATATYPES:
-            raise LoadError(f"input '{one.name}' is {one.type}, which the protocol has no type for")
+            raise LoadError(f"input '{one.name}' is {one.type}, which the protocol has no type for; {mend(one.type)}")
     unserved = [
-        f"output '{one.name}' is {one.type}, which the protocol has no type for; it is not served"
+        f"output '{one.name}' is not served: it is {one.type}, which the protocol has no type for; {mend(one.type)}"
         for one in session.get_outputs()
-        if one.type not in _DATATYPES
+        if one.type not in _DATATYPES and one.type not in maps.DATATYPES
     ]
-    outputs = tuple(_spec(one) for one in session.get_outputs() if one.type in _DATATYPES)
+    outputs = tuple(found for one in session.get_outputs() if (found := _output(one)) is not None)
     if not outputs:
         raise LoadError("; ".join(unserved) or "the model has no output")
     return tuple(_spec(one) for one in session.get_inputs()), outputs, unserved
+
+
+def _output(one: ort.NodeArg) -> TensorSpec | None:
+    if one.type in maps.DATATYPES:
+        return TensorSpec(one.name, maps.DATATYPES[one.type], (-1, -1))
+    return _spec(one) if one.type in _DATATYPES else None
 
 
 def _spec(one: ort.NodeArg) -> TensorSpec:
@@ -236,18 +285,20 @@ def _texts(name: str, array: Array) -> Array:
     return texts.reshape(array.shape)
 
 
-def _plain(array: Array) -> Array:
-    if array.dtype.kind == "O":
-        return objects([text.encode() for text in array.reshape(-1)], array.shape)
-    return array
+def _translated(error: Exception, inputs: Mapping[str, Array]) -> Exception:
+    """What a caller is told of a failed run.
 
-
-def _translated(error: Exception) -> Exception:
-    text = str(error).strip()
+    Args:
+        inputs: of a model that has taken others before, so that a failure is about these; else empty.
+    """
+    text = _words(error)
     if any(sign in text for sign in _OUT_OF_MEMORY):
         return RequestError(503, f"the model ran out of memory on this request: {text}")
     if type(error).__name__ in _CALLERS_FAULT:
         return bad(f"the model does not take these inputs: {text}")
+    if inputs and type(error).__name__ in _ABOUT_THESE and "CUDA" not in text and "CUDNN" not in text:
+        given = ", ".join(f"'{name}' {list(array.shape)}" for name, array in inputs.items())
+        return bad(f"the model does not take these inputs ({given}): {text}")
     if "CUDA failure" in text or "CUDNN" in text:
         # A CUDA context does not recover from most errors: end, so that a fresh worker takes over.
         os._exit(70)

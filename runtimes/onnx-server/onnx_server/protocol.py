@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -220,8 +221,17 @@ def _raw(body: bytes, spec: ModelSpec) -> InferRequest:
     return InferRequest(None, {wanted.name: array}, binary_default=True)
 
 
-def render(request: InferRequest, name: str, version: str, outputs: Mapping[str, Array]) -> tuple[bytes, int | None]:
+def render(
+    request: InferRequest,
+    name: str,
+    version: str,
+    outputs: Mapping[str, Array],
+    told: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> tuple[bytes, int | None]:
     """Write an answer.
+
+    Args:
+        told: parameters of outputs that have some.
 
     Returns:
         The body and ``Inference-Header-Content-Length``; None where all of it is JSON.
@@ -234,9 +244,11 @@ def render(request: InferRequest, name: str, version: str, outputs: Mapping[str,
     for output in request.outputs or outputs:
         array = outputs[output]
         one: dict[str, Any] = {"name": output, "datatype": DATATYPES[array.dtype], "shape": array.shape}
+        if output in told:
+            one["parameters"] = dict(told[output])
         if request.wants_binary(output):
             blob = to_binary(array)
-            one["parameters"] = {"binary_data_size": len(blob)}
+            one.setdefault("parameters", {})["binary_data_size"] = len(blob)
             blobs.append(blob)
         else:
             one["data"] = to_json(output, array)

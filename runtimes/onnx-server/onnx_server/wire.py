@@ -11,6 +11,7 @@ and the worker answers each with a list that holds, for each of the items, an an
 
 from __future__ import annotations
 
+import json
 import pickle
 import socket
 import struct
@@ -28,11 +29,22 @@ _CHUNK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """An input or output of a model. ``shape`` has -1 for sizes that vary; None if not even the rank is fixed."""
+    """An input or output of a model.
+
+    Attributes:
+        shape: with -1 for sizes that vary; None if not even the rank is fixed.
+        labels: what the columns of an output stand for: the classes of a classifier's probabilities.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...] | None
+    labels: tuple[str | int, ...] = ()
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What the protocol says of it beside that, whose parameters are texts and numbers: lists are JSON's text."""
+        return {"class_labels": json.dumps(self.labels, ensure_ascii=False)} if self.labels else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class ModelSpec:
         text: the model takes the request's body and gives the answer's body, both as text.
         batching: requests may be put together along the first dimension.
         known_inputs: ``inputs`` by name.
+        told: parameters of the outputs that have some, by name.
         notes: sentences about what is served differently than one may expect.
     """
 
@@ -60,10 +73,12 @@ class ModelSpec:
     notes: tuple[str, ...] = ()
     nodes: dict[str, int] = field(default_factory=dict)
     known_inputs: dict[str, TensorSpec] = field(init=False, compare=False, repr=False)
+    told: dict[str, dict[str, str]] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Index the inputs once, as every request looks for its own."""
         object.__setattr__(self, "known_inputs", {one.name: one for one in self.inputs})
+        object.__setattr__(self, "told", {one.name: told for one in self.outputs if (told := one.parameters)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from bench.client import Client, request
 LOCALML = Path(sys.executable).parent / "localml"
 TINY_JOB = ("true",)
 GPUS = 4
+CPUS = 16 * (os.cpu_count() or 1)
+"""Declared, so that as many jobs run at a time as containers may."""
 IMAGE = "localml/base:latest"
 POOLS = ("default", "cloudml/train/default", "openpai/default")
 NATIVE, CLOUDML, OPENPAI, MLBENCH = "/localml/v1", "/cloud_ml/v1", "/api/v1", "/api"
@@ -159,7 +161,7 @@ def serving(data: Path, engine: str, told: int = subprocess.DEVNULL, **environme
     """
     port = free_port()
     command = [LOCALML, "up", "--data", data, "--engine", engine, "--port", port, "--gpus", f"simulated:{GPUS}"]
-    command += ["--gateway-port", free_port()]
+    command += ["--gateway-port", free_port(), "--cpus", CPUS, "--max-replicas", CPUS]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=told, env=os.environ | environment
     )
@@ -177,7 +179,7 @@ def platform(data: Path, engine: str, *, start: bool = True) -> Iterator[Any]:
     from localml.config import load
     from localml.platform import Platform
 
-    one = Platform(load({}, data=data, engine=engine, gpus=f"simulated:{GPUS}"))
+    one = Platform(load({}, data=data, engine=engine, gpus=f"simulated:{GPUS}", cpus=CPUS, max_replicas=CPUS))
     if start:
         one.start()
     try:

@@ -86,6 +86,77 @@ def test_a_crowded_machine_takes_no_more_but_a_large_gang_gets_it_for_itself() -
     assert not run(gang, wait(2), on=node(replicas=1, max_replicas=8)).placements
 
 
+def cores(number: float, **rest: object) -> Node:
+    """An empty machine without GPUs."""
+    return node(cpu=number, gpus=0, cores=number, **rest)
+
+
+def busy(number: float, held: float, light: float = 0) -> Node:
+    """A machine of so many cores, with so many held by others and by light services."""
+    free = Amount(number - held - light, 16 * GIB, 0)
+    return dataclasses.replace(cores(number), free=free, busy=held, light=light, replicas=1)
+
+
+def test_what_asks_for_more_cores_than_there_are_starts_when_it_has_the_machine_to_itself() -> None:
+    for large in (Demand("main", cpu=3), Demand("worker", 3, cpu=1), Demand("main", cpu=4000)):
+        job = Waiting(1, "large", "default", 0, Shape.of(large))
+        hog = Holder(90, "hog", "default", Amount(cpu=1), ends_by=50.0)
+        waits = run(job, wait(2, cpu=1), on=busy(2, 1), holders=[hog])
+        assert not waits.placements
+        asked = job.shape.need.cpu
+        assert waits.reasons[1].message == (
+            f"waits until it has the machine to itself: it asks for {asked:g} CPU cores, there are 2, and others hold 1"
+        )
+        assert (waits.reasons[1].holders, waits.reasons[1].expected_start) == ((90,), 50.0)
+        assert waits.reasons[2].ahead == "large"
+        found = run(job, wait(2, cpu=1), wait(3), on=cores(2))
+        assert set(found.placements) == {1, 3}
+        assert found.placements[1].note == f"asks for {asked:g} CPU cores of 2 and has the machine to itself"
+        assert found.reasons[2].message == "waits for 1 CPU core (0 of 2 free)"
+
+
+def test_services_that_named_no_cores_are_not_waited_for() -> None:
+    # two notebooks hold half a core of two: what asks for more than they leave runs beside them, one at a time
+    assert set(run(wait(1, cpu=2), wait(2, cpu=1), on=busy(2, 0, light=0.5)).placements) == {1}
+    assert set(run(wait(1, cpu=1), wait(2, cpu=1), on=busy(2, 0, light=2)).placements) == {1}
+    assert not run(wait(1, cpu=2), on=busy(2, 0.5)).placements  # those were named
+    notebook = Waiting(2, "nb", "default", 0, Shape.of(Demand("main", cpu=0.25, light=True)))
+    found = run(wait(1, cpu=3), notebook, on=busy(2, 1))
+    assert set(found.placements) == {2}  # a service delays nobody who will run beside it
+    full = run(*(dataclasses.replace(notebook, id=number) for number in range(9)), on=cores(2))
+    assert len(full.placements) == 8
+    assert full.reasons[8].message == "waits for 0.25 CPU cores (0 of 2 free)"
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-1, 1), st.integers(1, 5), st.sampled_from([0.25, 0.5, 1, 3, 70]), st.booleans()),
+        min_size=1,
+        max_size=10,
+    ),
+    st.sampled_from([0.5, 1, 2, 4]),
+    st.integers(0, 8),
+)
+def test_everything_starts_at_last_and_cores_are_reserved_once(
+    wanted: list[tuple[int, int, float, bool]], size: float, quarters: int
+) -> None:
+    """Whatever cores are asked for, and however many services stay: once all others ended, the first one starts."""
+    light = min(size, quarters / 4)
+    left = {
+        number: Waiting(number, f"j{number}", "default", priority, Shape.of(Demand("w", count, cpu)))
+        for number, (priority, count, cpu, _) in enumerate(wanted)
+    }
+    while left:
+        found = run(*left.values(), on=busy(size, 0, light))
+        assert found.placements
+        first = min(left.values(), key=lambda job: job.rank)
+        assert first.id in found.placements
+        needs = [left[number].shape.need.cpu for number in found.placements]
+        assert len(needs) == 1 or sum(needs) <= size - light + 1e-6
+        for number in found.placements:
+            del left[number]
+
+
 def test_a_drained_machine_says_so() -> None:
     assert run(wait(1), on=node(closed="this machine is drained: cleaning")).reasons[1].code == "closed"
 

@@ -159,6 +159,27 @@ def test_every_cause_has_a_rule_and_it_is_kept(cause: Cause) -> None:
 
 
 @pytest.mark.parametrize(
+    ("policy", "cause", "again"),
+    [
+        (RetryPolicy(limit=None), Cause.EXIT_CODE, True),
+        (RetryPolicy(limit=None), Cause.OOM, True),
+        (RetryPolicy(limit=None), Cause.TIME_LIMIT, False),
+        (RetryPolicy(faultless=True), Cause.EXIT_CODE, False),
+        (RetryPolicy(faultless=True), Cause.ENGINE_LOST, True),
+        (RetryPolicy(faultless=True), Cause.IMAGE_MISSING, False),
+        (RetryPolicy(limit=1000), Cause.ENGINE_LOST, False),
+    ],
+)
+def test_what_is_tried_again_for_ever(policy: RetryPolicy, cause: Cause, again: bool) -> None:
+    """After 2,000 tries, of which 1,000 counted."""
+    spec = WorkloadSpec(roles=SPEC.roles, retries=policy)
+    now = view(State.RUNNING, attempt(1), spec=spec, attempt=2001, retries=1000)
+    moved = decide(now, FixedWorld({"a1": end(cause, 1)}), 0)[-1]
+    assert isinstance(moved, Move)
+    assert (moved.to is State.QUEUED) is again
+
+
+@pytest.mark.parametrize(
     ("min_failed", "min_succeeded", "ends", "expected"),
     [
         (1, None, "F..", State.FAILED),

@@ -65,7 +65,7 @@ class History(RuleBasedStateMachine):
         kept = admitter.placements
 
         def compared(lost: Mapping[str, str], now: float) -> dict[int, Placement]:
-            whole = admitter._fresh(tuple(admitter._machines()), lost, now).run(admitter._picture.queue)
+            whole = admitter._fresh(tuple(admitter.machines()), lost, now).run(admitter._picture.queue)
             found = kept(lost, now)
             assert found == whole
             return found

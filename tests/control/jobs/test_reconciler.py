@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.rig import ME, Rig, job
 from sqlmodel import col, select
 
+from localml.control.jobs import records
 from localml.control.jobs.observe import GONE_AGAIN_S
 from localml.core.events.records import Events
 from localml.core.prune import PruneRules, prune
 from localml.core.work.causes import Cause
-from localml.core.work.specs import Completion, Port, Resources, RetryPolicy, Role, WorkloadSpec
+from localml.core.work.specs import Completion, Port, Resources, RetryPolicy, Role, WorkloadSpec, single
 from localml.core.work.states import State
 from localml.core.work.tables import Workload
-from localml.engines.base import EngineError, ImageMissing, Phase, PortTaken
+from localml.engines.base import EngineError, ImageMissing, Phase, PortTaken, ReplicaPlan
 from localml.engines.fake.engine import ServerDied
 
 
@@ -374,3 +376,15 @@ def test_an_image_that_was_found_for_a_workload_that_is_forgotten_meanwhile_stop
     other = rig.submit("other", job(None))
     rig.settle()
     assert rig.state(other) == "running"
+
+
+def test_an_image_that_another_engine_has_pinned_is_looked_for_by_its_name(rig: Rig) -> None:
+    """An id of Docker's would be an unknown image to child processes, and run with whatever the machine has."""
+    number = rig.submit("j", single(["run"], image="localml/train"))
+    rig.db.write(lambda s: records.pin_images(s, number, {"main": "sha256:1f"}))
+    rig.engine.capabilities = replace(rig.engine.capabilities, images=False)
+    rig.restart()
+    plans: list[ReplicaPlan] = []
+    rig.engine.on_start(plans.append)
+    rig.settle()
+    assert [one.image for one in plans] == ["localml/train"]

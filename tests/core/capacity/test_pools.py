@@ -27,7 +27,7 @@ def test_what_runs_and_what_waits_is_counted_with_everything_below(rig: Rig) -> 
     rig.submit("second", job(None, gpu=1), pool="a/b")
     rig.submit("elsewhere", job(None), pool="ab")
     rig.settle()
-    assert rig.pools.load("a") == rig.pools.load("a/b") == Load(Usage(gpu=1, workloads=1), waiting=1)
+    assert rig.pools.load("a") == rig.pools.load("a/b") == Load(Usage(cpu=1, gpu=1, workloads=1), waiting=1)
     assert rig.pools.load("nothing") == Load()
 
 

@@ -252,3 +252,38 @@ def test_bytes_of_one_stream_are_read_where_they_lie(tmp_path: Path) -> None:
     assert store.tail(1, name, "stdout", 6) == b"three\n"
     assert store.read(1, name, "stdout", 4, 3) == b"thr"
     assert store.read(1, "nobody", "stdout", 0, 3) == b""
+
+
+def bar(states: int) -> bytes:
+    """What a progress bar wrote: one line, whose states are parted by carriage returns."""
+    return b"".join(b"\r%7d/%d" % (number, states) for number in range(states + 1))
+
+
+@pytest.mark.parametrize("ended", [b"\n", b"\r\n", b""])
+@pytest.mark.parametrize("states", [1 << 16, 1 << 20])
+def test_of_a_long_bar_the_newest_states_are_the_last_line(tmp_path: Path, states: int, ended: bytes) -> None:
+    """One of 16 MiB, too; what is before a bar is found behind it."""
+    store = LogStore(tmp_path)
+    append(store, SOURCES[0], 1, b"before\n" + bar(states) + ended)
+    start = tail(store, SOURCES, 1)
+    shown = b"".join(piece.data for piece in pieces(store, SOURCES, start))
+    assert shown.endswith(b"\r%7d/%d" % (states, states) + ended)
+    assert len(shown) <= 1 << 16
+    assert shown.lstrip().split(b"/")[1].startswith(b"%d\r" % states)  # it begins with a whole state
+    if states < 1 << 18:
+        assert tail(store, SOURCES, 2).offsets[0] == 0
+
+
+def test_the_last_bytes_of_a_bar_begin_with_a_state(tmp_path: Path) -> None:
+    store = LogStore(tmp_path)
+    append(store, SOURCES[0], 1, bar(100_000))
+    start = last_bytes(store, SOURCES[:1], 50_000).offsets[0]
+    assert store.read(1, SOURCES[0].name, "stdout", start - 1, 1) == b"\r"
+
+
+def test_a_bar_without_end_is_given_in_whole_states(tmp_path: Path) -> None:
+    store = LogStore(tmp_path)
+    append(store, SOURCES[0], 1, bar(100_000))
+    parts = [piece.data for piece in whole_lines(store, SOURCES, Position(), over=False)]
+    assert len(parts) > 5
+    assert all(part.endswith(b"\r") for part in parts)

@@ -240,7 +240,6 @@ def test_a_package_that_is_not_safe_is_refused_at_once(client: SignedClient, pla
         ("gpu_limit", {"gpu_limit": 3}, ("3", "2")),
         ("gpu_limit", {"gpu_limit": 1_000_000}, ("1e+06", "2")),
         ("gpu_limit", {"gpu_limit": 1, "worker_count": 3}, ("3", "2")),
-        ("cpu_limit", {"cpu_limit": 9}, ("9", "8")),
         ("cpu_limit", {"cpu_limit": "5000"}, ("5000",)),
         ("memory_limit", {"memory_limit": "17G"}, ()),
     ],
@@ -252,6 +251,15 @@ def test_more_than_the_machine_has_is_413_with_the_numbers(
     assert (answer.status, answer.json["error"]) == (413, True), answer.data
     assert answer.json["message"].startswith(field)
     assert all(number in answer.json["message"] for number in numbers)
+
+
+@pytest.mark.parametrize("more", [{"cpu_limit": 9}, {"cpu_limit": "3", "ps_count": 1, "worker_count": 2}])
+def test_more_cores_than_there_are_is_no_refusal(
+    platform: Platform, client: SignedClient, more: dict[str, Any]
+) -> None:
+    assert client.post("/train", body(job_name="wide", **more)).status == 200
+    full = platform.workloads.page(Query(contains="wide")).items[0]
+    assert full.cpu == 9
 
 
 def test_more_than_the_quota_is_413_and_shows_in_the_quota(platform: Platform, app: Flask) -> None:

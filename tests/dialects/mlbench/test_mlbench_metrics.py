@@ -69,6 +69,13 @@ def test_queries_choose_metrics_and_points(dashboard: Dashboard, run: int) -> No
     assert read(dashboard, run, since=when(2), last_n=1) == {"loss @ 0": ["1"]}
 
 
+def test_twelve_points_are_summed_up_in_ten_when_ten_are_asked_for(dashboard: Dashboard, run: int) -> None:
+    post(dashboard, run, "acc", list(range(12)))
+    assert read(dashboard, run, summarize=10)["acc"] == ["0.5", "2.5", *map(str, range(4, 12))]
+    assert len(read(dashboard, run, summarize=12)["acc"]) == 12
+    assert len(read(dashboard, run, summarize=11)["acc"]) == 11
+
+
 @pytest.mark.parametrize(
     "query",
     ["since=yesterday", "since=", "metric_type=node", "metric_type=", "summarize=0", "summarize=few", "last_n=-1"],
@@ -185,10 +192,17 @@ def test_a_summary_has_at_most_so_many_points_and_the_same_mean(values: list[flo
     assert len(found) <= max(most, 0) or not points
     assert [point.at for point in found] == sorted(point.at for point in found)
     if len(points) > most:
-        size = math.ceil(len(points) / most)
-        sizes = [min(size, len(points) - start) for start in range(0, len(points), size)]
+        starts = [int(point.at) for point in found]
+        sizes = [end - start for start, end in zip(starts, [*starts[1:], len(points)], strict=True)]
         total = math.fsum(point.value * count for point, count in zip(found, sizes, strict=True))
         assert math.isclose(total, math.fsum(values), abs_tol=1e-3)
+        assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 200), st.integers(1, 50))
+def test_a_summary_has_as_many_points_as_were_asked_for_where_there_are_more(count: int, most: int) -> None:
+    points = [Point(float(second), float(second)) for second in range(count)]
+    assert len(summarized(points, most)) == min(count, most)
 
 
 @given(st.text(max_size=200))
@@ -197,3 +211,7 @@ def test_a_name_of_a_file_has_nothing_of_a_path_or_header(text: str) -> None:
     assert found
     assert not set(found) & set('/\\"\r\n\0')
     assert found.strip(".") == found
+
+
+def test_a_summary_of_what_is_no_number_is_empty() -> None:
+    assert summarized([Point(float(second), math.nan) for second in range(5)], 2) == []

@@ -221,3 +221,22 @@ def test_a_follower_who_leaves_is_noticed(admin: Http, localml: Localml, monkeyp
     connection.close()
     assert left.wait(5.0)
     admin("DELETE", f"/workloads/{number}")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_more_last_lines_than_an_answer_holds_it_has_the_newest(admin: Http, localml: Localml, count: int) -> None:
+    """And says where they begin, so that who wants all of them gets them: so does the client."""
+    number = ended(admin, "true", count=count)
+    for source in ALL.sources(localml.platform.workloads.get(number).attempts):
+        if source.stream == "stdout":
+            lines = b"".join(b"%s line %7d\n" % (source.replica.encode(), one) for one in range(100_000))
+            append(localml.platform.logs, source, 1.0, lines)
+    found = admin("GET", f"/workloads/{number}/logs?tail={count * 90_000}&prefix=false")
+    assert (1 << 20) - 200 < len(found.data) <= 1 << 20
+    for index in range(count):
+        assert b"main-%d line   99999\n" % index in found.data
+    assert found.headers["Localml-Tail"] != "0"
+    assert found.data.startswith(b"main-")  # a whole line
+    whole = localml.client.text(number, tail=count * 90_000, prefix=False)
+    assert whole.count("\n") == count * 90_000
+    assert "Localml-Tail" not in admin("GET", f"/workloads/{number}/logs?tail=10").headers

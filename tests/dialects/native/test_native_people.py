@@ -295,7 +295,8 @@ class TestTokens:
         headers = {"Authorization": f"Bearer {token}"}
         for path in ("/api/v1/jobs", "/api/v1/virtual-clusters", "/api/runs/", "/api/pods/"):
             assert urllib3.request("GET", localml.url + path, headers=headers).status == 200
-        job = {"jobName": "by-token", "image": "i"}
+        task = {"name": "t", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "true"}
+        job = {"jobName": "by-token", "image": "i", "taskRoles": [task]}
         for method, path, body in (
             ("DELETE", "/api/v1/user", {"username": "nobody"}),
             ("POST", "/api/v1/jobs", job),

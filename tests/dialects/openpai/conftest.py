@@ -68,7 +68,7 @@ def new_user(client: PaiClient, nobody: PaiClient) -> Callable[..., PaiClient]:
 
     def make(name: str, **rest: object) -> PaiClient:
         answer = client.put("/user", {"username": name, "password": "secret1", "modify": False, **rest})
-        assert answer.status == 200, answer.data
+        assert answer.status == 201, answer.data
         return nobody.login(name, "secret1")
 
     return make

@@ -89,7 +89,7 @@ def prepare(operation: Operation, client: PaiClient) -> None:
     if operation.id != "submitJob":
         assert client.post("/jobs", OPERATIONS["submitJob"].body).status == 201
     if operation.id in ("removeUser", "assignVirtualClusters"):
-        assert client.put("/user", OPERATIONS["upsertUser"].body).status == 200
+        assert client.put("/user", OPERATIONS["upsertUser"].body).status == 201
 
 
 def send(operation: Operation, client: PaiClient, platform: Platform, body: Any = None, **names: str) -> Answer:

@@ -47,6 +47,8 @@ INSIDE: list[dict[str, Any]] = [
     config(jobName="x" * 128),
     config(retryCount=0),
     config(retryCount=1000),
+    config(retryCount=-1),
+    config(retryCount=-2),
     config(retryCount="2"),
     config(jobEnvs={"_A.b": "x"}),
     config(gpuType="Simulated"),
@@ -60,6 +62,7 @@ INSIDE: list[dict[str, Any]] = [
     one_role(memoryMB=100, shmMB=100),
     one_role(shmMB=1),
     one_role(cpuNumber=8),
+    one_role(cpuNumber=9),  # than there are: it has the machine to itself
     one_role(gpuNumber=2),
     one_role(minFailedTaskCount=None, minSucceededTaskCount=None),
     one_role(minFailedTaskCount=1, minSucceededTaskCount=1),
@@ -72,6 +75,7 @@ INSIDE: list[dict[str, Any]] = [
 ]
 OUTSIDE: list[tuple[dict[str, Any] | bytes, str]] = [
     ({}, "jobName: is required"),
+    ({"jobName": "job", "image": "i"}, "taskRoles: is required"),
     (config(jobName=""), "jobName"),
     (config(jobName="a b"), "jobName"),
     (config(jobName="a/b"), "jobName"),
@@ -80,7 +84,6 @@ OUTSIDE: list[tuple[dict[str, Any] | bytes, str]] = [
     (config(jobName="x" * 129), "jobName"),
     (config(jobName=3), "jobName"),
     (config(image=["i"]), "image"),
-    (config(retryCount=-1), "retryCount"),
     (config(retryCount=1001), "retryCount"),
     (config(retryCount=True), "retryCount"),
     (config(retryCount=0.5), "retryCount"),
@@ -90,31 +93,18 @@ OUTSIDE: list[tuple[dict[str, Any] | bytes, str]] = [
     (config(taskRoles=[]), "taskRoles"),
     (config(taskRoles="["), "taskRoles"),
     (config(taskRoles=[role(), role()]), "names must differ"),
-    (config(gpuType="H100", taskRoles=[role(gpuNumber=1)]), "H100"),
-    (config(virtualCluster="nothing"), "could not find virtual cluster nothing"),
-    (config(virtualCluster="a/b"), "virtualCluster"),
-    (config(dataDir="hdfs://h/../x"), "dataDir: must not hold '..'"),
-    (config(outputDir="ftp://h/x"), "outputDir"),
-    (config(dataDir="file:///etc"), "dataDir"),
-    (config(codeDir=f"{FS}/nothing"), "codeDir: hdfs://localml:9000/nothing does not exist"),
-    (config(authFile=f"{FS}/nothing"), "authFile"),
     (one_role(name=""), "taskRoles.0.name"),
     (one_role(name="a-b"), "taskRoles.0.name"),
     (one_role(name="x" * 65), "taskRoles.0.name"),
     (one_role(count=0), "taskNumber"),
     (one_role(count=1001), "taskNumber"),
     (one_role(cpuNumber=0), "cpuNumber"),
-    (one_role(cpuNumber=9), "cpuNumber: 9 CPU cores were asked for, this machine has 8"),
     (one_role(cpuNumber=5000), "cpuNumber: 5000 CPU cores were asked for"),
     (one_role(cpuNumber=10**10), "cpuNumber"),
     (one_role(memoryMB=99), "memoryMB"),
-    (one_role(memoryMB=16385), "memoryMB"),
     (one_role(memoryMB=100, shmMB=101), "shmMB (101) must not be more than memoryMB (100)"),
     (one_role(shmMB=0), "shmMB"),
     (one_role(gpuNumber=-1), "gpuNumber"),
-    (one_role(gpuNumber=3), "gpuNumber: 3 GPUs were asked for, this machine has 2"),
-    (one_role(gpuNumber=2000), "gpuNumber: 2000 GPUs"),
-    (one_role(gpuNumber=1, count=3), "gpuNumber: 3 GPUs were asked for, this machine has 2"),
     (one_role(command=""), "command"),
     (one_role(command=None), "command"),
     (one_role(minFailedTaskCount=0), "minFailedTaskCount"),
@@ -128,13 +118,32 @@ OUTSIDE: list[tuple[dict[str, Any] | bytes, str]] = [
     (port(portNumber=0), "portNumber"),
     (port(portNumber=101), "portNumber"),
     (one_role(portList=[{"label": "a"}, {"label": "a"}]), "labels must differ"),
-    (one_role(portList=[{"label": "a", "beginAt": 80, "portNumber": 2}, {"label": "b", "beginAt": 81}]), "port 81"),
-    (one_role(count=90, portList=[{"label": "a", "portNumber": 100}]), "4096 ports"),
     (b"{", "body: is not JSON"),
     (b"", "body"),
     (b"[1]", ""),
     (b'{"jobName": "a", "taskRoles": [{"name": 1e999}]}', "too large a number"),
+    (config(retryCount=-3), "retryCount"),
+    ({"jobName": "b", "a": "1", "a[b]": "2"}, "is given as a value and as an object"),
+    ({"jobName": "b", "a" + "[x]" * 20: "1"}, "nested too deeply"),
 ]
+"""What breaks the schema."""
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (config(gpuType="H100", taskRoles=[role(gpuNumber=1)]), "H100"),
+    (config(dataDir="hdfs://h/../x"), "dataDir: must not hold '..'"),
+    (config(outputDir="ftp://h/x"), "outputDir"),
+    (config(dataDir="file:///etc"), "dataDir"),
+    (config(codeDir=f"{FS}/nothing"), "codeDir: hdfs://localml:9000/nothing does not exist"),
+    (config(authFile=f"{FS}/nothing"), "authFile"),
+    (one_role(cpuNumber=9), "cpuNumber: 9 CPU cores were asked for, this machine has 8"),
+    (one_role(cpuNumber=5000), "cpuNumber: 5000 CPU cores were asked for"),
+    (one_role(memoryMB=16385), "memoryMB"),
+    (one_role(gpuNumber=3), "gpuNumber: 3 GPUs were asked for, this machine has 2"),
+    (one_role(gpuNumber=2000), "gpuNumber: 2000 GPUs"),
+    (one_role(gpuNumber=1, count=3), "gpuNumber: 3 GPUs were asked for, this machine has 2"),
+    (one_role(portList=[{"label": "a", "beginAt": 80, "portNumber": 2}, {"label": "b", "beginAt": 81}]), "port 81"),
+    (one_role(count=90, portList=[{"label": "a", "portNumber": 100}]), "4096 ports"),
+]
+"""What keeps to the schema and can't be done."""
 
 
 @pytest.mark.parametrize("body", INSIDE, ids=range(len(INSIDE)))
@@ -159,14 +168,17 @@ def numbered(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("body", "reason"), OUTSIDE, ids=[f"{n} {reason[:30]}" for n, (_, reason) in enumerate(OUTSIDE)]
+    ("body", "reason", "failure"),
+    [(*one, (500, "ParameterValidationError", "Could not validate request data.\n")) for one in OUTSIDE]
+    + [(*one, (400, "JobUpdateError", "job update error: ")) for one in REFUSED],
+    ids=[f"{n} {reason[:30]}" for n, (_, reason) in enumerate([*OUTSIDE, *REFUSED])],
 )
 def test_configs_just_outside_the_rules_are_refused_with_the_reason(
-    client: PaiClient, platform: Platform, body: Any, reason: str
+    client: PaiClient, platform: Platform, body: Any, reason: str, failure: tuple[int, str, str]
 ) -> None:
     answer = client.post("/jobs", body)
-    assert (answer.status, answer.json["error"]) == (400, "JobUpdateError")
-    assert answer.json["message"].startswith("job update error: ")
+    assert (answer.status, answer.json["error"]) == failure[:2]
+    assert answer.json["message"].startswith(failure[2])
     assert reason in answer.json["message"]
     assert client.get("/jobs").json == []
     assert not platform.buckets.exists(f"{FS}/Output/job")
@@ -176,7 +188,7 @@ def test_a_member_that_is_missing_is_named(client: PaiClient) -> None:
     for name in ("name", "taskNumber", "cpuNumber", "memoryMB", "gpuNumber", "command"):
         broken = {key: value for key, value in role().items() if key != name}
         answer = client.post("/jobs", config(taskRoles=[broken]))
-        assert answer.json["message"] == f"job update error: taskRoles.0.{name}: is required"
+        assert answer.json["message"] == f"Could not validate request data.\ntaskRoles.0.{name}: is required"
 
 
 def test_more_than_a_virtual_cluster_has_is_refused_with_the_numbers(client: PaiClient) -> None:
@@ -196,8 +208,6 @@ def test_a_whole_config_comes_as_a_form(client: PaiClient) -> None:
     assert kept["taskRoles"][0]["portList"] == [{"label": "p", "beginAt": 0}]
     assert client.status("form")["taskRoles"]["w"]["taskStatuses"][1]["taskIndex"] == 1
     assert client.put("/jobs/form/executionType", {"value": "STOP"}).status == 200
-    for clash in ({"jobName": "b", "a": "1", "a[b]": "2"}, {"jobName": "b", "a" + "[x]" * 20: "1"}):
-        assert client.post("/jobs", clash).status == 400
 
 
 def test_a_job_waits_with_all_its_members_filled(client: PaiClient, platform: Platform) -> None:
@@ -323,7 +333,7 @@ def test_a_wrong_method_is_told_the_right_ones(client: PaiClient, method: str, p
 def test_a_command_that_is_none_is_refused(client: PaiClient, body: Any) -> None:
     client.submit("job", role())
     answer = client.put("/jobs/job/executionType", body)
-    assert (answer.status, answer.json["error"]) == (500, "JobExecuteError")
+    assert (answer.status, answer.json["error"]) == (500, "ParameterValidationError")
 
 
 def test_without_an_ssh_service_the_job_is_known_and_not_reached(

@@ -300,7 +300,7 @@ def test_retries_and_completion_are_as_the_vendors_runtime_has_them(
 def test_nobody_else_runs_the_job_of_who_was_removed(serve: Callable[..., Live]) -> None:
     """It would run in the name of whoever starts it: the administrator's, say."""
     client = serve(engine="fake")
-    assert client.put("/user", {"username": "left", "password": "secret1"}).status == 200
+    assert client.put("/user", {"username": "left", "password": "secret1"}).status == 201
     client.login("left", "secret1").submit("theirs", role("main", "true"))
     assert client.put("/jobs/theirs/executionType", {"value": "STOP"}).status == 200
     stopped = client.finish("theirs")
@@ -330,7 +330,7 @@ def test_a_job_is_stopped_and_started_again(serve: Callable[..., Live]) -> None:
 
 def test_an_owner_reads_the_log_where_the_answer_says_that_it_is(serve: Callable[..., Live]) -> None:
     client = serve(engine="process")
-    assert client.put("/user", {"username": "bob", "password": "secret1"}).status == 200
+    assert client.put("/user", {"username": "bob", "password": "secret1"}).status == 201
     bob = client.login("bob", "secret1")
     bob.submit("talk", role("main", "echo hello"))
     client.finish("talk")

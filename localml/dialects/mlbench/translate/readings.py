@@ -48,15 +48,19 @@ def point_of(metric: MetricCreate) -> Point:
 
 
 def summarized(points: list[Point], most: int) -> list[Point]:
-    """At most so many points, each the mean of as many as it takes, at the time of the first of these.
+    """Exactly so many points where there are more, each the mean of its share of them, at the time of the first.
 
     Points that are no numbers are left out when others are averaged.
     """
     if len(points) <= most:
         return points
     numbers = [point for point in points if not math.isnan(point.value)]
-    size = math.ceil(len(numbers) / most) or 1
-    groups = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+    if not numbers:
+        return []
+    size, rest = divmod(len(numbers), min(most, len(numbers)))
+    larger = rest * (size + 1)  # so many points are in groups of one more than the others
+    groups = [numbers[start : start + size + 1] for start in range(0, larger, size + 1)]
+    groups += [numbers[start : start + size] for start in range(larger, len(numbers), size)]
     return [Point(group[0].at, math.fsum(point.value for point in group) / len(group)) for group in groups]
 
 

@@ -83,7 +83,7 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
 def _cpus(platform: Platform, run: RunCreate) -> float:
     if run.num_cpus is not None:
         return run.num_cpus
-    return min(DEFAULT_CPUS, platform.hardware.machine().cpu / platform.config.cpu_overcommit)
+    return min(DEFAULT_CPUS, platform.hardware.cores)
 
 
 def _script(run: RunCreate, program: Program) -> str:

@@ -12,6 +12,7 @@ from localml.dialects.native.routes import (
     events,
     logs,
     machine,
+    metrics,
     models,
     objects,
     people,
@@ -26,7 +27,7 @@ from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 PREFIX = "/localml/v1"
-_THINGS = (workloads, logs, events, samples, ssh, tools, machine, objects, buckets, models, endpoints, things)
+_THINGS = (workloads, logs, events, samples, metrics, ssh, tools, machine, objects, buckets, models, endpoints, things)
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}
 
 

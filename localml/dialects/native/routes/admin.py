@@ -47,7 +47,8 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "version": __version__,
             "url": request.host_url.rstrip("/"),
             "gateway_url": gateway_url(),
-            "gateway_up": platform.serving.gateway.running,
+            "gateway_up": platform.serving.gateway.listening,
+            "gateway_trouble": platform.serving.gateway.trouble,
             "started_at": platform.started_at,
             "uptime": max(0.0, platform.clock.now() - platform.started_at),
             "auth": platform.config.auth,
@@ -55,6 +56,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
             "closed": platform.config.closed,
             "engine_up": not platform.reconciler.engine_down,
             "counts": counts,
+            "size": _size(platform),
             "gpus": gpus(platform, caller()),
             "gpu_source": platform.gpus.reason,
             "disk": platform.upkeep.view() if caller().admin else None,
@@ -66,6 +68,16 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
     def env(path: schemas.DialectPath) -> Any:
         """What a client of one of the APIs needs to reach this server."""
         return environment(platform, caller(), path.dialect, request.host_url.rstrip("/"))
+
+
+def _size(platform: Platform) -> dict[str, Any]:
+    """What is reserved of the machine's cores and memory (bytes), and how many containers run of how many at most."""
+    nodes, machine = platform.reconciler.questions.nodes(), platform.hardware.machine()
+    return {
+        "cpus": {"total": machine.cpu, "reserved": sum(node.light + node.busy for node in nodes)},
+        "memory": {"total": machine.memory, "reserved": machine.memory - sum(node.free.memory for node in nodes)},
+        "replicas": {"total": machine.max_replicas, "running": sum(node.replicas for node in nodes)},
+    }
 
 
 def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response, request
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid
+from localml.core.logs.files import LogStore
 from localml.core.logs.follower import Follower
-from localml.core.logs.reader import Lines, marked, pieces, tail
-from localml.core.logs.sources import Position, Selection
+from localml.core.logs.reader import Lines, last_bytes, marked, pieces, tail
+from localml.core.logs.sources import Position, Selection, Source
 from localml.core.subjects import Subject
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Full
@@ -29,6 +31,8 @@ START = "Localml-Start"
 """Header: the offset of the first bytes that are still there; what a service wrote before is kept no more."""
 END = "Localml-End"
 """Header: the offset behind all that there was."""
+TAIL = "Localml-Tail"
+"""Header: the offset where the wanted last lines begin, when only the newest of them fit into the answer."""
 COMPLETE = "Localml-Complete"
 """Header: ``true`` when nothing more will come behind this answer."""
 
@@ -90,6 +94,10 @@ def _now(
     over = found.row.state in TERMINAL
     sources = selection.sources(found.attempts)
     lines = Lines() if _by_line(found, selection, query) else None
+    begin = str(position)
+    if query.offset is None and query.tail is not None:
+        _newest(platform.logs, sources, position, query.limit)
+    skipped = {TAIL: begin} if str(position) != begin else {}
     given, parts = position.copy(), list[bytes]()
     for piece in pieces(platform.logs, sources, position, query.limit):
         position.offsets[piece.number] = piece.end
@@ -104,5 +112,12 @@ def _now(
             parts.append(marked(whole))
     start = Position.start(platform.logs, sources)
     told = {OFFSET: str(given), START: str(start), END: str(end), COMPLETE: "true" if complete else "false"}
-    headers = {**told, "Cache-Control": "no-store"}
+    headers = {**told, **skipped, "Cache-Control": "no-store"}
     return Response(b"".join(parts), mimetype="text/plain", headers=headers)
+
+
+def _newest(store: LogStore, sources: Sequence[Source], position: Position, limit: int) -> None:
+    """Move on to the last ``limit`` bytes, if there are more behind a position: the newest are what is asked for."""
+    ends = Position.end(store, sources).offsets
+    if sum(end - at for at, end in zip(position.offsets, ends, strict=True)) > limit:
+        position.offsets[:] = map(max, position.offsets, last_bytes(store, sources, limit).offsets)

@@ -29,8 +29,9 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/objects", responses={"200": schemas.ObjectsOut})
     @slow
     def list_objects(query: schemas.ObjectTreeQuery) -> Any:
-        """What a folder holds; an object lists itself."""
-        return {"objects": [asdict(one) for one in buckets().list(query.uri, recursive=query.recursive)]}
+        """What a folder holds, and what in it is no object; an object lists itself."""
+        objects, left_out = buckets().listing(query.uri, recursive=query.recursive)
+        return {"objects": [asdict(one) for one in objects], "left_out": [asdict(one) for one in left_out]}
 
     @api.get("/objects/info", responses={"200": schemas.ObjectOut})
     def info(query: schemas.ObjectQuery) -> Any:

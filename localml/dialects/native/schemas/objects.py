@@ -20,16 +20,25 @@ class ObjectTreeQuery(ObjectQuery):
 
 
 class ObjectOut(BaseModel):
-    """An object or a folder."""
+    """An object or a folder. ``link``: the key of what it leads to in the same bucket, where it is a link."""
 
     uri: str
     name: str
     size: int
     modified: float
     is_folder: bool
+    link: str | None
+
+
+class LeftOutOut(BaseModel):
+    """Something that is no object: a link that leads nowhere or out of the bucket, a pipe."""
+
+    uri: str
+    reason: str
 
 
 class ObjectsOut(BaseModel):
-    """What a folder holds."""
+    """What a folder holds. Links to folders are not looked into."""
 
     objects: list[ObjectOut]
+    left_out: list[LeftOutOut]

@@ -135,7 +135,8 @@ class LogQuery(Strict):
 
     ``attempt`` is the number of a try, ``all``, or (by default) the newest and those that follow. ``offset`` is the
     ``Localml-Offset`` of an earlier answer to the same question; for one stream of one replica it is a count of
-    bytes. ``tail`` gives the last lines only.
+    bytes. ``tail`` gives the last lines only; of more than ``limit`` bytes the newest, and ``Localml-Tail`` says the
+    offset where all of them begin.
     """
 
     role: str | None = None

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from localml.core.capacity.pools import PoolInfo
-from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.errors import Code, LocalmlError
 from localml.core.people.allow import may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action
 from localml.dialects.kit.pools import pool_thing
-from localml.dialects.openpai.errors import missing_cluster
+from localml.dialects.openpai.errors import missing_cluster, unknown_cluster
 from localml.platform import Platform
 
 POOL = "openpai"
@@ -28,11 +28,11 @@ def usable_pool(platform: Platform, caller: Caller, cluster: str) -> str:
     """The pool that a caller's job goes to.
 
     Raises:
-        LocalmlError: ``INVALID`` when there is no such virtual cluster, ``FORBIDDEN`` when the caller may not use it.
+        LocalmlError: ``NOT_FOUND`` when there is no such virtual cluster, ``FORBIDDEN`` when the caller may not use it.
     """
     path = pool_of(cluster)
     if cluster != DEFAULT and ("/" in cluster or path not in {pool.name for pool in platform.pools.list()}):
-        raise invalid("virtualCluster", f"could not find virtual cluster {cluster}")
+        raise unknown_cluster(cluster, "virtualCluster")
     if not may(caller, Action.USE, pool_thing(platform, caller, path, cluster)):
         raise LocalmlError(Code.FORBIDDEN, f"virtualCluster: {caller.name} may not use {cluster}")
     return path
@@ -42,13 +42,13 @@ def assign(platform: Platform, user: Caller, clusters: str) -> None:
     """Let a user use these virtual clusters (names parted by commas) and no others but ``default``.
 
     Raises:
-        LocalmlError: ``INVALID`` naming one that does not exist.
+        LocalmlError: ``NOT_FOUND`` naming one that does not exist.
     """
     names = [name for one in clusters.split(",") if (name := one.strip())]
     known = {pool.name for pool in platform.pools.list()}
     for name in names:
         if "/" in name or pool_of(name) not in known:
-            raise invalid("virtualClusters", f"could not find virtual cluster {name}")
+            raise unknown_cluster(name, "virtualClusters")
     platform.pools.set_grants(user.id, POOL, [pool_of(name) for name in names])
 
 

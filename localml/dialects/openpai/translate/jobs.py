@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.limits import MOST_PORTS, need_at_most
 from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, WorkloadSpec
-from localml.dialects.openpai.schemas import JobConfig, TaskRole
+from localml.dialects.openpai.schemas import FOR_EVER, WITHOUT_FAULT, KeptConfig, TaskRole
 from localml.dialects.openpai.translate.clusters import DEFAULT
 from localml.dialects.openpai.translate.variables import DEFAULT_FS, job_env, ports_of, requests_of, role_env
 from localml.objects import BucketsFor
@@ -46,7 +46,7 @@ def workspace(platform: Platform) -> str:
     return platform.workspaces.of_dialect(DIALECT)
 
 
-def folders_of(job: JobConfig, *, user: str) -> dict[str, str]:
+def folders_of(job: KeptConfig, *, user: str) -> dict[str, str]:
     """The job's directories and ``authFile`` as URIs: references expanded, empty where there is none.
 
     A plain path is one of the default file system.
@@ -76,7 +76,7 @@ def expand_references(text: str, values: Mapping[str, str]) -> str:
 
 
 def job_spec(
-    platform: Platform, view: BucketsFor, job: JobConfig, folders: Mapping[str, str], *, user: str
+    platform: Platform, view: BucketsFor, job: KeptConfig, folders: Mapping[str, str], *, user: str
 ) -> WorkloadSpec:
     """What to run for a job.
 
@@ -110,20 +110,27 @@ def job_spec(
     ] or [Role(name=ONLY_TASK, image=job.image or "", env=env, registry_auth=auth)]
     return WorkloadSpec(
         roles=tuple(roles),
-        retries=RetryPolicy(limit=job.retryCount),
+        retries=retry_policy(job.retryCount),
         objects=tuple(folders[name] for name in _DIRECTORIES if folders[name]),
         min_succeeded=job.killAllOnCompletedTaskNumber or None,
     )
 
 
-def _need_few_ports(job: JobConfig) -> None:
+def retry_policy(count: int) -> RetryPolicy:
+    """What ``retryCount`` stands for."""
+    if count == FOR_EVER:
+        return RetryPolicy(limit=None, faultless=True)
+    return RetryPolicy(limit=max(0, count), faultless=count == WITHOUT_FAULT)
+
+
+def _need_few_ports(job: KeptConfig) -> None:
     """Before each of them is written out."""
     asked = ((role, sum(port.portNumber for port in requests_of(role))) for role in job.taskRoles or ())
     ports = sum(role.taskNumber * count for role, count in asked)
     need_at_most("portList", ports, MOST_PORTS, "ports of all tasks together")
 
 
-def _resources(platform: Platform, job: JobConfig, role: TaskRole) -> Resources:
+def _resources(platform: Platform, job: KeptConfig, role: TaskRole) -> Resources:
     if role.cpuNumber > _MOST_CORES:
         raise _too_much("cpuNumber", role.cpuNumber, platform.hardware.machine().cpu, "CPU cores")
     if role.gpuNumber > _MOST_GPUS:

@@ -37,3 +37,14 @@ def upsert(platform: Platform, caller: Caller, update: UserUpdate) -> None:
         platform.identity.set_password(update.username, update.password, admin=admin, by=caller)
     else:
         platform.identity.create_user(update.username, update.password, admin=bool(update.admin), by=caller)
+
+
+def remove(platform: Platform, caller: Caller, name: str) -> None:
+    """Remove a user. An administrator has to become an ordinary user before.
+
+    Raises:
+        LocalmlError: ``WRONG_STATE`` for an administrator, ``NOT_FOUND``.
+    """
+    if platform.identity.user(name).admin:
+        raise LocalmlError(Code.WRONG_STATE, f"'{name}' is an administrator; change that first (admin: false)")
+    platform.identity.remove_user(name, by=caller)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from localml.core.errors import invalid
 from localml.core.work.placeholders import literal
 from localml.core.work.specs import Port
-from localml.dialects.openpai.schemas import JobConfig, PortRequest, TaskRole
+from localml.dialects.openpai.schemas import KeptConfig, PortRequest, TaskRole
 
 DEFAULT_FS = "hdfs://localml:9000"
 """``PAI_DEFAULT_FS_URI``. The host says nothing: all ``hdfs://`` URIs lie in one bucket."""
@@ -74,7 +74,7 @@ def by_label(ports: Mapping[str, tuple[int, int]]) -> dict[str, str]:
     return {label: ",".join(map(str, numbers)) for label, numbers in found.items()}
 
 
-def job_env(job: JobConfig, folders: Mapping[str, str], *, user: str, cluster: str) -> dict[str, str]:
+def job_env(job: KeptConfig, folders: Mapping[str, str], *, user: str, cluster: str) -> dict[str, str]:
     """Variables that are the same in all containers of a job; the user's own cannot take their place."""
     roles = job.taskRoles or []
     own = {name: _text(value) for name, value in (job.jobEnvs or {}).items()}

@@ -1,0 +1,127 @@
+"""Tests of somebody else's that use the fixture and are killed: nothing that they started is left."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers.counts import count
+
+PATIENCE_S = 30.0
+"""For all to end; what holds no grace ends at once, and the machine may be busy."""
+
+ENDS = {
+    "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
+    "os._exit": "os._exit(3)",
+    "SIGKILL of the group": "os.killpg(os.getpgid(0), signal.SIGKILL)",
+    "SIGABRT": "os.abort()",
+    "timeout": "threading.Event().wait()",
+    "SIGTERM": "os.kill(os.getpid(), signal.SIGTERM); threading.Event().wait()",
+}
+"""What the test does to itself once everything runs; pytest-timeout ends the one that waits."""
+
+TEST = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import pytest
+
+MARK = {mark!r}
+JOB = '''
+trap "" TERM HUP INT
+export LOCALML_TEST_MARK={mark}
+setsid sh -c "trap : TERM; while :; do sleep 1000; done" &
+while :; do sleep 1000; done
+'''
+
+@pytest.mark.timeout({timeout}, method="thread")
+def test_it(localml):
+    job = localml.client.run(["sh", "-c", "echo up; " + JOB], name="stubborn-" + str(os.getpid()))
+    queued = localml.client.run(["sleep", "999"], gpus=2)
+    waiting = localml.client.run(["sleep", "999"], gpus=2)
+    deadline = time.monotonic() + 60
+    while "up" not in localml.client.text(job.id):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    name = next(iter(one for one in localml.platform.engine.list() if f"-{{job.id}}-" in one))
+    localml.platform.engine.open(name, ("sh", "-c", JOB))
+    localml.platform.engine.open(name, ("sh", "-c", JOB), tty=(80, 24))
+    {gateway}
+    Path({begun!r}, str(os.getpid())).touch()
+    {end}
+"""
+GATEWAY = """localml.platform.serving.gateway.ensure()
+    while not localml.platform.serving.gateway.running:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)"""
+
+
+def left(folder: Path, mark: str) -> list[str]:
+    """What still runs of the tests below a folder: by what it was told, stands in, or has in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            words, environment = process.cmdline(), process.environ()
+            about = [*words, process.cwd(), *(f"{name}={value}" for name, value in environment.items())]
+            if any(str(folder) in one or mark in one for one in about):
+                found.append(f"{process.pid}: {' '.join(words)[:200]}")
+    return found
+
+
+def nothing_is_left(folder: Path) -> None:
+    """Wait for it; what is left otherwise is shown."""
+    mark, deadline, pause = "mark-of-" + folder.name, time.monotonic() + PATIENCE_S, threading.Event()
+    while found := left(folder, mark):
+        assert time.monotonic() < deadline, "\n".join(found)
+        pause.wait(0.05)
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    for line in left(tmp_path, "mark-of-" + tmp_path.name):
+        with contextlib.suppress(psutil.Error):
+            psutil.Process(int(line.split(":")[0])).kill()
+
+
+def run_tests(folder: Path, end: str, *arguments: str, tests: int = 1, timeout: int = 90) -> tuple[str, int]:
+    """Run tests that end like this; their output, and how many came to their end."""
+    begun = folder / "begun"
+    begun.mkdir()
+    for number in range(tests):
+        text = TEST.format(
+            mark="mark-of-" + folder.name, begun=str(begun), end=ENDS[end], timeout=timeout, gateway=GATEWAY
+        )
+        (folder / f"test_{number}.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/base", *arguments]
+    run = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=110, start_new_session=True
+    )
+    return run.stdout + run.stderr, len(list(begun.iterdir()))
+
+
+@pytest.mark.parametrize("end", ["SIGKILL", "os._exit", "timeout", "SIGKILL of the group", "SIGABRT", "SIGTERM"])
+def test_however_the_test_process_dies_its_jobs_end_with_it(watched: Path, end: str, long_form: bool) -> None:
+    if not long_form and end not in ("SIGKILL", "os._exit"):
+        pytest.skip("the long form tries these as well")
+    said, begun = run_tests(watched, end, timeout=20 if end == "timeout" else 90)
+    assert begun == 1, said
+    count("kills of processes")
+    nothing_is_left(watched)
+
+
+def test_a_crashed_xdist_worker_leaves_nothing(watched: Path, long_form: bool) -> None:
+    tests = 6 if long_form else 2
+    said, begun = run_tests(watched, "SIGKILL", "-n", "2", "--dist", "load", tests=tests)
+    assert begun == tests, said
+    assert "crashed while running" in said or "node down" in said.lower(), said
+    count("kills of processes", tests)
+    nothing_is_left(watched)
