@@ -197,6 +197,28 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
+class HolderOut(BaseModel):
+    """Who has what a workload waits for, since when it runs."""
+
+    id: int
+    name: str
+    kind: str
+    owner: str
+    since: float | None
+
+
+class ReasonOut(BaseModel):
+    """Why a workload waits, or what it waits for before it is over. ``holders`` are ids of all that have it,
+    ``held_by`` the first of them."""
+
+    code: str
+    message: str
+    short: list[str]
+    holders: list[int]
+    held_by: list[HolderOut]
+    expected_start: float | None
+
+
 class WorkloadOut(BaseModel):
     """A workload in a list. One that is a child says whose: trial of a study, version of a job, run of an instance,
     replica of a variant; ``parent_index`` says which one, ``version`` how a job's API calls it. In lists ``exited_at``
@@ -240,28 +262,6 @@ class WorkloadsOut(BaseModel):
 
     workloads: list[WorkloadOut]
     next: str | None
-
-
-class HolderOut(BaseModel):
-    """Who has what a workload waits for, since when it runs."""
-
-    id: int
-    name: str
-    kind: str
-    owner: str
-    since: float | None
-
-
-class ReasonOut(BaseModel):
-    """Why a workload waits, or what it waits for before it is over. ``holders`` are ids of all that have it,
-    ``held_by`` the first of them."""
-
-    code: str
-    message: str
-    short: list[str]
-    holders: list[int]
-    held_by: list[HolderOut]
-    expected_start: float | None
 
 
 class EventOut(BaseModel):
