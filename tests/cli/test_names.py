@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,6 +76,34 @@ def test_an_endpoint_s_output_is_that_of_its_replicas(serve: Cli, twins: Localml
     assert own
     assert serve("logs", "endpoint/twin").out + serve("logs", "endpoint/twin").err != ""
     assert serve("logs", "replica/twin-v1-1", "--json").json["text"] == own
+
+
+def test_following_an_endpoint_shows_all_replicas_and_ends_with_it(serve: Cli, twins: Localml) -> None:
+    client = twins.client
+    made = client.serve("twin", name="followed", scaling={"minimum": 2, "maximum": 2})
+    assert client.wait_endpoint(made.id, 120).state == "ready"
+    names = {at["workload"] for at in client.endpoint(made.id).variants[0]["replicas"]}
+    assert len(names) == 2
+    plain = serve("logs", "followed")
+    told = serve("logs", "followed", "--json").json["text"]
+    for name in names:
+        assert f"[{name}] " in plain.out + plain.err
+        assert f"[{name}] " in told
+    environment = {**os.environ, "LOCALML_DATA": str(twins.platform.data)}
+    command = [sys.executable, "-m", "localml.cli", "logs", "-f", "followed"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        seen = set()
+        while seen != names:
+            line = process.stdout.readline()
+            assert line, seen
+            seen.add(line.partition("]")[0].removeprefix("["))
+        client.stop_endpoint(made.id)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    client.delete_endpoint(made.id)
 
 
 def test_names_that_one_thing_has_need_no_kind(serve: Cli, twins: Localml) -> None:

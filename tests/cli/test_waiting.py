@@ -122,6 +122,18 @@ def test_failures_have_a_colour_only_where_it_is_wanted(localml: Localml, no_col
     assert bool(COLOUR.search(written.decode())) is not bool(no_color)
 
 
+def test_a_pull_is_a_bar_on_a_terminal(localml: Localml) -> None:
+    code = "from localml.cli.live import Line\nwith Line() as line: line.say('pulling x: 45 %')"
+    master, slave = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=slave, env=_environment(localml))
+    assert process.wait(60) == 0
+    written = os.read(master, 65536).decode()
+    for one in (master, slave):
+        os.close(one)
+    assert "pulling x: 45 %" in written
+    assert "━" in written
+
+
 def test_plain_lines_come_when_something_else_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     now = [0.0]
     line = Line(patience=5.0, now=lambda: now[0])
