@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -265,11 +266,10 @@ def predict(
         str,
         typer.Argument(
             metavar="@FILE",
-            help="@input.json, .npy, .csv or .png; or JSON itself.",
+            help="@input.json, .npy, .csv or .png; JSON itself; or - for standard input, as without.",
             autocompletion=lambda: list[str](),
-            show_default=False,
         ),
-    ],
+    ] = "-",
     variant: Annotated[
         str | None,
         typer.Option(help="Ask this version, whatever its share.", autocompletion=complete_variants),
@@ -285,12 +285,18 @@ def predict(
 
     Example: localml predict digits @input.json
     """
-    from localml.client.predict_inputs import request_of, request_of_text
+    from localml.client.predict_inputs import request_of, request_of_bytes, request_of_text
 
+    piped = source in ("-", "@-")
+    if piped and sys.stdin.isatty():
+        raise invalid("input", "give @FILE or JSON, or pipe one of them in")
+    read = sys.stdin.buffer.read() if piped else b""
     with connect(data) as client:
         target = _endpoint(client, name)
         inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
-        if source.startswith("@"):
+        if piped:
+            request = request_of_bytes(read, inputs, white=white)
+        elif source.startswith("@"):
             request = request_of(Path(source[1:]), inputs, white=white)
         else:
             request = request_of_text(source, inputs)

@@ -136,6 +136,10 @@ def outcome(one: Endpoint, *, waited: bool = True) -> None:
         typer.echo(f"  {one.infer_url}")
         if port := one.spec.get("gateway_port"):
             typer.echo(f"  http://{urlsplit(one.url).hostname}:{port}/v2/models/{one.route}/infer")
+    for output in (each for variant in live(one)[:1] for each in variant["outputs"] or []):
+        if not output["datatype"]:
+            words = "is no tensor and is not served; make it one in the model, with ConcatFromSequence or SequenceAt"
+            typer.secho(f"  output '{output['name']}' {words}", fg=typer.colors.YELLOW)
     if not waited and not one.settled:
         typer.echo(f"  see: localml endpoints {one.name}")
 
@@ -167,7 +171,9 @@ def prediction(found: dict[str, Any], took: float) -> None:
     """The outputs, one after the other."""
     for output in found.get("outputs", []):
         shape = _shape(output["shape"])
-        typer.secho(f"{output['name']} {output['datatype']}{shape}", bold=True)
+        labels = output.get("parameters", {}).get("class_labels")
+        columns = f"  {', '.join(map(str, json.loads(labels)))}" if labels else ""
+        typer.secho(f"{output['name']} {output['datatype']}{shape}{columns}", bold=True)
         typer.echo(json.dumps(_nested(output["data"], list(output["shape"]))))
     if "outputs" not in found:
         typer.echo(json.dumps(found, indent=2))

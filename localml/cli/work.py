@@ -54,7 +54,7 @@ def run(
     ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G.")] = None,
+    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
     image: Annotated[str, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)] = "",
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
     mount: Annotated[

@@ -7,6 +7,7 @@ import csv
 import json
 import math
 import struct
+import tempfile
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ _CODES = {
 _GREATEST = 3.4028235e38
 """What FP32 holds, as it is written."""
 _NPY_MAGIC = b"\x93NUMPY"
+_BEGINNINGS = {_NPY_MAGIC: ".npy", b"\x89PNG\r\n": ".png", b"\xff\xd8\xff": ".jpg"}
 _NPY_CODES = {**_CODES, "FP16": "e"}
 _NPY_TYPES = {
     "f2": "FP16",
@@ -85,6 +87,23 @@ def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None, *, white:
         wanted = _only(inputs)
         return _tensor(*_picture(path, wanted, white), wanted)
     raise invalid("input", f"{path.name}: .json, .csv, .npy, .png and .jpg are taken")
+
+
+def request_of_bytes(data: bytes, inputs: Sequence[Mapping[str, Any]] | None, *, white: float | None = None) -> Request:
+    """Make a request from what a file would hold, its kind told from its beginning; see :func:`request_of`.
+
+    Raises:
+        LocalmlError: ``INVALID``: there is nothing, or it does not fit the model.
+    """
+    if not data.strip():
+        raise invalid("input", "nothing came on standard input; pipe JSON, CSV, .npy or a picture into it")
+    kind = next((suffix for start, suffix in _BEGINNINGS.items() if data.startswith(start)), "")
+    if not kind:
+        kind = ".json" if data.lstrip()[:1] in (b"{", b"[") else ".csv"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"stdin{kind}")
+        path.write_bytes(data)
+        return request_of(path, inputs, white=white)
 
 
 def _only(inputs: Sequence[Mapping[str, Any]] | None) -> Mapping[str, Any]:

@@ -175,6 +175,8 @@ class Observed:
     ``exit_code`` is None while it runs, and also when a signal ended it and the engine knows which
     (``signal``). ``handle`` is the engine's own note, stored with the attempt and given back unread. ``reason`` says
     why it is pending. ``started_at`` is when the program began; one that was stopped while it was pending never did.
+    ``interrupted`` says why the engine itself ended it, which says nothing of the program: it or its machine was
+    restarted, say; empty for any other end, such as one that it was asked for.
     """
 
     name: str
@@ -187,6 +189,7 @@ class Observed:
     address: str | None = None
     error: str = ""
     reason: str = ""
+    interrupted: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     handle: Mapping[str, Any] = field(default_factory=dict)
 

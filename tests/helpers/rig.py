@@ -127,6 +127,7 @@ class Rig:
             user=None,
             gpu=lambda uuid: GpuGrant(uuid, 0, simulated=True),
             host_cpus=64.0,
+            host_memory=64 << 30,
             replica_token=lambda attempt: f"token-{attempt}",
         )
 

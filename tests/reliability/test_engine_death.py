@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.counts import count
 from helpers.docker_image import tiny_image
 from helpers.engine_kits import wait_until
 from helpers.private_daemon import PrivateDaemon, private_daemon
 from helpers.server_process import Api, servers
+
+from localml.engines.docker.daemon import open_client
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -94,13 +97,84 @@ def test_what_a_daemon_ends_when_it_comes_back_is_told_as_lost(scene: Callable[.
         wait_until(lambda: _states(api, runs) != ["running"] or api.get(f"/workloads/{runs}")["attempt"] > 1, "the end")
         first = api.get(f"/workloads/{runs}")["replicas"][0]
         assert first["state"] == "ended"
-        assert first["cause"] in ("signal", "engine_lost")
+        assert first["cause"] == "engine_lost"
         events = api.get(f"/workloads/{runs}/events")["events"]
-        assert [event["reason"] for event in events if event["severity"] == "warning"][:1] in (["Failed"], ["Retrying"])
+        assert [event["reason"] for event in events if event["severity"] == "warning"][:2] == [
+            "ContainerLost",
+            "Retrying",
+        ]
         (tmp_path / "enough").touch()
         if api.wait_over(runs)["state"] == "succeeded":
             assert api.get(f"/workloads/{runs}")["attempt"] > 1
         wait_until(lambda: api.get("/gpus")["gpus"][0]["leases"] == [], "the GPU's return")
+
+
+TRIES = """
+echo try $LOCALML_ATTEMPT; {trap}
+if [ $LOCALML_ATTEMPT = 1 ]; then echo up >> /shared/{name}; while :; do sleep 1 & wait; done; fi
+if [ $LOCALML_ATTEMPT = 2 ]; then exit 5; fi
+"""
+"""The first try goes on until it is ended, the second fails by itself, and the third succeeds."""
+TRAPS = {"plain": "", "saves": "trap 'exit 0' TERM", "fails": "trap 'exit 3' TERM", "deaf": "trap '' TERM"}
+
+
+def _tries(api: Api, shared: Path, names: list[str]) -> dict[str, int]:
+    """Jobs with one retry, of which the first try runs."""
+    found = {}
+    for name in names:
+        spec = _spec(TRIES.format(trap=TRAPS[name], name=name), shared) | {"retries": {"limit": 1, "backoff": 0.01}}
+        found[name] = api.submit(name, spec)
+    wait_until(lambda: all((shared / name).exists() for name in names), "all jobs to run")
+    wait_until(lambda: _states(api, *found.values()) == ["running"] * len(names), "their records")
+    return found
+
+
+def _assert_interrupted(api: Api, jobs: dict[str, int]) -> None:
+    """The daemon's own end was told from the program's, and took none of the user's retries."""
+    for name, number in jobs.items():
+        over = api.wait_over(number)
+        assert (name, over["state"], over["attempt"], over["retries"]) == (name, "succeeded", 3, 1)
+        events = api.get(f"/workloads/{number}/events")["events"]
+        lost = [event["message"] for event in events if event["reason"] == "ContainerLost"]
+        assert len(lost) == 1, (name, lost)
+        assert "the Docker daemon was restarted" in lost[0]
+    count("jobs lost", 0)
+
+
+def test_an_ordered_restart_of_the_daemon_costs_no_retry(scene: Callable[..., Any], tmp_path: Path) -> None:
+    with scene(tmp_path / "data", live_restore=False) as (daemon, api):
+        jobs = _tries(api, tmp_path, list(TRAPS))
+        daemon.kill(signal.SIGTERM)
+        daemon.start()
+        _assert_interrupted(api, jobs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["restart", "out of memory"])
+def test_a_restart_of_the_daemon_while_no_server_looks_costs_no_retry(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """As when the machine is shut down: server and daemon end in any order."""
+    root = tmp_path_factory.mktemp("dockerd")
+    with (
+        private_daemon(root, monkeypatch, live_restore=False) as daemon,
+        servers(tmp_path / "data", engine="docker", gpus="none") as found,
+    ):
+        jobs = _tries(found.start().api, tmp_path, ["plain", "deaf"])
+        assert found.current is not None
+        found.current.end(signal.SIGTERM)
+        daemon.kill(number)
+        daemon.start()
+        _assert_interrupted(found.start().api, jobs)
+
+
+def test_what_a_person_kills_was_not_the_daemons(scene: Callable[..., Any], tmp_path: Path) -> None:
+    with scene(tmp_path / "data", live_restore=False) as (_, api):
+        number = _tries(api, tmp_path, ["plain"])["plain"]
+        client = open_client()
+        client.kill(api.get(f"/workloads/{number}")["replicas"][0]["name"], signal="SIGTERM")
+        client.close()
+        over = api.wait_over(number)  # the retry went to the kill, so that the second try's end is the last
+        assert (over["state"], over["attempt"], over["cause"], over["exit_code"]) == ("failed", 2, "exit_code", 5)
 
 
 def test_a_daemon_that_stands_still_holds_up_nobody_and_costs_nothing(

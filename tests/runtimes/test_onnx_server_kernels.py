@@ -87,6 +87,19 @@ def test_a_kernel_is_served_as_a_model_is(folder: Path) -> None:
         assert "Traceback" in server.log
 
 
+@pytest.mark.parametrize("kind", ["'FP32'", "'float32'", "np.float32", "np.dtype('f4')", "'>f4'"])
+def test_what_a_kernel_takes_may_be_declared_in_numpys_words(folder: Path, kind: str) -> None:
+    declared = f"    inputs = [('x', {kind}, (None, 2)), ('name', str, [])]\n"
+    methods = "    def load(self, path): pass\n    def predict(self, inputs): return {'y': inputs['x'] * 2}\n"
+    (folder / "kernel.py").write_text(f"import numpy as np\nclass Mine:\n{declared}{methods}")
+    with serving(folder) as server:
+        x, name = server.metadata()["inputs"]
+        assert (x["datatype"], x["shape"], name["datatype"]) == ("FP32", [-1, 2], "BYTES")
+        text = {"name": "name", "datatype": "BYTES", "shape": [], "data": ["a"]}
+        assert server.infer(one("x", 1, 2), text).json()["outputs"][0]["data"] == [2.0, 4.0]
+        assert "takes shape [-1, 2]" in server.infer(one("x", 1), text).json()["error"]
+
+
 def test_a_kernel_that_declares_nothing_takes_anything(folder: Path) -> None:
     (folder / "own.py").write_text(KERNEL)
     with serving(folder, "--kernel", "own:Other") as server:

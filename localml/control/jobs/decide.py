@@ -16,6 +16,8 @@ from localml.core.work.states import NOT_BEGUN, AttemptState, Desired, State
 
 _DECIDES_ALONE = frozenset({Cause.ENGINE_LOST, Cause.GPU_LOST, Cause.IMAGE_MISSING, Cause.START_FAILED})
 """Ends that are not the program's own; one of them decides the workload whatever the role's rule says."""
+STEADY_S = 600.0
+"""A try that ran for so long was none of a row of failures: it is tried again however often that was needed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,6 +394,8 @@ def _retry(view: View, cause: Cause, now: float) -> dict[str, object] | None:
     rule = CAUSES[cause].retry
     free = view.attempt - 1 - view.retries
     policy = view.spec.retries
+    if view.started_at is not None and now - view.started_at >= STEADY_S:
+        free = 0
     if rule is RetryRule.ALWAYS and (policy.faultless or free < FREE_RETRIES):
         retries, number = view.retries, free + 1
     elif rule is not RetryRule.NEVER and (policy.limit is None or view.retries < policy.limit):

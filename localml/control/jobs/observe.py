@@ -208,6 +208,8 @@ class EngineWorld:
         return Ended(attempt.exit_code, attempt.signal, cause, message, at, drained, again=again)
 
     def _classify(self, seen: Observed, drained: bool) -> tuple[Cause | None, str]:
+        if seen.interrupted:
+            return Cause.ENGINE_LOST, seen.interrupted
         if not drained:
             return (Cause.OOM, OOM_WORDS) if seen.oom_killed else (None, "")
         if seen.error and seen.exit_code is None and seen.signal is None:

@@ -30,6 +30,8 @@ from localml.engines.base import (
 )
 from localml.objects.sharing import share
 
+LEAST_SHM = 64 << 20
+"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is the kernel's habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -73,6 +75,7 @@ class Site:
     user: str | None
     gpu: Callable[[str], GpuGrant]
     host_cpus: float
+    host_memory: int
     unseal: Callable[[WorkloadRow, str], str] = _no_secrets
     registry_auth: Callable[[str, int | None], RegistryAuth] = _no_registry_auth
     pins: Callable[[ReplicaPlan], AbstractContextManager[ReplicaPlan]] = nullcontext
@@ -143,7 +146,7 @@ def build(
         workdir=role.workdir,
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,
-        shm=resources.shm,
+        shm=resources.shm or max(LEAST_SHM, (resources.memory or site.host_memory) // 2),
         pids=PIDS if resources.pids is None else resources.pids,
         gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
         binds=binds if site.capabilities.mounts or account is not None else (),

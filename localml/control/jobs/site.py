@@ -68,6 +68,7 @@ def open_site(
         user=f"{owner.st_uid}:{owner.st_gid}",
         gpu=hardware.grant,
         host_cpus=float(os.cpu_count() or 1),
+        host_memory=hardware.machine().memory,
         unseal=unseal,
         account=accounts.of,
         registry_auth=registry_auth,

@@ -38,6 +38,7 @@ from localml.core.ports import Store
 from localml.core.serving.specs import LIVE_VARIANTS, EndpointState, ReplicaState, VariantState
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant, VariantSample
 from localml.core.subjects import Noun, Parent, Subject
+from localml.core.work.causes import shortened
 from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Submission, Workloads
@@ -55,7 +56,7 @@ POLL_S = 1.0
 _DRAIN_POLL_S = 0.2
 _PASSES = 12
 _MAX_DRAIN_S = 30.0
-_TAIL = 2048
+_TAIL = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +330,7 @@ class ServingController:
             text = self._logs.tail(attempt.workload_id, attempt.name, stream, _TAIL).decode(errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             if lines:
-                return lines[-1][:300]
+                return shortened(lines[-1])
         return ""
 
     def _counts(self, record: EndpointRecord, variant: Variant) -> tuple[int, int]:

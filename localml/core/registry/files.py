@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from localml.core.errors import invalid
+from localml.core.registry.advice import advice
 from localml.core.registry.onnx_graph import NotOnnx, read_graph
 
 ONNX, PYTHON, WMLA_KERNEL = "onnx", "python", "wmla-kernel"
@@ -54,7 +55,10 @@ def _guess(folder: Path) -> str:
         return ONNX
     if (folder / KERNEL_FILE).is_file():
         return PYTHON
-    names = ", ".join(sorted(one.name for one in folder.iterdir())[:5]) or "nothing"
+    found = sorted(one.name for one in folder.iterdir())
+    if words := advice(found):
+        raise invalid("source", words)
+    names = ", ".join(found[:5]) or "nothing"
     raise invalid(
         "source", f"holds no model: {MODEL_FILE}, {KERNEL_FILE} or {WMLA_FILE} are looked for, there is {names}"
     )

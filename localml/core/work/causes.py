@@ -31,7 +31,7 @@ class RetryRule(StrEnum):
     """Default treatment of a cause when the spec's retry policy does not say more.
 
     ``policy``: counts against the user's retries. ``always``: not the program's fault, tried again without
-    counting, at most :data:`FREE_RETRIES` times. ``never``: trying again cannot help.
+    counting, at most :data:`FREE_RETRIES` times after short runs. ``never``: trying again cannot help.
     """
 
     POLICY = "policy"
@@ -82,7 +82,8 @@ CAUSES: dict[Cause, CauseFacts] = {
     ),
     Cause.ENGINE_LOST: CauseFacts(
         RetryRule.ALWAYS,
-        "The container engine lost the container (it was restarted, or somebody removed it).",
+        "The engine or its machine was restarted, or somebody removed the container; this takes none of the job's own "
+        "retries.",
     ),
     Cause.DEPENDENCY: CauseFacts(RetryRule.NEVER, "A workload that this one depends on did not succeed."),
     Cause.STOPPED: CauseFacts(RetryRule.NEVER, "Stopped on request."),
@@ -94,6 +95,18 @@ CAUSES: dict[Cause, CauseFacts] = {
 
 _DISK_FULL = (b"No space left on device", b"ENOSPC", b"disk full")
 _CUDA_OOM = (b"CUDA out of memory", b"CUDA_ERROR_OUT_OF_MEMORY", b"cudaErrorMemoryAllocation")
+_SHM = "shared memory (/dev/shm) was probably full; ask for more with --shm (OpenPAI: shmMB)"
+_SHM_FULL = (
+    b"killed by signal: Bus error",
+    b"insufficient shared memory",
+    b"out of shared memory",
+    b"torch_shm_manager",
+    b"unable to write to file </torch_",
+)
+_HINTS: dict[int, str] = {
+    signals.SIGBUS: _SHM,
+    signals.SIGILL: "an instruction that this machine's CPU does not have, in a library built for another one",
+}
 _GPU_LOST = (
     b"GPU is lost",
     b"GPU has fallen off the bus",
@@ -123,14 +136,17 @@ def classify(
     if oom_killed:
         return Cause.OOM, OOM_WORDS
     status = f"signal {_signal_name(signal)}" if signal else f"exit code {exit_code}"
-    for marks, cause in (
-        (_CUDA_OOM, Cause.CUDA_OOM),
-        (_GPU_LOST, Cause.GPU_LOST),
-        (_DISK_FULL, Cause.DISK_FULL),
+    plain = Cause.SIGNAL if signal else Cause.EXIT_CODE
+    for marks, cause, hint in (
+        (_SHM_FULL, plain, f"{_SHM}; "),  # before the full disk, as which it is told, too
+        (_CUDA_OOM, Cause.CUDA_OOM, ""),
+        (_GPU_LOST, Cause.GPU_LOST, ""),
+        (_DISK_FULL, Cause.DISK_FULL, ""),
     ):
         if any(mark in log_tail for mark in marks):
-            return cause, f"{status}; the log says: {_quote(log_tail, marks)}"
-    return (Cause.SIGNAL if signal else Cause.EXIT_CODE), status
+            return cause, f"{status}; {hint}the log says: {_quote(log_tail, marks)}"
+    why = _HINTS.get(signal or 0)
+    return plain, f"{status}: {why}" if why else status
 
 
 def _signal_name(number: int) -> str:
@@ -143,5 +159,12 @@ def _signal_name(number: int) -> str:
 def _quote(tail: bytes, marks: tuple[bytes, ...]) -> str:
     for line in reversed(tail.splitlines()):
         if any(mark in line for mark in marks):
-            return line.decode(errors="replace").strip()[:200]
+            return shortened(line.decode(errors="replace").strip(), 400)
     return ""
+
+
+def shortened(line: str, most: int = 1000) -> str:
+    """A line of output that is quoted, cut in its middle: what failed stands at its beginning, and why at its end."""
+    if len(line) <= most:
+        return line
+    return f"{line[: most // 3]} ... {line[-(most - most // 3) :]}"

@@ -30,6 +30,7 @@ ACT_S = 60.0
 """Seconds for which the end of an act is waited for: a container with GPUs may take long to start, one that wrote much
 to be removed. What takes longer goes on, and is found when the act is said again."""
 _SILENT_PULL_S = 600.0  # without a byte about its progress a pull is given up; checking a layer of 50 GB takes minutes
+_KNOCK_S = 2.0  # seconds within which one that lives lets somebody in
 _POOL_SIZE = 64
 _OLDEST_API = "1.41"  # Docker 20.10; only asks for the version that the daemon speaks
 _OUT_OF_ORDER = re.compile(
@@ -177,6 +178,7 @@ class Daemon:
 
     def __init__(self, client: APIClient | None = None, identity: str = "docker") -> None:
         self._client = client
+        self._given = client is not None
         self.identity = identity
         self._info: dict[str, Any] | None = None
         self._doubts, self._settled = 1, 0  # how often it may have become another one, and up to which it is the same
@@ -211,6 +213,18 @@ class Daemon:
         if fresh or self._info is None:
             self._info = dict(self.api.info())
         return self._info
+
+    def closed(self) -> bool:
+        """Whether it lets nobody in: one that is told to end goes on with those whom it knows, and ends containers."""
+        if self._given:
+            return False
+        options: dict[str, Any] = {**kwargs_from_env(), "timeout": _KNOCK_S, "version": self.api.api_version}
+        try:
+            with closing(_Client(**options)) as client:
+                client.ping()
+        except (DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError):
+            return True
+        return False
 
     def doubt(self) -> None:
         """It was away: who answers next may be another one."""

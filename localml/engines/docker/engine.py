@@ -39,6 +39,7 @@ from localml.engines.docker.live import Lives
 from localml.engines.docker.logs import LogStream
 from localml.engines.docker.lookup import Lookup
 from localml.engines.docker.networks import MOST_IN_GANG, Networks
+from localml.engines.docker.outages import Outages
 from localml.engines.docker.rotated import RotatedStream
 from localml.engines.docker.starting import Starter
 from localml.engines.docker.stats import usage
@@ -77,7 +78,8 @@ class DockerEngine:
         self._install = install
         self._daemon = Daemon(client, identity)
         self._networks = Networks(self._daemon, install, bind_address)
-        self._lookup = Lookup(self._daemon, install)
+        self._outages = Outages(self._daemon)
+        self._lookup = Lookup(self._daemon, install, self._outages)
         self._lives = Lives(self._daemon)
         self._starter = Starter(self._daemon, self._lookup, self._networks, self._lives, install)
         self._streams: WeakSet[LogStream] = WeakSet()
@@ -282,7 +284,10 @@ class DockerEngine:
                     delay = _SHORTEST_BACKOFF
                     if lost:
                         yield from self.list()
-                    yield from events
+                    try:
+                        yield from events
+                    finally:
+                        self._outages.left()
             except (EngineUnreachable, EngineError):
                 delay = min(delay * 2, _LONGEST_BACKOFF)
             lost = True

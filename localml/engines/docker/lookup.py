@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from docker.errors import APIError, NotFound
@@ -15,6 +16,7 @@ from docker.errors import APIError, NotFound
 from localml.engines.base import LABEL_INSTALL, EngineUnreachable, Observed, Phase
 from localml.engines.docker.containers import LABEL_NAME, container_name, listed, name_of, observed, phase_of, row_name
 from localml.engines.docker.daemon import Daemon
+from localml.engines.docker.outages import Outages
 
 _PUZZLED_S = 60.0
 """So long nothing is concluded of a container that the daemon lists and fails to tell about; then its list is all that
@@ -24,8 +26,9 @@ there is to go by."""
 class Lookup:
     """The containers of one installation. Safe to use from many threads."""
 
-    def __init__(self, daemon: Daemon, install: str) -> None:
+    def __init__(self, daemon: Daemon, install: str, outages: Outages) -> None:
         self._daemon = daemon
+        self._outages = outages
         self._install = install
         self._seen: dict[str, Observed] = {}
         self._puzzling: dict[str, float] = {}  # id -> since when the daemon fails to tell about it
@@ -37,6 +40,10 @@ class Lookup:
     def remember(self, inspection: Mapping[str, Any]) -> Observed:
         """What an inspection says, kept if the container is ours."""
         found = observed(inspection)
+        known = self._seen.get(found.name)
+        if known is not None and replace(found, interrupted=known.interrupted) == known:
+            return known
+        found = self._outages.told(found)
         if found.labels.get(LABEL_INSTALL) == self._install:
             self._seen[found.name] = found
         return found

@@ -134,10 +134,16 @@ class FakeEngine:
         self._on_start.append(callback)
 
     def finish(
-        self, name: str, exit_code: int | None = 0, *, signal: int | None = None, oom_killed: bool = False
+        self,
+        name: str,
+        exit_code: int | None = 0,
+        *,
+        signal: int | None = None,
+        oom_killed: bool = False,
+        interrupted: str = "",
     ) -> None:
         """End a running replica now; one that has ended stays as it is. With ``signal``, that ended it and there is
-        no exit code.
+        no exit code; ``interrupted`` says why it was this engine's own end.
 
         Raises:
             KeyError: there is none of that name.
@@ -146,7 +152,7 @@ class FakeEngine:
             self.tick()
             replica = self._world.replicas[name]
             if not replica.over:
-                replica.oom_killed = oom_killed
+                replica.oom_killed, replica.interrupted = oom_killed, interrupted
                 replica.end(self._clock.now(), None if signal else exit_code, signal)
                 self.tick()
 

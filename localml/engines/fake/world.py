@@ -25,6 +25,7 @@ class Replica:
     ends_at: float | None = None
     outcome: tuple[int | None, int | None] = (0, None)  # exit code and signal, once ends_at has come
     oom_killed: bool = False
+    interrupted: str = ""
     over: bool = False
 
     @classmethod
@@ -67,6 +68,7 @@ class Replica:
             exit_code=exit_code,
             signal=signal,
             oom_killed=self.oom_killed,
+            interrupted=self.interrupted if self.over else "",
             started_at=self.started_at,
             finished_at=self.ends_at if self.over else None,
             address="127.0.0.1",

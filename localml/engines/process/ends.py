@@ -14,6 +14,8 @@ from localml.engines.process.supervisor import start_ticks
 
 log = logging.getLogger("localml.engines")
 
+_TOLD = "its supervisor was told to end (SIGTERM): the machine, or the service that it belongs to, was shut down"
+
 
 def observed(
     name: str,
@@ -37,6 +39,7 @@ def observed(
         finished_at=end.finished_at if end else None,
         address="127.0.0.1",
         error=end.error if end else "",
+        interrupted=(end.error or _TOLD) if end and end.interrupted else "",
         labels=plan.labels,
         handle={"directory": str(folder.path)},
     )
@@ -84,7 +87,7 @@ def _end(name: str, folder: ReplicaDir, running: RunningRecord | None, groups: C
         error = f"the supervisor failed: {folder.notes().strip()[-500:] or 'it was killed'}"
         return EndRecord(125, None, False, time.time(), error=error)
     if running.boot_id != process_io.boot_id():
-        return EndRecord(None, 9, False, time.time(), error="the machine was restarted")
+        return EndRecord(None, 9, False, time.time(), error="the machine was restarted", interrupted=True)
     outputs = [folder.path / stream for stream in STREAMS]
     left = process_io.kill_session(running.supervisor, running.start_ticks, outputs, running.outputs)
     for parent in set(groups.parents.values()):
@@ -92,4 +95,4 @@ def _end(name: str, folder: ReplicaDir, running: RunningRecord | None, groups: C
     error = "the supervisor was killed"
     if left:
         error += f"; processes that hang in the kernel are left: {', '.join(map(str, sorted(left)))}"
-    return EndRecord(None, 9, False, time.time(), error=error)
+    return EndRecord(None, 9, False, time.time(), error=error, interrupted=True)

@@ -83,7 +83,7 @@ class RunningRecord:
 
 @dataclass(frozen=True, slots=True)
 class EndRecord:
-    """``exit.json``. Sizes in bytes, times in seconds."""
+    """``exit.json``. Sizes in bytes, times in seconds. ``interrupted``: its supervisor was ended, by nobody of ours."""
 
     exit_code: int | None
     signal: int | None
@@ -93,6 +93,7 @@ class EndRecord:
     cpu_user_seconds: float = 0.0
     cpu_system_seconds: float = 0.0
     error: str = ""
+    interrupted: bool = False
 
 
 class ReplicaDir:

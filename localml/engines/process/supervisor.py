@@ -87,6 +87,7 @@ class Supervisor:
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
         errors = [self._kill_rest(), self.pipes.finish(self._hurried)]
+        told = self.stopping or (os.WIFSIGNALED(status) and self._hurried())
         record_end(
             error="; ".join(filter(None, errors)),
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -95,6 +96,7 @@ class Supervisor:
             max_rss=usage.ru_maxrss * 1024,
             cpu_user=usage.ru_utime,
             cpu_system=usage.ru_stime,
+            interrupted=told and not os.path.exists("stop"),
         )
 
     def _fork(self) -> int:
@@ -282,6 +284,7 @@ def record_end(
     cpu_user: float = 0.0,
     cpu_system: float = 0.0,
     error: str = "",
+    interrupted: bool = False,
 ) -> None:
     """Write ``exit.json`` and do not give up soon: an end that is not recorded will be taken for a crash.
 
@@ -290,7 +293,7 @@ def record_end(
     text = (
         f'{{"exit_code": {_json(exit_code)}, "signal": {_json(signal)}, "oom_killed": {_json(oom)}, '
         f'"finished_at": {time.time()!r}, "max_rss": {max_rss}, "cpu_user_seconds": {cpu_user!r}, '
-        f'"cpu_system_seconds": {cpu_system!r}, "error": {_json(error)}}}'
+        f'"cpu_system_seconds": {cpu_system!r}, "error": {_json(error)}, "interrupted": {_json(interrupted)}}}'
     )
     wait, deadline = 0.1, time.monotonic() + END_WAIT
     while os.path.exists("plan.json") and time.monotonic() < deadline:
@@ -457,10 +460,8 @@ def _pair(item: bytes) -> tuple[bytes, bytes]:
 
 
 def _json(value: bool | int | str | None) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):
         return str(value)
     text = value.replace("\\", "\\\\").replace('"', '\\"')

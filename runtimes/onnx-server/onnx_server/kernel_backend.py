@@ -5,7 +5,8 @@ A kernel is a class with ``load(self, path)``, called once with the folder of th
 ``bytes``; as outputs, strings are taken too. It may also have:
 
 ``inputs``, ``outputs``
-    lists of ``(name, datatype, shape)``, with -1 for sizes that vary. Requests are then held against ``inputs``.
+    lists of ``(name, datatype, shape)``, with -1 or None for sizes that vary; the datatype is the protocol's (``FP32``)
+    or numpy's (``float32``). Requests are then held against ``inputs``, which whoever asks for the model is told.
 ``batching``
     True lets requests of equal shape be put together along the first dimension.
 
@@ -116,13 +117,28 @@ def _is_kernel(one: type[Any]) -> bool:
 def _declared(kernel: Any, which: str) -> tuple[TensorSpec, ...]:
     tensors: Iterable[Any] = getattr(kernel, which, ())
     try:
-        specs = tuple(TensorSpec(str(name), str(kind), tuple(int(n) for n in shape)) for name, kind, shape in tensors)
+        specs = tuple(TensorSpec(str(name), _datatype(kind), _sizes(shape)) for name, kind, shape in tensors)
     except (TypeError, ValueError) as error:
         raise LoadError(f"the kernel's {which} must be a list of (name, datatype, shape): {error}") from error
     for spec in specs:
         if spec.datatype not in DTYPES:
             raise LoadError(f"the kernel's {which}: '{spec.name}' is {spec.datatype}, not one of {', '.join(DTYPES)}")
     return specs
+
+
+def _datatype(kind: Any) -> str:
+    """The protocol's name of a type; what is none is given back, to be refused by it."""
+    if isinstance(kind, str) and kind in DTYPES:
+        return kind
+    try:
+        found = np.dtype(kind).newbyteorder("<")
+    except TypeError:
+        return str(kind)
+    return "BYTES" if found.kind in "SUO" else DATATYPES.get(found, str(kind))
+
+
+def _sizes(shape: Iterable[Any]) -> tuple[int, ...]:
+    return tuple(-1 if size is None else int(size) for size in shape)
 
 
 def _plain(name: str, value: Any) -> Array:

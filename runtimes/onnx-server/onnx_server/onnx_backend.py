@@ -20,7 +20,7 @@ from onnx_server.errors import LoadError, RequestError, bad
 from onnx_server.locales import StandIns, missing
 from onnx_server.maps import Columns, mend
 from onnx_server.rows import join, rows_of, split
-from onnx_server.tensors import Array, objects
+from onnx_server.tensors import Array, aligned, objects
 from onnx_server.warmup import Probe, probe
 from onnx_server.wire import ModelSpec, TensorSpec
 from onnx_server.worker import WorkerPlan
@@ -101,7 +101,7 @@ class OnnxBackend:
         return split(self._run(outputs, join(batch.items)), rows)
 
     def _run(self, outputs: Sequence[str], inputs: dict[str, Array]) -> dict[str, Array]:
-        feed = {name: _texts(name, array) if name in self._texts else array for name, array in inputs.items()}
+        feed = {name: _texts(name, one) if name in self._texts else aligned(one) for name, one in inputs.items()}
         try:
             found = self._session.run(outputs, feed)
         except Exception as error:

@@ -94,9 +94,11 @@ def _object(head: bytes | memoryview) -> dict[str, Any]:
 
 
 def _inputs(given: object, rest: memoryview, spec: ModelSpec) -> dict[str, Array]:
-    if not isinstance(given, list) or not given:
-        raise bad("'inputs' must be a list of at least one tensor")
     known = spec.known_inputs
+    if not known and not spec.open_inputs and given in (None, []):
+        given = []
+    elif not isinstance(given, list) or not given:
+        raise bad("'inputs' must be a list of at least one tensor")
     inputs: dict[str, Array] = {}
     at = 0
     for tensor in given:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.control.jobs.decide import (
+    STEADY_S,
     AttemptView,
     Begin,
     Begun,
@@ -349,3 +350,14 @@ def test_enough_successes_of_any_roles_decide_the_workload() -> None:
     failed = completion(spec, [over(1, "a"), over(2, "b", Cause.EXIT_CODE)])
     assert failed is not None
     assert failed.state is State.FAILED
+
+
+@pytest.mark.parametrize(("ran", "again"), [(1.0, False), (STEADY_S, True)])
+def test_what_ran_for_long_is_tried_again_after_any_number_of_lost_engines(ran: float, again: bool) -> None:
+    """A machine that is restarted now and then; not a job that takes its engine down each time."""
+    lost = attempt(1, AttemptState.ENDED, cause=Cause.ENGINE_LOST, ended_at=5.0)
+    now = view(State.RUNNING, lost, attempt=FREE_RETRIES + 1, retries=0, started_at=1000.0)
+    (step,) = decide(now, FixedWorld(), 1000.0 + ran)
+    assert isinstance(step, Move)
+    assert (step.to is State.QUEUED) == again
+    assert not again or (step.columns["retries"], step.columns["attempt"]) == (0, FREE_RETRIES + 2)

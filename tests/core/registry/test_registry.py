@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from helpers.rig import ME
 
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
+from localml.core.registry.advice import advice
 from localml.core.registry.registry import FOLDER, NewVersion, Registry
 from localml.core.serving.endpoints import Endpoints, NewEndpoint
 from localml.core.serving.variants import NewVariant
@@ -99,6 +101,35 @@ def test_what_cannot_be_served_leaves_nothing_behind(place: Place, name: str, co
     assert failure.value.code is Code.INVALID
     assert place.registry.models() == []
     assert list((place.data / FOLDER).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("iris.joblib", "pip install skl2onnx.*skl2onnx.to_onnx.*&& localml serve model.onnx.*kernel.py"),
+        ("iris.pkl", "scikit-learn.*skl2onnx"),
+        ("net.pt2", "torch.export.load.*net.pt2.*f='model.onnx'.*&& localml serve model.onnx"),
+        ("net.pth", "torch.onnx.export"),
+        ("net.safetensors", "optimum-cli export onnx --model FOLDER onnx"),
+        ("net.keras", "model.export"),
+    ],
+)
+def test_a_frameworks_own_file_is_refused_with_the_line_that_makes_it_servable(
+    place: Place, name: str, words: str
+) -> None:
+    place.put(f"s3://b/{name}", b"\x80\x04weights")
+    with pytest.raises(LocalmlError, match=words) as failure:
+        place.registry.register(NewVersion("net", f"s3://b/{name}", ME))
+    assert failure.value.message.startswith(f"source: {name} ")
+
+
+def test_the_line_is_one_that_a_shell_takes(place: Place) -> None:
+    name = 'it\'s a "model".joblib'
+    command = advice([name]).partition("): ")[2].partition(" && ")[0]
+    python, flag, program = shlex.split(command)
+    assert (python, flag) == ("python", "-c")
+    compile(program, "line", "exec")
+    assert repr(name) in program
 
 
 def test_weights_beside_the_model_belong_to_it(place: Place, tmp_path: Path) -> None:

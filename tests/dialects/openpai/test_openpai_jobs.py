@@ -245,6 +245,13 @@ def test_a_job_waits_with_all_its_members_filled(client: PaiClient, platform: Pl
     assert listed.items() <= job.items()
 
 
+def test_shared_memory_is_as_large_as_asked_for_and_else_as_anybodys(client: PaiClient, platform: Platform) -> None:
+    client.submit("j", role("asks", shmMB=64), role("silent"))
+    number = platform.workloads.page(Query(dialect="openpai", limit=1)).items[0].id
+    roles = platform.workloads.get(number).spec.roles
+    assert {one.name: one.resources.shm for one in roles} == {"asks": 64 << 20, "silent": None}
+
+
 def test_a_job_goes_through_its_states(client: PaiClient, platform: Platform, engine: FakeEngine) -> None:
     loop = platform.reconciler
     seen = []

@@ -115,7 +115,51 @@ def test_a_killed_supervisor_is_an_end_and_leaves_no_process(process_kit: Proces
     os.kill(running.supervisor, signal.SIGKILL)
     seen = process_kit.wait_end(plan.name)
     assert (seen.exit_code, seen.signal, seen.error) == (None, 9, "the supervisor was killed")
+    assert seen.interrupted == "the supervisor was killed"
     wait_until(lambda: not alive("7101", "7102"), "end of the leftovers")
+
+
+@pytest.mark.parametrize("code", [0, 3, None])
+def test_a_shutdown_is_told_from_a_stop(process_kit: ProcessKit, tmp_path: Path, code: int | None) -> None:
+    """Whoever ends all processes of the machine, or of a service, ends the supervisors, too; nobody asked for that."""
+    trap = "" if code is None else f"trap 'exit {code}' TERM; "
+    plan = process_kit.plan(f"{trap}echo ready; while :; do sleep 0.05; done")
+    process_kit.engine.start(plan)
+    process_kit.wait_ready(plan.name)
+    running = ReplicaDir(tmp_path / "replicas" / plan.name).running()
+    assert running is not None
+    os.kill(running.supervisor, signal.SIGTERM)
+    seen = process_kit.wait_end(plan.name)
+    assert seen.exit_code == code
+    assert "the machine, or the service that it belongs to, was shut down" in seen.interrupted
+
+
+def test_a_shutdown_that_ends_the_program_first_is_told_all_the_same(process_kit: ProcessKit, tmp_path: Path) -> None:
+    plan = process_kit.plan("echo ready; exec sleep 600")
+    process_kit.engine.start(plan)
+    process_kit.wait_ready(plan.name)
+    running = ReplicaDir(tmp_path / "replicas" / plan.name).running()
+    assert running is not None
+    os.kill(running.child, signal.SIGTERM)
+    os.kill(running.supervisor, signal.SIGTERM)
+    seen = process_kit.wait_end(plan.name)
+    assert seen.signal == signal.SIGTERM
+    assert seen.interrupted
+
+
+@pytest.mark.parametrize("script", ["exec sleep 600", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.05; done"])
+def test_a_stop_and_a_kill_are_no_shutdown(process_kit: ProcessKit, tmp_path: Path, script: str) -> None:
+    for end in ("stop", "kill"):
+        plan = process_kit.plan(f"echo ready; {script}")
+        process_kit.engine.start(plan)
+        process_kit.wait_ready(plan.name)
+        running = ReplicaDir(tmp_path / "replicas" / plan.name).running()
+        assert running is not None
+        if end == "stop":
+            process_kit.engine.stop(plan.name, 5)
+        else:
+            os.kill(running.child, signal.SIGTERM)
+        assert process_kit.wait_end(plan.name).interrupted == "", end
 
 
 def test_a_supervisor_killed_while_no_server_ran(process_kit: ProcessKit, tmp_path: Path) -> None:
@@ -144,6 +188,7 @@ def test_a_restarted_machine_is_told_from_a_killed_supervisor(process_kit: Proce
         folder = _interrupted(tmp_path, bystander.pid, boot="another-boot")
         seen = process_kit.engine.inspect(folder.path.name)
         assert (seen.phase, seen.signal, seen.error) == (Phase.EXITED, 9, "the machine was restarted")
+        assert seen.interrupted == "the machine was restarted"
         assert bystander.poll() is None
     finally:
         bystander.kill()

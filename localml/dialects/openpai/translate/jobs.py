@@ -140,7 +140,7 @@ def _resources(platform: Platform, job: KeptConfig, role: TaskRole) -> Resources
         memory=role.memoryMB * _MEGABYTE,
         gpu=role.gpuNumber,
         gpu_type=job.gpuType,
-        shm=role.shmMB * _MEGABYTE,
+        shm=role.shmMB * _MEGABYTE if "shmMB" in role.model_fields_set else None,
     )
 
 
