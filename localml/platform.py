@@ -14,6 +14,7 @@ from typing import Any
 
 from localml.config import LOOPBACK, Config
 from localml.control.jobs.accounts import Accounts
+from localml.control.jobs.code import CodeFolders
 from localml.control.jobs.demands import Reason
 from localml.control.jobs.hardware import GpuView as GpuView
 from localml.control.jobs.hardware import Hardware, Size
@@ -60,6 +61,7 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
+from localml.core.work.code import kept_attempts
 from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
@@ -164,6 +166,8 @@ class Platform:
         self.accounts = Accounts(
             self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.owner
         )
+        self.code = CodeFolders(self.data)
+        self.code.sweep(kept_attempts(self.db))
         self._site = open_site(
             config,
             self.install,
@@ -177,6 +181,7 @@ class Platform:
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
             accounts=self.accounts,
+            code=self.code,
         )
 
     def _choose(self, given: Engine | None) -> Chosen:
@@ -212,7 +217,9 @@ class Platform:
         )
         own_ports = {self.config.port, self.config.gateway_port} - {0}
         gang = self.engine.capabilities.gang
-        self._possible = Possible(self.accounts, self.mounts, self.sealer, self.hardware, own_ports, gang)
+        self._possible = Possible(
+            self.accounts, self.mounts, self.sealer, self.hardware, own_ports, self.code.archives, gang
+        )
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone

@@ -12,6 +12,7 @@ from localml.cli import (
     machine,
     people,
     reports,
+    runs,
     serve,
     server,
     settings,
@@ -33,7 +34,22 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (server, work, reports, ssh, serve, tools, machine, people, users, storage, buckets, upkeep, settings):
+for module in (
+    server,
+    runs,
+    work,
+    reports,
+    ssh,
+    serve,
+    tools,
+    machine,
+    people,
+    users,
+    storage,
+    buckets,
+    upkeep,
+    settings,
+):
     module.add(app)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, command, connect, print_json
+from localml.cli.common import Data, Json, command, connect, print_json, time_option
 from localml.client.errors import ClientError
 from localml.core.quantities import format_duration, format_memory
 
@@ -152,7 +152,7 @@ def _gpu_words(gpus: list[dict[str, Any]], source: str) -> str:
 @command
 def down(
     data: Data = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for its orderly end.")] = 30,
+    timeout: Annotated[float, time_option("How long to wait for its orderly end.")] = 30,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
     as_json: Json = False,
 ) -> None:

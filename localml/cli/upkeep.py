@@ -61,6 +61,8 @@ def prune(
         f"{verb} {format_memory(done['log_bytes'])} of output of {len(done['logs_of'])} workload(s), "
         f"and the records of {len(done['workloads'])} removed one(s)"
     )
+    if done["code_archives"]:
+        typer.echo(f"and {format_memory(done['code_bytes'])} of code that nothing needs")
     if done["database_bytes"]:
         typer.echo(f"the database is {format_memory(done['database_bytes'])} smaller")
 

@@ -1,4 +1,4 @@
-"""Workloads: run, ps, show, logs, stop, rm, why, events."""
+"""Workloads: ps, show, logs, stop, rm, why, events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import show, terminal
-from localml.cli.common import Data, Json, Name, Place, Within, as_dict, command, connect, print_json
+from localml.cli.common import Data, Json, Name, Within, as_dict, command, connect, print_json
 from localml.cli.marked import Marked
 from localml.cli.reports import Columns, print_columns
 from localml.client.errors import ClientError
-from localml.core.errors import invalid
 
 if TYPE_CHECKING:
     from localml.client import Client, Endpoint, Workload
@@ -27,65 +26,13 @@ INTERRUPTED = 130
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(context_settings={"allow_interspersed_args": False})(run)
     for function in (ps, logs, stop, rm, why, events):
         app.command()(function)
     app.command("show")(show_one)
 
 
-@command
-def run(
-    words: Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
-    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
-    image: Annotated[str, typer.Option("--image", "-i", help="Container image.")] = "",
-    env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
-    mount: Annotated[
-        list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
-    ] = [],  # noqa: B006
-    workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Where it starts.")] = None,
-    retries: Annotated[int, typer.Option(help="How often it is tried again when it fails.")] = 0,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")] = 0,
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
-    workspace: Place = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Run a command as a job."""
-    with connect(data) as client:
-        made = client.run(
-            words,
-            name=name,
-            image=image,
-            gpus=gpus,
-            gpu_type=gpu_type,
-            cpus=cpus,
-            memory=memory,
-            shm=shm,
-            env=_variables(env),
-            workdir=workdir,
-            mounts=[_mount(one) for one in mount],
-            retries=retries,
-            time_limit=time_limit,
-            priority=priority,
-            pool=pool,
-            workspace=workspace,
-        )
-        if follow:
-            raise typer.Exit(_follow_to_end(client, made, data, as_json=as_json))
-    if as_json:
-        print_json(as_dict(made))
-    else:
-        typer.echo(made.name)
-
-
-def _follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+def follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+    """Show a job's output until it is over; the exit code of the command that ran it."""
     if not as_json:
         typer.secho(f"{made.name} is submitted", dim=True, err=True)
     try:
@@ -114,29 +61,6 @@ def exit_code(ended: Workload) -> int:
     if ended.state == "succeeded":
         return 0
     return ended.exit_code if ended.exit_code else 1
-
-
-def _variables(given: list[str]) -> dict[str, str]:
-    found = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
-        found[name] = value
-    return found
-
-
-def _mount(text: str) -> dict[str, Any]:
-    """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
-    import os
-
-    rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
-    source, colon, target = rest.rpartition(":")
-    if not colon or not source or not target.startswith("/"):
-        raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
-    if source.startswith((".", "~")):
-        source = os.path.abspath(os.path.expanduser(source))
-    return {"source": source, "target": target, "read_only": read_only}
 
 
 @command
@@ -197,16 +121,35 @@ def ps(
 
 
 @command
-def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
+def show_one(
+    name: Name,
+    as_file: Annotated[bool, typer.Option("--as-file", help="As a job file, for 'localml run -f FILE'.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
     """Everything about a workload."""
     with connect(data) as client:
         found = client.get(name)
+        if as_file:
+            _print_file(client, found, as_json=as_json)
+            return
     if as_json:
         print_json(as_dict(found))
         return
     from localml.cli.details import print_workload
 
     print_workload(found)
+
+
+def _print_file(client: Client, found: Workload, *, as_json: bool) -> None:
+    from localml.cli.job_file import dump, text_of
+
+    shared = [one.name for one in client.people.workspaces() if one.id == found.workspace and not one.personal]
+    members = dump(found, next(iter(shared), None))
+    if as_json:
+        print_json(members)
+    else:
+        typer.echo(text_of(members), nl=False)
 
 
 @command
