@@ -46,10 +46,11 @@ def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
     if not rows:
         console().print(empty, markup=False)
         return
-    console().print(_table(columns, rows))
+    console().print(made_table(columns, rows))
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """The table that :func:`table` prints."""
     from rich.table import Table
     from rich.text import Text
 

@@ -1,21 +1,24 @@
-"""Workloads: ps, show, logs, stop, rm, why, events."""
+"""Workloads: ps, show, logs, wait, stop, rm, why, events."""
 
 from __future__ import annotations
 
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localml.cli import show, terminal
-from localml.cli.common import Data, Json, Name, Within, as_dict, command, connect, print_json
+from localml.cli.common import Data, Json, Name, Within, as_dict, command, connect, print_json, time_option
 from localml.cli.marked import Marked
 from localml.cli.reports import Columns, print_columns
 from localml.client.errors import ClientError
+from localml.core.errors import invalid
+from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
     from localml.client import Client, Endpoint, Workload
@@ -26,7 +29,7 @@ INTERRUPTED = 130
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (ps, logs, stop, rm, why, events):
+    for function in (ps, logs, wait, stop, rm, why, events):
         app.command()(function)
     app.command("show")(show_one)
 
@@ -243,18 +246,62 @@ def _print_followed(client: Client, ref: int | str, *, err: bool = False, raw: b
 
 
 @command
-def stop(
+def wait(
     names: Annotated[list[str], typer.Argument(help="Names or ids.", show_default=False)],
+    timeout: Annotated[float | None, time_option("Give up after so long, such as 8h.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until all of them have ended; exits like the first one that did not succeed."""
+    began = time.monotonic()
+    done: list[Workload] = []
+    with connect(data) as client:
+        for one in [client.get(name) for name in names]:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            try:
+                done.append(client.wait(one.id, left))
+            except TimeoutError:
+                raise TimeoutError(f"{one.name} has not ended after {format_duration(timeout)}") from None
+            if not as_json:
+                told = f": {done[-1].message}" if done[-1].state == "failed" else ""
+                typer.echo(f"{done[-1].name} {done[-1].state}{told}")
+    if as_json:
+        print_json({"workloads": as_dict(done)})
+    raise typer.Exit(next((code for one in done if (code := exit_code(one))), 0))
+
+
+@command
+def stop(
+    names: Annotated[list[str], typer.Argument(help="Names or ids.", show_default=False)] = [],  # noqa: B006
+    everything: Annotated[bool, typer.Option("--all", help="All of yours that wait or run, of whatever kind.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
     """Stop workloads, or endpoints of these names."""
+    if everything == bool(names):
+        raise invalid("NAMES", "give names, or --all")
     with connect(data) as client:
-        done = [_either(client.stop, client.stop_endpoint, name) for name in names]
+        if everything:
+            done = list(_stop_all(client))
+        else:
+            done = [_either(client.stop, client.stop_endpoint, name) for name in names]
         if wait:
             done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
+    if not done and not as_json:
+        typer.echo("Nothing of yours waits or runs.")
     _answer(done, "stopped" if wait else "asked to stop", as_json=as_json)
+
+
+def _stop_all(client: Client) -> Iterator[Workload | Endpoint]:
+    """Endpoints first: they would bring their replicas back."""
+    me = client.people.me()
+    for endpoint in client.endpoints():
+        if endpoint.owner == me and endpoint.desired == "run":
+            yield client.stop_endpoint(endpoint.id)
+    for one in list(client.all(owner=me, state=list(LIVE))):
+        if one.kind != "endpoint" and one.state != "stopping":
+            yield client.stop(one.id)
 
 
 @command

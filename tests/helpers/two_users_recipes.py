@@ -102,7 +102,7 @@ def _machine() -> dict[str, tuple[Try, ...]]:
         ),
         "DELETE /buckets/<name>": (hidden("recursive=true", name="bucket"),),
         **_reads("/objects/content", hidden(uri)),
-        **_reads("/code/<code>", hidden("workspace={team}", code=code), hidden(code=code)),
+        **_reads("/code/<code>", hidden("workspace={team}", code=code)),
         "PUT /code/<code>": (hidden("workspace={team}", code=code, body="x"),),
         **_reads("/status", own()),
         **_reads("/env/<dialect>", hidden(dialect="native")),
