@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from localml.client.containers import Containers
 from localml.client.errors import ClientError
 from localml.client.jobs import Jobs, Reference, part
 from localml.client.metrics import Compared, Metric, Metrics, Report
@@ -67,7 +68,7 @@ _REJOIN_S = 15.0
 """How long a follower tries to find a server again that went away."""
 
 
-class Client(Jobs, Serving, Objects, Metrics):
+class Client(Jobs, Containers, Serving, Objects, Metrics):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:

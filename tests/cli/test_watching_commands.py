@@ -115,3 +115,27 @@ def test_top_is_live_on_a_terminal_until_ctrl_c(alone: Localml) -> None:
     assert process.wait(30) == 0
     os.close(master)
     assert "Traceback" not in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
+
+
+def test_cp_reaches_into_a_running_container(cli: Cli, localml: Localml, tmp_path: Path) -> None:
+    job = localml.client.run(["sh", "-c", "echo hello > said; sleep 600"], name="reached")
+    wait_until(lambda: localml.client.get(job.id).state == "running")
+    wait_until(lambda: cli("cp", "reached:said", str(tmp_path / "said")).code == 0)
+    assert (tmp_path / "said").read_text() == "hello\n"
+    (tmp_path / "more").write_text("12345")
+    done = cli("cp", str(tmp_path / "more"), "reached/main/0:more", "--json")
+    assert (done.code, done.json["files"], done.json["bytes"]) == (0, 1, 5), done.err
+    assert cli("cp", "reached:more", str(tmp_path / "back")).code == 0
+    assert (tmp_path / "back").read_text() == "12345"
+    for refused, told in (
+        (("reached:none", str(tmp_path)), "No such file"),
+        (("nobody:x", str(tmp_path)), "nobody"),
+        (("reached:a", "reached:b"), "a path of this machine"),
+        ((str(tmp_path / "gone"), "reached:b"), "does not exist"),
+        ((str(tmp_path / "more"), str(tmp_path / "x")), "exactly one side"),
+    ):
+        found = cli("cp", *refused)
+        assert (found.code, told in found.err) == (1, True), found.err
+    (tmp_path / "with:colon").write_text("x")
+    assert cli("cp", str(tmp_path / "with:colon"), "fds://colons/x").code == 0
+    cli("rm", "reached")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.docker_image import tiny_image
 from helpers.rig import wait_until
 
-from localml.client import Client
+from localml.client import Client, ClientError
 from localml.config import Config
 from localml.platform import Platform
 from localml.server import Server
@@ -118,3 +120,42 @@ def test_an_images_entry_point_is_kept_as_docker_run_does(tmp_path: Path) -> Non
     finally:
         client.close()
         server.close()
+
+
+def test_files_of_a_running_container_are_copied_out_and_in(live: Live, project: Path, tmp_path_factory: Any) -> None:
+    there = tmp_path_factory.mktemp("copied")
+    spec = {
+        "roles": [
+            {"command": ["/bin/sh", "-c", "echo $LOCALML_INDEX > who; sleep 600"], "image": live.image, "count": 2}
+        ],
+        "code": live.user.send_code(project),
+    }
+    job = live.user.submit(spec, name="copies")
+    wait_until(lambda: [one.state for one in live.user.get(job.id).replicas] == ["running"] * 2, 60)
+    (there / "big").write_bytes(bytes(range(256)) * 20_000)
+    done = live.user.copy_in(job.id, there / "big", "big")
+    assert (done.files, done.size) == (1, 5_120_000)
+    live.user.copy_out(job.id, "big", there / "back")
+    assert (there / "back").read_bytes() == (there / "big").read_bytes()
+    for index in (0, 1):
+        wait_until(lambda index=index: _out(live, job.id, index, there) == f"{index}\n", 60)
+    live.user.copy_out(job.id, "sub", there)
+    assert (there / "sub" / "note").read_text() == "deep"
+    with pytest.raises(ClientError, match="No such file") as missing:
+        live.user.copy_out(job.id, "nowhere", there)
+    assert missing.value.code == "not_found"
+    with pytest.raises(ClientError, match="main/7 does not run; there are: main/0, main/1"):
+        live.user.copy_out(job.id, "who", there, replica="main/7")
+    live.user.stop(job.id)
+    live.user.wait(job.id, 60)
+    with pytest.raises(ClientError, match="does not run"):
+        live.user.copy_out(job.id, "who", there)
+
+
+def _out(live: Live, number: int, index: int, there: Path) -> str:
+    """What a replica has written; empty as long as it has not."""
+    (there / "who").unlink(missing_ok=True)
+    with suppress(ClientError):
+        live.user.copy_out(number, "who", there / "who", replica=f"main/{index}")
+        return (there / "who").read_text()
+    return ""
