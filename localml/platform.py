@@ -22,6 +22,7 @@ from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.pins import Pins
 from localml.control.jobs.reconciler import Reconciler
 from localml.control.jobs.site import Possible, open_site
+from localml.control.jobs.work_folders import put
 from localml.control.serving.parts import Parts, Serving
 from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
@@ -342,6 +343,12 @@ class Platform:
             workspace: id of the one that a bucket is made in which does not exist yet; None for the caller's own.
         """
         return BucketsFor(self.buckets, self.bucket_records, caller, workspace)
+
+    def put_code(self, workspace: str, code: str, owner: int, folder: str, *, replace: bool) -> None:
+        """Put code into a folder that is kept for a user; see :func:`localml.control.jobs.work_folders.put`."""
+        with self.code.opened(workspace, code) as found:
+            place, root = self.mounts.made_folder(owner, folder, self._site.user)
+            put(found, root, place, replace=replace)
 
     # -- questions -------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ from typer.core import TyperGroup
 
 from localml.cli import show
 from localml.cli.common import Data, Json, Place, as_dict, command, connect, print_json, seconds
+from localml.cli.runs import send_code
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -64,6 +66,14 @@ def start_notebook(
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     folder: Annotated[str | None, typer.Option(help="Name of the folder to work in; its own by default.")] = None,
     workspace: Place = None,
+    code: Annotated[
+        Path | None,
+        typer.Option("--code", metavar="DIR", help="Put this folder into the notebook's; see 'localml run --code'."),
+    ] = None,
+    code_limit: Annotated[str, typer.Option(metavar="SIZE", help="How large the folder of code may be.")] = "100M",
+    replace_code: Annotated[
+        bool, typer.Option("--replace-code", help="Replace files that the notebook's folder has and that differ.")
+    ] = False,
     image: Annotated[
         str | None, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")
     ] = None,
@@ -78,7 +88,13 @@ def start_notebook(
     """Start a JupyterLab, and show how to open it. A stopped one of this name is as it was, but for what is given."""
     needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory}
     with connect(data) as client:
+        sent = None
+        if code is not None:
+            name = name or folder or code.absolute().resolve().name
+            sent = send_code(client, code, workspace, code_limit, quiet=as_json)
         made = client.tools.start_notebook(
+            code=sent,
+            replace_code=replace_code,
             name=name,
             folder=folder,
             workspace=workspace,

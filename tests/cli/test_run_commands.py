@@ -169,3 +169,21 @@ def test_times_are_said_alike_by_all_commands(cli: Cli) -> None:
     assert cli("show", made["name"], "--json").json["spec"]["time_limit"] == 129600
     assert "must be a time such as 90s" in cli("scale", "x", "--idle", "soon").err
     assert "must be a time such as 90s" in cli("down", "--timeout", "x").err
+
+
+def test_a_notebook_starts_with_ones_code_in_its_folder(cli: Cli, localml: Localml, project: Path) -> None:
+    admin = localml.platform.identity.user("admin").id
+    started = cli("notebook", "start", "--code", str(project), "--image", "own", "--detach")
+    assert (started.code, started.out) == (0, "project\n"), started.err
+    assert "code: 1 file(s)" in started.err
+    folder = localml.platform.mounts.folder(admin, "project")
+    assert (folder / "train.py").exists()
+    cli("stop", "--wait", "project")
+    (folder / "train.py").write_text("changed in the notebook")
+    refused = cli("notebook", "start", "project", "--code", str(project), "--detach")
+    assert (refused.code, "train.py" in refused.err, "--replace-code" in refused.err) == (1, True, True)
+    assert (folder / "train.py").read_text() == "changed in the notebook"
+    again = cli("notebook", "start", "project", "--code", str(project), "--replace-code", "--detach")
+    assert again.code == 0, again.err
+    assert "import os" in (folder / "train.py").read_text()
+    cli("rm", "project")

@@ -104,6 +104,10 @@ def _machine() -> dict[str, tuple[Try, ...]]:
         **_reads("/objects/content", hidden(uri)),
         **_reads("/code/<code>", hidden("workspace={team}", code=code)),
         "PUT /code/<code>": (hidden("workspace={team}", code=code, body="x"),),
+        "PUT /folders/<name>/code": (
+            hidden(body={"code": code, "workspace": "{team}"}, name="lab"),
+            hidden(body={"code": code}, name="lab"),
+        ),
         **_reads("/status", own()),
         **_reads("/env/<dialect>", hidden(dialect="native")),
         "POST /prune": (hidden(body={}),),

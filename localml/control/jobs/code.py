@@ -6,8 +6,9 @@ is to stay belongs into a bucket.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
+import secrets
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from localml.core.errors import LocalmlError
@@ -48,6 +49,20 @@ class CodeFolders:
         except (LocalmlError, OSError) as error:
             raise EngineError(f"its code cannot be unpacked: {error}") from error
         return place
+
+    @contextmanager
+    def opened(self, workspace: str, code: str) -> Iterator[Path]:
+        """What is in an archive, in a folder for as long as the block lasts.
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``, ``STORAGE``.
+        """
+        place = self._folder / f"{secrets.token_hex(8)}{_MAKING}"
+        try:
+            unpack(self.archives.use(workspace, code).path, place)
+            yield place
+        finally:
+            self.drop(place.name)
 
     def drop(self, attempt: str) -> None:
         """Remove an attempt's folder; nothing if it has none."""

@@ -145,3 +145,51 @@ def test_code_that_nothing_needs_goes_after_a_while(admin: Http, localml: Localm
 def _age(path: Path, seconds: float) -> None:
     was = path.stat().st_mtime - seconds
     os.utime(path, (was, was))
+
+
+def _folder(localml: Localml, name: str) -> Path:
+    return localml.platform.mounts.folder(localml.platform.identity.user("admin").id, name)
+
+
+def test_code_is_put_into_a_notebooks_folder_and_stays(admin: Http, localml: Localml) -> None:
+    first, second = tar(("a", b"1"), ("sub/b", b"2"), link("l", "a")), tar(("a", b"other"), ("c", b"3"))
+    for body in (first, second):
+        put(admin, body)
+    path = "/folders/lab-of-code/code"
+    assert admin("PUT", path, {"code": name_of(first)}).json == {"folder": "lab-of-code", "code": name_of(first)}
+    folder = _folder(localml, "lab-of-code")
+    assert ((folder / "a").read_text(), (folder / "sub" / "b").read_text(), os.readlink(folder / "l")) == (
+        "1",
+        "2",
+        "a",
+    )
+    assert admin("PUT", path, {"code": name_of(first)}).status == 200  # again changes nothing
+    (folder / "mine").write_text("kept")
+    refused = admin("PUT", path, {"code": name_of(second)})
+    assert (refused.status, refused.json["error"]["details"]) == (409, {"files": ["a"]})
+    assert ((folder / "a").read_text(), (folder / "c").exists()) == ("1", False)
+    assert admin("PUT", path, {"code": name_of(second), "replace": True}).status == 200
+    assert sorted(one.name for one in folder.iterdir()) == ["a", "c", "l", "mine", "sub"]
+    assert ((folder / "a").read_text(), (folder / "mine").read_text()) == ("other", "kept")
+
+
+def test_what_a_notebook_put_in_the_way_leads_nowhere_else(admin: Http, localml: Localml, tmp_path: Path) -> None:
+    """Links of its program's making: nothing is written through them, and what is outside stays as it is."""
+    body = tar(("sub/a", b"new"), ("b", b"new"))
+    put(admin, body)
+    folder = _folder(localml, "trap")
+    folder.mkdir(parents=True)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a").write_text("theirs")
+    (folder / "sub").symlink_to(outside)
+    (folder / "b").symlink_to(outside / "a")
+    for replace in (False, True):
+        refused = admin("PUT", "/folders/trap/code", {"code": name_of(body), "replace": replace})
+        assert refused.status == 409, refused.json
+    (folder / "sub").unlink()
+    assert admin("PUT", "/folders/trap/code", {"code": name_of(body), "replace": True}).status == 200
+    assert ((outside / "a").read_text(), (folder / "b").is_symlink()) == ("theirs", False)
+    for name in ("..", "a%2fb", ".hidden"):
+        assert admin("PUT", f"/folders/{name}/code", {"code": name_of(body)}).status in (400, 404, 405)
+    assert list((localml.platform.data / "code" / "runs").glob("*.making")) == []

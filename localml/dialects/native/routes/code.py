@@ -57,6 +57,14 @@ def add(api: APIBlueprint, platform: Platform) -> None:
             with suppress(FileNotFoundError):
                 file.unlink()
 
+    @api.put("/folders/<name>/code", responses={"200": schemas.FolderOut})
+    @slow
+    def put_into_folder(path: schemas.FolderPath, body: schemas.CodeIn) -> Any:
+        """Put what is in an archive into a folder that is kept for the caller, and that a notebook works in."""
+        place = workspace(schemas.CodeQuery(workspace=body.workspace))
+        platform.put_code(place, body.code, caller().id, path.name, replace=body.replace)
+        return {"folder": path.name, "code": body.code}
+
 
 def _take_in(writer: BinaryIO) -> str:
     """Copy the request's body; answers the SHA-256 of it."""

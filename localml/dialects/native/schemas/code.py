@@ -20,6 +20,27 @@ class CodeQuery(Strict):
     workspace: str | None = None
 
 
+class FolderPath(Strict):
+    """A folder that is kept for the caller, by name, as notebooks work in."""
+
+    name: str
+
+
+class CodeIn(Strict):
+    """Code that is to be put into a folder. ``replace``: files that differ go, which are in the way otherwise."""
+
+    code: str = Field(pattern=f"^{CODE.pattern}$")
+    workspace: str | None = None
+    replace: bool = False
+
+
+class FolderOut(BaseModel):
+    """Where the code is now."""
+
+    folder: str
+    code: str
+
+
 class CodeOut(BaseModel):
     """An archive that is kept; ``size`` in bytes, ``used_at`` when it was last sent or submitted with."""
 
