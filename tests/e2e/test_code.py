@@ -82,11 +82,12 @@ def test_a_job_runs_and_writes_in_its_own_copy(live: Live, project: Path) -> Non
     wait_until(lambda: not list(live.runs.iterdir()), 60)
 
 
-def test_a_relative_work_directory_lies_in_the_code(live: Live, project: Path) -> None:
+@pytest.mark.parametrize("where", ["sub", "/code/sub", "./sub/"])
+def test_a_work_directory_lies_in_the_code(live: Live, project: Path, where: str) -> None:
     job = live.user.run(
         ["/bin/sh", "-c", "cat note"],
         code=project,
-        workdir="sub",
+        workdir=where,
         image=live.image,
         entrypoint="",
         wait=True,

@@ -153,7 +153,7 @@ def build(
         keep_entrypoint=role.keep_entrypoint,
         env=env,
         labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.workload-name": row.name},
-        workdir=role.workdir if code is None else posixpath.join(top, role.workdir or ""),
+        workdir=role.workdir if code is None else _in_code(top, role.workdir or ""),
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,
         shm=resources.shm or max(LEAST_SHM, (resources.memory or site.host_memory) // 2),
@@ -179,6 +179,12 @@ def _code(site: Site, spec: WorkloadSpec, one: AttemptRow, grants: Grants) -> Pa
     if site.code is None:
         raise EngineError("its code is kept nowhere")
     return site.code.ready(one.name, grants.code, spec.code)
+
+
+def _in_code(top: str, wanted: str) -> str:
+    """Where it starts: below the code, unless another absolute path is wanted; ``/code`` is there with every engine."""
+    inside = f"{wanted}/".removeprefix(f"{CODE_IN_CONTAINER}/").rstrip("/") if wanted.startswith("/") else wanted
+    return posixpath.join(top, inside).rstrip("/")
 
 
 def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:

@@ -47,6 +47,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         """Keep the body, a tar (plain or compressed) of this content. It is held against all rules of unpacking first;
         one that nothing needs goes after a while."""
         place = workspace(query)
+        platform.code.archives.path(place, path.code)
         file, writer = platform.uploads.create("code")
         try:
             with writer:

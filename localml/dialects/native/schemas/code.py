@@ -11,7 +11,7 @@ from localml.dialects.native.schemas.work import Strict
 class CodePath(Strict):
     """The content of an archive: ``sha256:`` and the SHA-256 of its bytes."""
 
-    code: str = Field(pattern=f"^{CODE.pattern}$")
+    code: str
 
 
 class CodeQuery(Strict):
