@@ -79,7 +79,7 @@ def run(
     priority: Annotated[
         int | None, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")
     ] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool whose limits count.", show_default="default")] = None,
+    pool: Annotated[str | None, typer.Option(help="Pool whose limits count; 'default' unless one is given.")] = None,
     workspace: Place = None,
     replace: Replace = False,
     follow: Follow = False,
