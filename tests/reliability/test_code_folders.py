@@ -63,8 +63,8 @@ def test_a_try_meets_nothing_that_an_earlier_one_left(tmp_path: Path, project: P
         assert client.text(done.id, attempt="all") == "kept\n" * 3
 
 
-def test_half_of_a_copy_is_none(tmp_path: Path, project: Path) -> None:
-    """An archive that the disk has damaged ends its job with the reason."""
+def test_an_archive_that_the_disk_damaged_is_sent_again(tmp_path: Path, project: Path) -> None:
+    """The job that needed it ends with the reason, and leaves no half of a copy."""
     with servers(tmp_path / "data", gpus="none") as found, client_of(found.start()) as client:
         code = client.send_code(project)
         [archive] = (tmp_path / "data" / "code" / "archives").glob("*/*.tar")
@@ -76,6 +76,8 @@ def test_half_of_a_copy_is_none(tmp_path: Path, project: Path) -> None:
             True,
         )
         assert not list((tmp_path / "data" / "code" / "runs").glob("*.making"))
+        again = client.run(["sh", "-c", "cat kept"], code=project, wait=True, timeout=60)
+        assert (again.state, client.text(again.id)) == ("succeeded", "kept\n")
 
 
 def test_a_colleagues_job_finds_no_code(tmp_path: Path, project: Path) -> None:

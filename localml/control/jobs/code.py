@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from localml.core.errors import LocalmlError
+from localml.core.errors import Code, LocalmlError
 from localml.core.trees import remove_tree
 from localml.core.work.code import FOLDER, CodeArchives
 from localml.engines.base import EngineError
@@ -43,7 +43,7 @@ class CodeFolders:
         making = self._folder / f"{attempt}{_MAKING}"
         try:
             self.drop(making.name)  # of a start that was cut short
-            unpack(self.archives.use(workspace, code).path, making)
+            self._unpack(workspace, code, making)
             _open_to_all(making)
             making.rename(place)
         except (LocalmlError, OSError) as error:
@@ -59,10 +59,21 @@ class CodeFolders:
         """
         place = self._folder / f"{secrets.token_hex(8)}{_MAKING}"
         try:
-            unpack(self.archives.use(workspace, code).path, place)
+            self._unpack(workspace, code, place)
             yield place
         finally:
             self.drop(place.name)
+
+    def _unpack(self, workspace: str, code: str, place: Path) -> None:
+        archive = self.archives.use(workspace, code)
+        try:
+            unpack(archive.path, place)
+        except LocalmlError as error:
+            if (
+                error.code is Code.INVALID
+            ):  # it was whole once, so the disk has damaged it: whoever has it sends it again
+                archive.path.unlink(missing_ok=True)
+            raise
 
     def drop(self, attempt: str) -> None:
         """Remove an attempt's folder; nothing if it has none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +53,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         try:
             with writer:
                 _need_content(path.code, _take_in(writer))
+                os.fsync(writer.fileno())  # once it has its name, nobody sends it again
             _need_archive(file)
             return _shown(path.code, platform.code.archives.keep(file, place, path.code)), 201
         finally:
