@@ -137,6 +137,20 @@ def time_option(words: str) -> Any:
     return typer.Option(parser=_time, metavar="TIME", help=words)
 
 
+def _days(text: str | float) -> float:
+    from localml.core.quantities import parse_days
+
+    try:
+        return parse_days(text, "it")
+    except LocalmlError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def days_option(*names: str, words: str) -> Any:
+    """An option whose value is a number of days, ``inf``, or a time with its unit."""
+    return typer.Option(*names, parser=_days, metavar="DAYS", help=words)
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     typer.echo(json.dumps(value, indent=2, default=str))

@@ -58,6 +58,18 @@ def parse_duration(text: str | float, field: str = "time") -> float:
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART.findall(text))
 
 
+def parse_days(text: str | float, field: str = "days") -> float:
+    """Days: a number of them, ``inf`` for ever, or a time with its unit, such as ``12h``.
+
+    Raises:
+        LocalmlError: ``INVALID`` when the text is neither a number nor a time.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return parse_duration(text, field) / _SECONDS["d"]
+
+
 def format_duration(seconds: float | None) -> str:
     """``850ms``, ``12s``, ``3m05s``, ``2h07m``, ``4d03h``; ``-`` for none."""
     if seconds is None:

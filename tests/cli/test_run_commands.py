@@ -169,6 +169,8 @@ def test_times_are_said_alike_by_all_commands(cli: Cli) -> None:
     assert cli("show", made["name"], "--json").json["spec"]["time_limit"] == 129600
     assert "must be a time such as 90s" in cli("scale", "x", "--idle", "soon").err
     assert "must be a time such as 90s" in cli("down", "--timeout", "x").err
+    assert "freed" in cli("prune", "--logs-days", "12h").out
+    assert "must be a time such as 90s" in cli("prune", "--logs-days", "soon").err
 
 
 def test_a_notebook_starts_with_ones_code_in_its_folder(cli: Cli, localml: Localml, project: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localml.core.errors import LocalmlError
-from localml.core.quantities import parse_duration
+from localml.core.quantities import parse_days, parse_duration
 from localml.core.work.specs import RetryPolicy, single
 
 
@@ -30,3 +30,16 @@ def test_specs_take_times_as_text() -> None:
     spec = single(["true"], time_limit="8h", stop_grace="1m", idle_limit="30m", retries={"limit": 1, "backoff": "2s"})
     assert (spec.time_limit, spec.stop_grace, spec.idle_limit) == (28800, 60, 1800)
     assert spec.retries == RetryPolicy(limit=1, backoff=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "days"), [("30", 30), (0, 0), ("0.5", 0.5), ("12h", 0.5), ("2w", 14), ("inf", float("inf"))]
+)
+def test_ages_are_days_or_times(text: str | float, days: float) -> None:
+    assert parse_days(text) == days
+
+
+@pytest.mark.parametrize("text", ["soon", "", "8x"])
+def test_what_is_no_age_is_named(text: str) -> None:
+    with pytest.raises(LocalmlError, match="LOCALML_KEEP_LOGS_DAYS: must be a time"):
+        parse_days(text, "LOCALML_KEEP_LOGS_DAYS")
