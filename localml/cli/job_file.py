@@ -21,7 +21,6 @@ from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
 from localml.core.quantities import format_memory, parse_memory
 
-SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _SUBMISSION = ("name", "pool", "workspace", "code")
 _NEEDS = {"gpus": "gpu", "cpus": "cpu", "gpu_type": "gpu_type", "memory": "memory", "shm": "shm", "pids": "pids"}
 """Name in a file -> member of a role's resources."""

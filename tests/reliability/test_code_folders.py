@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from helpers.counts import count
 from helpers.rig import wait_until
 from helpers.server_process import Running, servers
 
-from localml.client import Client
+from localml.client import Client, ClientError
 from localml.config import load
+from localml.core.failpoints import CODE
 from localml.platform import Platform
 from localml.server import Server
 
@@ -49,6 +52,24 @@ def test_a_killed_server_takes_no_code_from_what_runs_and_leaves_none_behind(tmp
             assert client.text(job.id) == "kept\nkept\nbegun\n"
             client.delete(job.id)
             wait_until(lambda: not list(runs.iterdir()))
+
+
+@pytest.mark.parametrize("point", [*CODE, "after-intent", "after-create", "after-start", "before-remove"])
+def test_a_death_anywhere_leaves_one_whole_copy_and_then_none(tmp_path: Path, project: Path, point: str) -> None:
+    ledger = tmp_path / "ledger"
+    with servers(tmp_path / "data", gpus="none") as found:
+        server = found.start(failpoint=point)
+        with client_of(server) as client, suppress(ClientError):  # the answer may be lost with the server
+            client.run(["sh", "-c", f"cat kept >> {ledger}; pwd"], name="one", code=project)
+            client.delete(client.wait("one", 60).id)
+        wait_until(lambda: server.poll() is not None)
+        count("kills of processes")
+        with client_of(found.start()) as client:
+            [job] = client.all(deleted=True)
+            assert client.wait(job.id, 60).state == "succeeded"
+            client.delete(job.id)
+            wait_until(lambda: not list((tmp_path / "data" / "code" / "runs").iterdir()))
+            assert ledger.read_text() == "kept\n"
 
 
 def test_a_try_meets_nothing_that_an_earlier_one_left(tmp_path: Path, project: Path) -> None:

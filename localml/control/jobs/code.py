@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from localml.core.errors import Code, LocalmlError
+from localml.core.failpoints import FAILPOINTS
 from localml.core.trees import remove_tree
 from localml.core.work.code import FOLDER, CodeArchives
 from localml.engines.base import EngineError
@@ -45,7 +46,9 @@ class CodeFolders:
             self.drop(making.name)  # of a start that was cut short
             self._unpack(workspace, code, making)
             _open_to_all(making)
+            FAILPOINTS.hit("after-unpack")
             making.rename(place)
+            FAILPOINTS.hit("after-copy")
         except (LocalmlError, OSError) as error:
             raise EngineError(f"its code cannot be unpacked: {error}") from error
         return place
