@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from localml import config_file
 from localml.core.errors import LocalmlError, invalid
-from localml.core.quantities import parse_memory
+from localml.core.quantities import parse_days, parse_memory
 
 ENGINES = ("auto", "docker", "process", "fake")
 DEFAULT_PORT = 7070
@@ -309,7 +309,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "trust_users": _truth,
     "uids": int,
     **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
-    **dict.fromkeys(_DAYS, float),
+    **{name: partial(parse_days, field=f"LOCALML_{name.upper()}") for name in _DAYS},
 }
 _LISTS = ("hosts", "open")
 _NOT_IN_FILE = ("data", "cache", "abandon", "asked")

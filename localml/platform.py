@@ -14,6 +14,7 @@ from typing import Any
 
 from localml.config import LOOPBACK, Config
 from localml.control.jobs.accounts import Accounts
+from localml.control.jobs.code import CodeFolders
 from localml.control.jobs.demands import Reason
 from localml.control.jobs.hardware import GpuView as GpuView
 from localml.control.jobs.hardware import Hardware, Size
@@ -21,6 +22,7 @@ from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.pins import Pins
 from localml.control.jobs.reconciler import Reconciler
 from localml.control.jobs.site import Possible, open_site
+from localml.control.jobs.work_folders import put
 from localml.control.serving.parts import Parts, Serving
 from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
@@ -60,6 +62,7 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
+from localml.core.work.code import kept_attempts
 from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
@@ -164,6 +167,8 @@ class Platform:
         self.accounts = Accounts(
             self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.owner
         )
+        self.code = CodeFolders(self.data)
+        self.code.sweep(kept_attempts(self.db))
         self._site = open_site(
             config,
             self.install,
@@ -177,6 +182,7 @@ class Platform:
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
             accounts=self.accounts,
+            code=self.code,
         )
 
     def _choose(self, given: Engine | None) -> Chosen:
@@ -212,7 +218,9 @@ class Platform:
         )
         own_ports = {self.config.port, self.config.gateway_port} - {0}
         gang = self.engine.capabilities.gang
-        self._possible = Possible(self.accounts, self.mounts, self.sealer, self.hardware, own_ports, gang)
+        self._possible = Possible(
+            self.accounts, self.mounts, self.sealer, self.hardware, own_ports, self.code.archives, gang
+        )
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
@@ -335,6 +343,12 @@ class Platform:
             workspace: id of the one that a bucket is made in which does not exist yet; None for the caller's own.
         """
         return BucketsFor(self.buckets, self.bucket_records, caller, workspace)
+
+    def put_code(self, workspace: str, code: str, owner: int, folder: str, *, replace: bool) -> None:
+        """Put code into a folder that is kept for a user; see :func:`localml.control.jobs.work_folders.put`."""
+        with self.code.opened(workspace, code) as found:
+            place, root = self.mounts.made_folder(owner, folder, self._site.user)
+            put(found, root, place, replace=replace)
 
     # -- questions -------------------------------------------------------------------------------
 

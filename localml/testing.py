@@ -3,6 +3,9 @@
 >>> def test_training(localml):                                 # doctest: +SKIP
 ...     job = localml.client.run(["python", "-c", "print(42)"], gpus=1, wait=True)
 ...     assert localml.client.text(job.id) == "42\\n"
+>>> def test_my_own_code(localml):                              # doctest: +SKIP
+...     job = localml.client.run(["python", "train.py"], code="src", wait=True, timeout=600)
+...     assert job.state == "succeeded", localml.client.text(job.id)
 
 Jobs are child processes of yours, whichever user starts them; 64 cores are given out, and GPUs are simulated;
 ``localml_gpus`` in pytest's configuration says how many (or what else ``localml up --gpus`` takes). Nothing of localml

@@ -162,17 +162,14 @@ _HINTS = {
 
 
 def seconds(option: str, text: str | None) -> float | None:
-    """``90``, ``90s``, ``30m``, ``8h`` or ``2d`` as seconds."""
+    """``90``, ``90s``, ``30m``, ``8h`` or ``1d12h`` as seconds, more than none of them."""
+    from localml.core.quantities import parse_duration
+
     if text is None:
         return None
-    number, unit = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "s")
-    factor = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(unit.lower())
-    try:
-        found = float(number) * (factor or 0)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < float("inf"):
-        raise invalid(option, f"must be a time such as 90s, 30m, 8h or 2d, not {text!r}")
+    found = parse_duration(text, option)
+    if not found:
+        raise invalid(option, f"must be a time such as 90s, 30m, 8h or 1d12h, not {text!r}")
     return found
 
 
@@ -209,6 +206,34 @@ def known_pool(client: Client, path: str) -> str:
 
 _FEW_BYTES = 1 << 20
 _ROOT_POOL = "default"
+
+
+def _time(text: str | float) -> float:
+    from localml.core.quantities import parse_duration
+
+    try:
+        return parse_duration(text, "it")
+    except LocalmlError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def time_option(words: str) -> Any:
+    """An option whose value is a time, in seconds or as :func:`seconds` takes it; none at all is one, too."""
+    return typer.Option(parser=_time, metavar="TIME", help=words)
+
+
+def _days(text: str | float) -> float:
+    from localml.core.quantities import parse_days
+
+    try:
+        return parse_days(text, "it")
+    except LocalmlError as error:
+        raise typer.BadParameter(error.message) from None
+
+
+def days_option(*names: str, words: str) -> Any:
+    """An option whose value is a number of days, ``inf``, or a time with its unit."""
+    return typer.Option(*names, parser=_days, metavar="DAYS", help=words)
 
 
 def print_json(value: Any) -> None:

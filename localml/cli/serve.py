@@ -23,6 +23,7 @@ from localml.cli.common import (
     connect,
     known_pool,
     print_json,
+    time_option,
 )
 from localml.cli.completion import (
     complete_images,
@@ -63,7 +64,7 @@ Image = Annotated[
 
 
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
-Timeout = Annotated[float, typer.Option(help="Seconds to wait for it.")]
+Timeout = Annotated[float, time_option("How long to wait for it, such as 90s or 10m.")]
 
 
 def add(app: typer.Typer) -> None:
@@ -195,7 +196,7 @@ def scale(
     minimum: Annotated[int | None, typer.Option("--min", help="How many at least; 0 lets it sleep.")] = None,
     maximum: Annotated[int | None, typer.Option("--max", help="How many at most, by load.")] = None,
     target: Annotated[float | None, typer.Option(help="Requests at a time for which one replica is wanted.")] = None,
-    idle: Annotated[float | None, typer.Option(help="Seconds without a request until it sleeps.")] = None,
+    idle: Annotated[float | None, time_option("It sleeps after so long without a request, such as 10m.")] = None,
     no_wait: NoWait = False,
     timeout: Timeout = 300,
     data: Data = None,

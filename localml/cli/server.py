@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli import completion, show
-from localml.cli.common import Data, Json, command, connect, print_json
+from localml.cli.common import Data, Json, command, connect, days_option, print_json, time_option
 from localml.cli.help import SERVER
 from localml.client.errors import ClientError
 from localml.core.quantities import format_duration, format_memory
@@ -81,7 +81,9 @@ def up(
     keep_logs: Annotated[
         str | None, typer.Option(help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]")
     ] = None,
-    keep_logs_days: Annotated[float | None, typer.Option(help="For so many days, or 'inf'. [default: 30]")] = None,
+    keep_logs_days: Annotated[
+        float | None, days_option(words="For so many days, or a time such as 12h, or 'inf'. [default: 30]")
+    ] = None,
     service_logs: Annotated[
         str | None, typer.Option(help="The last output of each service that is kept. [default: 64M]")
     ] = None,
@@ -169,7 +171,7 @@ def _gpu_words(gpus: list[dict[str, Any]], source: str) -> str:
 @command
 def down(
     data: Data = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for its orderly end.")] = 30,
+    timeout: Annotated[float, time_option("How long to wait for its orderly end.")] = 30,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
     as_json: Json = False,
 ) -> None:

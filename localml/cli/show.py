@@ -45,14 +45,15 @@ def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
     if not rows:
         console().print(empty, markup=False)
         return
-    made = _table(columns, rows)
+    made = made_table(columns, rows)
     screen = console()
     need = made.__rich_measure__(screen, screen.options.update(width=_WIDEST)).minimum
     screen.width = max(screen.width, need)
     screen.print(made)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
+    """The table that :func:`table` prints."""
     from rich.table import Table
     from rich.text import Text
 

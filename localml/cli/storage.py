@@ -13,6 +13,8 @@ import typer
 from localml.cli import show
 from localml.cli.common import FAILED, Data, Json, as_dict, command, connect, print_json
 from localml.cli.completion import complete_uris
+from localml.cli.container_files import copy as copy_files
+from localml.cli.container_files import place_of
 from localml.cli.help import DATA
 from localml.cli.places import object_uri
 from localml.client.errors import ClientError
@@ -63,14 +65,19 @@ def cp(
 
     One side is a path of this machine, the other one an object URI (fds://, obs://, s3://, hdfs://). A file goes into a
     bucket or folder that is there; of a folder it is what it holds. Links are followed. What cannot be copied is named,
-    and the exit code is 1 then.
+    and the exit code is 1 then. NAME:PATH, or NAME/ROLE/INDEX:PATH, is in a running container, from and to which links
+    stay links.
 
     Example: localml cp ./set fds://data/set
     """
-    if is_uri(source) == is_uri(target):
+    container = not (is_uri(source) or is_uri(target)) and any(map(place_of, (source, target)))
+    if is_uri(source) == is_uri(target) and not container:
         raise invalid("cp", f"exactly one side must be an object URI ({', '.join(one + '...' for one in SCHEMES)})")
     with connect(data) as client:
-        done = (_put if is_uri(target) else _get)(client, source, target, as_json)
+        if container:
+            done = Copied(*copy_files(client, source, target, as_json))
+        else:
+            done = (_put if is_uri(target) else _get)(client, source, target, as_json)
     if as_json:
         amounts = {"files": done.files, "bytes": done.size, "source": source, "target": target}
         print_json({**amounts, "left_out": as_dict(done.left_out)})

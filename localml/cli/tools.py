@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -26,6 +27,7 @@ from localml.cli.help import TOOLS as TOOLS_GROUP
 from localml.cli.help import with_example
 from localml.cli.names import TOOLS, completer
 from localml.cli.places import object_uri
+from localml.cli.runs import send_code
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -109,6 +111,14 @@ def start_notebook(
         typer.Option(help="Name of the folder to work in; its own by default.", autocompletion=complete_folders),
     ] = None,
     workspace: Place = None,
+    code: Annotated[
+        Path | None,
+        typer.Option("--code", metavar="DIR", help="Put this folder into the notebook's; see 'localml run --code'."),
+    ] = None,
+    code_limit: Annotated[str, typer.Option(metavar="SIZE", help="How large the folder of code may be.")] = "100M",
+    replace_code: Annotated[
+        bool, typer.Option("--replace-code", help="Replace files that the notebook's folder has and that differ.")
+    ] = False,
     image: Annotated[
         str | None,
         typer.Option(
@@ -129,7 +139,13 @@ def start_notebook(
     """
     needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": amount("--memory", memory)}
     with connect(data) as client:
+        sent = None
+        if code is not None:
+            name = name or folder or code.absolute().resolve().name
+            sent = send_code(client, code, workspace, code_limit, quiet=as_json)
         made = client.tools.start_notebook(
+            code=sent,
+            replace_code=replace_code,
             name=name,
             folder=folder,
             workspace=workspace,

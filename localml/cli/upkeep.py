@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from localml.cli.common import FAILED, Data, Json, command, connect, print_json
+from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json
 from localml.cli.help import CARE
 from localml.core.quantities import format_memory, parse_memory
 from localml.dialects import REGISTRY
@@ -41,9 +41,14 @@ def add(app: typer.Typer) -> None:
 
 @command
 def prune(
-    logs_days: Annotated[float, typer.Option("--logs-days", help="Output of what ended so many days ago goes.")] = 30,
+    logs_days: Annotated[
+        float,
+        days_option("--logs-days", words="Output of what ended so many days ago goes, and code unused since."),
+    ] = 30,
     keep: Annotated[str | None, typer.Option(help="Keep so much output in all, such as 10G; the oldest goes.")] = None,
-    deleted_days: Annotated[float, typer.Option(help="Records of what was removed so many days ago go.")] = 30,
+    deleted_days: Annotated[
+        float, days_option("--deleted-days", words="Records of what was removed so many days ago go.")
+    ] = 30,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
     data: Data = None,
     as_json: Json = False,
@@ -65,6 +70,8 @@ def prune(
         f"{verb} {format_memory(done['log_bytes'])} of output of {len(done['logs_of'])} workload(s), "
         f"and the records of {len(done['workloads'])} removed one(s)"
     )
+    if done["code_archives"]:
+        typer.echo(f"and {format_memory(done['code_bytes'])} of code that nothing needs")
     if done["database_bytes"]:
         typer.echo(f"the database is {format_memory(done['database_bytes'])} smaller")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,7 +22,9 @@ from localml.cli.common import (
     print_json,
 )
 from localml.cli.help import JOBS
-from localml.cli.names import ENDPOINT, MODEL, RUNNING, each
+from localml.cli.names import ENDPOINT, MODEL, RUNNING, WORKLOADS, each
+from localml.cli.work import LIVE
+from localml.core.errors import invalid
 
 if TYPE_CHECKING:
     from localml.client import Client, Endpoint, Event, ModelVersion, Thing, Workload
@@ -38,7 +40,12 @@ def add(app: typer.Typer) -> None:
 
 
 @command
-def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
+def show_one(
+    name: Name,
+    as_file: Annotated[bool, typer.Option("--as-file", help="As a job file, for 'localml run -f FILE'.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
     """Everything about one thing.
 
     A job, notebook, TensorBoard, endpoint, replica or model (model/NAME).
@@ -46,13 +53,26 @@ def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
     Example: localml show NAME
     """
     with connect(data) as client:
-        thing = client.resolve(name)
-        if thing.kind == MODEL:
+        thing = client.resolve(name, WORKLOADS if as_file else ())
+        if as_file:
+            _print_file(client, client.get(thing.id), as_json=as_json)
+        elif thing.kind == MODEL:
             _show_model(client.model(thing.name), as_json=as_json)
         elif thing.kind == ENDPOINT:
             show_endpoint(client, thing.id, as_json=as_json)
         else:
             _show_workload(client.get(thing.id), as_json=as_json)
+
+
+def _print_file(client: Client, found: Workload, *, as_json: bool) -> None:
+    from localml.cli.job_file import dump, text_of
+
+    shared = [one.name for one in client.people.workspaces() if one.id == found.workspace and not one.personal]
+    members = dump(found, next(iter(shared), None))
+    if as_json:
+        print_json(members)
+    else:
+        typer.echo(text_of(members), nl=False)
 
 
 def _show_workload(found: Workload, *, as_json: bool) -> None:
@@ -161,7 +181,8 @@ def _happened(client: Client, name: str | None) -> list[Event]:
 
 @command
 def stop(
-    names: SomeNames,
+    names: Annotated[list[str], typer.Argument(help=WHICH, autocompletion=complete_names)] = [],  # noqa: B006
+    everything: Annotated[bool, typer.Option("--all", help="All of yours that wait or run, of whatever kind.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Return when it has ended.")] = False,
     data: Data = None,
     as_json: Json = False,
@@ -170,15 +191,30 @@ def stop(
 
     Example: localml stop --wait NAME
     """
+    if everything == bool(names):
+        raise invalid("NAMES", "give names, or --all")
     with connect(data) as client:
 
         def act(thing: Thing) -> Workload | Endpoint:
             return client.stop_endpoint(thing.id) if thing.kind == ENDPOINT else client.stop(thing.id)
 
-        done, failures = each(client, names, act, as_json=as_json)
+        done, failures = (list(_stop_all(client)), []) if everything else each(client, names, act, as_json=as_json)
         if wait:
             done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
+    if everything and not done and not as_json:
+        typer.echo("Nothing of yours waits or runs.")
     _answer(done, failures, "stopped" if wait else "asked to stop", as_json=as_json)
+
+
+def _stop_all(client: Client) -> Iterator[Workload | Endpoint]:
+    """Endpoints first: they would bring their replicas back."""
+    me = client.people.me()
+    for endpoint in client.endpoints():
+        if endpoint.owner == me and endpoint.desired == "run":
+            yield client.stop_endpoint(endpoint.id)
+    for one in list(client.all(owner=me, state=list(LIVE))):
+        if one.kind != "endpoint" and one.state != "stopping":
+            yield client.stop(one.id)
 
 
 @command

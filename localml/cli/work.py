@@ -1,30 +1,19 @@
-"""Workloads: run, ps."""
+"""Workloads: ps, wait."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localml.cli import output, show
-from localml.cli.common import (
-    Data,
-    Json,
-    Place,
-    PoolName,
-    Within,
-    amount,
-    as_dict,
-    command,
-    connect,
-    known_pool,
-    print_json,
-)
-from localml.cli.completion import complete_gpu_types, complete_images, complete_pools, complete_users, words
+from localml.cli.common import Data, Json, SomeNames, Within, as_dict, command, connect, print_json, time_option
+from localml.cli.completion import complete_pools, complete_users, words
 from localml.cli.help import JOBS
-from localml.cli.places import mount_source
+from localml.cli.names import workload_id
 from localml.cli.reports import Columns, print_columns
-from localml.core.errors import invalid
+from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
     from localml.client import Client, Workload
@@ -37,71 +26,12 @@ SORTS = ("id", "name", "state", "owner", "priority", "created_at", "started_at",
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(context_settings={"allow_interspersed_args": False}, rich_help_panel=JOBS)(run)
     app.command(rich_help_panel=JOBS)(ps)
+    app.command(rich_help_panel=JOBS)(wait)
 
 
-@command
-def run(
-    command_line: Annotated[
-        list[str], typer.Argument(metavar="-- COMMAND...", help="What to run.", show_default=False)
-    ],
-    name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = 0,
-    gpu_type: Annotated[
-        str | None,
-        typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
-    ] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
-    image: Annotated[str, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)] = "",
-    env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
-    mount: Annotated[
-        list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
-    ] = [],  # noqa: B006
-    workdir: Annotated[str | None, typer.Option("--workdir", "-w", help="Where it starts.")] = None,
-    retries: Annotated[int, typer.Option(help="How often it is tried again when it fails.")] = 0,
-    time_limit: Annotated[float | None, typer.Option(help="Seconds from its start.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")] = 0,
-    pool: PoolName = "default",
-    workspace: Place = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")] = False,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Run a command as a job.
-
-    Example: localml run --gpus 1 --follow -- python train.py
-    """
-    with connect(data) as client:
-        made = client.run(
-            command_line,
-            name=name,
-            image=image,
-            gpus=gpus,
-            gpu_type=gpu_type,
-            cpus=cpus,
-            memory=amount("--memory", memory),
-            shm=amount("--shm", shm),
-            env=_variables(env),
-            workdir=workdir,
-            mounts=[_mount(one) for one in mount],
-            retries=retries,
-            time_limit=time_limit,
-            priority=priority,
-            pool=known_pool(client, pool),
-            workspace=workspace,
-        )
-        if follow:
-            raise typer.Exit(_follow_to_end(client, made, data, as_json=as_json))
-    if as_json:
-        print_json(as_dict(made))
-    else:
-        typer.echo(made.name)
-
-
-def _follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+def follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -> int:
+    """Show a job's output until it is over, and why it waits before; the exit code of the command that ran it."""
     from localml.cli.waiting import Waiting
 
     if not as_json:
@@ -133,25 +63,6 @@ def exit_code(ended: Workload) -> int:
     if ended.state == "succeeded":
         return 0
     return ended.exit_code if ended.exit_code else 1
-
-
-def _variables(given: list[str]) -> dict[str, str]:
-    found = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
-        found[name] = value
-    return found
-
-
-def _mount(text: str) -> dict[str, Any]:
-    """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
-    rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
-    source, colon, target = rest.rpartition(":")
-    if not colon or not source or not target.startswith("/"):
-        raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
-    return {"source": mount_source(source), "target": target, "read_only": read_only}
 
 
 @command
@@ -229,3 +140,33 @@ def _message(one: Workload) -> str:
     if one.exited_at is not None:
         return "the program ended; its output is being copied"
     return one.message if one.why is None else reason_words(one.why)
+
+
+@command
+def wait(
+    names: SomeNames,
+    timeout: Annotated[float | None, time_option("Give up after so long, such as 8h.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Wait until all of them have ended.
+
+    Exits like the first one that did not succeed.
+
+    Example: localml wait --timeout 8h NAME OTHER
+    """
+    began = time.monotonic()
+    done: list[Workload] = []
+    with connect(data) as client:
+        for one in [client.get(workload_id(client, name)) for name in names]:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+            try:
+                done.append(client.wait(one.id, left))
+            except TimeoutError:
+                raise TimeoutError(f"{one.name} has not ended after {format_duration(timeout)}") from None
+            if not as_json:
+                told = f": {done[-1].message}" if done[-1].state == "failed" else ""
+                typer.echo(f"{done[-1].name} {done[-1].state}{told}")
+    if as_json:
+        print_json({"workloads": as_dict(done)})
+    raise typer.Exit(next((code for one in done if (code := exit_code(one))), 0))

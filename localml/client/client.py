@@ -17,7 +17,9 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from localml.client.containers import Containers
 from localml.client.errors import ClientError
+from localml.client.jobs import Jobs, Reference, part
 from localml.client.metrics import Compared, Metric, Metrics, Report
 from localml.client.names import Names, Thing
 from localml.client.objects import Objects
@@ -67,11 +69,8 @@ _BLOCK = 1 << 20
 _REJOIN_S = 15.0
 """How long a follower tries to find a server again that went away."""
 
-Reference = int | str
-"""A workload's id or name."""
 
-
-class Client(Serving, Objects, Metrics, Names):
+class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:
@@ -102,66 +101,9 @@ class Client(Serving, Objects, Metrics, Names):
 
     # -- workloads -------------------------------------------------------------------------------
 
-    def run(
-        self,
-        command: Sequence[str],
-        *,
-        name: str | None = None,
-        image: str = "",
-        gpus: float = 0,
-        gpu_type: str | None = None,
-        cpus: float | None = None,
-        memory: int | str | None = None,
-        shm: int | str | None = None,
-        env: Mapping[str, str] | None = None,
-        workdir: str | None = None,
-        mounts: Sequence[Mapping[str, Any]] = (),
-        retries: int = 0,
-        time_limit: float | None = None,
-        priority: int = 0,
-        pool: str = "default",
-        workspace: str | None = None,
-        wait: bool = False,
-        timeout: float | None = None,
-    ) -> Workload:
-        """Run one command, once; see :meth:`submit` for everything else that a workload can be.
-
-        Args:
-            memory, shm: bytes, or text such as ``8G``.
-            mounts: ``{"source", "target", "read_only"}`` each; a source is an object URI, a path or ``workspace:NAME``.
-            time_limit: seconds from its start.
-            workspace: name or id; the caller's own by default.
-            wait: return when it has ended, at most after ``timeout`` seconds (None: whenever that is).
-        """
-        resources = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory, "shm": shm}
-        role: dict[str, Any] = {"command": list(command), "image": image, "env": dict(env or {}), "workdir": workdir}
-        role["resources"] = {key: value for key, value in resources.items() if value is not None}
-        spec = {
-            "roles": [role],
-            "priority": priority,
-            "retries": {"limit": retries},
-            "time_limit": time_limit,
-            "mounts": [dict(one) for one in mounts],
-        }
-        made = self.submit(spec, name=name, pool=pool, workspace=workspace)
-        return self.wait(made.id, timeout) if wait else made
-
-    def submit(
-        self,
-        spec: Mapping[str, Any],
-        *,
-        name: str | None = None,
-        kind: str = "job",
-        pool: str = "default",
-        workspace: str | None = None,
-    ) -> Workload:
-        """Queue a workload; ``spec`` is a ``WorkloadSpec`` as JSON values. It is on disk when this returns."""
-        body = {"name": name, "kind": kind, "pool": pool, "workspace": workspace, "spec": dict(spec)}
-        return workload(self._http.json("POST", "/workloads", body))
-
     def get(self, ref: Reference) -> Workload:
         """Everything about a workload."""
-        return workload(self._http.json("GET", f"/workloads/{_part(ref)}"))
+        return workload(self._http.json("GET", f"/workloads/{part(ref)}"))
 
     def workloads(self, **filters: Any) -> Page:
         """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``workspace``, ``owner``, ``pool``,
@@ -180,15 +122,15 @@ class Client(Serving, Objects, Metrics, Names):
 
     def stop(self, ref: Reference) -> Workload:
         """Ask for a workload to be stopped."""
-        return workload(self._http.json("POST", f"/workloads/{_part(ref)}/stop"))
+        return workload(self._http.json("POST", f"/workloads/{part(ref)}/stop"))
 
     def delete(self, ref: Reference) -> Workload:
         """Stop and hide a workload."""
-        return workload(self._http.json("DELETE", f"/workloads/{_part(ref)}"))
+        return workload(self._http.json("DELETE", f"/workloads/{part(ref)}"))
 
     def why(self, ref: Reference) -> Reason | None:
         """Why a workload waits; None when it does not."""
-        found = self._http.json("GET", f"/workloads/{_part(ref)}/why")["why"]
+        found = self._http.json("GET", f"/workloads/{part(ref)}/why")["why"]
         return make(Reason, found) if found else None
 
     def wait(self, ref: Reference, timeout: float | None = None) -> Workload:
@@ -200,7 +142,7 @@ class Client(Serving, Objects, Metrics, Names):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             left = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - time.monotonic()))
-            found = workload(self._http.json("GET", f"/workloads/{_part(ref)}/wait", timeout=left))
+            found = workload(self._http.json("GET", f"/workloads/{part(ref)}/wait", timeout=left))
             if found.ended:
                 return found
             if deadline is not None and time.monotonic() >= deadline:
@@ -208,12 +150,12 @@ class Client(Serving, Objects, Metrics, Names):
 
     def events(self, ref: Reference | None = None, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events of a workload, or of the platform, oldest first."""
-        path = "/events" if ref is None else f"/workloads/{_part(ref)}/events"
+        path = "/events" if ref is None else f"/workloads/{part(ref)}/events"
         return [make(Event, one) for one in self._http.json("GET", path, after=after, limit=limit)["events"]]
 
     def ssh(self, ref: Reference) -> dict[str, Any]:
         """Open ssh access: ``user``, ``private_key``, ``host_key``, and in ``doors`` where each running replica is."""
-        return dict(self._http.json("POST", f"/workloads/{_part(ref)}/ssh"))
+        return dict(self._http.json("POST", f"/workloads/{part(ref)}/ssh"))
 
     # -- output ----------------------------------------------------------------------------------
 
@@ -224,7 +166,7 @@ class Client(Serving, Objects, Metrics, Names):
             query: ``role``, ``index``, ``attempt`` (a number or ``all``), ``stream``, ``offset``, ``limit`` (bytes),
                 ``tail`` (lines), ``prefix``.
         """
-        with self._http.stream("GET", f"/workloads/{_part(ref)}/logs", **query) as answer:
+        with self._http.stream("GET", f"/workloads/{part(ref)}/logs", **query) as answer:
             data = answer.read()
             complete = answer.headers.get("Localml-Complete") == "true"
             offset, end = answer.headers.get("Localml-Offset", "0"), answer.headers.get("Localml-End", "0")
@@ -294,7 +236,7 @@ class Client(Serving, Objects, Metrics, Names):
         headers = {"Accept": "text/event-stream"}
         if last is not None:
             headers["Last-Event-ID"] = last
-        path = f"/workloads/{_part(ref)}/logs"
+        path = f"/workloads/{part(ref)}/logs"
         with self._http.stream("GET", path, headers=headers, timeout=FOLLOW_S, **query) as answer:
             members: dict[str, str] = {}
             for line in _lines(answer.stream(_BLOCK)):
@@ -311,11 +253,11 @@ class Client(Serving, Objects, Metrics, Names):
 
     def add_samples(self, ref: Reference, points: Sequence[Mapping[str, Any]], *, replica: str = "") -> None:
         """Give points (``name``, ``value`` and perhaps ``at``) to a workload's series."""
-        self._http.json("POST", f"/workloads/{_part(ref)}/samples", {"replica": replica, "points": list(points)})
+        self._http.json("POST", f"/workloads/{part(ref)}/samples", {"replica": replica, "points": list(points)})
 
     def samples(self, ref: Reference, **query: Any) -> dict[tuple[str, str], list[tuple[float, float]]]:
         """(replica, name) -> (time, value) pairs; ``since``, ``name`` and ``replica`` restrict."""
-        found = self._http.json("GET", f"/workloads/{_part(ref)}/samples", **query)["series"]
+        found = self._http.json("GET", f"/workloads/{part(ref)}/samples", **query)["series"]
         return {(one["replica"], one["name"]): [(at, value) for at, value in one["points"]] for one in found}
 
     # -- the machine -----------------------------------------------------------------------------
@@ -371,7 +313,7 @@ class Client(Serving, Objects, Metrics, Names):
 
     def env(self, dialect: str) -> dict[str, Any]:
         """What a client of one of the APIs needs: endpoint, credentials, environment variables."""
-        return dict(self._http.json("GET", f"/env/{_part(dialect)}"))
+        return dict(self._http.json("GET", f"/env/{part(dialect)}"))
 
     def prune(self, **rules: Any) -> dict[str, Any]:
         """Remove old output and records: ``logs_days``, ``keep_log_bytes``, ``deleted_days``, ``dry_run``."""
@@ -396,10 +338,6 @@ class Client(Serving, Objects, Metrics, Names):
     def create_token(self, user: str, **members: Any) -> str:
         """A new token for a user; members as in :meth:`localml.client.people.People.create_token`."""
         return str(self.people.create_token(user, **members)["token"])
-
-
-def _part(ref: Reference) -> str:
-    return quote(str(ref), safe="")
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[str]:

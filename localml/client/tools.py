@@ -56,11 +56,42 @@ class Tools:
     def __init__(self, http: Transport) -> None:
         self._http = http
 
-    def start_notebook(self, **members: Any) -> Tool:
+    def start_notebook(self, *, code: str | None = None, replace_code: bool = False, **members: Any) -> Tool:
         """Start a JupyterLab, a new one or a stopped one of this name; members as in ``POST /notebooks`` (name,
         folder, workspace, token, image, resources, env, mounts, idle_limit, time_limit ...), those that are None left
-        out."""
+        out.
+
+        Args:
+            code: what :meth:`localml.client.jobs.Jobs.send_code` gave. It is put into the notebook's folder first, and
+                stays there; give a name or a folder, too.
+            replace_code: files of those names that are there and differ are replaced; else they are in the way.
+
+        Raises:
+            ClientError: ``conflict`` with the files that are in the way.
+        """
+        if code is not None:
+            self._put_code(members, code, replace_code)
         return self._start("/notebooks", members)
+
+    def _put_code(self, members: dict[str, Any], code: str, replace: bool) -> None:
+        folder = members.get("folder") or members.get("name")
+        if not folder:
+            raise ClientError("invalid", "code: give a name, or a folder for it to be put into", field="code")
+        there = self._there(members)
+        if there is not None:
+            if there.state not in ENDED:
+                return  # it is refused: one of this name runs
+            folder = members.get("folder") or there.source
+        body = {"code": code, "workspace": members.get("workspace"), "replace": replace}
+        self._http.json("PUT", f"/folders/{quote(folder, safe='')}/code", body)
+
+    def _there(self, members: dict[str, Any]) -> Tool | None:
+        try:
+            return self.notebook(members["name"]) if members.get("name") else None
+        except ClientError as error:
+            if error.code != "not_found":
+                raise
+            return None
 
     def start_tensorboard(self, logdir: str, **members: Any) -> Tool:
         """Start a TensorBoard over an object URI, a new one or a stopped one of this name; members as in

@@ -25,10 +25,13 @@ JOBS = (
 DRAINING = ("after-exit",)
 """Points that only workloads pass whose output takes longer than their program."""
 
+CODE = ("after-unpack", "after-copy")
+"""Points that only workloads with code pass: all of it is unpacked, and it has its name."""
+
 SERVING = ("after-replica", "after-table")
 """Points that only endpoints pass."""
 
-NAMES = JOBS + DRAINING + SERVING
+NAMES = JOBS + DRAINING + CODE + SERVING
 
 
 class Failpoints:

@@ -81,6 +81,8 @@ MOST_LEVELS = 100
 MOST_VALUES = 20_000
 """Values in a body of JSON, lists and objects among them; fields of a form. Each costs more than a hundred times its
 bytes where it is wrong, and what is checked holds up all other threads. Points of series have as many as they need."""
+MOST_CODE = 1 << 30
+"""Bytes of an archive of code: what is larger is data, and belongs into a bucket, where it lies once."""
 MOST_MEMBERS = 100_000
 """Files, links and folders that one archive makes."""
 FREE_MEMBERS = 10_000

@@ -26,6 +26,7 @@ from localml.core.registry.tables import ModelVersion
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import EndpointReplica
 from localml.core.subjects import Noun, Subject
+from localml.core.work.code import drop, unused
 from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import Kind
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
@@ -46,6 +47,8 @@ class PruneRules:
         deleted_older_than: seconds since a workload was deleted after which its records go; None: they all stay.
         jobs_older_than: the same since a job ended, deleted or not. Those that are a child of something stay.
         events_older_than: the same for events, whatever they are about.
+        code_older_than: seconds since code was last submitted with after which it goes; None: it stays. What something
+            needs that is not over stays anyway.
         tries_bytes: how much output of earlier tries of one that is not over stays, the oldest goes first.
     """
 
@@ -55,6 +58,7 @@ class PruneRules:
     jobs_older_than: float | None = None
     events_older_than: float | None = None
     tries_bytes: int | None = None
+    code_older_than: float | None = 30 * DAY
 
 
 @dataclass(slots=True)
@@ -69,16 +73,19 @@ class Pruned:
     folders: int = 0
     events: int = 0
     database_bytes: int = 0
+    code_archives: int = 0
+    code_bytes: int = 0
 
     @property
     def some(self) -> bool:
-        """Whether anything of a workload went."""
-        return bool(self.logs_of or self.workloads)
+        """Whether anything of a workload went, or code."""
+        return bool(self.logs_of or self.workloads or self.code_archives)
 
     def words(self) -> str:
         """What went, for people."""
+        code = f"{format_memory(self.code_bytes)} of unused code, " if self.code_archives else ""
         return (
-            f"{format_memory(self.log_bytes)} of output of {len(set(self.logs_of))} workload(s), the records of "
+            f"{code}{format_memory(self.log_bytes)} of output of {len(set(self.logs_of))} workload(s), the records of "
             f"{len(self.workloads)} and {self.events} event(s)"
         )
 
@@ -117,6 +124,9 @@ def prune(
     if rules.events_older_than is not None:
         result.events = forget(store, now - rules.events_older_than, dry_run=dry_run, stopped=stopped)
     result.folders = _drop_empty(store, data / LOGS_DIR, dry_run=dry_run)
+    if rules.code_older_than is not None:
+        old = unused(store, data, now, older_than=rules.code_older_than)
+        result.code_archives, result.code_bytes = drop(old, dry_run=dry_run)
     return result
 
 

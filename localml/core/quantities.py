@@ -1,4 +1,4 @@
-"""Amounts as text and as numbers: memory in bytes (binary units), CPU in cores."""
+"""Amounts as text and as numbers: memory in bytes (binary units), CPU in cores, times in seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from localml.core.errors import invalid
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
 _DIGITS = 30
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_TIME = re.compile(rf"\s*(?:{_NUMBER}|(?:{_NUMBER}(?:ms|[smhdw])\s*)+)\s*", re.IGNORECASE)
+_PART = re.compile(rf"({_NUMBER})(ms|[smhdw]?)", re.IGNORECASE)
 
 
 def parse_memory(text: str | int, field: str = "memory") -> int:
@@ -38,6 +42,32 @@ def format_memory(amount: int | None) -> str:
         if amount >= size:
             return f"{amount / size:.2f}".rstrip("0").rstrip(".") + unit
     return f"{amount}B"
+
+
+def parse_duration(text: str | float, field: str = "time") -> float:
+    """Seconds of ``90``, ``90s``, ``30m``, ``8h``, ``1d12h`` or ``250ms``; a number is seconds.
+
+    Raises:
+        LocalmlError: ``INVALID`` when the text is no time.
+    """
+    if not isinstance(text, str):
+        return float(text)
+    if len(text) > _DIGITS or not _TIME.fullmatch(text):
+        shown = text if len(text) <= _DIGITS else f"{text[:_DIGITS]}..."
+        raise invalid(field, f"must be a time such as 90s, 30m, 8h or 1d12h, not {shown!r}")
+    return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART.findall(text))
+
+
+def parse_days(text: str | float, field: str = "days") -> float:
+    """Days: a number of them, ``inf`` for ever, or a time with its unit, such as ``12h``.
+
+    Raises:
+        LocalmlError: ``INVALID`` when the text is neither a number nor a time.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        return parse_duration(text, field) / _SECONDS["d"]
 
 
 def format_duration(seconds: float | None) -> str:

@@ -1,7 +1,8 @@
-"""Making room on a disk that is nearly full: of all output the part goes that is missed least.
+"""Making room on a disk that is nearly full: of code and output the part goes that is missed least.
 
-The oldest output of what has ended goes first, a workload's as a whole; then the oldest part of what running services
-wrote, and only then that of what running jobs wrote, the longest first, each told by an event of its workload.
+Code that nothing needs goes first: who has it sends it again. Then goes the oldest output of what has ended, a
+workload's as a whole; then the oldest part of what running services wrote, and only then that of what running jobs
+wrote, the longest first, each told by an event of its workload.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from localml.core.ports import Store
 from localml.core.prune import Pruned, drop_logs, files_of, over, taken
 from localml.core.quantities import format_memory
 from localml.core.subjects import Subject
+from localml.core.work.code import drop, unused
 from localml.core.work.tables import Workload, WorkloadDetail
 
 LAST = 1 << 20
@@ -45,24 +47,26 @@ def disk_of(path: Path) -> Disk:
 
 @dataclass(slots=True)
 class Room:
-    """What was given back: output of what ended, and (workload, bytes) of what runs."""
+    """What was given back: code that nothing needs, output of what ended, and (workload, bytes) of what runs."""
 
+    code: int = 0
     ended: Pruned = field(default_factory=lambda: Pruned(False))
     trimmed: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def bytes(self) -> int:
         """All of it."""
-        return self.ended.log_bytes + sum(size for _, size in self.trimmed)
+        return self.code + self.ended.log_bytes + sum(size for _, size in self.trimmed)
 
 
 def make_room(store: Store, data: Path, need: int, *, now: float, stopped: Callable[[], bool] = lambda: False) -> Room:
-    """Give at least ``need`` bytes of output back, or what there is.
+    """Give at least ``need`` bytes of code that nothing needs and of output back, or what there is.
 
     Args:
         stopped: asked now and then; True ends the work early.
     """
     room = Room()
+    _, room.code = drop(unused(store, data, now), lambda given: given >= need or stopped())
     for number in _ended(store, data):
         if room.bytes >= need or stopped():
             return room

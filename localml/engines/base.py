@@ -134,7 +134,8 @@ class Account:
 class ReplicaPlan:
     """Everything an engine needs to start one container; made by the control loop from spec and placement.
 
-    ``command`` replaces both entry point and arguments of the image; when empty, the image's own are used.
+    ``command`` replaces both entry point and arguments of the image, with ``keep_entrypoint`` its arguments alone; when
+    empty, the image's own are used.
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
     None for the image's own. ``account`` is for engines that have :attr:`Capabilities.accounts`: such a replica sees of
@@ -148,6 +149,7 @@ class ReplicaPlan:
     name: str
     image: str
     command: tuple[str, ...] = ()
+    keep_entrypoint: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     workdir: str | None = None

@@ -42,7 +42,7 @@ def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--time-limit", "inf", "--time-limit: must be a finite number, not inf"),
+        ("--time-limit", "inf", "--time-limit: must be a time such as 90s, 30m, 8h or 1d12h, not 'inf'"),
         ("--cpus", "nan", "--cpus: must be a finite number, not nan"),
         ("--shm", "9E", "--shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
         ("--retries", "5000", "--retries: should be less than or equal to 1000, not 5000"),

@@ -21,6 +21,7 @@ PLACES = {
     "docs/http-server.md": (ROOT,),
     "docs/retention.md": (ROOT,),
     "docs/limits.md": (ROOT,),
+    "docs/jobs.md": (ROOT / "docs", ROOT),
     "docs/security.md": (ROOT / "docs", ROOT),
     "docs/vendors.md": (ROOT,),
 }

@@ -8,8 +8,11 @@ for byte.
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import re
+import tarfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -299,6 +302,7 @@ class World:
             **{"user": MARK, "org": alice.caller.org, "pool": f"{MARK}-pool", "bucket": f"{MARK}-bucket"},
             **{"number": str(job), "train": f"{MARK}-train", "dev": f"{MARK}-dev", "pai": f"{MARK}-pai"},
             **{"service": f"{MARK}-service", "tb": f"{MARK}-tb", "orgpool": f"cloudml/train/{alice.caller.org}"},
+            "code": self._put_code(),
             "pod": self.do(alice, "GET", "/api/pods/", dialect="mlbench")[0]["name"],
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
@@ -321,6 +325,18 @@ class World:
         for name, content in (("model/model.onnx", times(2)), ("note", MARK.encode()), ("logs/x", b"1")):
             with buckets.open(f"{bucket}/{name}", "wb") as file:
                 file.write(content)
+
+    def _put_code(self) -> str:
+        """A folder of code in alice's own workspace and in her team's; the SHA-256 of it."""
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo(MARK))
+        digest = hashlib.sha256(file.getvalue()).hexdigest()
+        for query in ("", f"?workspace={self.place}"):
+            headers = self._headers(self.alice, "native", "", b"")
+            target = f"{self.server.url}/localml/v1/code/sha256:{digest}{query}"
+            assert self.pool.request("PUT", target, body=file.getvalue(), headers=headers).status == 201
+        return digest
 
     def _of_vendors(self) -> None:
         alice, bucket = self.alice, f"fds://{MARK}-bucket"

@@ -26,6 +26,8 @@ def _native() -> dict[str, tuple[Try, ...]]:
         "POST /workloads": (
             hidden(body={"name": "x", "workspace": "{team}", "spec": _SPEC}),
             used({"name": "x", "spec": {**_SPEC, "depends_on": ["{#number}"]}}),
+            hidden(body={"name": "x", "spec": {**_SPEC, "code": "sha256:{code}"}}),
+            hidden(body={"name": "{job}", "workspace": "{team}", "spec": _SPEC, "replace": True}),
             Try("granted", body={"name": "x", "pool": "{orgpool}", "spec": _SPEC}),
             Try("granted", body={"name": "x", "pool": "openpai/{user}", "spec": _SPEC}),
             own(body={"name": "{new}", "spec": _SPEC}),
@@ -75,7 +77,7 @@ def _native() -> dict[str, tuple[Try, ...]]:
 
 
 def _machine() -> dict[str, tuple[Try, ...]]:
-    uri = "uri=fds://{bucket}/note"
+    uri, code = "uri=fds://{bucket}/note", "sha256:{code}"
     return {
         **_reads("/gpus", own()),
         "POST /drain": (hidden(body={"gpu": "0"}), hidden(body={})),
@@ -102,6 +104,12 @@ def _machine() -> dict[str, tuple[Try, ...]]:
         ),
         "DELETE /buckets/<name>": (hidden("recursive=true", name="bucket"),),
         **_reads("/objects/content", hidden(uri)),
+        **_reads("/code/<code>", hidden("workspace={team}", code=code)),
+        "PUT /code/<code>": (hidden("workspace={team}", code=code, body="x"),),
+        "PUT /folders/<name>/code": (
+            hidden(body={"code": code, "workspace": "{team}"}, name="lab"),
+            hidden(body={"code": code}, name="lab"),
+        ),
         **_reads("/status", own()),
         **_reads("/env/<dialect>", hidden(dialect="native")),
         "POST /prune": (hidden(body={}),),

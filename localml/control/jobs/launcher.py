@@ -251,7 +251,7 @@ class Launcher:
         def act() -> Observed:
             seen = self._sure(one.name)
             if not has_begun(seen):
-                self._engine.remove(one.name)
+                self._remove(one.name)
             return seen
 
         acts.run("remove", (("attempt", one.id),), Discarded(row, one, failed), act)
@@ -272,8 +272,14 @@ class Launcher:
         ]
 
         def act() -> list[int]:
-            steps = [partial(self._engine.remove, one.name) for one in old]
+            steps = [partial(self._remove, one.name) for one in old]
             _all_of([*steps, *(partial(self._engine.remove_network, network) for network in networks)])
             return [one.id for one in old]
 
         acts.run("remove", (("clean", row.id),), row, act)
+
+    def _remove(self, name: str) -> None:
+        """A container, and then what was made for it alone."""
+        self._engine.remove(name)
+        if self._site.code is not None:
+            self._site.code.drop(name)

@@ -194,6 +194,13 @@ class Mounts:
         _make(place, self._tree.root, user)
         return Bind(str(place), mount.target, read_only, base="" if place == root else str(root))
 
+    def made_folder(self, owner: int, name: str, user: str | None) -> tuple[Path, Path]:
+        """The same, made if there is none yet, for a user (``uid:gid``) if one is given; and one above it that is only
+        the server's."""
+        place = self.folder(owner, name)
+        _make(place, self._folders.parent, user)
+        return place, self._folders.parent
+
     def folder(self, owner: int, name: str) -> Path:
         """The folder that localml keeps for a user under this name."""
         if not name or "/" in name or name.startswith("."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -10,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
+from localml.control.jobs.code import CodeFolders
 from localml.control.jobs.mounts import BUCKETS_IN_CONTAINER, Mounts
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
 from localml.core.errors import Code, LocalmlError
 from localml.core.serving.specs import TOKEN_VARIABLE
+from localml.core.work.code import CODE_IN_CONTAINER
 from localml.core.work.grants import Grants
 from localml.core.work.specs import PIDS, RegistryAuth, WorkloadSpec
 from localml.core.work.states import Kind
@@ -31,7 +34,7 @@ from localml.engines.base import (
 from localml.objects.sharing import share
 
 LEAST_SHM = 64 << 20
-"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is the kernel's habit."""
+"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -62,7 +65,7 @@ class Site:
     one with this id. ``pins`` holds what a plan's folders are until the engine has mounted them. ``run_token`` makes
     the token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway
     by; both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises
-    ``EngineError``.
+    ``EngineError``. ``code`` has the folders of code.
     """
 
     install: str
@@ -82,6 +85,7 @@ class Site:
     run_token: Callable[[int], str] = _no_run_token
     replica_token: Callable[[int], str] = _no_token
     account: Callable[[WorkloadRow], Account | None] = lambda row: None
+    code: CodeFolders | None = None
 
 
 def attempt_name(install: str, workload_id: int, role: str, index: int, number: int) -> str:
@@ -113,6 +117,8 @@ def build(
     ports = dict(one.ports or {})
     account = site.account(row)
     binds, buckets = site.mounts.binds(spec, grants, row, site.user), site.mounts.buckets(grants)
+    code = _code(site, spec, one, grants)
+    binds = binds if code is None else (*binds, Bind(str(code), CODE_IN_CONTAINER, False))
     if account is not None:
         for bind in (*binds, *buckets):
             _lend(bind, account, site.mounts.root)
@@ -131,6 +137,9 @@ def build(
         "LOCALML_LISTEN": "0.0.0.0" if site.capabilities.own_network else site.bind_address,
         "LOCALML_CLUSTER": json.dumps(cluster(site, spec, gang, role.name, one.index), separators=(",", ":")),
     }
+    top = str(code) if not site.capabilities.mounts else CODE_IN_CONTAINER
+    if code is not None:
+        env["LOCALML_CODE"] = top
     if binds and not site.capabilities.mounts:
         env["LOCALML_MOUNTS"] = json.dumps({one.target: one.source for one in binds}, separators=(",", ":"))
     if row.kind == Kind.ENDPOINT:
@@ -141,9 +150,10 @@ def build(
         name=one.name,
         image=image,
         command=role.command,
+        keep_entrypoint=role.keep_entrypoint,
         env=env,
         labels={LABEL_INSTALL: site.install, LABEL_WORKLOAD: str(row.id), "localml.workload-name": row.name},
-        workdir=role.workdir,
+        workdir=role.workdir if code is None else _in_code(top, role.workdir or ""),
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,
         shm=resources.shm or max(LEAST_SHM, (resources.memory or site.host_memory) // 2),
@@ -160,6 +170,21 @@ def build(
         account=account,
         user=site.user if site.our_image(role.image or site.default_image) else None,
     )
+
+
+def _code(site: Site, spec: WorkloadSpec, one: AttemptRow, grants: Grants) -> Path | None:
+    """The folder of code that an attempt has to itself, if it has code."""
+    if spec.code is None:
+        return None
+    if site.code is None:
+        raise EngineError("its code is kept nowhere")
+    return site.code.ready(one.name, grants.code, spec.code)
+
+
+def _in_code(top: str, wanted: str) -> str:
+    """Where it starts: below the code, unless another absolute path is wanted; ``/code`` is there with every engine."""
+    inside = f"{wanted}/".removeprefix(f"{CODE_IN_CONTAINER}/").rstrip("/") if wanted.startswith("/") else wanted
+    return posixpath.join(top, inside).rstrip("/")
 
 
 def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 
 from localml.config import LOOPBACK, Config
 from localml.control.jobs.accounts import Accounts
+from localml.control.jobs.code import CodeFolders
 from localml.control.jobs.hardware import Hardware
 from localml.control.jobs.holdings import LOCAL
 from localml.control.jobs.mounts import Mounts
@@ -18,8 +19,9 @@ from localml.core.errors import LocalmlError, invalid
 from localml.core.people.allow import MACHINE, may
 from localml.core.people.rights import Action
 from localml.core.people.sealing import Sealer
+from localml.core.work.code import CODE_IN_CONTAINER, CodeArchives
 from localml.core.work.grants import Grants
-from localml.core.work.specs import RegistryAuth, Role, most_pids, need_unprivileged
+from localml.core.work.specs import RegistryAuth, Role, WorkloadSpec, most_pids, need_unprivileged
 from localml.core.work.totals import need_within
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
@@ -43,6 +45,7 @@ def open_site(
     run_token: Callable[[int], str],
     replica_token: Callable[[int], str],
     accounts: Accounts,
+    code: CodeFolders,
 ) -> Site:
     """This machine as plans see it. Files that our own images write belong to the data directory's owner."""
     owner = config.data.stat()
@@ -75,6 +78,7 @@ def open_site(
         pins=pins,
         run_token=run_token,
         replica_token=replica_token,
+        code=code,
     )
 
 
@@ -83,6 +87,7 @@ class Possible:
     may see: called with each submission.
 
     Args:
+        code: the archives of code.
         gang: see :attr:`localml.engines.base.Capabilities.gang`.
 
     Raises:
@@ -97,6 +102,7 @@ class Possible:
         sealer: Sealer,
         hardware: Hardware,
         own_ports: Collection[int],
+        code: CodeArchives,
         gang: int = 0,
     ) -> None:
         self._accounts = accounts
@@ -104,6 +110,7 @@ class Possible:
         self._sealer = sealer
         self._hardware = hardware
         self._own_ports = own_ports
+        self._code = code
         self._gang = gang or None
 
     def __call__(self, submission: Submission) -> Grants:
@@ -120,9 +127,18 @@ class Possible:
             if not administers:
                 _check_share(role)
         self._hardware.check(submission.spec)
-        caller = submission.caller  # last: it makes the buckets that there are not yet
+        caller, code = submission.caller, submission.spec.code
         place = submission.workspace or caller.workspace
-        return self._mounts.decide(submission.spec, caller, place, submission.sees)
+        if code is not None:
+            self._check_code(submission.spec, place)
+        # last: it makes the buckets that there are not yet
+        grants = self._mounts.decide(submission.spec, caller, place, submission.sees)
+        return grants if code is None else grants.model_copy(update={"code": place})
+
+    def _check_code(self, spec: WorkloadSpec, workspace: str) -> None:
+        self._code.use(workspace, spec.code or "")
+        if any(mount.target.rstrip("/") == CODE_IN_CONTAINER for mount in spec.mounts):
+            raise invalid("mounts", f"{CODE_IN_CONTAINER} is where the code is; choose another target")
 
     def _check_ports(self, role: Role) -> None:
         """Nobody waits at the server's or gateway's own door for its next restart, and the tokens that come then."""

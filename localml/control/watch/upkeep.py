@@ -59,6 +59,7 @@ def rules(config: Config, disk: Disk) -> PruneRules:
         jobs_older_than=_age(config.keep_jobs_days),
         events_older_than=_age(config.keep_events_days),
         tries_bytes=config.service_logs,
+        code_older_than=_age(config.keep_logs_days),
     )
 
 
@@ -173,7 +174,7 @@ class Upkeep:
             need = least + least // 4 - disk.free
             self._tell(
                 "Pruning",
-                f"{words}: the oldest output goes, {format_memory(need)} if there is so much",
+                f"{words}: unused code and the oldest output go, {format_memory(need)} if there is so much",
                 now,
                 warning=True,
             )
@@ -181,7 +182,8 @@ class Upkeep:
             room = make_room(self._db, self._data, need, now=now, stopped=self._worker.stopping.is_set)
         if room.bytes:
             ended, running = len(room.ended.logs_of), len(room.trimmed)
-            what = f"of output of {ended} workload(s) that ended and {running} that run went"
+            code = f"of unused code ({format_memory(room.code)}) and " if room.code else ""
+            what = f"{code}of output of {ended} workload(s) that ended and {running} that run went"
             self._tell("Pruned", f"{format_memory(room.bytes)} {what}", now)
         if room.bytes < need and not self._short:
             self._tell("DiskFull", f"{words}, and there is no more output to give back", now, warning=True)

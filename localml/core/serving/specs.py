@@ -7,7 +7,7 @@ from enum import StrEnum
 from pydantic import Field, model_validator
 
 from localml.core.registry.files import KERNELS
-from localml.core.work.specs import Frozen, Resources
+from localml.core.work.specs import Frozen, Resources, Seconds
 
 ENDPOINT_PORT = "http"
 """Label of the port that every replica serves on."""
@@ -78,8 +78,8 @@ class Scaling(Frozen):
     minimum: int = Field(default=1, ge=0, le=1000)
     maximum: int = Field(default=1, ge=1, le=1000)
     target: float = Field(default=8.0, gt=0)
-    cooldown: float = Field(default=60.0, ge=0)
-    idle: float = Field(default=300.0, ge=0)
+    cooldown: Seconds = Field(default=60.0, ge=0)
+    idle: Seconds = Field(default=300.0, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Scaling:

@@ -36,6 +36,7 @@ class Grants(Frozen):
         workspaces: whose buckets it writes: the one that it is in, and its owner's own.
         mounts: one for each of the spec's, in order.
         buckets: id of a bucket that the spec names otherwise -> whether its owner may write there.
+        code: id of the workspace in which the archive of its code is.
         registry_auth: URI of an object with a registry's password -> id of its bucket.
     """
 
@@ -43,3 +44,4 @@ class Grants(Frozen):
     mounts: tuple[GrantedMount, ...] = ()
     buckets: dict[int, bool] = {}
     registry_auth: dict[str, int] = {}
+    code: str = ""

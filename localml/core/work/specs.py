@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from localml.core.errors import invalid
-from localml.core.quantities import parse_memory
+from localml.core.quantities import parse_duration, parse_memory
 from localml.core.work.placeholders import Reference, references
 
 NAME = re.compile(r"^(?!\.{1,2}$)[A-Za-z0-9._~][A-Za-z0-9._~-]{0,127}$")
@@ -21,6 +21,7 @@ ROLE_NAME = re.compile(r"^[A-Za-z0-9._~-]{1,64}$")
 ENV_NAME = re.compile(r"^[A-Za-z_][A-Za-z0-9_.~-]*$")
 
 
+CODE = re.compile(r"sha256:[0-9a-f]{64}")
 UNPRIVILEGED = 1024
 """The first port of a machine that is not one of the system's."""
 PIDS = 4096
@@ -43,6 +44,14 @@ class Frozen(BaseModel):
     """Base of all specs: immutable, and strict about members it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _seconds(value: Any, info: ValidationInfo) -> Any:
+    return parse_duration(value, info.field_name or "time") if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+"""Text such as ``90s``, ``8h`` or ``1d12h`` is taken, too."""
 
 
 class Resources(Frozen):
@@ -139,9 +148,9 @@ class RetryPolicy(Frozen):
 
     limit: int | None = Field(default=0, ge=0, le=1000)
     faultless: bool = False
-    backoff: float = Field(default=1.0, ge=0)
+    backoff: Seconds = Field(default=1.0, ge=0)
     factor: float = Field(default=2.0, ge=1)
-    max_backoff: float = Field(default=300.0, ge=0)
+    max_backoff: Seconds = Field(default=300.0, ge=0)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait before try ``attempt`` (1 is the first retry)."""
@@ -169,7 +178,8 @@ class Role(Frozen):
     ``%{addresses:ROLE:LABEL}`` and the others of :mod:`localml.core.work.placeholders`, whose ``literal`` protects a
     user's text. ``registry_auth`` is the object URI of a file with registry, user name and password on a line each; it
     is read when the image is pulled, and what it holds is never stored. ``sealed_env`` holds secret variables as
-    :class:`localml.core.people.sealing.Sealer` made them; they are opened only for the container.
+    :class:`localml.core.people.sealing.Sealer` made them; they are opened only for the container. ``command`` is run in
+    place of what the image starts; with ``keep_entrypoint`` the image's own ENTRYPOINT gets it, as ``docker run`` does.
     """
 
     name: str = "main"
@@ -184,6 +194,7 @@ class Role(Frozen):
     workdir: str | None = None
     sealed_env: dict[str, str] = Field(default_factory=dict)
     registry_auth: str | None = None
+    keep_entrypoint: bool = False
 
     @field_validator("name")
     @classmethod
@@ -232,20 +243,23 @@ class WorkloadSpec(Frozen):
     never succeeds: that a program of it ends, with whatever exit code, is a failure to be retried, and its time limit
     stops it. ``idle_limit``: seconds without activity after which it is stopped (notebooks and
     TensorBoards only: see :mod:`localml.control.watch.idle`). ``objects`` are URIs that its programs use:
-    their buckets are seen, too, if the owner may read them; those of its workspace are seen anyway.
+    their buckets are seen, too, if the owner may read them; those of its workspace are seen anyway. ``code`` names an
+    archive that was sent before: each replica has a copy of what is in it, where it starts, and below which a relative
+    ``workdir`` lies.
     """
 
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
     priority: int = Field(default=0, ge=-1000, le=1000)
     retries: RetryPolicy = RetryPolicy()
-    time_limit: float | None = Field(default=None, gt=0)
-    stop_grace: float = Field(default=10.0, ge=0, le=LONGEST_GRACE)
+    time_limit: Seconds | None = Field(default=None, gt=0)
+    stop_grace: Seconds = Field(default=10.0, ge=0, le=LONGEST_GRACE)
     depends_on: tuple[Annotated[int, Field(ge=1, lt=1 << 63)], ...] = ()
     mounts: tuple[Mount, ...] = ()
     objects: tuple[str, ...] = ()
+    code: str | None = Field(default=None, pattern=f"^{CODE.pattern}$")
     min_succeeded: int | None = Field(default=None, ge=1)
     until_stopped: bool = False
-    idle_limit: float | None = Field(default=None, gt=0)
+    idle_limit: Seconds | None = Field(default=None, gt=0)
 
     @field_validator("depends_on")
     @classmethod

@@ -51,6 +51,7 @@ class Submission:
     request: Any = None
     refuse_over_quota: bool = False  # refuse at once instead of queueing when a pool's limit is short
     replaces: int | None = None  # an ended workload that is hidden in the same transaction, so that its name is free
+    instead_of: int | None = None  # another, which is stopped and hidden in the same transaction
     by: Caller | None = None  # who asks for it in the caller's name, and gets no more than either may have
     sees: Caller | None = None  # whose buckets it sees, where the caller has more rights than that user
 
@@ -136,6 +137,8 @@ class Workloads:
             return number
 
         number = self._store.write(act)
+        if submission.instead_of is not None:
+            self.told(submission.instead_of)
         return number, values
 
     def _values(self, submission: Submission, grants: Grants) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -188,6 +191,8 @@ class Workloads:
                 raise not_found("depends_on: workload", number)
         if submission.replaces is not None:
             self._hide_ended(session, submission.replaces, values["created_at"])
+        if submission.instead_of is not None:
+            self.hide(session, submission.instead_of, submission.caller)
         try:
             number = insert_row(session, Workload, values)
         except sqlite3.IntegrityError:

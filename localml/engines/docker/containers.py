@@ -69,7 +69,7 @@ def container_config(plan: ReplicaPlan, *, install: str, network: str, cores: in
         "HostConfig": {**_host_config(plan, network, cores), **gpu.host_config},
     }
     if plan.command:
-        config |= {"Entrypoint": [], "Cmd": list(plan.command)}
+        config |= {"Cmd": list(plan.command)} | ({} if plan.keep_entrypoint else {"Entrypoint": []})
     if plan.network and plan.hostname:
         config["NetworkingConfig"] = {"EndpointsConfig": {network: {"Aliases": [plan.hostname]}}}
     optional = {"WorkingDir": plan.workdir, "User": plan.user, "Hostname": plan.hostname}

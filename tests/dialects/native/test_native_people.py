@@ -343,6 +343,7 @@ BODIES: dict[tuple[str, str], Any] = {
     ("post", "/models"): {"name": "m", "source": "fds://b/k"},
     ("post", "/buckets"): {"name": "nobodys"},
     ("post", "/tensorboards"): {"logdir": "fds://b/k"},
+    ("put", "/folders/{name}/code"): {"code": "sha256:" + "0" * 64},
     ("post", "/users"): {"name": "mal", "password": "x"},
     ("put", "/users/{name}/password"): {"password": "x"},
     ("post", "/workspaces"): {"name": "mals"},

@@ -8,6 +8,7 @@ from localml.dialects.kit import Operations
 from localml.dialects.native.routes import (
     admin,
     buckets,
+    code,
     endpoints,
     events,
     logs,
@@ -27,7 +28,22 @@ from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 PREFIX = "/localml/v1"
-_THINGS = (workloads, logs, events, samples, metrics, ssh, tools, machine, objects, buckets, models, endpoints, things)
+_THINGS = (
+    workloads,
+    logs,
+    events,
+    samples,
+    metrics,
+    ssh,
+    tools,
+    machine,
+    objects,
+    buckets,
+    code,
+    models,
+    endpoints,
+    things,
+)
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}
 
 

@@ -84,9 +84,10 @@ def _add_upkeep(api: APIBlueprint, platform: Platform) -> None:
     @api.post("/prune")
     @slow
     def prune_now(body: machine_schemas.PruneIn) -> Any:
-        """Remove old output and records of workloads that are over."""
+        """Remove old output and records of workloads that are over, and code that nothing needs."""
         admin_only(caller())
-        rules = PruneRules(_days(body.logs_days), body.keep_log_bytes, _days(body.deleted_days))
+        days = _days(body.logs_days)
+        rules = PruneRules(days, body.keep_log_bytes, _days(body.deleted_days), code_older_than=days)
         return asdict(platform.upkeep.prune(rules, dry_run=body.dry_run))
 
     @api.post("/backup")

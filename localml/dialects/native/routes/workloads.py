@@ -8,6 +8,7 @@ from typing import Any
 from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid, not_found
+from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.subjects import Subject
@@ -92,11 +93,25 @@ def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     for number in body.spec.depends_on:
         _need_seen(platform, who, number)
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
+    if body.replace:
+        submission = replace(submission, instead_of=_instead_of(platform, who, body, place))
     if body.kind in _INSTANCES:
         return platform.instances.create(replace(submission, name=body.name or friendly())).run.row
     if body.name is not None:
         return platform.workloads.queued(submission).row
     return platform.workloads.queued_as(submission, (friendly() for _ in range(_NAME_TRIES))).row
+
+
+def _instead_of(platform: Platform, who: Caller, body: schemas.Submit, place: str) -> int | None:
+    """The workload whose name is to be taken over, if there is one that the caller may remove."""
+    if body.kind in _INSTANCES or body.name is None:
+        why = "give one: it says what is replaced" if body.name is None else f"a {body.kind} is not replaced"
+        raise invalid("name" if body.name is None else "replace", why)
+    found = platform.workloads.find(dialect="native", kind=body.kind, name=body.name, workspace=place)
+    if found is None:
+        return None
+    allow(who, Action.DELETE, Thing.of(ThingKind.WORKLOAD, found.row, body.name))
+    return found.row.id
 
 
 def _need_seen(platform: Platform, who: Caller, number: int) -> None:

@@ -43,7 +43,10 @@ class BuildIn(Strict):
 
 
 class PruneIn(Strict):
-    """What may go; see ``localml.core.prune``. Ages in days, null: age does not matter."""
+    """What may go; see ``localml.core.prune``. Ages in days, null: age does not matter.
+
+    ``logs_days`` holds for code, too, counted from its last use.
+    """
 
     logs_days: float | None = Field(default=30.0, ge=0, le=MOST_SECONDS / 86_400)
     keep_log_bytes: Bytes | None = Field(default=None, ge=0, le=LARGEST)

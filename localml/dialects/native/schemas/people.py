@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from localml.core.people.rights import MemberRole
+from localml.core.work.specs import Seconds
 from localml.dialects.native.schemas.work import Strict
 
 
@@ -98,7 +99,7 @@ class TokenIn(Strict):
     scope: list[str] = Field(default_factory=list, max_length=100)
     workspace: str | None = None
     thing: str | None = None
-    lifetime: float | None = Field(default=None, gt=0, le=1e10)
+    lifetime: Seconds | None = Field(default=None, gt=0, le=1e10)
 
 
 class ScopeOut(BaseModel):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from localml.core.limits import MOST_SECONDS, MOST_VARIANTS
 from localml.core.serving.specs import DAY, HEALTH_PATH, Scaling
-from localml.core.work.specs import Resources
+from localml.core.work.specs import Resources, Seconds
 from localml.dialects.native.schemas.work import Strict
 
 
@@ -35,7 +35,7 @@ class EndpointIn(Strict):
     """An endpoint to serve: a registered ``model`` (``name`` or ``name:version``), or a custom ``image``.
 
     A Python kernel with an image and no command runs in that image, under our server.
-    Times are in seconds; see ``localml.core.serving.specs`` for the meaning of each setting.
+    Times are in seconds, or text such as ``8h``; see ``localml.core.serving.specs`` for the meaning of each setting.
     """
 
     name: str | None = None
@@ -51,9 +51,9 @@ class EndpointIn(Strict):
     scaling: Scaling = Scaling()
     pool: str = "default"
     public: bool = False
-    ready_timeout: float = Field(default=120.0, gt=0, le=MOST_SECONDS)
-    bake: float = Field(default=5.0, ge=0, le=MOST_SECONDS)
-    request_timeout: float = Field(default=60.0, gt=0, le=DAY)
+    ready_timeout: Seconds = Field(default=120.0, gt=0, le=MOST_SECONDS)
+    bake: Seconds = Field(default=5.0, ge=0, le=MOST_SECONDS)
+    request_timeout: Seconds = Field(default=60.0, gt=0, le=DAY)
     max_concurrent: int | None = Field(default=None, ge=1)
     gateway_port: int | None = Field(default=None, ge=1, le=65535)
 
@@ -108,8 +108,8 @@ class ScaleIn(Strict):
     minimum: int | None = Field(default=None, ge=0, le=1000)
     maximum: int | None = Field(default=None, ge=1, le=1000)
     target: float | None = Field(default=None, gt=0)
-    cooldown: float | None = Field(default=None, ge=0, le=MOST_SECONDS)
-    idle: float | None = Field(default=None, ge=0, le=MOST_SECONDS)
+    cooldown: Seconds | None = Field(default=None, ge=0, le=MOST_SECONDS)
+    idle: Seconds | None = Field(default=None, ge=0, le=MOST_SECONDS)
 
 
 class SinceQuery(Strict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from localml.core.limits import MOST_MOUNTS
-from localml.core.work.specs import Mount, Resources
+from localml.core.work.specs import Mount, Resources, Seconds
 from localml.dialects.native.schemas.work import Strict, WorkloadOut
 
 
@@ -14,8 +14,8 @@ class _Settings(Strict):
     image: str = ""
     command: list[str] = Field(default_factory=list)
     resources: Resources = Resources()
-    idle_limit: float | None = Field(default=None, gt=0)
-    time_limit: float | None = Field(default=None, gt=0)
+    idle_limit: Seconds | None = Field(default=None, gt=0)
+    time_limit: Seconds | None = Field(default=None, gt=0)
     priority: int = Field(default=0, ge=-1000, le=1000)
     pool: str = "default"
 

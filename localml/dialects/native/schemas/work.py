@@ -71,13 +71,15 @@ class DialectPath(Strict):
 class Submit(Strict):
     """A workload to run. Without a name it is given one.
 
-    ``workspace`` is an id or a name, here and below; the caller's own by default.
+    ``workspace`` is an id or a name, here and below; the caller's own by default. ``replace``: the one of this API that
+    has the name there is stopped and removed, once this one is accepted.
     """
 
     name: str | None = None
     workspace: str | None = None
     kind: Kind = Kind.JOB
     pool: str = "default"
+    replace: bool = False
     spec: WorkloadSpec
 
     @field_validator("spec", mode="before")

@@ -1,0 +1,189 @@
+"""Jobs in files: ``localml run -f job.yaml``, ``localml show NAME --as-file``.
+
+A file (TOML, YAML or JSON) has the members of a submission and of its spec, and beside them those of a job's only role,
+or ``roles``. What the options of ``localml run`` call otherwise may be called so: ``gpus``, ``cpus``, ``gpu_type``,
+``memory``, ``shm``. ``command`` may be one text, parted as a shell does; ``mounts`` ``SRC:DST[:ro]``, ``retries``
+a number; ``code`` is a folder, seen from the file's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from localml.cli.places import mount_source
+from localml.client import Workload
+from localml.client.jobs import CODE_PREFIX
+from localml.core.errors import invalid
+from localml.core.quantities import format_memory, parse_memory
+
+_SUBMISSION = ("name", "pool", "workspace", "code")
+_NEEDS = {"gpus": "gpu", "cpus": "cpu", "gpu_type": "gpu_type", "memory": "memory", "shm": "shm", "pids": "pids"}
+"""Name in a file -> member of a role's resources."""
+
+
+@dataclass(slots=True)
+class Job:
+    """What is to be submitted: ``spec`` as JSON values, ``code`` a folder or what was sent before."""
+
+    spec: dict[str, Any] = field(default_factory=lambda: {"roles": [{}]})
+    name: str | None = None
+    pool: str | None = None
+    workspace: str | None = None
+    code: str | None = None
+
+    def only_role(self, option: str) -> dict[str, Any]:
+        """The role that an option is about.
+
+        Raises:
+            LocalmlError: ``INVALID`` where there are several.
+        """
+        if len(self.spec["roles"]) > 1:
+            raise invalid(option, "the file has several roles; say it there")
+        role: dict[str, Any] = self.spec["roles"][0]
+        return role
+
+
+def load(path: Path) -> Job:
+    """Read a job from a file.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the file and the member that is wrong.
+    """
+    where = path.name
+    found = _mapping(_parsed(path), where)
+    spec_members, role_members = _members()
+    known = {*_SUBMISSION, *spec_members} | (set() if "roles" in found else role_members)
+    _need_known(found, known, where)
+    spec = {key: value for key, value in found.items() if key in spec_members and key != "code"}
+    if "roles" not in found:
+        spec["roles"] = [{key: value for key, value in found.items() if key in role_members}]
+    if not isinstance(spec["roles"], list):
+        raise invalid(f"{where}: roles", "must be a list")
+    spec["roles"] = [_role(one, role_members, f"{where}: roles.{at}") for at, one in enumerate(spec["roles"])]
+    if isinstance(spec.get("retries"), int):
+        spec["retries"] = {"limit": spec["retries"]}
+    if "mounts" in spec:
+        spec["mounts"] = [mount(one) if isinstance(one, str) else one for one in spec["mounts"] or ()]
+    job = Job(spec, **{name: found.get(name) for name in _SUBMISSION})
+    if job.code is not None and not job.code.startswith(CODE_PREFIX):
+        job.code = str(path.absolute().parent / Path(job.code).expanduser())
+    return job
+
+
+def dump(found: Workload, workspace: str | None) -> dict[str, Any]:
+    """A workload as the members of a file; :func:`load` gives the same spec back.
+
+    Args:
+        workspace: name of a shared one that it is in.
+    """
+    made: dict[str, Any] = {"name": found.name}
+    made |= {"pool": found.pool} if found.pool != "default" else {}
+    made |= {"workspace": workspace} if workspace is not None else {}
+    rest = {key: value for key, value in found.spec.items() if key != "roles"}
+    if set(rest.get("retries", ())) == {"limit"}:
+        rest["retries"] = rest["retries"]["limit"]
+    roles = [_shown(role) for role in found.spec["roles"]]
+    return made | rest | (roles[0] if len(roles) == 1 else {"roles": roles})
+
+
+def text_of(members: Mapping[str, Any]) -> str:
+    """The members as YAML, in their order."""
+    import yaml
+
+    return str(yaml.safe_dump(dict(members), sort_keys=False, allow_unicode=True, width=120))
+
+
+def mount(text: str) -> dict[str, Any]:
+    """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
+    rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
+    source, colon, target = rest.rpartition(":")
+    if not colon or not source or not target.startswith("/"):
+        raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
+    return {"source": mount_source(source), "target": target, "read_only": read_only}
+
+
+def _parsed(path: Path) -> Any:
+    import tomllib
+
+    import yaml
+
+    readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
+    try:
+        text = path.expanduser().read_text()
+        return readers.get(path.suffix.lower(), yaml.safe_load)(text)
+    except FileNotFoundError:
+        raise invalid("--file", f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid("--file", f"{path} cannot be read: {error}") from error
+    except (ValueError, yaml.YAMLError) as error:  # those of TOML and JSON are ValueErrors
+        raise invalid("--file", f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _members() -> tuple[set[str], set[str]]:
+    """The members of a spec, and what a role may have in a file."""
+    from localml.core.work.specs import Role, WorkloadSpec
+
+    return set(WorkloadSpec.model_fields), {*(set(Role.model_fields) - {"name"}), *_NEEDS, "entrypoint"}
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise invalid(where, "must have members, such as command: python train.py")
+    return value
+
+
+def _need_known(found: Mapping[str, Any], known: set[str], where: str) -> None:
+    for name in found:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise invalid(
+                f"{where}: {name}", "there is no such member" + (f"; did you mean {near[0]}?" if near else "")
+            )
+
+
+def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
+    """A role of a spec. Its command is given to its image's own entry point unless it says otherwise."""
+    from localml.client.jobs import entered
+
+    role = dict(_mapping(given, where))
+    _need_known(role, members | {"name"}, where)
+    needs = {to: role.pop(name) for name, to in _NEEDS.items() if name in role}
+    if needs:
+        role["resources"] = {**role.get("resources", {}), **needs}
+    if isinstance(role.get("command"), str):
+        role["command"] = shlex.split(role["command"])
+    entrypoint = role.pop("entrypoint", None)
+    keeps = {"keep_entrypoint": role["keep_entrypoint"]} if "keep_entrypoint" in role else {}
+    role |= entered(role.get("image", ""), entrypoint, role.get("command", [])) | keeps
+    role["env"] = {name: _text(value) for name, value in role.get("env", {}).items()}
+    return role
+
+
+def _text(value: Any) -> Any:
+    """A variable's value: numbers and truth values are what a file means by them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _shown(role: Mapping[str, Any]) -> dict[str, Any]:
+    made = {key: value for key, value in role.items() if key != "resources"}
+    called = {to: name for name, to in _NEEDS.items()}
+    made |= {called[key]: _amount(key, value) for key, value in role.get("resources", {}).items()}
+    if made.get("image") and not made.get("keep_entrypoint"):
+        made["keep_entrypoint"] = False
+    return made
+
+
+def _amount(name: str, value: Any) -> Any:
+    """Memory as text where that is exact."""
+    if name not in ("memory", "shm"):
+        return value
+    text = format_memory(value)
+    return text if parse_memory(text) == value else value
