@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -111,7 +111,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         except (ClientError, LocalmlError) as error:
             as_json = bool(kwargs.get("as_json"))
-            raise typer.Exit(fail(error if as_json else _in_words(error, function), as_json=as_json)) from error
+            raise typer.Exit(fail(error if as_json else _in_words(error, function, kwargs), as_json=as_json)) from error
         except TimeoutError as error:
             words = LocalmlClientTimeout(str(error))
             raise typer.Exit(fail(words, as_json=bool(kwargs.get("as_json")))) from error
@@ -123,12 +123,12 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-def _in_words(error: ClientError | LocalmlError, function: Callable[..., Any]) -> ClientError:
+def _in_words(error: ClientError | LocalmlError, function: Callable[..., Any], given: Mapping[str, Any]) -> ClientError:
     """The same in the words of the command, for people."""
     from localml.cli.fields import in_words
 
     code = str(getattr(error.code, "value", error.code))
-    return ClientError(code, in_words(error.message, function), field=error.field, details=error.details)
+    return ClientError(code, in_words(error.message, function, given), field=error.field, details=error.details)
 
 
 class LocalmlClientTimeout(ClientError):

@@ -26,28 +26,32 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 """Member -> what it may be called, where that is neither ``--member`` nor ``MEMBER``."""
 
 
-def in_words(message: str, function: Callable[..., Any]) -> str:
-    """A message that begins with a member of a request, with the option or argument of the command that it is."""
+def in_words(message: str, function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """A message that begins with a member of a request, with the option or argument of the command that it is.
+
+    Args:
+        given: the command's parameters; what a file says, and no option, is called as in the file.
+    """
     found = _PATH.match(message)
     if found is None:
         return message
-    member, known = _LEFT_OUT.sub("", found[1]).split(".")[0], set(_known(function))
+    member, known = _LEFT_OUT.sub("", found[1]).split(".")[0], _known(function)
     for word in (*_WORDS.get(member, ()), f"--{member.replace('_', '-')}", member.upper()):
-        if word in known:
+        if word in known and (given.get("file") is None or given.get(known[word])):
             return f"{word}: {message[found.end() :]}"
     return message
 
 
-def _known(function: Callable[..., Any]) -> list[str]:
-    """The options and arguments of a command."""
-    found: list[str] = []
+def _known(function: Callable[..., Any]) -> dict[str, str]:
+    """The options and arguments of a command -> their parameters."""
+    found: dict[str, str] = {}
     for name, hint in get_type_hints(function, include_extras=True).items():
         for one in get_args(hint):
             if isinstance(one, OptionInfo):
                 # what is given first is called its default, before typer has looked at it
                 given = (str(word) for word in (one.default, *(one.param_decls or ())))
                 decls = [word for word in given if word.startswith("-")]
-                found += decls or [f"--{name.replace('_', '-')}"]
+                found |= dict.fromkeys(decls or [f"--{name.replace('_', '-')}"], name)
             elif isinstance(one, ArgumentInfo):
-                found.append(one.metavar or name.upper())
+                found[one.metavar or name.upper()] = name
     return found

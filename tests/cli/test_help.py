@@ -175,6 +175,14 @@ def test_mistakes_are_told_in_the_command_s_words(cli: Cli, arguments: tuple[str
     assert refused.err.startswith(f"error: {told}")
 
 
+def test_what_a_job_file_says_is_called_as_in_the_file(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("command: x\ntime_limit: soon\n")
+    assert "time_limit: must be a time" in cli("run", "-f", str(file)).err
+    refused = cli("run", "-f", str(file), "--time-limit", "9h", "--cpus", "nan")
+    assert refused.err.startswith("error: --cpus: must be a finite number")
+
+
 def test_an_absolute_path_is_one_of_this_machine(cli: Cli, localml: Localml, tmp_path: Path) -> None:
     localml.client.put("fds://paths/file", b"of the bucket")
     refused = cli("run", "--mount", "/paths/x:/x", "--", "true")
