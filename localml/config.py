@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from localml import config_file
 from localml.core.errors import LocalmlError, invalid
+from localml.core.home import expanded, home
 from localml.core.quantities import parse_days, parse_memory
 
 ENGINES = ("auto", "docker", "process", "fake")
@@ -44,7 +45,7 @@ OPENABLE = {
 
 def default_data() -> Path:
     """``~/.localml``."""
-    return Path.home() / ".localml"
+    return home("--data (or LOCALML_DATA)") / ".localml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Config:
     ``abandon`` names a kind of engine that has work; at this start all that it has is taken for lost.
     ``asked`` are those of ``port`` and ``gateway_port`` that somebody chose; the others give way where they are taken.
     ``max_replicas`` is how many containers run at a time (0: sixteen per core).
+    ``inherit_proxy`` gives jobs the server's proxies (:mod:`localml.engines.proxies`).
     ``trust_users`` lets jobs of all users run as the server's own user on an engine that cannot keep them apart;
     where it can, ``uids`` is the number that the users' accounts begin with.
     ``hosts`` are further names under which this server may be called (Host header).
@@ -85,6 +87,7 @@ class Config:
     max_replicas: int = 0
     threads: int = 32
     trust_users: bool = False
+    inherit_proxy: bool = False
     uids: int = DEFAULT_UIDS
     hosts: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
@@ -152,12 +155,10 @@ def load(environment: Mapping[str, str] = os.environ, **given: Any) -> Config:
     Raises:
         LocalmlError: ``INVALID`` naming the setting.
     """
-    from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
-
     said = {name: value for name, value in given.items() if value is not None}
     said = {**_from_environment(environment), **said}
-    data = Path(said.pop("data", None) or default_data()).expanduser().absolute()
-    values: dict[str, Any] = {"cache": cache_dir(), **from_file(data, environment), **said}
+    data = expanded(said.pop("data", None) or default_data(), "data").absolute()
+    values: dict[str, Any] = {"cache": _cache(), **from_file(data, environment), **said}
     values.setdefault("asked", tuple(name for name in _PORTS if name in values))
     return replace(Config(data=data), **{**config_file.remembered(data), **values})
 
@@ -270,6 +271,16 @@ def settings(data: Path, environment: Mapping[str, str] = os.environ) -> list[Se
     return found
 
 
+def _cache() -> Path:
+    """Without a home directory it is in the data directory."""
+    from localml.core.catalog import cache_dir  # late: the commands that only ask for the defaults should start fast
+
+    try:
+        return cache_dir()
+    except LocalmlError:
+        return Path()
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(one.strip() for one in text.split(",") if one.strip())
 
@@ -307,6 +318,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "images": _pairs,
     "closed": _truth,
     "trust_users": _truth,
+    "inherit_proxy": _truth,
     "uids": int,
     **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
     **{name: partial(parse_days, field=f"LOCALML_{name.upper()}") for name in _DAYS},

@@ -23,6 +23,7 @@ from localml.control.jobs.pins import Pins
 from localml.control.jobs.reconciler import Reconciler
 from localml.control.jobs.site import Possible, open_site
 from localml.control.jobs.work_folders import put
+from localml.control.leaving import wait_for_ends
 from localml.control.serving.parts import Parts, Serving
 from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
@@ -304,6 +305,11 @@ class Platform:
         self.gpus.close()
         self.db.close()
         self.lock.release()
+
+    def finish(self, seconds: float) -> None:
+        """Let what was asked to stop, or is over, go; so long at most."""
+        if seconds:
+            wait_for_ends(self.db, seconds, lambda: self.reconciler.engine_down)
 
     def _replica_token(self, attempt: int) -> str:
         return self._vault.token("replica", str(attempt))

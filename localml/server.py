@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("localml.server")
 
 _GRACE_S = 3.0
+_FINISH_S = 15.0
 """Seconds that requests get to finish in when the server is stopped."""
 
 
@@ -189,19 +190,26 @@ class Server:
         descriptors.raise_limit()
         self.platform.start()
         self._publish()
+        finish = 0.0
         try:
             self._http.start()
             ready()
             _wait_for_a_signal()
         except SystemExit:
             log.info("shutting down; workloads go on")
+            finish = _FINISH_S
         finally:
-            self.close()
+            self.close(finish)
 
-    def close(self) -> None:
-        """Stop listening, let the requests at hand finish, and close the platform."""
+    def close(self, finish: float = 0.0) -> None:
+        """Stop listening, let the requests at hand finish, and close the platform.
+
+        Args:
+            finish: seconds in which what was asked to stop, or is over, may go before.
+        """
         self.platform.feed.close()  # who follows something leaves
         self._http.close(_GRACE_S)
+        self.platform.finish(finish)
         self.platform.close()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from copy import copy
 from typing import Annotated, Any
 
 import typer
+from typer import Abort
 
 from localml.cli import (
     buckets,
@@ -27,7 +29,8 @@ from localml.cli import (
     verbs,
     work,
 )
-from localml.cli.common import Json, print_json
+from localml.cli.common import FAILED, Json, fail, print_json
+from localml.cli.failures import encodable, finished, in_words
 from localml.cli.help import CARE, Grouped
 from localml.cli.live import colourless
 from localml.cli.terminal import guarded
@@ -96,13 +99,21 @@ def _main(
 
 
 def run(arguments: list[str]) -> int:
-    """Carry out a command line; returns the exit code."""
-    with guarded():
-        return _run(arguments)
-
-
-def _run(arguments: list[str]) -> int:
+    """Carry out a command line; returns the exit code. Whatever happens is told in words, never as a traceback
+    (unless ``LOCALML_DEBUG`` asks for one)."""
+    encodable()
     as_json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
+    with guarded():
+        try:
+            code = _run(arguments, as_json)
+        except Exception as error:
+            if os.environ.get("LOCALML_DEBUG"):
+                raise
+            code = fail(in_words(error), as_json=as_json)
+        return finished(code)
+
+
+def _run(arguments: list[str], as_json: bool) -> int:
     chosen = _narrowed(arguments)
     try:
         if not as_json:
@@ -115,6 +126,8 @@ def _run(arguments: list[str]) -> int:
         if as_json and hasattr(error, "format_message"):  # a usage error, which typer would print as text
             print_json({"error": {"code": "usage", "message": error.format_message(), "field": None, "details": {}}})
             return 2
+        if isinstance(error, Abort):
+            return FAILED
         raise
 
 

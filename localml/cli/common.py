@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
@@ -119,6 +119,10 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             # the reader of our output has left (a pager, head): that is no failure
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            from localml.cli.failures import in_words
+
+            raise typer.Exit(fail(in_words(error), as_json=bool(kwargs.get("as_json")))) from error
 
     return wrapper
 
@@ -141,20 +145,32 @@ class LocalmlClientTimeout(ClientError):
 def fail(error: ClientError | LocalmlError, *, as_json: bool) -> int:
     """Show a failure; returns the exit code."""
     code = str(getattr(error.code, "value", error.code))
-    if as_json:
-        body = {"code": code, "message": error.message, "field": error.field, "details": error.details}
-        print_json({"error": body})
-    else:
+    body = {"code": code, "message": error.message, "field": error.field, "details": error.details}
+    with suppress(OSError):  # nobody reads it, or there is no room for it
+        if as_json and _written(lambda: print_json({"error": body})):
+            return _exit_code(code)
         typer.secho("error: ", fg=typer.colors.RED, err=True, nl=False)
         typer.echo(error.message, err=True)
         hint = _HINTS.get(code)
         if hint:
             typer.echo(hint, err=True)
+    return _exit_code(code)
+
+
+def _written(write: Callable[[], None]) -> bool:
+    try:
+        write()
+    except OSError:
+        return False
+    return True
+
+
+def _exit_code(code: str) -> int:
     return NO_SERVER if code in ("no_server", "unreachable") else FAILED
 
 
 _HINTS = {
-    "unauthenticated": "Set LOCALML_TOKEN, or use --data with the server's data directory.",
+    "unauthenticated": "Set LOCALML_URL and LOCALML_TOKEN, or use --data with the server's data directory.",
     "unreachable": "See 'localml status', or start a server with: localml up --detach",
     "capacity": "See 'localml gpus' and 'localml status' for what this machine has.",
     "quota": "See 'localml pools' for limits and use.",

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from localml import config_file
+from localml.cli.failures import in_words
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
 from localml.store.lock import holder
@@ -49,9 +51,10 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
     pipe = None if parent is None else os.fdopen(int(parent), "w")
     try:
         server, moved = _open(config)
-    except LocalmlError as error:
+    except Exception as error:
+        found = in_words(error)
         if pipe is not None:
-            _tell(pipe, {"error": {"code": error.code, "message": error.message, "field": error.field}})
+            _tell(pipe, {"error": {"code": str(found.code), "message": found.message, "field": found.field}})
         raise
 
     def ready() -> None:
@@ -70,15 +73,14 @@ def serve(config: Config, announce: Callable[[Banner], None]) -> None:
 def _remember(server: Server) -> None:
     """Ports and GPUs are the same at the next start, unless something else is said then; what the file says is not
     needed for that, nor are GPUs that nobody chose."""
-    from localml import config_file
-
     config = server.platform.config
     values = {"port": urlsplit(server.url).port, "gateway_port": config.gateway_port or None, "gpus": config.gpus}
     if config.gpus == "auto":
         values["gpus"] = None
-    said = config_file.values_of(config.data)
-    kept = {name: value for name, value in values.items() if value is not None and name not in said}
-    config_file.remember(config.data, kept)
+    with suppress(LocalmlError):  # the file was spoiled since it was read
+        said = config_file.values_of(config.data)
+        kept = {name: value for name, value in values.items() if value is not None and name not in said}
+        config_file.remember(config.data, kept)
 
 
 def _settle(server: Server) -> None:
@@ -184,7 +186,7 @@ def start_detached(config: Config) -> Banner:
         raise ClientError(str(error["code"]), str(error["message"]), field=error["field"])
     if not banner:
         status = process.wait()
-        raise ClientError("unavailable", f"the server did not start (exit code {status}):\n{_last_lines(log)}")
+        raise ClientError("unavailable", f"the server did not start (exit code {status}): {_last_line(log)}; see {log}")
     # it goes on without us: that it is not waited for is intended
     process.returncode = 0
     return {**banner, "log": str(log)}
@@ -193,6 +195,8 @@ def start_detached(config: Config) -> Banner:
 def _spawn(config: Config, log: Path, ready: int) -> subprocess.Popen[bytes]:
     environment = {**os.environ, READY_FD: str(ready), **_settings(config)}
     environment["LOCALML_NO_AUTH"] = "" if config.auth else "1"
+    if os.environ.get(config_file.VARIABLE):  # the child is in another folder
+        environment[config_file.VARIABLE] = str(config_file.place(config.data))
     # not through the command line: its libraries would stay in the server's memory
     command = [sys.executable, "-m", "localml.cli.daemon"]
     with log.open("ab") as output:
@@ -223,9 +227,10 @@ def _settings(config: Config) -> dict[str, str]:
     return found
 
 
-def _last_lines(log: Path, count: int = 15) -> str:
+def _last_line(log: Path) -> str:
+    """Of a failure that nobody foresaw it is the one that names it."""
     try:
-        return "\n".join(log.read_text(errors="replace").splitlines()[-count:])
+        return (log.read_text(errors="replace").splitlines() or ["it said nothing"])[-1]
     except OSError as error:
         return f"{log}: {error.strerror}"
 
@@ -236,8 +241,8 @@ def main() -> None:
 
     try:
         serve(load(), lambda _: None)
-    except LocalmlError as error:
-        sys.exit(f"localml: {error.message}")
+    except (LocalmlError, OSError) as error:
+        sys.exit(f"localml: {in_words(error).message}")
 
 
 if __name__ == "__main__":

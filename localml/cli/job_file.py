@@ -14,14 +14,16 @@ import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from localml.cli.places import mount_source
 from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
+from localml.core.limits import MOST_LEVELS
 from localml.core.quantities import format_memory, parse_memory
 
+T = TypeVar("T")
 _SUBMISSION = ("name", "pool", "workspace", "code")
 _NEEDS = {"gpus": "gpu", "cpus": "cpu", "gpu_type": "gpu_type", "memory": "memory", "shm": "shm", "pids": "pids"}
 """Name in a file -> member of a role's resources."""
@@ -56,21 +58,22 @@ def load(path: Path) -> Job:
         LocalmlError: ``INVALID`` naming the file and the member that is wrong.
     """
     where = path.name
-    found = _mapping(_parsed(path), where)
+    found = _mapping(_plain(_parsed(path), where), where)
     spec_members, role_members = _members()
     known = {*_SUBMISSION, *spec_members} | (set() if "roles" in found else role_members)
     _need_known(found, known, where)
     spec = {key: value for key, value in found.items() if key in spec_members and key != "code"}
     if "roles" not in found:
         spec["roles"] = [{key: value for key, value in found.items() if key in role_members}]
-    if not isinstance(spec["roles"], list):
-        raise invalid(f"{where}: roles", "must be a list")
-    spec["roles"] = [_role(one, role_members, f"{where}: roles.{at}") for at, one in enumerate(spec["roles"])]
+    roles = _need(spec["roles"], list, f"{where}: roles", "a list")
+    spec["roles"] = [_role(one, role_members, f"{where}: roles.{at}") for at, one in enumerate(roles)]
     if isinstance(spec.get("retries"), int):
         spec["retries"] = {"limit": spec["retries"]}
     if "mounts" in spec:
-        spec["mounts"] = [mount(one) if isinstance(one, str) else one for one in spec["mounts"] or ()]
-    job = Job(spec, **{name: found.get(name) for name in _SUBMISSION})
+        given = _need(spec["mounts"], list, f"{where}: mounts", "a list")
+        spec["mounts"] = [mount(one) if isinstance(one, str) else one for one in given]
+    texts = {name: _need(found[name], str, f"{where}: {name}", "a text") for name in _SUBMISSION if name in found}
+    job = Job(spec, **texts)
     if job.code is not None and not job.code.startswith(CODE_PREFIX):
         job.code = str(path.absolute().parent / Path(job.code).expanduser())
     return job
@@ -132,9 +135,26 @@ def _members() -> tuple[set[str], set[str]]:
     return set(WorkloadSpec.model_fields), {*(set(Role.model_fields) - {"name"}), *_NEEDS, "entrypoint"}
 
 
+def _plain(value: Any, where: str, level: int = 0) -> Any:
+    """A value as JSON has them, members that say nothing left out; YAML and TOML know more, such as dates."""
+    if level > MOST_LEVELS:
+        raise invalid(where, f"has more than {MOST_LEVELS} levels of lists and members in each other")
+    if isinstance(value, dict):
+        return {str(name): _plain(one, f"{where}: {name}", level + 1) for name, one in value.items() if one is not None}
+    if isinstance(value, list):
+        return [_plain(one, where, level + 1) for one in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise invalid(where, f"must be a text, a number, a list or members, not {value}; quotes make a text of it")
+
+
 def _mapping(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise invalid(where, "must have members, such as command: python train.py")
+    return _need(value, dict, where, "members, such as command: python train.py")
+
+
+def _need(value: Any, kind: type[T], where: str, what: str) -> T:
+    if not isinstance(value, kind):
+        raise invalid(where, f"must be {what}")
     return value
 
 
@@ -154,15 +174,25 @@ def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
     role = dict(_mapping(given, where))
     _need_known(role, members | {"name"}, where)
     needs = {to: role.pop(name) for name, to in _NEEDS.items() if name in role}
-    if needs:
-        role["resources"] = {**role.get("resources", {}), **needs}
-    if isinstance(role.get("command"), str):
-        role["command"] = shlex.split(role["command"])
+    if needs or "resources" in role:
+        role["resources"] = {**_mapping(role.get("resources", {}), f"{where}: resources"), **needs}
+    if "command" in role:
+        role["command"] = _words(role["command"], f"{where}: command")
     entrypoint = role.pop("entrypoint", None)
     keeps = {"keep_entrypoint": role["keep_entrypoint"]} if "keep_entrypoint" in role else {}
     role |= entered(role.get("image", ""), entrypoint, role.get("command", [])) | keeps
-    role["env"] = {name: _text(value) for name, value in role.get("env", {}).items()}
+    variables = _mapping(role.get("env", {}), f"{where}: env")
+    role["env"] = {name: _text(value) for name, value in variables.items()}
     return role
+
+
+def _words(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, str):
+        return _need(value, list, where, "a text or a list")
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise invalid(where, f"cannot be parted into words: {error}") from error
 
 
 def _text(value: Any) -> Any:

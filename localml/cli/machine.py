@@ -13,6 +13,7 @@ from localml.cli.common import Data, Json, amount, as_dict, command, connect, pr
 from localml.cli.completion import complete_gpus, complete_images, complete_pools, complete_runtimes, words
 from localml.cli.help import MACHINE
 from localml.cli.live import Build
+from localml.cli.several import each
 from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError, invalid
 from localml.core.quantities import format_memory
@@ -210,12 +211,17 @@ def remove_pools(
     Example: localml pools rm team/train
     """
     with connect(data) as client:
-        for pool in pools:
+
+        def remove(pool: str) -> str:
             client.delete_pool(pool)
             if not as_json:
                 typer.echo(f"{pool} removed")
+            return pool
+
+        tried = each(pools, remove)
     if as_json:
-        print_json({"removed": pools})
+        print_json({"removed": tried.done} | tried.members())
+    tried.finish(as_json=as_json)
 
 
 EngineOption = Annotated[
@@ -271,27 +277,37 @@ def build_images(
     engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
-    """Build the images of runtimes. Needs no server. What a build says goes into a file, which is named.
+    """Build the images of runtimes. Needs no server.
+
+    What a build says goes into a file, which is named.
 
     Example: localml images build train-sklearn
     """
     from localml.core.catalog import cache_dir
 
-    built, what = [], onto or ", ".join(names or ()) or "the runtimes"
-    with Build(what, cache_dir() / "logs", quiet=as_json) as build:
-        try:
-            for step in _build(names or [], onto, data, engine):
-                if "line" in step:
-                    build.add(step["line"])
-                    continue
-                built.append(step)
-                if not as_json:
-                    build.pause()
-                    typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
-        except (ClientError, LocalmlError) as error:
-            raise build.failed(error) from error
+    built: list[dict[str, Any]] = []
+
+    def build(some: list[str]) -> None:
+        what = onto or ", ".join(some) or "the runtimes"
+        with Build(what, cache_dir() / "logs", quiet=as_json) as line:
+            try:
+                for step in _build(some, onto, data, engine):
+                    if "line" in step:
+                        line.add(step["line"])
+                        continue
+                    built.append(step)
+                    if not as_json:
+                        line.pause()
+                        typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+            except (ClientError, LocalmlError) as error:
+                raise line.failed(error) from error
+
+    tried = each([] if onto else names or [], lambda name: build([name]))
+    if onto or not names:
+        build(names or [])
     if as_json:
-        print_json({"built": built})
+        print_json({"built": built} | tried.members())
+    tried.finish(as_json=as_json)
 
 
 def _build(names: list[str], onto: str, data: Path | None, engine: str | None) -> Iterator[dict[str, Any]]:

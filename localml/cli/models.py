@@ -17,6 +17,7 @@ from localml.cli.help import MODELS
 from localml.cli.storage import is_uri, upload
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
+from localml.core.home import expanded
 
 if TYPE_CHECKING:
     from localml.client import Client, ModelVersion
@@ -104,7 +105,7 @@ def registered(
 
     What was registered for a request that is refused then is removed again.
     """
-    path = Path(model).expanduser()
+    path = expanded(model, "model")
     if not is_uri(model) and not path.exists():
         if "/" in model or path.suffix == ".onnx":  # a name may have a dot, too
             raise invalid("model", f"the file {model} does not exist")
@@ -126,7 +127,7 @@ def registered(
 def _register(client: Client, name: str, source: str, workspace: str | None, *, as_json: bool) -> ModelVersion:
     if is_uri(source):
         return client.register(name, source, workspace=workspace)
-    path = Path(source).expanduser()
+    path = expanded(source, "source")
     if not path.exists():
         raise invalid("source", f"the file {source} does not exist")
     bucket = f"{UPLOADS}{secrets.token_hex(8)}"

@@ -88,6 +88,9 @@ def run(
     code: Code = None,
     code_limit: CodeLimit = "100M",
     env: Env = [],  # noqa: B006
+    inherit_proxy: Annotated[
+        bool, typer.Option("--inherit-proxy", help="Give it the proxies of this shell and of ~/.docker/config.json.")
+    ] = False,
     mount: Annotated[
         list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
     ] = [],  # noqa: B006
@@ -130,6 +133,8 @@ def run(
     _change_role(job, words, image, entrypoint, workdir, needs)
     for role in job.spec["roles"]:
         role["env"] = role.get("env", {}) | variables(env)
+        if inherit_proxy:
+            role["env"] |= _proxies(role["env"])
     job.spec["mounts"] = [*job.spec.get("mounts", ()), *(job_file.mount(one) for one in mount)]
     rest = {
         "retries": None if retries is None else {"limit": retries},
@@ -204,6 +209,12 @@ def variables(given: list[str]) -> dict[str, str]:
             raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
         found[name] = value
     return found
+
+
+def _proxies(env: dict[str, str]) -> dict[str, str]:
+    from localml.engines.proxies import inherited, proxies
+
+    return dict(inherited(proxies(), env))
 
 
 @command

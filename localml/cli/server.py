@@ -75,6 +75,10 @@ def up(
             "--allow-host", help="Another name or address that clients call this server by, such as a published one."
         ),
     ] = None,
+    inherit_proxy: Annotated[
+        bool,
+        typer.Option("--inherit-proxy", help="Give all jobs the proxies of this shell and of ~/.docker/config.json."),
+    ] = False,
     trust_users: Annotated[
         bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
     ] = False,
@@ -116,6 +120,7 @@ def up(
         open=tuple(opens) if opens else None,
         closed=closed or None,
         hosts=tuple(hosts) if hosts else None,
+        inherit_proxy=inherit_proxy or None,
         trust_users=trust_users or None,
         keep_logs=None if keep_logs is None else parse_memory(keep_logs, "--keep-logs"),
         keep_logs_days=keep_logs_days,

@@ -81,7 +81,7 @@ def set_one(
 ) -> None:
     """Write one setting into the file.
 
-    Example: localml config set port 7080
+    Example: localml config set keep_logs 20G
     """
     from localml.config import Config, convert, known
 
@@ -101,7 +101,7 @@ def set_one(
 def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
     """Remove one setting from the file.
 
-    Example: localml config unset port
+    Example: localml config unset keep_logs
     """
     from localml.config import known
 

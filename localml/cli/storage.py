@@ -21,6 +21,7 @@ from localml.client.errors import ClientError
 from localml.client.trees import AROUND, MOST_COPIES, TOO_OFTEN, Local, Tree, left_out, walk
 from localml.client.types import LeftOut
 from localml.core.errors import invalid
+from localml.core.home import expanded
 
 if TYPE_CHECKING:
     from localml.client import Client
@@ -102,7 +103,7 @@ def upload(client: Client, source: str, target: str, quiet: bool) -> None:
     Raises:
         LocalmlError: ``INVALID``, naming what of it cannot be copied.
     """
-    tree = _to_send(Path(source).expanduser())
+    tree = _to_send(expanded(source, "cp"))
     _refuse(tree.left_out)
     _refuse(_send_all(client, tree, target, quiet).left_out)
 
@@ -115,7 +116,7 @@ def _refuse(found: list[LeftOut]) -> None:
 
 
 def _put(client: Client, source: str, target: str, quiet: bool) -> Copied:
-    path = Path(source).expanduser()
+    path = expanded(source, "cp")
     if path.is_file():
         target = _target(client, target, path.name)
     return _send_all(client, _to_send(path), target, quiet)
@@ -211,7 +212,7 @@ class _Remote:
 
 def _to_fetch(client: Client, uri: str, given: str, missing: list[LeftOut]) -> Iterator[_Remote]:
     """What is to be copied out; folders are made."""
-    target = Path(given).expanduser()
+    target = expanded(given, "cp")
     found = client.object_info(uri)
     if not found.is_folder:
         into = target.is_dir() or given.endswith("/")

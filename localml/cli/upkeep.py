@@ -1,9 +1,12 @@
-"""Keeping it in order: prune, backup, env, completion, doctor."""
+"""Keeping it in order: prune, backup, restore, env, completion, doctor."""
 
 from __future__ import annotations
 
 import shlex
+import time
+from dataclasses import asdict
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,7 +38,7 @@ class Shell(StrEnum):
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (prune, backup, env, completion, doctor):
+    for function in (prune, backup, restore, env, completion, doctor):
         app.command(rich_help_panel=CARE)(function)
 
 
@@ -80,6 +83,8 @@ def prune(
 def backup(data: Data = None, as_json: Json = False) -> None:
     """Copy the database while everything goes on.
 
+    'localml restore' goes back to it.
+
     Example: localml backup
     """
     with connect(data) as client:
@@ -88,6 +93,39 @@ def backup(data: Data = None, as_json: Json = False) -> None:
         print_json(made)
     else:
         typer.echo(made["path"])
+
+
+@command
+def restore(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="BACKUP", help="What 'localml backup' made: the file or its name.", show_default=False),
+    ],
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Go back to a backup of the database, while no server runs.
+
+    What came since is set aside in the data directory's 'backups'; files that were deleted since stay deleted. What
+    runs and is not in the backup is ended by the next start.
+
+    Example: localml down; localml restore localml-20260131-120000.db; localml up --detach
+    """
+    from localml.client.transport import data_directory
+    from localml.store.restoring import restore as go_back
+
+    folder = data_directory(data)
+    done = go_back(folder, source.expanduser(), time.time())
+    if as_json:
+        print_json(asdict(done))
+        return
+    typer.echo(f"{folder} is as it was when {done.source} was made")
+    if done.aside is not None:
+        more = f", with {done.moved} files and folders that came since" if done.moved else ""
+        typer.echo(f"the database that was there is in {done.aside}{more}")
+    if done.live:
+        words = "were not over then: what of them still runs goes on, and what is gone counts as lost"
+        typer.echo(f"{done.live} workload(s) {words}, and is tried again where its retries allow it")
 
 
 @command
@@ -147,8 +185,6 @@ def doctor(data: Data = None, as_json: Json = False) -> None:
     checks = examine(data_directory(data))
     failed = any(one.level is Level.FAIL for one in checks)
     if as_json:
-        from dataclasses import asdict
-
         print_json({"ok": not failed, "checks": [asdict(one) for one in checks]})
     else:
         colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "red"}

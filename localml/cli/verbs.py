@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from localml.cli import show
 from localml.cli.common import (
-    FAILED,
     WHICH,
     Data,
     Json,
@@ -22,7 +21,8 @@ from localml.cli.common import (
     print_json,
 )
 from localml.cli.help import JOBS
-from localml.cli.names import ENDPOINT, MODEL, RUNNING, WORKLOADS, each
+from localml.cli.names import ENDPOINT, MODEL, RUNNING, WORKLOADS
+from localml.cli.several import Tried, each
 from localml.cli.work import LIVE
 from localml.core.errors import invalid
 
@@ -198,23 +198,24 @@ def stop(
         def act(thing: Thing) -> Workload | Endpoint:
             return client.stop_endpoint(thing.id) if thing.kind == ENDPOINT else client.stop(thing.id)
 
-        done, failures = (list(_stop_all(client)), []) if everything else each(client, names, act, as_json=as_json)
+        tried = each(_own(client) if everything else names, lambda name: act(client.resolve(name, RUNNING)))
         if wait:
-            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in done]
-    if everything and not done and not as_json:
+            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
+            tried.done = done
+    if everything and not tried.done and not tried.failed and not as_json:
         typer.echo("Nothing of yours waits or runs.")
-    _answer(done, failures, "stopped" if wait else "asked to stop", as_json=as_json)
+    _answer(tried, "stopped" if wait else "asked to stop", as_json=as_json)
 
 
-def _stop_all(client: Client) -> Iterator[Workload | Endpoint]:
-    """Endpoints first: they would bring their replicas back."""
+def _own(client: Client) -> Iterator[str]:
+    """What of the caller's waits or runs. Endpoints first: they would bring replicas back."""
     me = client.people.me()
     for endpoint in client.endpoints():
         if endpoint.owner == me and endpoint.desired == "run":
-            yield client.stop_endpoint(endpoint.id)
+            yield f"{ENDPOINT}/{endpoint.route}"
     for one in list(client.all(owner=me, state=list(LIVE))):
         if one.kind != "endpoint" and one.state != "stopping":
-            yield client.stop(one.id)
+            yield f"id/{one.id}"
 
 
 @command
@@ -230,8 +231,8 @@ def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
         def act(thing: Thing) -> Workload | Endpoint:
             return client.delete_endpoint(thing.id) if thing.kind == ENDPOINT else client.delete(thing.id)
 
-        done, failures = each(client, names, act, as_json=as_json)
-    _answer(done, failures, "removed", as_json=as_json)
+        tried = each(names, lambda name: act(client.resolve(name, RUNNING)))
+    _answer(tried, "removed", as_json=as_json)
 
 
 def _is_endpoint(one: Workload | Endpoint) -> bool:
@@ -240,17 +241,12 @@ def _is_endpoint(one: Workload | Endpoint) -> bool:
     return isinstance(one, Endpoint)
 
 
-def _answer(
-    done: Sequence[Workload | Endpoint], failures: Sequence[dict[str, Any]], what: str, *, as_json: bool
-) -> None:
+def _answer(tried: Tried[Workload | Endpoint], what: str, *, as_json: bool) -> None:
     if as_json:
-        answer = {"workloads": [as_dict(one) for one in done if not _is_endpoint(one)]}
-        endpoints = [as_dict(one) for one in done if _is_endpoint(one)]
-        print_json(
-            answer | ({"endpoints": endpoints} if endpoints else {}) | ({"errors": failures} if failures else {})
-        )
+        answer = {"workloads": [as_dict(one) for one in tried.done if not _is_endpoint(one)]}
+        endpoints = [as_dict(one) for one in tried.done if _is_endpoint(one)]
+        print_json(answer | ({"endpoints": endpoints} if endpoints else {}) | tried.members())
     else:
-        for one in done:
+        for one in tried.done:
             typer.echo(f"{one.name} {what}")
-    if failures:
-        raise typer.Exit(FAILED)
+    tried.finish(as_json=as_json)

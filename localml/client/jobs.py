@@ -219,7 +219,7 @@ class Jobs:
         if wanted != ALL:
             try:
                 return float(wanted)
-            except ValueError:
+            except (TypeError, ValueError):
                 raise ClientError("invalid", f"gpus: must be a number or 'all', not {wanted!r}", field="gpus") from None
         kind = (gpu_type or "").lower()
         open_to_work = [one for one in self.gpus() if not (one.drained or one.fenced) and kind in one.name.lower()]

@@ -30,18 +30,19 @@ FOLLOW_S = 60.0
 
 
 def find_server(data: Path | str | None = None) -> tuple[str, str]:
-    """URL and token of the server to talk to.
+    """URL and token of the server to talk to, both from one source: whoever names a place means its credentials too.
 
-    That of ``data``; without it that of ``$LOCALML_DATA``, else ``$LOCALML_URL`` with ``$LOCALML_TOKEN``, else that of
-    the default data directory.
+    That of ``data``; without it ``$LOCALML_URL`` with ``$LOCALML_TOKEN`` where both are set, else that of
+    ``$LOCALML_DATA``, else ``$LOCALML_URL`` alone, else that of the default data directory. A directory's server is
+    asked with the directory's own token: ``$LOCALML_TOKEN`` belongs to ``$LOCALML_URL``.
 
     Raises:
         ClientError: ``no_server`` when none runs there, ``forbidden`` when its credentials cannot be read.
     """
+    url, token = os.environ.get("LOCALML_URL"), os.environ.get("LOCALML_TOKEN", "")
     given = data or os.environ.get("LOCALML_DATA")
-    url = os.environ.get("LOCALML_URL")
-    if not given and url:
-        return url.rstrip("/"), os.environ.get("LOCALML_TOKEN", "")
+    if url and not data and (token or not given):
+        return url.rstrip("/"), token
     folder = data_directory(given)
     from localml.store.lock import holder
 
@@ -51,7 +52,7 @@ def find_server(data: Path | str | None = None) -> tuple[str, str]:
         raise ClientError("no_server", f"no server runs on {folder}; start it with: localml up --detach{hint}")
     if not info.get("url"):
         raise ClientError("no_server", f"the server on {folder} starts or ends just now; try again in a moment")
-    return str(info["url"]), os.environ.get("LOCALML_TOKEN") or _token(folder)
+    return str(info["url"]), _token(folder)
 
 
 def data_directory(given: Path | str | None) -> Path:

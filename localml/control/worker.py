@@ -139,6 +139,9 @@ class Worker:
             log.error("%s waits: %s", self._what, error)
             return Pause(max(self._least, STORAGE_RETRY_S), 0.0)
         except Exception:
+            if self.stopping.is_set():  # what it works with was closed, because it took too long
+                log.debug("%s was cut off", self._what, exc_info=True)
+                return Pause(self._least, None)
             again = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0**self._failures)
             self._failures = min(self._failures + 1, 30)
             log.exception("%s failed; tried again in %g s", self._what, again)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.home import expanded, home
 
 CATALOG_FILE = "catalog.toml"
 IMAGE_PREFIX = "localml/"
@@ -186,10 +187,10 @@ def cache_dir() -> Path:
     """Where downloads and builds are kept: ``$LOCALML_CACHE``, else ``.cache`` of the checkout or of the user."""
     given = os.environ.get("LOCALML_CACHE")
     if given:
-        return Path(given).expanduser().absolute()
+        return expanded(given, "LOCALML_CACHE").absolute()
     if (_PACKAGE.parent / "runtimes" / CATALOG_FILE).is_file():
         return _PACKAGE.parent / ".cache"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "localml"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home("LOCALML_CACHE") / ".cache") / "localml"
 
 
 def _problems(file: _File, folder: Path) -> Iterator[str]:

@@ -138,8 +138,9 @@ class ReplicaPlan:
     empty, the image's own are used.
     ``network`` names the private network of a gang (its members resolve each other by ``hostname``); None puts
     the container on the shared bridge, where single replicas cannot reach each other. ``user`` is ``uid:gid`` or
-    None for the image's own. ``account`` is for engines that have :attr:`Capabilities.accounts`: such a replica sees of
-    the machine's private folders only ``binds`` and ``buckets``, at the paths that they have there, and its own.
+    None for the image's own, who is in these ``groups``, too. ``account`` is for engines that have
+    :attr:`Capabilities.accounts`: such a replica sees of the machine's private folders only ``binds`` and ``buckets``,
+    at the paths that they have there, and its own.
     ``env`` is complete: engines add nothing but the GPU variables, and who an account is. ``buckets`` are all that the
     replica sees of them: an engine that mounts binds has no others in their common folder. ``node`` is the name of the
     machine that it is placed on; an engine of one machine runs everything there. ``rotate`` says that it
@@ -166,6 +167,7 @@ class ReplicaPlan:
     network: str | None = None
     user: str | None = None
     account: Account | None = None
+    groups: tuple[int, ...] = ()
     node: str = ""
     rotate: bool = False
 
@@ -319,6 +321,10 @@ class Engine(Protocol):
         Raises:
             ImageMissing: it is not here and cannot be pulled.
         """
+        ...
+
+    def image_user(self, image: str) -> str:
+        """Whom an image that is here runs its programs as, by name or number; empty for root, and without images."""
         ...
 
     def start(self, plan: ReplicaPlan) -> Observed:

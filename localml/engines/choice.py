@@ -62,8 +62,8 @@ def _stays_process(memory: Memory, trouble: str | None) -> str:
     if trouble is not None:
         return _NO_DOCKER.format(trouble)
     held = memory.holding
-    because = f"{held.words} run so" if held else "what waits is for that"
-    return f"jobs run as child processes, because {because}; once nothing does, the next start takes Docker"
+    because = f"it has work ({held.words})" if held else "what waits is for it"
+    return f"child processes go on, as {because}; after that a start takes Docker"
 
 
 def _docker(config: Config, install: str, memory: Memory, trouble: str | None) -> Chosen:
@@ -77,7 +77,7 @@ def _docker(config: Config, install: str, memory: Memory, trouble: str | None) -
     held = memory.holding
     identity = held.engine if held else memory.waits_for
     other = "localml up --engine process" + (f" --abandon {kind_of(held.engine)}" if held else "")
-    has = f"{held.words} run there, and are looked after when it answers" if held else "what waits is for Docker"
+    has = f"it has work ({held.words}), looked after when it answers" if held else "what waits is for it"
     note = f"{trouble.rstrip('.')}; {has}. To do without: {other}"
     return Chosen(DockerEngine(install, bind_address=config.host, identity=identity), note, away=True)
 
@@ -93,9 +93,9 @@ def need_no_other(engine: Engine, memory: Memory) -> None:
         where = "another Docker daemon (see DOCKER_HOST)" if there == here else f"the {there} engine"
         raise LocalmlError(
             Code.CONFLICT,
-            f"engine: {held.words} run in {where}, and would begin a second time in the {here} engine; go on with: "
-            f"localml up --engine {there}, and stop them there first if you like; or take them for lost, so that they "
-            f"begin again here: localml up --engine {here} --abandon {there}",
+            f"engine: {where} has work ({held.words}), which would begin a second time in the {here} engine. Go on "
+            f"with it: localml up --engine {there}. Or take it for lost, so that it begins again here: "
+            f"localml up --engine {here} --abandon {there}",
             field="engine",
             details={"engine": there, "workloads": list(held.workloads)},
         )

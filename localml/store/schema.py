@@ -79,19 +79,28 @@ def alembic_config(path: Path) -> Config:
     return config
 
 
-def _upgrade(path: Path, revision: str) -> None:
-    from alembic import command
+def known(path: Path, revision: str) -> None:
+    """Make sure that a file's schema is one of ours.
+
+    Raises:
+        LocalmlError: ``STORAGE`` when the file is of a newer localml.
+    """
     from alembic.script import ScriptDirectory
     from alembic.util import CommandError
 
-    config = alembic_config(path)
     try:
-        ScriptDirectory.from_config(config).get_revision(revision)
+        ScriptDirectory.from_config(alembic_config(path)).get_revision(revision)
     except CommandError as error:
         raise LocalmlError(
             Code.STORAGE,
             f"{path} was written by a newer localml (schema {revision}); upgrade localml to use it",
         ) from error
+
+
+def _upgrade(path: Path, revision: str) -> None:
+    from alembic import command
+
+    known(path, revision)
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     backup_file(path, path.parent / "backups" / f"before-{HEAD}-from-{revision}-{stamp}.db")
-    command.upgrade(config, "head")
+    command.upgrade(alembic_config(path), "head")

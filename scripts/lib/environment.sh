@@ -38,7 +38,7 @@ find_python() {
 
 # ensure_venv [dev]: make $venv, or bring it up to date when pyproject.toml has changed.
 ensure_venv() {
-    local groups="${1:-}" stamp want python
+    local groups="${1:-}" stamp want python pip
     want="$(sha256sum "$repo/pyproject.toml" | cut -d' ' -f1) ${groups}"
     stamp="$venv/.localml-stamp"
     if [ -x "$venv/bin/localml" ] && { [ "$(cat "$stamp" 2>/dev/null)" = "$want" ] ||
@@ -48,11 +48,11 @@ ensure_venv() {
     say "Installing localml into .venv ..."
     python="$(find_python)"
     [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' 'setuptools>=70.1'
+    pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check --root-user-action=ignore)
+    "${pip[@]}" --upgrade 'pip>=25.1' 'setuptools>=70.1'
     (
         cd "$repo"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[grpc]' \
-            ${groups:+--group "$groups"}
+        "${pip[@]}" --editable '.[grpc]' ${groups:+--group "$groups"}
     )
     echo "$want" >"$stamp"
 }

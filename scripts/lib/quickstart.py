@@ -21,6 +21,8 @@ LOCALML = Path(sys.executable).parent / "localml"
 BUCKET = "fds://quickstart/digits"
 MODULE = "trainer.task"
 ENDPOINT = "digits"
+LAST_LINES = 15
+"""Of a build that failed."""
 
 
 def say(text: str) -> None:
@@ -28,12 +30,27 @@ def say(text: str) -> None:
 
 
 def localml(*words: str, quiet: bool = False) -> str:
-    """Run a localml command and return what it printed."""
-    run = subprocess.run([LOCALML, *words], stdout=subprocess.PIPE, text=True, check=False)
+    """Run a localml command and return what it printed; what it tells meanwhile is shown when it fails."""
+    run = subprocess.run([LOCALML, *words], capture_output=True, text=True, check=False)
     if run.returncode and not quiet:
-        sys.stdout.write(run.stdout)
+        sys.stdout.write(run.stdout + run.stderr)
         raise SystemExit(f"quickstart: 'localml {' '.join(words)}' failed")
     return run.stdout
+
+
+def build(names: list[str], engine: str, log: Path) -> None:
+    """Build the runtimes, a line for each. Their own output is a terminal's, or goes into the log."""
+    with log.open("w") as file:
+        for name in names:
+            begin = time.monotonic()
+            command = [LOCALML, "images", "build", name, "--engine", engine]
+            into = None if sys.stderr.isatty() else file
+            run = subprocess.run(command, stdout=subprocess.PIPE, stderr=into, text=True, check=False)
+            if run.returncode:
+                file.flush()
+                print(*log.read_text(errors="replace").splitlines()[-LAST_LINES:], sep="\n")
+                raise SystemExit(f"quickstart: {name} could not be built; all of its output is in {log}")
+            print(f"{run.stdout.strip()}, {time.monotonic() - begin:.0f} s", flush=True)
 
 
 class CloudML:
@@ -153,14 +170,14 @@ def tensorboard(name: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engine", choices=["docker", "process"], required=True)
-    engine = parser.parse_args().engine
+    parser.add_argument("--log", type=Path, required=True, help="gets what the builds write")
+    given = parser.parse_args()
 
-    say("1/5  Building the runtimes (the first time takes a few minutes)")
-    names = ["train-sklearn", "onnx-server", "tensorboard"]
-    subprocess.run([LOCALML, "images", "build", *names, "--engine", engine], check=True)
+    say("1/5  Building the runtimes")
+    build(["train-sklearn", "onnx-server", "tensorboard"], given.engine, given.log)
 
     say("2/5  Starting the platform")
-    status = start(engine)
+    status = start(given.engine)
     print(f"localml runs at {status['url']} (engine: {status['engine']}, data: {status['data']})")
 
     say("3/5  Training on 1,797 images of handwritten digits, through the signed Cloud-ML API")

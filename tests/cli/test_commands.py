@@ -225,6 +225,23 @@ def test_status_has_stable_members(cli: Cli, localml: Localml) -> None:
     assert "2 x Simulated GPU (simulated)" in cli("status").out
 
 
+def test_the_limits_of_the_machine_are_shown_and_how_they_are_changed(cli: Cli, localml: Localml) -> None:
+    before = cli("status", "--json").json["size"]
+    assert before["cpus"]["total"] == 64
+    assert before["replicas"]["total"] == 16 * 64
+    name = cli("run", "--cpus", "3", "--memory", "64M", "--", "sleep", "600").out.strip()
+    wait_until(lambda: localml.client.get(name).state == "running")
+    size = cli("status", "--json").json["size"]
+    assert size["cpus"]["reserved"] == before["cpus"]["reserved"] + 3
+    assert size["memory"]["reserved"] == before["memory"]["reserved"] + (64 << 20)
+    assert size["replicas"]["running"] == before["replicas"]["running"] + 1
+    assert f"{size['cpus']['reserved']:g} of 64 cores" in cli("status").out
+    assert "of at most 1024 containers" in cli("status").out
+    cli("rm", name)
+    told = cli("up", "--help").out
+    assert all(option in told for option in ("--cpus", "--cpu-overcommit", "--max-replicas"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -62,15 +66,16 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _large_model(path: Path) -> Path:
-    """An ONNX file of 17 MiB, whose weights are needed for its answer."""
+def _large_model(path: Path, last: float = 2) -> Path:
+    """An ONNX file of 17 MiB, whose weights are needed for its answer: they are zeros but for the last."""
     count = 17 * MIB // 4
+    weights = bytes(4 * count - 4) + struct.pack("<f", last)
     graph = helper.make_graph(
         [helper.make_node("ReduceSum", ["weights"], ["sum"], keepdims=0), helper.make_node("Mul", ["x", "sum"], ["y"])],
         "large",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
-        [helper.make_tensor("weights", TensorProto.FLOAT, [count], bytes(4 * count - 4) + b"\0\0\0\x40", raw=True)],
+        [helper.make_tensor("weights", TensorProto.FLOAT, [count], weights, raw=True)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
@@ -85,6 +90,34 @@ def test_a_file_of_17_mib_is_registered_and_served(call: Cli, tmp_path: Path) ->
     done = call("serve", str(path), "--name", "big")
     assert (done.code, done.err) == (0, "")
     assert call("predict", "big", "[3]").out == "y FP32[1]\n[6.0]\n"
+    done = call("rollout", "big", str(_large_model(tmp_path / "larger.onnx", last=5)))
+    assert (done.code, done.err) == (0, "")
+    assert call("predict", "big", "[3]").out == "y FP32[1]\n[15.0]\n"
+
+
+class _Stream(io.RawIOBase):
+    """What comes from elsewhere: it has no length."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(self.left, len(buffer))
+        self.left -= size
+        buffer[:size] = bytes(size)
+        return size
+
+
+@pytest.mark.parametrize("size", [15 * MIB, 17 * MIB])
+@pytest.mark.parametrize("form", ["bytes", "file", "stream"])
+def test_the_client_puts_and_fetches(served: Localml, tmp_path: Path, size: int, form: str) -> None:
+    with _sparse(tmp_path / "f", size).open("rb") as file:
+        sources = {"bytes": bytes(size), "file": file, "stream": io.BufferedReader(_Stream(size))}
+        assert served.client.put("fds://put/f", sources[form]) == size
+    assert sum(map(len, served.client.fetch("fds://put/f"))) == size
 
 
 @pytest.mark.slow
@@ -101,6 +134,11 @@ def test_600_mib_are_copied_registered_and_served(call: Cli, tmp_path: Path) -> 
     done = call("serve", "heavy")
     assert (done.code, done.err) == (0, "")
     assert call("predict", "heavy", "[1]").out == f"x INT64[1]\n[{600 * MIB}]\n"
+    with path.open("ab") as file:
+        file.truncate(600 * MIB + 1)
+    done = call("rollout", "heavy", str(folder))
+    assert (done.code, done.err) == (0, "")
+    assert call("predict", "heavy", "[1]").out == f"x INT64[1]\n[{600 * MIB + 1}]\n"
 
 
 @pytest.mark.slow
@@ -119,8 +157,24 @@ def test_the_servers_memory_stays_flat(tmp_path: Path) -> None:
             assert _peak(pid) - before < 64 * MIB
 
 
+@pytest.mark.slow
+def test_the_commands_memory_stays_flat(served: Localml, tmp_path: Path) -> None:
+    path = _sparse(tmp_path / "weights.bin", 600 * MIB)
+    script = "import sys; from localml.cli.app import run; print(run(sys.argv[1:]), open('/proc/self/status').read())"
+    for words in (("cp", str(path), "fds://flat/f"), ("cp", "fds://flat/f", str(tmp_path / "back"))):
+        command = [sys.executable, "-c", script, *words, "--data", str(served.platform.data)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("0 "), done.stderr
+        assert _peak_in(done.stdout) < 256 * MIB
+    assert (tmp_path / "back").stat().st_size == 600 * MIB
+
+
 def _peak(pid: int) -> int:
     """The most memory that a process ever had, in bytes."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return _peak_in(Path(f"/proc/{pid}/status").read_text())
+
+
+def _peak_in(status: str) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found is not None
     return int(found[1]) << 10

@@ -146,7 +146,7 @@ def test_what_a_list_of_names_has_wrong_keeps_none_of_the_others(serve: Cli, twi
     twins.client.run(["sleep", "600"], name="list-c")
     found = serve("stop", "nope", "list-c", "--json").json
     assert [one["name"] for one in found["workloads"]] == ["list-c"]
-    assert [one["name"] for one in found["errors"]] == ["nope"]
+    assert [one["name"] for one in found["failed"]] == ["nope"]
     assert serve("rm", "list-c").code == 0
 
 

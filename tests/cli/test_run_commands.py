@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.counts import count
 
 from localml.testing import Localml
 
@@ -107,7 +108,11 @@ def test_show_as_file_gives_back_the_same_job(cli: Cli, localml: Localml, projec
     [
         ("comand: x", "error: job.yaml: comand: there is no such member; did you mean command?\n"),
         ("name: x", "error: COMMAND: say what to run: localml run -- python train.py, or a job file: -f job.yaml\n"),
-        ("[1, 2]", "error: job.yaml: must have members, such as command: python train.py\n"),
+        ("[1, 2]", "error: job.yaml: must be members, such as command: python train.py\n"),
+        ("command: x\nenv: [A=1]", "job.yaml: roles.0: env: must be members"),
+        ("command: x\nname: 2026-01-01", "job.yaml: name: must be a text, a number, a list or members, not 2026-01-01"),
+        ('command: "it\'s"', "job.yaml: roles.0: command: cannot be parted into words: No closing quotation"),
+        ("a: &a [*a]", "levels of lists and members in each other"),
         ("roles: [{comand: x}]", "error: job.yaml: roles.0: comand: there is no such member; did you mean command?\n"),
         ("command: x\ntime_limit: soon", "time_limit: must be a time such as 90s, 30m, 8h or 1d12h, not 'soon'\n"),
         ("a: [", "error: --file: "),
@@ -119,6 +124,28 @@ def test_what_is_wrong_in_a_file_is_named(cli: Cli, tmp_path: Path, text: str, t
     refused = cli("run", "-f", str(file))
     assert (refused.code, told in refused.err) == (1, True), refused.err
     assert "Traceback" not in refused.err
+
+
+_ODD = ["5", "[1]", "{a: [1]}", ".inf", "true"]
+_ODDER = ["null", "x", "[]", "[[1]]", "[null]", "{}", "{a: 1}", "{name: {a: 1}}", "1e999", "''", "-1", "[a, b]"]
+
+
+def test_whatever_a_file_holds_is_a_job_or_named(cli: Cli, tmp_path: Path, long_form: bool) -> None:
+    """Each member with values of every kind: what is no job is refused by the file's reader or the server's."""
+    from localml.cli.job_file import _members
+
+    file = tmp_path / "odd.yaml"
+    spec, role = _members()
+    for name in sorted({*spec, *role, "name", "pool", "workspace", "code"}):
+        for value in _ODD + _ODDER * long_form:
+            file.write_text(f"command: 'true'\n{name}: {value}\n" if name != "command" else f"command: {value}\n")
+            done = cli("run", "-f", str(file), "--json")
+            assert "Traceback" not in done.err
+            if done.code == 0:
+                cli("rm", str(done.json["id"]))
+            else:
+                assert (done.code, set(done.json)) == (1, {"error"}), (name, value, done)
+                count("requests tried")
 
 
 def test_f_before_a_command_still_follows_it(cli: Cli, tmp_path: Path) -> None:

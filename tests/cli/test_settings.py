@@ -233,3 +233,14 @@ def test_a_server_obeys_the_file_and_says_that_a_change_waits(data: Path, comman
     told = command("config", "set", "gpus", "none")
     assert "it counts from its next start on" in told.err
     assert remembered(data) == {}
+
+
+@pytest.mark.usefixtures("down")
+def test_a_file_that_is_named_from_here_is_found_by_the_server(
+    data: Path, command: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (data / "own.toml").write_text('port = 0\ngateway_port = 0\ngpus = "simulated:5"\n')
+    monkeypatch.chdir(data)
+    monkeypatch.setenv("LOCALML_CONFIG", "own.toml")
+    started = command(*UP)
+    assert (started.code, len(started.json["gpus"])) == (0, 5), started.err

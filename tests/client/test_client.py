@@ -145,6 +145,42 @@ class TestFinding:
         token = json.loads((other.platform.data / "credentials.json").read_text())["token"]
         assert find_server() == (other.url, token)
 
+    def test_address_and_token_are_of_one_source(
+        self, other: Localml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever an old shell still has in its environment."""
+        data = other.platform.data
+        here = (other.url, json.loads((data / "credentials.json").read_text())["token"])
+        there, pair = "http://somewhere:1", ("http://somewhere:1", "old")
+        cases = [
+            # (--data, LOCALML_DATA, LOCALML_URL, LOCALML_TOKEN) -> the server and its token
+            ((data, None, None, "old"), here),
+            ((data, None, there, "old"), here),
+            ((data, tmp_path, there, "old"), here),
+            ((data, tmp_path, there, None), here),
+            ((None, data, None, "old"), here),
+            ((None, data, there, None), here),
+            ((None, data, there, "old"), pair),
+            ((None, None, there, "old"), pair),
+            ((None, None, there, None), (there, "")),
+        ]
+        for (given, folder, url, token), expected in cases:
+            for name, value in (("DATA", folder), ("URL", url), ("TOKEN", token)):
+                monkeypatch.delenv(f"LOCALML_{name}", raising=False)
+                if value is not None:
+                    monkeypatch.setenv(f"LOCALML_{name}", str(value))
+            assert find_server(given) == expected, (given, folder, url, token)
+
+    def test_the_default_directory_has_its_own_token(
+        self, other: Localml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("LOCALML_DATA", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / ".localml").symlink_to(other.platform.data)
+        monkeypatch.setenv("LOCALML_TOKEN", "old")
+        with Client.connect() as client:
+            assert client.status()["url"] == other.url
+
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(ClientError, match="localml up --detach") as failed:
             find_server(tmp_path)

@@ -15,6 +15,7 @@ from localml.core.events.records import Events, record_event
 from localml.core.events.tables import Event
 from localml.core.logs.files import LogStore
 from localml.core.logs.tables import LogFile
+from localml.core.metrics.tables import MetricPlace, Parameter
 from localml.core.people.identity import Caller
 from localml.core.prune import DAY, Pruned, PruneRules, prune
 from localml.core.registry.tables import Model, ModelVersion
@@ -233,3 +234,19 @@ def test_what_refers_to_what_is_pruned_has_an_index(house: House) -> None:
                 if reference[2] in pruned and reference[3] not in first | set(key):
                     missing.append(f"{table}.{reference[3]}")
     assert missing == []
+
+
+def test_what_was_read_of_a_job_goes_with_its_records(house: House) -> None:
+    gone, stays = house.make("gone", ended_days_ago=2), house.make("stays", ended_days_ago=2)
+
+    def report(session: Session) -> None:
+        for number in (gone, stays):
+            session.add(MetricPlace(workload_id=number, places={}))
+            session.add(Parameter(workload_id=number, name="lr", value="0.1"))
+
+    house.db.write(report)
+    house.workloads.delete(gone, ME)
+    prune(house.db, house.data, EVERYTHING, now=house.clock.now() + 1)
+    with house.db.read() as session:
+        assert list(session.exec(select(MetricPlace.workload_id))) == [stays]
+        assert list(session.exec(select(Parameter.workload_id))) == [stays]

@@ -24,6 +24,7 @@ PLACES = {
     "docs/jobs.md": (ROOT / "docs", ROOT),
     "docs/security.md": (ROOT / "docs", ROOT),
     "docs/vendors.md": (ROOT,),
+    "docs/metrics.md": (ROOT / "docs", ROOT),
 }
 """Document -> the folders that its paths start from."""
 CODE = re.compile(r"`([^`\n]+)`")

@@ -64,6 +64,8 @@ def test_quickstart_trains_serves_and_shows_the_result(settings: dict[str, str],
     assert float(accuracy[1]) > 0.95
     assert "engine: docker" in run.stdout
     assert "epoch=20/20" in run.stdout
+    own = [line for line in (run.stdout + run.stderr).splitlines() if not line.startswith("epoch=")]
+    assert len(own) <= 60, "\n".join(own)
     served = re.search(r"of 360 held-out images right \((0\.\d+)\), one request each", run.stdout)
     assert served is not None, run.stdout
     assert served[1] == accuracy[1], "the served model answers as the trained one did"

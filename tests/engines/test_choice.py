@@ -73,8 +73,8 @@ def having(engine: str, *names: str) -> Memory:
 @pytest.mark.parametrize(
     ("memory", "words"),
     [
-        (having("docker:aa:bb", "train"), "train run there.*localml up --engine process --abandon docker"),
-        (Memory(waits_for="docker:aa:bb"), "what waits is for Docker.*localml up --engine process"),
+        (having("docker:aa:bb", "train"), "it has work \\(train\\).*localml up --engine process --abandon docker"),
+        (Memory(waits_for="docker:aa:bb"), "what waits is for it.*localml up --engine process"),
     ],
 )
 def test_docker_that_has_work_is_taken_also_while_it_does_not_answer(
@@ -90,7 +90,7 @@ def test_child_processes_that_run_go_on_where_docker_answers(tmp_path: Path, mon
     monkeypatch.setattr("localml.engines.docker.docker_available", lambda: None)
     chosen = choose(tmp_path, "auto", having("process", "train", "nb"))
     assert chosen.engine.name == "process"
-    assert "train, nb run so; once nothing does, the next start takes Docker" in chosen.note
+    assert "it has work (train, nb); after that a start takes Docker" in chosen.note
     chosen.engine.close()
 
 
@@ -112,7 +112,7 @@ def test_which_identities_are_of_one_engine(one: str, other: str, same: bool) ->
 def test_another_engine_is_refused_while_one_has_work(tmp_path: Path) -> None:
     engine = choose(tmp_path, "process").engine
     need_no_other(engine, having("process", "train"))
-    with pytest.raises(LocalmlError, match=r"train, nb run in the docker engine.*--abandon docker") as refused:
+    with pytest.raises(LocalmlError, match=r"the docker engine has work \(train, nb\).*--abandon docker") as refused:
         need_no_other(engine, having("docker:aa:bb", "train", "nb"))
     assert (refused.value.code, refused.value.field) == (Code.CONFLICT, "engine")
     assert refused.value.details == {"engine": "docker", "workloads": ["train", "nb"]}

@@ -72,9 +72,7 @@ class CodeFolders:
         try:
             unpack(archive.path, place)
         except LocalmlError as error:
-            if (
-                error.code is Code.INVALID
-            ):  # it was whole once, so the disk has damaged it: whoever has it sends it again
+            if error.code is Code.INVALID:  # it was whole once: the disk has damaged it, and it is to be sent again
                 archive.path.unlink(missing_ok=True)
             raise
 

@@ -118,7 +118,9 @@ class Launcher:
         def begin(one: AttemptRow) -> Started:
             try:
                 self._check_ports(spec.role(one.role), one)
-                plan = build(self._site, row, spec, one, gang, images[one.role], grants)
+                image = images[one.role]
+                user = self._engine.image_user(image) if self._site.group is not None else ""
+                plan = build(self._site, row, spec, one, gang, image, grants, user)
                 with self._site.pins(plan) as pinned:
                     return self._came(row, one, self._engine.start(pinned))
             except Exception as error:

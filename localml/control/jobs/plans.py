@@ -7,7 +7,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from localml.control.jobs.addresses import address_of, expanded, host_of, is_gang
@@ -31,10 +31,11 @@ from localml.engines.base import (
     PublishedPort,
     ReplicaPlan,
 )
+from localml.engines.proxies import inherited
 from localml.objects.sharing import share
 
 LEAST_SHM = 64 << 20
-"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's habit."""
+"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's own habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -65,7 +66,9 @@ class Site:
     one with this id. ``pins`` holds what a plan's folders are until the engine has mounted them. ``run_token`` makes
     the token of a workload, ``replica_token`` what an attempt (by id) to run an endpoint's replica knows the gateway
     by; both are in no spec. ``account`` says whom a workload runs as on an engine of accounts; it raises
-    ``EngineError``. ``code`` has the folders of code.
+    ``EngineError``. ``group`` shares what users of images may write, where root can share it.
+    ``proxies`` are variables for every job that sets none.
+    ``code`` has the folders of code.
     """
 
     install: str
@@ -85,6 +88,8 @@ class Site:
     run_token: Callable[[int], str] = _no_run_token
     replica_token: Callable[[int], str] = _no_token
     account: Callable[[WorkloadRow], Account | None] = lambda row: None
+    group: int | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
     code: CodeFolders | None = None
 
 
@@ -107,8 +112,10 @@ def build(
     gang: Iterable[AttemptRow],
     image: str,
     grants: Grants,
+    image_user: str = "",
 ) -> ReplicaPlan:
-    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included.
+    """The plan of one attempt. ``gang`` are all attempts of the same try, this one included; ``image_user`` is whom the
+    image runs its programs as, if that is not root.
 
     Raises:
         EngineError: what it mounts is not there any more.
@@ -119,15 +126,23 @@ def build(
     binds, buckets = site.mounts.binds(spec, grants, row, site.user), site.mounts.buckets(grants)
     code = _code(site, spec, one, grants)
     binds = binds if code is None else (*binds, Bind(str(code), CODE_IN_CONTAINER, False))
-    if account is not None:
-        for bind in (*binds, *buckets):
-            _lend(bind, account, site.mounts.root)
+    ours = site.our_image(role.image or site.default_image)
+    groups = (site.group,) if image_user and not ours and site.group is not None else ()
+    for bind in (*binds, *buckets):
+        if account is not None:
+            _lend(bind, site.mounts.root, account.groups[0], account)
+        elif groups and not bind.read_only:
+            _lend(bind, site.mounts.root, groups[0])
     resources = role.resources
-    env = {
-        **expanded(
-            spec, one, gang, names_resolve=site.capabilities.names_resolve, token=lambda: site.run_token(row.id)
-        ),
+    resolve = site.capabilities.names_resolve
+    own = {
+        **expanded(spec, one, gang, names_resolve=resolve, token=lambda: site.run_token(row.id)),
         **{name: site.unseal(row, sealed) for name, sealed in role.sealed_env.items()},
+    }
+    near = (address_of(spec, other.role, other.index, names_resolve=resolve) for other in gang)
+    env = {
+        **inherited(site.proxies, own, (site.bind_address, *near)),
+        **own,
         "LOCALML_WORKLOAD": str(row.id),
         "LOCALML_NAME": row.name,
         "LOCALML_ROLE": role.name,
@@ -168,7 +183,8 @@ def build(
         node=one.node,
         rotate=row.kind != Kind.JOB or spec.until_stopped,
         account=account,
-        user=site.user if site.our_image(role.image or site.default_image) else None,
+        groups=groups,
+        user=site.user if ours else None,
     )
 
 
@@ -191,20 +207,22 @@ def _with_fraction(grant: GpuGrant, fraction: float) -> GpuGrant:
     return GpuGrant(grant.uuid, grant.index, fraction, grant.simulated, grant.device_nodes)
 
 
-def _lend(bind: Bind, account: Account, buckets: Path) -> None:
-    """Let an account write what it is given: a bucket with everybody who may, any other folder alone.
+def _lend(bind: Bind, buckets: Path, group: int, account: Account | None = None) -> None:
+    """Let an account, or the user of an image, write what it is given: with all of a group; but what localml keeps for
+    an account, with nobody.
 
     Raises:
         EngineError: somebody put a link in its way.
     """
     source = Path(bind.source)
     try:
-        if not source.is_dir():
-            return  # what it lies in was lent as a whole
+        if not source.is_dir() or (account is None and bind.base == "/"):
+            return  # what it lies in was lent as a whole; or it is a folder of the machine's
         if source.is_relative_to(buckets):
-            share(buckets, source, group=account.groups[0])
+            share(buckets, source, group=group)
         elif not bind.read_only:
-            share(source.parent, source, group=account.gid, owner=account.uid)
+            uid, gid = (account.uid, account.gid) if account is not None else (None, group)
+            share(source.parent, source, group=gid, owner=uid)
     except OSError as error:
         raise EngineError(f"{source} cannot be given to a job: {error.strerror}") from error
 

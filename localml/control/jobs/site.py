@@ -25,6 +25,7 @@ from localml.core.work.specs import RegistryAuth, Role, WorkloadSpec, most_pids,
 from localml.core.work.totals import need_within
 from localml.core.work.workloads import Submission
 from localml.engines.base import Engine, EngineError
+from localml.engines.proxies import proxies
 from localml.objects import Buckets
 from localml.objects.registry_auth import read_registry_auth
 
@@ -74,6 +75,8 @@ def open_site(
         host_memory=hardware.machine().memory,
         unseal=unseal,
         account=accounts.of,
+        proxies=proxies() if config.inherit_proxy else {},
+        group=config.uids if engine.capabilities.mounts and os.geteuid() == 0 else None,
         registry_auth=registry_auth,
         pins=pins,
         run_token=run_token,

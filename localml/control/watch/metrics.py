@@ -1,6 +1,6 @@
 """Following what jobs report: their output is read for metrics soon after it came.
 
-It is a guest: reading takes at most a quarter of one core's time, however much is written, and goes on behind what
+It is a guest: reading takes at most a tenth of one core's time, however much is written, and goes on behind what
 floods. Who asks for the metrics of a job has the rest of its output read at once (:meth:`Metrics.catch_up`).
 """
 
@@ -18,10 +18,10 @@ from localml.core.ports import Store
 from localml.core.work.tables import Workload
 
 SETTLE_S = 1.0
-_SLICE_S = 0.1
+_SLICE_S = 0.05
 """Of one workload before the others have their turn."""
-_TICK_S = 0.25
-_REST = 3
+_TICK_S = 0.1
+_REST = 9
 """So many times what a tick took is rested after it, while there is more."""
 
 

@@ -103,6 +103,8 @@ def _host_config(plan: ReplicaPlan, network: str, cores: int) -> dict[str, Any]:
         config["Memory"] = config["MemorySwap"] = max(plan.memory, _LEAST_MEMORY)
     if plan.shm is not None:
         config["ShmSize"] = plan.shm
+    if plan.groups:
+        config["GroupAdd"] = [str(one) for one in plan.groups]
     if plan.pids is not None:
         config["PidsLimit"] = plan.pids
     return config

@@ -34,7 +34,7 @@ from localml.engines.docker.containers import BEING_REMOVED, LABEL_ROTATE
 from localml.engines.docker.daemon import Daemon, engine_errors, explanation, readable
 from localml.engines.docker.events import EventStream
 from localml.engines.docker.exec import open_inside, run_inside
-from localml.engines.docker.images import resolve_image
+from localml.engines.docker.images import image_user, resolve_image
 from localml.engines.docker.live import Lives
 from localml.engines.docker.logs import LogStream
 from localml.engines.docker.lookup import Lookup
@@ -125,6 +125,11 @@ class DockerEngine:
         """See :meth:`localml.engines.base.Engine.resolve_image`."""
         with engine_errors():
             return resolve_image(self._daemon, image, progress, pull=pull, auth=auth)
+
+    def image_user(self, image: str) -> str:
+        """See :meth:`localml.engines.base.Engine.image_user`."""
+        with engine_errors(asking=True):
+            return image_user(self._daemon, image)
 
     def start(self, plan: ReplicaPlan) -> Observed:
         """See :meth:`localml.engines.base.Engine.start`."""

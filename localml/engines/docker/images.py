@@ -12,6 +12,7 @@ from docker.utils import parse_repository_tag
 from localml.core.work.specs import RegistryAuth
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.docker.daemon import Daemon, explanation, out_of_order, readable
+from localml.engines.proxies import proxies
 
 _AT_ONCE_S = 2.0
 
@@ -32,14 +33,32 @@ def resolve_image(
             raise ImageMissing(f"image {image} is not on this machine, and an image cannot be pulled by its id")
         try:
             _pull(daemon, image, progress, auth)
-        except ImageMissing:
+        except ImageMissing as error:
             if (found := _find(daemon, image)) is not None:  # it was not found, and is there
                 return found
-            raise
+            raise ImageMissing(f"{error}{without_proxy(daemon.info())}") from error
         found = _find(daemon, image)
     if found is None:
         raise ImageMissing(f"image {image} was pulled and is gone again")
     return found
+
+
+def without_proxy(info: Mapping[str, Any]) -> str:
+    """A hint for a failed pull: it is the daemon that pulls, through its own proxies, and it has none while we do."""
+    ours = [name for name in ("HTTPS_PROXY", "HTTP_PROXY") if name in proxies()]
+    if not ours or info.get("HttpProxy") or info.get("HttpsProxy"):
+        return ""
+    return f"; the Docker daemon has no proxy, while {ours[0]} is set here: it wants its own (see its daemon.json)"
+
+
+def image_user(daemon: Daemon, image: str) -> str:
+    """Whom an image's programs run as; empty for root, and for an image that is not here."""
+    try:
+        config = daemon.api.inspect_image(image).get("Config") or {}  # type: ignore[no-untyped-call]
+    except NotFound:
+        return ""
+    user = str(config.get("User") or "").partition(":")[0]
+    return "" if user in ("root", "0") else user
 
 
 def _find(daemon: Daemon, image: str) -> str | None:

@@ -226,6 +226,10 @@ class FakeEngine:
             self._need_image(image)
             return image
 
+    def image_user(self, image: str) -> str:
+        """See :meth:`Engine.image_user`: root."""
+        return ""
+
     def start(self, plan: ReplicaPlan) -> Observed:
         """See :meth:`Engine.start`."""
         with self._verb("start"):

@@ -126,15 +126,14 @@ class ProcessEngine:
         return (node,)
 
     def resolve_image(
-        self,
-        image: str,
-        progress: Progress | None = None,
-        *,
-        pull: bool = True,
-        auth: RegistryAuth | None = None,
+        self, image: str, progress: Progress | None = None, *, pull: bool = True, auth: RegistryAuth | None = None
     ) -> str:
         """The name itself: an image is no more than a choice of environment here."""
         return image
+
+    def image_user(self, image: str) -> str:
+        """Nobody: whom a replica runs as its plan says."""
+        return ""
 
     def start(self, plan: ReplicaPlan) -> Observed:
         """Start the replica's supervisor, or find the replica. See :meth:`Engine.start`.

@@ -8,10 +8,12 @@ found and not built again.
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +26,23 @@ from urllib3.exceptions import HTTPError as TransportError
 
 from localml.core.catalog import CATALOG_FILE, Catalog, Runtime, load_catalog
 from localml.engines.base import EngineError, EngineUnreachable, Progress
-from localml.engines.docker.images import report_pull
+from localml.engines.docker.images import report_pull, without_proxy
 from localml.engines.runtimes.kernel_server import PROBE, python_of
 from localml.engines.runtimes.wheels import download_wheels, lines_of
 
 LABEL_RUNTIME = "localml.runtime"
 LABEL_FINGERPRINT = "localml.fingerprint"
+LABEL_STAGE = "localml.stage"
+"""On what a build needs on its way to an image, and Docker keeps without a name."""
 PYTHON_IMAGE = "python:3.11-slim-bookworm"
 """What ``base`` is made from where it is present or can be pulled."""
 ROOTFS_IMAGE = "localml/rootfs"
 """What ``base`` is made from elsewhere: a Debian 12 made on this machine."""
 IMAGE_PYTHON = "3.11"
+_STEP = re.compile(r" ---> ([0-9a-f]{12,64})\s*")
+"""How Docker tells what a step has made."""
+_CONTEXT = "context-"
+_OLD_CONTEXT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +141,7 @@ class ImageBuilder:
         try:
             report_pull(image, self._client.api.pull(repository, tag or "latest", stream=True, decode=True), progress)
         except APIError as error:
-            reason = error.explanation or error
+            reason = f"{error.explanation or error}{without_proxy(self._client.info())}"
             raise EngineError(f"image {image} is not on this machine and pulling it failed: {reason}") from error
 
     def _status(self, runtime: Runtime) -> ImageStatus:
@@ -157,7 +165,8 @@ class ImageBuilder:
         else:
             parent = self._foundation(progress)
         self._cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self._cache, prefix="context-") as context:
+        self._sweep()
+        with tempfile.TemporaryDirectory(dir=self._cache, prefix=_CONTEXT) as context:
             shutil.copytree(folder / runtime.name, context, dirs_exist_ok=True)
             for extra in runtime.copies:
                 ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
@@ -169,6 +178,7 @@ class ImageBuilder:
 
     def _run_build(self, context: str, reference: str, parent: str, labels: dict[str, str], progress: Progress) -> None:
         last: list[str] = []
+        steps: list[str] = []
         # Without a network the build proves that it needs none.
         answers = self._client.api.build(
             path=context,
@@ -185,8 +195,27 @@ class ImageBuilder:
                 if line.strip():
                     last = [*last[-9:], line]
                     progress(line)
+                if made := _STEP.fullmatch(line):
+                    steps.append(made[1])
             if "error" in answer:
                 raise EngineError("\n".join([*last, f"{reference} could not be built: {answer['error']}"]))
+        self._remove_steps(steps)
+
+    def _remove_steps(self, steps: list[str]) -> None:
+        """What was made on the way to an image takes as much room again; what something else is made from stays. After
+        a build that fails all stays, and the next one goes on from there."""
+        for step in reversed(dict.fromkeys(steps)):
+            with suppress(APIError):
+                image = self._client.images.get(step)
+                if not image.tags and LABEL_STAGE in image.labels:
+                    self._client.images.remove(str(image.id))
+
+    def _sweep(self) -> None:
+        """Remove what builds that were killed have left."""
+        for folder in self._cache.glob(f"{_CONTEXT}*"):
+            with suppress(OSError):
+                if folder.stat().st_mtime < time.time() - _OLD_CONTEXT_S:
+                    shutil.rmtree(folder)
 
     def _foundation(self, progress: Progress) -> str:
         """The image under ``base``: the official Python image, else a Debian made here."""
@@ -219,9 +248,9 @@ class ImageBuilder:
         try:
             for answer in self._client.api.pull(name, tag=tag, stream=True, decode=True):
                 if "error" in answer:
-                    return str(answer["error"])
+                    return f"{answer['error']}{without_proxy(self._client.info())}"
         except APIError as error:
-            return str(error.explanation or error)
+            return f"{error.explanation or error}{without_proxy(self._client.info())}"
         return None
 
 

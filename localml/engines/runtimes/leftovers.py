@@ -21,12 +21,18 @@ from docker.models.images import Image
 
 from localml.core.catalog import IMAGE_PREFIX, Catalog
 from localml.engines.base import EngineError, EngineUnreachable
-from localml.engines.runtimes.build import IMAGE_PYTHON, LABEL_RUNTIME, ROOTFS_IMAGE, readable, rootfs_file, rootfs_tag
+from localml.engines.runtimes.build import (
+    IMAGE_PYTHON,
+    LABEL_RUNTIME,
+    LABEL_STAGE,
+    ROOTFS_IMAGE,
+    readable,
+    rootfs_file,
+    rootfs_tag,
+)
 from localml.engines.runtimes.environments import READY, folder_size, locked
 from localml.engines.runtimes.wheels import wheels_folder
 
-LABEL_STAGE = "localml.stage"
-"""On what a build needs on its way to an image, and Docker keeps without a name."""
 _ENVIRONMENT = re.compile(r".+-py\d+-([0-9a-f]{12})")
 _WHEELS = re.compile(r".+-[0-9a-f]{16}")
 

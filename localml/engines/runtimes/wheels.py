@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from localml.engines.base import EngineError, Progress
+from localml.engines.proxies import proxies
 
 GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
 """manylinux_2_N tags that run on Debian 12 (glibc 2.36), newest first."""
@@ -79,7 +80,7 @@ def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapp
         command: the program and its arguments.
         progress: gets each line of stdout and stderr.
         failure: how the error message starts.
-        env: variables to add to this process's own.
+        env: variables to add to this process's own, and to the proxies of its user.
 
     Raises:
         EngineError: it cannot be started or ended with a status other than 0; the message holds its last lines.
@@ -91,7 +92,7 @@ def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapp
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **(env or {}), BUILDER: str(os.getpid())},
+            env={**os.environ, **proxies(), **(env or {}), BUILDER: str(os.getpid())},
             text=True,
             errors="replace",
         ) as child:

@@ -1,4 +1,7 @@
-"""Carrying a container's output into its files, beside the bare Docker SDK's reading of the same log."""
+"""Carrying a container's output into its files, beside the bare Docker SDK's reading of the same log.
+
+What is carried is read for metrics meanwhile, as a server does.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from bench.rows import Row, folder, skipped, timed
-from bench.server import IMAGE
+from bench.server import IMAGE, platform, submission
 
 _SHARE = 0.8
 _SHORT = "a line of output as long as many are, more or less, in 60 B"
 _LONG = "x" * 4000
+_METRICS = "epoch=3 step=12345 loss=0.234567 acc=0.912345 lr=0.001 time=12s"
 
 
 def pumped(quick: bool) -> Iterator[Row]:
-    """An ended container's output, in short lines and in long ones.
+    """An ended container's output, in short lines, in long ones, and in lines that all are metrics.
 
     The floor is the faster of the SDK's two ways, ``logs(stream=True)`` and ``logs(stream=False)``, without the times
     that a pump needs.
@@ -31,7 +37,7 @@ def pumped(quick: bool) -> Iterator[Row]:
     size, rounds = (16 << 20, 3) if quick else (64 << 20, 5)
     engine = DockerEngine(f"bench{uuid.uuid4().hex[:8]}")
     try:
-        for what, line in (("short", _SHORT), ("long", _LONG)):
+        for what, line in (("short", _SHORT), ("long", _LONG), ("metric", _METRICS)):
             yield _row(engine, what, line, size, rounds)
     finally:
         for name in engine.list():
@@ -68,14 +74,27 @@ def _pump(engine: Any, name: str, size: int) -> float:
     from localml.core.logs.files import LogStore
 
     done = threading.Event()
-    with folder() as path:
+    with folder() as path, _reading(path, name) as (number, nudge):
         store = LogStore(path)
         begin = time.perf_counter()
-        pumps = LogPumps(engine, store, done=done.set, changed=lambda _: None, tell=lambda *_: True)
-        pumps.ensure(1, name)
+        pumps = LogPumps(engine, store, done=done.set, changed=nudge, tell=lambda *_: True)
+        pumps.ensure(number, name)
         done.wait()
         spent = time.perf_counter() - begin
         pumps.close()
-        if store.size(1, name, "stdout") != size:
-            raise RuntimeError(f"{store.size(1, name, 'stdout'):,} bytes were kept of {size:,}")
+        if store.size(number, name, "stdout") != size:
+            raise RuntimeError(f"{store.size(number, name, 'stdout'):,} bytes were kept of {size:,}")
     return spent
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[tuple[int, Callable[[int], None]]]:
+    """A job with this container whose output is read for metrics: its id, and what to call when something came."""
+    from localml.core.work.tables import Attempt
+
+    with platform(path, "fake", start=False) as one:
+        number = one.workloads.submit(submission(one, "flood"))
+        row = Attempt(workload_id=number, role="main", index=0, number=1, name=name, created_at=time.time())
+        one.db.write(lambda session: session.add(row))
+        one.metrics_watch.start()
+        yield number, one.metrics_watch.nudge

@@ -352,6 +352,17 @@ def test_scale_up_and_down(rig: ServingRig) -> None:
     assert children(rig) == ["net-v1-1"]
 
 
+def test_more_replicas_than_there_are_cores_for_say_what_the_others_wait_for(tmp_path: Path) -> None:
+    rig = ServingRig(tmp_path, cpu=2)
+    number = rig.create()
+    rig.run()
+    rig.endpoints.set_scaling(number, ME, minimum=50, maximum=50)
+    rig.run()
+    message = rig.endpoint(number).row.message
+    assert message == "8 of 50 replicas are ready: there is no room"  # which is what why says of the first
+    rig.close()
+
+
 def test_replicas_are_children_of_their_variant_and_never_share_a_name(rig: ServingRig) -> None:
     number = rig.create()
     rig.endpoints.set_scaling(number, ME, minimum=3, maximum=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import struct
@@ -265,3 +266,20 @@ def test_a_folder_of_what_runs_is_looked_at_again(bench: Bench) -> None:
     rest = watch.tick()
     assert rest is not None
     assert 0 < rest <= 5
+
+
+WRITTEN = (
+    "IAAAAAAAAAAp7alQCQAAUED8VNlBEAEqEwoRCgpMb3NzL3RyYWluFQAAgD9F/KsEHgAAAAAAAADZ3BIyCQAAYED8VNlBEAEqEQoP"
+    "CgNhY2NCCAgBKgQAAAA/2d5W/iAAAAAAAAAAKe2pUAkAAJBA/FTZQRACKhMKEQoKTG9zcy90cmFpbhUAAAA/YchQYQ=="
+)
+"""Three events as TensorBoard's own writer writes them."""
+
+
+def test_what_tensorboard_itself_wrote_is_read() -> None:
+    found, size = records(base64.b64decode(WRITTEN))
+    assert size == len(base64.b64decode(WRITTEN))
+    assert [(one.tag, one.value, one.step, one.at) for event in found for one in scalars(event)] == [
+        ("Loss/train", 1.0, 1, 1700000001.25),
+        ("acc", 0.5, 1, 1700000001.5),
+        ("Loss/train", 0.5, 2, 1700000002.25),
+    ]

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ class RecordedEngine:
 
     def tag(self, reference: str, repository: str, tag: str) -> None:
         self.sizes[f"{repository}:{tag}"] = self.sizes[reference]
+
+    def info(self) -> dict[str, str]:
+        return {}
 
     def pull(self, name: str, **options: Any) -> Iterator[dict[str, str]]:
         return iter([{"error": "no route to the registry"}])
@@ -124,6 +128,61 @@ def test_an_unchanged_image_is_found_and_a_changed_one_built_anew(
     second = builder.build("child", lambda line: None)
     assert len(engine.builds) == 3, "only the child was built again"
     assert first.tag != second.tag
+
+
+def test_what_killed_builds_left_goes_with_the_next(builder: ImageBuilder, tmp_path: Path) -> None:
+    old, new = tmp_path / "cache" / "context-old", tmp_path / "cache" / "context-new"
+    for folder in (old, new):
+        (folder / "wheels").mkdir(parents=True)
+    os.utime(old, (0, 0))
+    builder.build("base", lambda line: None)
+    assert (old.exists(), new.exists()) == (False, True), "the new one may be of a build that goes on"
+
+
+STAGES = """ARG PARENT
+FROM ${{PARENT}} AS build
+LABEL localml.stage=build
+COPY requirements.txt /build/{name}
+
+FROM ${{PARENT}}
+COPY --from=build /build /build
+{fault}
+"""
+
+
+@pytest.mark.docker
+def test_what_a_build_made_on_its_way_is_gone_when_it_is_done(
+    tmp_path: Path, runtimes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    shutil.move(runtimes / "base", runtimes / name)
+    (runtimes / "catalog.toml").write_text(f'[runtimes.{name}]\ndescription = "of a test"\n')
+    monkeypatch.setattr("localml.engines.runtimes.build.download_wheels", lambda *_: runtimes / "launcher")
+    monkeypatch.setattr("localml.engines.runtimes.build.PYTHON_IMAGE", tiny_image())
+    client = connect()
+
+    def stages() -> int:
+        """Of this test: others may build at the same time."""
+        listed = client.images.list(filters={"label": "localml.stage", "dangling": True})
+        return sum(any(f" ---> {str(one.id).removeprefix('sha256:')[:12]}" in line for line in lines) for one in listed)
+
+    def build(fault: str = "") -> str:
+        (runtimes / name / "Dockerfile").write_text(STAGES.format(name=name, fault=fault))
+        return ImageBuilder(client, tmp_path / "cache", runtimes).build(name, lines.append).reference
+
+    lines = list[str]()
+    with pytest.raises(EngineError, match="could not be built"):
+        build("RUN false")
+    assert stages() == 1, "the next try goes on from it"
+    made = build()
+    try:
+        assert any("Using cache" in line for line in lines)
+        assert stages() == 0
+        assert client.images.get(made).tags
+    finally:
+        for tag in client.images.get(made).tags:
+            client.images.remove(tag, force=True)
+        client.close()
 
 
 def test_a_failed_step_is_told_with_the_last_lines(builder: ImageBuilder, engine: RecordedEngine) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
 from localml.core.metrics.intake import step_of
 from localml.core.metrics.summary import Summary, of_first, parameters, summaries
+from localml.core.people.allow import reach
+from localml.core.people.rights import ThingKind
 from localml.core.series.samples import Line
 from localml.core.subjects import Subject
 from localml.core.work.workloads import Full
@@ -47,19 +49,24 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/workloads/<ref>/points", responses={"200": schemas.PointsOut})
     @slow
     def points(path: Reference, query: schemas.PointsQuery) -> Any:
-        """The points of a metric, with their steps."""
+        """The points of metrics, with their steps."""
         number = find(platform, caller(), path.ref).row.id or 0
         _read(platform, [number])
+        reported = {(one.replica, one.name) for one in summaries(platform.db, [number]).get(number, ())}
         lines = platform.samples.lines(
             Subject.workload(number), name=query.name, replica=query.replica, last=query.last
         )
-        return {"series": [{"replica": line.replica, "points": _points(line)} for line in lines if line.points]}
+        found = [line for line in lines if (line.replica, line.name) in reported]
+        return {"series": [{"replica": one.replica, "name": one.name, "points": _points(one)} for one in found]}
 
     @api.get("/comparison", responses={"200": schemas.Comparison})
     @slow
     def compare(query: schemas.CompareQuery) -> Any:
         """Jobs side by side: their parameters, and the last, least and most of each metric."""
         who = caller()
+        if not query.ref:
+            reach(who, ThingKind.WORKLOAD)
+            raise invalid("ref", "must name the jobs to compare")
         found = {full.row.id or 0: full for full in (find(platform, who, ref) for ref in query.ref)}
         complete = _read(platform, list(found))
         return {"workloads": _rows(platform, found), "complete": complete}

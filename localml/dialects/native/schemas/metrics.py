@@ -13,27 +13,28 @@ from localml.dialects.native.schemas.work import Strict
 class CompareQuery(Strict):
     """The jobs to compare, by names or ids."""
 
-    ref: list[str] = Field(default_factory=list, min_length=1, max_length=MOST_COMPARED)
+    ref: list[str] = Field(default_factory=list, max_length=MOST_COMPARED)
 
 
 class PointsQuery(Strict):
-    """A metric by its name, and how many of its points, the latest ones."""
+    """A metric by its name (all of them without one), and how many of its points, the latest ones."""
 
-    name: str
+    name: str | None = None
     replica: str | None = None
     last: int = Field(default=1000, ge=1, le=MOST_POINTS)
 
 
 class PointsOut(BaseModel):
-    """Each replica's points of a metric, in order of time: [seconds since the epoch, step or null, value or null]."""
+    """Each replica's points of each metric in order of time: [seconds since the epoch, step or null, value or null]."""
 
     series: list[ReplicaPoints]
 
 
 class ReplicaPoints(BaseModel):
-    """Those of one replica; empty: of the job as a whole."""
+    """Those of one metric of one replica; empty: of the job as a whole."""
 
     replica: str
+    name: str
     points: list[tuple[float, int | None, float | None]]
 
 
