@@ -109,7 +109,7 @@ def restore(
     What came since is set aside in the data directory's 'backups'; files that were deleted since stay deleted. What
     runs and is not in the backup is ended by the next start.
 
-    Example: localml down; localml restore localml-20260131-120000.db; localml up --detach
+    Example: localml restore localml-20260131-120000.db
     """
     from localml.client.transport import data_directory
     from localml.store.restoring import restore as go_back

@@ -28,6 +28,8 @@ WORKLOADS = tuple(REPLICA if kind is Kind.ENDPOINT else str(kind) for kind in Ki
 KINDS = (*WORKLOADS, ENDPOINT, MODEL)
 _ID = "id"
 _MOST = 100
+_LISTED = 3
+"""So many kinds are listed where something is none of them."""
 Row = TypeVar("Row", bound=InWorkspace)
 
 
@@ -130,8 +132,10 @@ def _missing(
 ) -> LocalmlError:
     """That there is none, and what else has the name."""
     kinds = asked.kinds if asked.explicit else allowed
-    what = _either(kinds) if set(kinds) != set(KINDS) else "thing"
-    error = not_found(what, asked.name.partition(":")[0])  # versions are a model's, which there is or is not
+    name = asked.name.partition(":")[0]  # versions are a model's, which there is or is not
+    error = not_found(_either(kinds), name)
+    if len(kinds) > _LISTED:
+        error = LocalmlError(Code.NOT_FOUND, f"nothing is named '{name}'", details={"what": "thing"})
     others = _matching(platform, caller, _Asked(KINDS, asked.name, explicit=True))
     there = [_form(platform, caller, one) for one in others]
     if not there or asked.by_id:
