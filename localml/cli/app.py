@@ -12,6 +12,8 @@ from typer import Abort
 from localml.cli import (
     buckets,
     machine,
+    models,
+    output,
     people,
     reports,
     runs,
@@ -24,28 +26,35 @@ from localml.cli import (
     top,
     upkeep,
     users,
+    verbs,
     work,
 )
 from localml.cli.common import FAILED, Json, fail, print_json
 from localml.cli.failures import encodable, finished, in_words
+from localml.cli.help import CARE, Grouped
+from localml.cli.live import colourless
 from localml.cli.terminal import guarded
 
 app = typer.Typer(
     name="localml",
+    cls=Grouped,
     help="A machine-learning platform on your workstation: one command up, one down.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (
+_MODULES = (
     server,
     runs,
     work,
+    output,
+    verbs,
     top,
     reports,
     ssh,
     serve,
+    models,
     tools,
     machine,
     people,
@@ -53,14 +62,17 @@ for module in (
     storage,
     buckets,
     upkeep,
-    settings,
-):
+)
+for module in (*_MODULES, settings):
     module.add(app)
 
 
-@app.command()
+@app.command(rich_help_panel=CARE)
 def version(as_json: Json = False) -> None:
-    """Show the version."""
+    """Show the version.
+
+    Example: localml version
+    """
     from localml import __version__
 
     if as_json:
@@ -77,11 +89,13 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _main(
+    ctx: typer.Context,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    if colourless():
+        ctx.color = False
 
 
 def run(arguments: list[str]) -> int:

@@ -8,7 +8,8 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
-from localml.cli.completion import complete_buckets, complete_workspaces
+from localml.cli.completion import complete_buckets, complete_workspaces, words
+from localml.cli.help import DATA
 
 if TYPE_CHECKING:
     from localml.client.objects import Bucket
@@ -24,30 +25,40 @@ Place = Annotated[
     ),
 ]
 Everyone = Annotated[
-    str | None, typer.Option(help="What all users are to it: viewer (they read), member (they write) or none.")
+    str | None,
+    typer.Option(
+        help="What all users are to it: viewer (they read), member (they write) or none.",
+        autocompletion=words("viewer", "member", "none"),
+    ),
 ]
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    buckets = typer.Typer(invoke_without_command=True, help="Buckets: list them, or change whose they are.")
+    buckets = typer.Typer(invoke_without_command=True)
     buckets.callback()(list_buckets)
     for name, function in (("list", list_again), ("create", create), ("show", show_one), ("change", change)):
         buckets.command(name)(function)
     buckets.command("delete")(delete)
-    app.add_typer(buckets, name="buckets")
+    app.add_typer(buckets, name="buckets", rich_help_panel=DATA)
 
 
 @command
 def list_buckets(ctx: typer.Context, data: Data = None, as_json: Json = False) -> None:
-    """Buckets: list them, or change whose they are."""
+    """Buckets: list them, or change whose they are.
+
+    Example: localml buckets
+    """
     if ctx.invoked_subcommand is None:
         _list(data, as_json=as_json)
 
 
 @command
 def list_again(data: Data = None, as_json: Json = False) -> None:
-    """List the buckets that you may read."""
+    """List the buckets that you may read.
+
+    Example: localml buckets list
+    """
     _list(data, as_json=as_json)
 
 
@@ -69,7 +80,10 @@ def _list(data: Any, *, as_json: bool) -> None:
 def create(
     name: Name, workspace: Place = None, everyone: Everyone = None, data: Data = None, as_json: Json = False
 ) -> None:
-    """Make a bucket, in your own workspace or in a shared one."""
+    """Make a bucket, in your own workspace or in a shared one.
+
+    Example: localml buckets create data --workspace team
+    """
     with connect(data) as client:
         made = client.create_bucket(name, workspace=workspace, everyone=_role(everyone))
     _answer(made, f"bucket {made.name} is made", as_json=as_json)
@@ -77,7 +91,10 @@ def create(
 
 @command
 def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
-    """One bucket, and how much is in it."""
+    """One bucket, and how much is in it.
+
+    Example: localml buckets show data
+    """
     from localml.core.quantities import format_memory
 
     with connect(data) as client:
@@ -91,7 +108,10 @@ def show_one(name: Name, data: Data = None, as_json: Json = False) -> None:
 def change(
     name: Name, workspace: Place = None, everyone: Everyone = None, data: Data = None, as_json: Json = False
 ) -> None:
-    """Move a bucket to another workspace, share it with all users, or close it (--everyone none)."""
+    """Move a bucket to another workspace, share it with all users, or close it (--everyone none).
+
+    Example: localml buckets change data --everyone viewer
+    """
     members = {} if workspace is None else {"workspace": workspace}
     with connect(data) as client:
         given = members if everyone is None else {**members, "everyone": _role(everyone)}
@@ -106,7 +126,10 @@ def delete(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a bucket."""
+    """Delete a bucket.
+
+    Example: localml buckets delete data --recursive
+    """
     with connect(data) as client:
         gone = client.delete_bucket(name, recursive=recursive)
     _answer(gone, f"bucket {gone.name} is deleted", as_json=as_json)

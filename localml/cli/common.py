@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
@@ -32,23 +32,64 @@ Data = Annotated[
     Path | None,
     typer.Option("--data", help="Data directory of the server. [env: LOCALML_DATA]", show_default=False),
 ]
-Place = Annotated[str | None, typer.Option("--workspace", help="Name or id of a workspace; your own by default.")]
-Within = Annotated[str | None, typer.Option("--workspace", help="Only those of this workspace.")]
+
+
+def _complete(what: str) -> Callable[[typer.Context, str], list[tuple[str, str]]]:
+    """Completion by a function of :mod:`localml.cli.completion`, which is read when the shell asks."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+        from localml.cli import completion
+
+        found: list[tuple[str, str]] = getattr(completion, f"complete_{what}")(ctx, incomplete)
+        return found
+
+    return complete
+
+
+Place = Annotated[
+    str | None,
+    typer.Option(
+        "--workspace", help="Name or id of a workspace; your own by default.", autocompletion=_complete("workspaces")
+    ),
+]
+Within = Annotated[
+    str | None,
+    typer.Option("--workspace", help="Only those of this workspace.", autocompletion=_complete("workspaces")),
+]
+PoolName = Annotated[str, typer.Option("--pool", help="Pool whose limits count.", autocompletion=_complete("pools"))]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for programs.")]
 
 
 def complete_names(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
-    """Names of workloads for the shell's completion; nothing when there is no answer."""
+    """Names of all nouns for the shell's completion; nothing when there is no answer."""
+    return offer_names(ctx, incomplete)
+
+
+def offer_names(ctx: typer.Context, incomplete: str, kinds: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Names of things of these kinds (of all by default), and what they are, or how it is said which is meant."""
     try:
         with connect(ctx.params.get("data")) as client:
-            page = client.workloads(contains=incomplete or None, limit=100)
+            found = client.names(incomplete, kinds)
     except (ClientError, LocalmlError, OSError):
         return []
-    return [(one.name, f"{one.kind}, {one.state}") for one in page.workloads if one.name.startswith(incomplete)]
+    if "/" in incomplete:
+        return [(one.ref, one.state) for one in found]
+    told: dict[str, list[str]] = {}
+    for one in found:
+        plain = f"{one.kind}, {one.state}" if one.state else one.kind
+        told.setdefault(one.name, []).append(plain if one.ref == one.name else one.ref)
+    return [(name, " or ".join(words)) for name, words in sorted(told.items())]
 
 
-Name = Annotated[
-    str, typer.Argument(help="Name or id of a workload.", autocompletion=complete_names, show_default=False)
+WHICH = "Name or id; KIND/NAME where several things have the name."
+Name = Annotated[str, typer.Argument(help=WHICH, autocompletion=complete_names, show_default=False)]
+SomeNames = Annotated[
+    list[str],
+    typer.Argument(
+        help="Names or ids; KIND/NAME where several things have the name.",
+        autocompletion=complete_names,
+        show_default=False,
+    ),
 ]
 
 
@@ -69,7 +110,8 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except (ClientError, LocalmlError) as error:
-            raise typer.Exit(fail(error, as_json=bool(kwargs.get("as_json")))) from error
+            as_json = bool(kwargs.get("as_json"))
+            raise typer.Exit(fail(error if as_json else _in_words(error, function, kwargs), as_json=as_json)) from error
         except TimeoutError as error:
             words = LocalmlClientTimeout(str(error))
             raise typer.Exit(fail(words, as_json=bool(kwargs.get("as_json")))) from error
@@ -83,6 +125,14 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             raise typer.Exit(fail(in_words(error), as_json=bool(kwargs.get("as_json")))) from error
 
     return wrapper
+
+
+def _in_words(error: ClientError | LocalmlError, function: Callable[..., Any], given: Mapping[str, Any]) -> ClientError:
+    """The same in the words of the command, for people."""
+    from localml.cli.fields import in_words
+
+    code = str(getattr(error.code, "value", error.code))
+    return ClientError(code, in_words(error.message, function, given), field=error.field, details=error.details)
 
 
 class LocalmlClientTimeout(ClientError):
@@ -137,6 +187,41 @@ def seconds(option: str, text: str | None) -> float | None:
     if not found:
         raise invalid(option, f"must be a time such as 90s, 30m, 8h or 1d12h, not {text!r}")
     return found
+
+
+def amount(option: str, text: str | None) -> str | None:
+    """An amount of memory as it was given.
+
+    Raises:
+        LocalmlError: ``INVALID`` for none, and for so few bytes that a unit was forgotten.
+    """
+    if text is None:
+        return None
+    from localml.core.quantities import parse_memory
+
+    if text.strip().isdigit() and 0 < parse_memory(text, option) < _FEW_BYTES:
+        raise invalid(option, f"{text} is {text} bytes; did you mean {text}G?")
+    parse_memory(text, option)
+    return text
+
+
+def known_pool(client: Client, path: str) -> str:
+    """A pool that there is.
+
+    Raises:
+        LocalmlError: ``INVALID``, naming those that there are.
+    """
+    if path == _ROOT_POOL:
+        return path
+    known = [one.name for one in client.pools()]
+    if path not in known:
+        new = f"; an administrator makes one with: localml pools set {path}"
+        raise invalid("--pool", f"there is no pool '{path}'; there are: {', '.join(sorted({_ROOT_POOL, *known}))}{new}")
+    return path
+
+
+_FEW_BYTES = 1 << 20
+_ROOT_POOL = "default"
 
 
 def _time(text: str | float) -> float:

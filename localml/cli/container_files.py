@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localml.cli import show
+from localml.cli.names import workload_id
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -44,12 +45,14 @@ def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
     with show.bytes_bar(0, quiet=quiet) as progress:
         if out is not None and into is None:
             to = Path(target).expanduser()
-            done = client.copy_out(out.name, out.path, to, replica=out.replica, progress=progress)
+            done = client.copy_out(workload_id(client, out.name), out.path, to, replica=out.replica, progress=progress)
         elif into is not None and out is None:
             source_path = Path(source).expanduser()
             if not source_path.exists():
                 raise invalid("cp", f"{source} does not exist")
-            done = client.copy_in(into.name, source_path, into.path, replica=into.replica, progress=progress)
+            done = client.copy_in(
+                workload_id(client, into.name), source_path, into.path, replica=into.replica, progress=progress
+            )
         else:
             raise invalid("cp", "one side is a running container, so the other must be a path of this machine")
     return done.files, done.size

@@ -9,6 +9,7 @@ from typing import Any
 
 from localml.cli import show
 from localml.cli.terminal import visible
+from localml.cli.waiting import holders
 from localml.client import Replica, Workload
 from localml.core.quantities import format_duration, format_memory
 
@@ -62,8 +63,8 @@ def explain(found: Workload) -> Iterator[str]:
         if found.why.expected_start is not None:
             left = max(0.0, found.why.expected_start - time.time())
             yield f"it is expected to start in {format_duration(left)}"
-        if found.why.holders:
-            yield f"held by: {', '.join(map(str, found.why.holders))}"
+        if found.why.held_by:
+            yield f"held by {holders(found.why, time.time())}"
     if found.ended:
         yield f"{found.state}: {found.message or found.cause}"
         if found.help and found.state != "succeeded":

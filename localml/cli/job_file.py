@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from localml.cli.places import mount_source
 from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
@@ -103,15 +104,11 @@ def text_of(members: Mapping[str, Any]) -> str:
 
 def mount(text: str) -> dict[str, Any]:
     """``SRC:DST[:ro]``, where SRC may hold colons itself (``fds://bucket/x``, ``workspace:w``)."""
-    import os
-
     rest, read_only = (text[:-3], True) if text.endswith(":ro") else (text.removesuffix(":rw"), False)
     source, colon, target = rest.rpartition(":")
     if not colon or not source or not target.startswith("/"):
         raise invalid("--mount", f"must be SRC:DST[:ro] with an absolute DST, not {text!r}")
-    if source.startswith((".", "~")):
-        source = os.path.abspath(os.path.expanduser(source))
-    return {"source": source, "target": target, "read_only": read_only}
+    return {"source": mount_source(source), "target": target, "read_only": read_only}
 
 
 def _parsed(path: Path) -> Any:

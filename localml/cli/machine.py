@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, as_dict, command, connect, print_json
+from localml.cli.common import Data, Json, amount, as_dict, command, connect, print_json
+from localml.cli.completion import complete_gpus, complete_images, complete_pools, complete_runtimes, words
+from localml.cli.help import MACHINE
+from localml.cli.live import Build
 from localml.cli.several import each
 from localml.client.errors import ClientError
-from localml.core.errors import invalid
+from localml.core.errors import LocalmlError, invalid
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
@@ -25,22 +28,25 @@ if TYPE_CHECKING:
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (gpus, drain, undrain):
-        app.command()(function)
-    pools = typer.Typer(invoke_without_command=True, help="Pools: list them, or set their limits.")
+        app.command(rich_help_panel=MACHINE)(function)
+    pools = typer.Typer(invoke_without_command=True)
     pools.callback()(list_pools)
     pools.command("set")(set_limits)
     pools.command("rm")(remove_pools)
-    app.add_typer(pools, name="pools")
+    app.add_typer(pools, name="pools", rich_help_panel=MACHINE)
     images = typer.Typer(no_args_is_help=True, help="Images of the runtimes: list, build, prune.")
     images.command("list")(list_images)
     images.command("build")(build_images)
     images.command("prune")(prune_images)
-    app.add_typer(images, name="images")
+    app.add_typer(images, name="images", rich_help_panel=MACHINE)
 
 
 @command
 def gpus(data: Data = None, as_json: Json = False) -> None:
-    """The GPUs: who has them, and what they do."""
+    """The GPUs: who has them, and what they do.
+
+    Example: localml gpus
+    """
     with connect(data) as client:
         status = client.status()
         found = client.gpus()
@@ -86,7 +92,12 @@ def _condition(one: Gpu) -> str:
 
 
 GpuArgument = Annotated[
-    str | None, typer.Argument(help="Index or UUID of a GPU; the whole machine when left out.", show_default=False)
+    str | None,
+    typer.Argument(
+        help="Index or UUID of a GPU; the whole machine when left out.",
+        autocompletion=complete_gpus,
+        show_default=False,
+    ),
 ]
 
 
@@ -98,7 +109,10 @@ def drain(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Start no new work on a GPU, or on the machine. What runs goes on."""
+    """Start no new work on a GPU, or on the machine. What runs goes on.
+
+    Example: localml drain 0 --reason noise
+    """
     if off:
         undrain(gpu=gpu, data=data, as_json=as_json)
         return
@@ -113,7 +127,10 @@ def drain(
 
 @command
 def undrain(gpu: GpuArgument = None, data: Data = None, as_json: Json = False) -> None:
-    """Give a GPU (a fenced one too), or the machine, work again."""
+    """Give a GPU (a fenced one too), or the machine, work again.
+
+    Example: localml undrain 0
+    """
     with connect(data) as client:
         what = client.undrain(gpu)
     if as_json:
@@ -128,7 +145,10 @@ def _named(what: str) -> str:
 
 @command
 def list_pools(ctx: typer.Context, data: Data = None, as_json: Json = False) -> None:
-    """Pools: list them, set their limits, or remove them."""
+    """Pools: list them, or set their limits.
+
+    Example: localml pools
+    """
     if ctx.invoked_subcommand is not None:
         return
     with connect(data) as client:
@@ -155,7 +175,9 @@ def _of(used: str, limit: str) -> str:
 
 @command
 def set_limits(
-    pool: Annotated[str, typer.Argument(help="Path such as team/train.", show_default=False)],
+    pool: Annotated[
+        str, typer.Argument(help="Path such as team/train.", autocompletion=complete_pools, show_default=False)
+    ],
     gpu: Annotated[float | None, typer.Option(help="GPUs.")] = None,
     cpu: Annotated[float | None, typer.Option(help="CPU cores.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory, such as 64G.")] = None,
@@ -163,9 +185,12 @@ def set_limits(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Set all limits of a pool; one that is left out is lifted."""
+    """Set all limits of a pool; one that is left out is lifted.
+
+    Example: localml pools set team/train --gpu 2
+    """
     with connect(data) as client:
-        made = client.set_limits(pool, gpu=gpu, cpu=cpu, memory=memory, max_workloads=max_workloads)
+        made = client.set_limits(pool, gpu=gpu, cpu=cpu, memory=amount("--memory", memory), max_workloads=max_workloads)
     if as_json:
         print_json(as_dict(made))
     else:
@@ -174,11 +199,17 @@ def set_limits(
 
 @command
 def remove_pools(
-    pools: Annotated[list[str], typer.Argument(help="Paths such as team/train.", show_default=False)],
+    pools: Annotated[
+        list[str],
+        typer.Argument(help="Paths such as team/train.", autocompletion=complete_pools, show_default=False),
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Remove pools that nothing uses any more."""
+    """Remove pools that nothing uses any more.
+
+    Example: localml pools rm team/train
+    """
     with connect(data) as client:
 
         def remove(pool: str) -> str:
@@ -194,13 +225,21 @@ def remove_pools(
 
 
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", help="docker or process; that of the server, or what this machine has.")
+    str | None,
+    typer.Option(
+        "--engine",
+        help="docker or process; that of the server, or what this machine has.",
+        autocompletion=words("docker", "process"),
+    ),
 ]
 
 
 @command
 def list_images(data: Data = None, engine: EngineOption = None, as_json: Json = False) -> None:
-    """The runtimes, and which of them are built. Needs no server."""
+    """The runtimes, and which of them are built. Needs no server.
+
+    Example: localml images list
+    """
     found = _server_images(data) if engine is None else None
     if found is None:
         found = [asdict(one) for one in _local(engine).status()]
@@ -222,25 +261,46 @@ def list_images(data: Data = None, engine: EngineOption = None, as_json: Json = 
 
 @command
 def build_images(
-    names: Annotated[list[str] | None, typer.Argument(help="Runtimes; the default ones when left out.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Runtimes; the default ones when left out.", autocompletion=complete_runtimes),
+    ] = None,
     onto: Annotated[
-        str, typer.Option(metavar="IMAGE", help="Make the server of Python kernels ready to run in this image instead.")
+        str,
+        typer.Option(
+            metavar="IMAGE",
+            help="Make the server of Python kernels ready to run in this image instead.",
+            autocompletion=complete_images,
+        ),
     ] = "",
     data: Data = None,
     engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
-    """Build the images of runtimes. Needs no server."""
+    """Build the images of runtimes. Needs no server.
+
+    What a build says goes into a file, which is named.
+
+    Example: localml images build train-sklearn
+    """
+    from localml.core.catalog import cache_dir
+
     built: list[dict[str, Any]] = []
 
     def build(some: list[str]) -> None:
-        for step in _build(some, onto, data, engine):
-            if "line" in step:
-                typer.echo(step["line"], err=True)
-                continue
-            built.append(step)
-            if not as_json:
-                typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+        what = onto or ", ".join(some) or "the runtimes"
+        with Build(what, cache_dir() / "logs", quiet=as_json) as line:
+            try:
+                for step in _build(some, onto, data, engine):
+                    if "line" in step:
+                        line.add(step["line"])
+                        continue
+                    built.append(step)
+                    if not as_json:
+                        line.pause()
+                        typer.echo(f"{step['built']}: {step['reference']} ({format_memory(step['size'])})")
+            except (ClientError, LocalmlError) as error:
+                raise line.failed(error) from error
 
     tried = each([] if onto else names or [], lambda name: build([name]))
     if onto or not names:
@@ -278,6 +338,8 @@ def prune_images(
     """Remove what older versions left: images, environments, downloads. Needs no server.
 
     What something still runs in stays, and so do images that have a name of your own.
+
+    Example: localml images prune --dry-run
     """
     from localml.core.catalog import cache_dir
     from localml.engines.runtimes import find_leftovers

@@ -9,7 +9,8 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
-from localml.cli.completion import complete_tokens, complete_users, complete_workspaces
+from localml.cli.completion import complete_things, complete_tokens, complete_users, complete_workspaces, words
+from localml.cli.help import PEOPLE
 
 if TYPE_CHECKING:
     from localml.client.people import Token, Workspace
@@ -40,13 +41,16 @@ TokensOf = Annotated[
 Description = Annotated[str | None, typer.Option(help="What it is for.")]
 Everyone = Annotated[
     str | None,
-    typer.Option(help="What all users are in it without being members: viewer, member, editor, owner or none."),
+    typer.Option(
+        help="What all users are in it without being members: viewer, member, editor, owner or none.",
+        autocompletion=words("viewer", "member", "editor", "owner", "none"),
+    ),
 ]
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    workspaces = typer.Typer(invoke_without_command=True, help="Workspaces: list them, or change who shares what.")
+    workspaces = typer.Typer(invoke_without_command=True)
     workspaces.callback()(list_workspaces)
     for name, function in (
         ("list", list_again),
@@ -58,25 +62,31 @@ def add(app: typer.Typer) -> None:
         ("delete", delete),
     ):
         workspaces.command(name)(function)
-    app.add_typer(workspaces, name="workspaces")
+    app.add_typer(workspaces, name="workspaces", rich_help_panel=PEOPLE)
     tokens = typer.Typer(no_args_is_help=True, help="Tokens: create, list, revoke.")
     tokens.command("create")(create_token)
     tokens.command("list")(list_tokens)
     tokens.command("revoke")(revoke_token)
-    app.add_typer(tokens, name="token")
-    app.add_typer(tokens, name="tokens", hidden=True)  # as the others are called
+    app.add_typer(tokens, name="token", rich_help_panel=PEOPLE)
+    app.add_typer(tokens, name="tokens", rich_help_panel=PEOPLE, hidden=True)  # as the others are called
 
 
 @command
 def list_workspaces(ctx: typer.Context, data: Data = None, as_json: Json = False) -> None:
-    """Workspaces: list them, or change who shares what."""
+    """Workspaces: list them, or change who shares what.
+
+    Example: localml workspaces
+    """
     if ctx.invoked_subcommand is None:
         _list(data, as_json=as_json)
 
 
 @command
 def list_again(data: Data = None, as_json: Json = False) -> None:
-    """List the workspaces that you see."""
+    """List the workspaces that you see.
+
+    Example: localml workspaces list
+    """
     _list(data, as_json=as_json)
 
 
@@ -101,7 +111,10 @@ def create(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Make a workspace that you can share."""
+    """Make a workspace that you can share.
+
+    Example: localml workspaces create team
+    """
     with connect(data) as client:
         made = client.people.create_workspace(name, description=description or "", everyone=_everyone(everyone))
     _answer(made, f"workspace {made.name} is made", as_json=as_json)
@@ -109,7 +122,10 @@ def create(
 
 @command
 def show_one(workspace: Reference, data: Data = None, as_json: Json = False) -> None:
-    """One workspace with its members."""
+    """One workspace with its members.
+
+    Example: localml workspaces show team
+    """
     with connect(data) as client:
         found = client.people.workspace(workspace)
     if as_json:
@@ -132,7 +148,10 @@ def change(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Rename or describe a workspace, or open it to all users."""
+    """Rename or describe a workspace, or open it to all users.
+
+    Example: localml workspaces change team --everyone viewer
+    """
     given = {"name": name, "description": description}
     members: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if everyone is not None:
@@ -150,7 +169,10 @@ def add_member(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Let a user at a workspace, or change what the user may there."""
+    """Let a user at a workspace, or change what the user may there.
+
+    Example: localml workspaces add-member team ann --role editor
+    """
     with connect(data) as client:
         made = client.people.set_member(workspace, user, role.value)
     _answer(made, f"{user} is {role.value} of {made.name}", as_json=as_json)
@@ -158,7 +180,10 @@ def add_member(
 
 @command
 def remove_member(workspace: Reference, user: UserName, data: Data = None, as_json: Json = False) -> None:
-    """End a membership. What the user made there stays."""
+    """End a membership. What the user made there stays.
+
+    Example: localml workspaces remove-member team ann
+    """
     with connect(data) as client:
         made = client.people.remove_member(workspace, user)
     _answer(made, f"{user} is no member of {made.name} any more", as_json=as_json)
@@ -166,7 +191,10 @@ def remove_member(workspace: Reference, user: UserName, data: Data = None, as_js
 
 @command
 def delete(workspace: Reference, data: Data = None, as_json: Json = False) -> None:
-    """Delete a workspace that nothing runs, is served or is registered in."""
+    """Delete a workspace that nothing runs, is served or is registered in.
+
+    Example: localml workspaces delete team
+    """
     with connect(data) as client:
         gone = client.people.delete_workspace(workspace)
     _answer(gone, f"workspace {gone.name} is deleted", as_json=as_json)
@@ -190,9 +218,17 @@ def create_token(
         list[str],
         typer.Option(metavar="[NOUN:]ACTION", help="All that it may do, such as read or workload:stop; repeat it."),
     ] = [],  # noqa: B006
-    workspace: Annotated[str | None, typer.Option(help="Only in this workspace.")] = None,
+    workspace: Annotated[
+        str | None, typer.Option(help="Only in this workspace.", autocompletion=complete_workspaces)
+    ] = None,
     thing: Annotated[
-        str | None, typer.Option("--for", metavar="NOUN:ID", help="For this alone, such as workload:12.")
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="NOUN:ID",
+            help="For this alone, such as workload:12.",
+            autocompletion=complete_things,
+        ),
     ] = None,
     expires: Annotated[
         str | None, typer.Option(help="Good for so long, such as 8h or 30d; for ever by default.")
@@ -201,7 +237,10 @@ def create_token(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Make a token, and print it: it is shown this once."""
+    """Make a token, and print it: it is shown this once.
+
+    Example: localml token create --name ci --scope read --expires 30d
+    """
     lifetime = seconds("--expires", expires)
     words = [one for text in scope for one in text.split(",")]
     with connect(data) as client:
@@ -217,7 +256,10 @@ def create_token(
 
 @command
 def list_tokens(user: TokensOf = None, data: Data = None, as_json: Json = False) -> None:
-    """List your tokens, without the tokens themselves."""
+    """List your tokens, without the tokens themselves.
+
+    Example: localml token list
+    """
     with connect(data) as client:
         found = client.people.tokens(user or client.people.me())
     if as_json:
@@ -247,7 +289,10 @@ def revoke_token(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """End a token."""
+    """End a token.
+
+    Example: localml token revoke ci
+    """
     with connect(data) as client:
         ended = client.people.revoke_token(user or client.people.me(), token)
     if as_json:

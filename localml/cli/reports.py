@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from localml.cli import show
-from localml.cli.common import Data, Json, Name, as_dict, command, complete_names, connect, print_json
+from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
+from localml.cli.help import JOBS
+from localml.cli.names import WORKLOADS, completer
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -56,8 +58,8 @@ _SORTED: dict[str, str] = {"created": "created_at", "started": "started_at", "en
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("metrics")(print_metrics)
-    app.command()(compare)
+    app.command("metrics", rich_help_panel=JOBS)(print_metrics)
+    app.command(rich_help_panel=JOBS)(compare)
 
 
 @command
@@ -70,15 +72,20 @@ def print_metrics(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What a job reported: metrics in its output or in TensorBoard's files, and its parameters.
+    """What a job reported: its metrics and parameters.
+
+    Metrics in its output or in TensorBoard's files.
 
     Lines such as 'epoch=3 loss=0.2' or '{"step": 5, "acc": 0.9}' are read as they are printed.
+
+    Example: localml metrics NAME loss --last 10
     """
     with connect(data) as client:
+        thing = client.resolve(name, WORKLOADS)
         if metrics:
-            found = {one: client.points(name, one, last=last) for one in metrics}
-            return _print_points(name, found, as_json=as_json)
-        report = client.metrics(name)
+            found = {one: client.points(thing.id, one, last=last) for one in metrics}
+            return _print_points(thing.name, found, as_json=as_json)
+        report = client.metrics(thing.id)
     if as_json:
         return print_json(as_dict(report))
     for parameter, value in report.parameters.items():
@@ -115,20 +122,28 @@ def _print_points(
 def compare(
     names: Annotated[
         list[str],
-        typer.Argument(help="Names or ids of jobs.", autocompletion=complete_names, show_default=False),
+        typer.Argument(help="Names or ids of jobs.", autocompletion=completer(*WORKLOADS), show_default=False),
     ],
-    sort: Annotated[str | None, typer.Option(help="By a metric, a parameter or a column; the largest first.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="By a metric, a parameter or a column; the largest first.", autocompletion=lambda: list(OWN)),
+    ] = None,
     ascending: Annotated[bool, typer.Option("--ascending", help="The smallest first.")] = False,
     value: Annotated[str, typer.Option(help="Of each metric: last, min or max.")] = "last",
     columns: Columns = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Jobs side by side: the parameters that differ, and the last value of each metric."""
+    """Jobs side by side: what differs, and what they reported.
+
+    The parameters that differ, and the last value of each metric.
+
+    Example: localml compare NAME OTHER --sort acc
+    """
     if value not in VALUES:
         raise invalid("--value", f"must be last, min or max, not {value!r}")
     with connect(data) as client:
-        found = client.compare(*names)
+        found = client.compare(*(client.resolve(name, WORKLOADS).id for name in names))
     if sort:
         found = _sorted(found, sort, value, ascending=ascending)
     if as_json:

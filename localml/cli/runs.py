@@ -8,7 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from localml.cli.common import Data, Json, Name, Place, as_dict, command, connect, print_json, seconds
+from localml.cli.common import (
+    Data,
+    Json,
+    Name,
+    Place,
+    amount,
+    as_dict,
+    command,
+    connect,
+    known_pool,
+    print_json,
+    seconds,
+)
+from localml.cli.completion import complete_gpu_types, complete_images, complete_pools
+from localml.cli.help import JOBS
+from localml.cli.names import workload_id
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -42,8 +57,8 @@ class _Run(TyperCommand):
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command(cls=_Run, context_settings={"allow_interspersed_args": False})(run)
-    app.command()(rerun)
+    app.command(cls=_Run, context_settings={"allow_interspersed_args": False}, rich_help_panel=JOBS)(run)
+    app.command(rich_help_panel=JOBS)(rerun)
 
 
 @command
@@ -57,11 +72,16 @@ def run(
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
     gpus: Annotated[str | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.")] = None,
-    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
+    ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
     shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
-    image: Annotated[str | None, typer.Option("--image", "-i", help="Container image.")] = None,
+    image: Annotated[
+        str | None, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)
+    ] = None,
     entrypoint: Annotated[
         str | None, typer.Option(metavar="PROGRAM", help="In place of the image's own ENTRYPOINT; '' for none.")
     ] = None,
@@ -82,7 +102,10 @@ def run(
     priority: Annotated[
         int | None, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")
     ] = None,
-    pool: Annotated[str | None, typer.Option(help="Pool whose limits count; 'default' unless one is given.")] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option(help="Pool whose limits count; 'default' unless one is given.", autocompletion=complete_pools),
+    ] = None,
     workspace: Place = None,
     replace: Replace = False,
     follow: Follow = False,
@@ -100,7 +123,13 @@ def run(
     for member, value in given.items():
         if value is not None:
             setattr(job, member, value)
-    needs = {"--gpus": gpus, "--gpu-type": gpu_type, "--cpus": cpus, "--memory": memory, "--shm": shm}
+    needs = {
+        "--gpus": gpus,
+        "--gpu-type": gpu_type,
+        "--cpus": cpus,
+        "--memory": amount("--memory", memory),
+        "--shm": amount("--shm", shm),
+    }
     _change_role(job, words, image, entrypoint, workdir, needs)
     for role in job.spec["roles"]:
         role["env"] = role.get("env", {}) | variables(env)
@@ -127,7 +156,7 @@ def submit(client: Client, job: Job, code_limit: str, *, replace: bool, quiet: b
             needs["gpu"] = client.gpu_count(needs["gpu"], needs.get("gpu_type"))
     if job.code is not None:
         job.spec["code"] = send_code(client, Path(job.code), job.workspace, code_limit, quiet=quiet)
-    pool = job.pool or "default"
+    pool = known_pool(client, job.pool or "default")
     return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
 
 
@@ -202,15 +231,17 @@ def rerun(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Run a job once more, as it was asked for and with the code that it had, but for what is given.
+    """Run a job once more.
 
-    Example: localml rerun NAME --env LR=0.01
+    As it was asked for and with the code that it had, but for what is given.
+
+    Example: localml rerun NAME --env LR=0.1
     """
     with connect(data) as client:
-        sent = None
+        number, sent = workload_id(client, name), None
         if code is not None:
-            sent = send_code(client, code, client.get(name).workspace, code_limit, quiet=as_json)
-        made = client.rerun(name, name=new_name, env=variables(env), code=sent, replace=replace)
+            sent = send_code(client, code, client.get(number).workspace, code_limit, quiet=as_json)
+        made = client.rerun(number, name=new_name, env=variables(env), code=sent, replace=replace)
         _finish(client, made, data, follow, as_json)
 
 

@@ -1,52 +1,86 @@
-"""Models and endpoints: register, models, unregister, serve, endpoints, predict, rollout, scale, start."""
+"""Endpoints: serve, endpoints, predict, rollout, scale, start."""
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localml.cli import serve_show, serve_variants
-from localml.cli.common import Data, Json, Place, Within, as_dict, command, connect, print_json, time_option
-from localml.cli.storage import is_uri, upload
+from localml.cli.common import (
+    Data,
+    Json,
+    Place,
+    PoolName,
+    Within,
+    amount,
+    as_dict,
+    command,
+    connect,
+    known_pool,
+    print_json,
+    time_option,
+)
+from localml.cli.completion import (
+    complete_images,
+    complete_variants,
+)
+from localml.cli.help import MODELS
+from localml.cli.live import Build
+from localml.cli.models import complete_models_or_uris, registered
+from localml.cli.names import ENDPOINT, TOOLS, completer
 from localml.cli.tools import start_again
+from localml.cli.verbs import show_endpoint
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
-from localml.core.home import expanded
 from localml.core.registry.files import KERNELS
 
 if TYPE_CHECKING:
-    from localml.client import Client, Endpoint, ModelVersion
+    from localml.client import Client, Endpoint
 
 FAILED = 1
-UPLOADS = "s3://localml-upload-"
-"""Begins the bucket where files of this machine lie until they are registered: one for each time, because a bucket that
-is there already may be somebody else's."""
-
-EndpointName = Annotated[str, typer.Argument(help="Name of an endpoint.", show_default=False)]
+EndpointName = Annotated[
+    str, typer.Argument(help="Name of an endpoint.", autocompletion=completer(ENDPOINT), show_default=False)
+]
+Startable = Annotated[
+    str,
+    typer.Argument(
+        help="Name of an endpoint, notebook or TensorBoard.",
+        autocompletion=completer(ENDPOINT, *TOOLS),
+        show_default=False,
+    ),
+]
 Image = Annotated[
     str,
-    typer.Option(help="Image of your own that a Python kernel runs in; for another model, one that serves it itself."),
+    typer.Option(
+        help="Image of your own that a Python kernel runs in; for another model, one that serves it itself.",
+        autocompletion=complete_images,
+    ),
 ]
+
+
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
 Timeout = Annotated[float, time_option("How long to wait for it, such as 90s or 10m.")]
 
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for function in (serve, predict, endpoints, models, register, unregister, rollout, scale, start):
-        app.command()(function)
+    for function in (serve, predict, endpoints, rollout, scale, start):
+        app.command(rich_help_panel=MODELS)(function)
 
 
 @command
 def serve(
-    model: Annotated[str, typer.Argument(help="NAME[:VERSION], a file or folder, or an object URI.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="NAME[:VERSION], a file or folder, or an object URI.", autocompletion=complete_models_or_uris
+        ),
+    ],
     name: Annotated[str | None, typer.Option(help="The endpoint's name; the model's otherwise.")] = None,
     gpus: Annotated[float, typer.Option("--gpus", "-g", help="GPUs of each replica; below 1 a share of one.")] = 0,
     cpus: Annotated[
@@ -59,7 +93,7 @@ def serve(
         list[str], typer.Option("--option", "-o", metavar="NAME=VALUE", help="Of the server, such as max_batch=8.")
     ] = [],  # noqa: B006
     env: Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")] = [],  # noqa: B006
-    pool: Annotated[str, typer.Option(help="Pool whose limits count.")] = "default",
+    pool: PoolName = "default",
     public: Annotated[bool, typer.Option("--public", help="Requests need no token.")] = False,
     port: Annotated[int | None, typer.Option(help="Listen for it on a port of its own, too.")] = None,
     image: Image = "",
@@ -69,8 +103,11 @@ def serve(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Serve a model behind a stable URL. A file is registered first."""
-    resources = {"gpu": gpus, "cpu": cpus, "memory": memory}
+    """Serve a model behind a stable URL. A file is registered first.
+
+    Example: localml serve model.onnx --name digits
+    """
+    resources = {"gpu": gpus, "cpu": cpus, "memory": amount("--memory", memory)}
     settings: dict[str, Any] = {
         "resources": {key: value for key, value in resources.items() if value is not None},
         "scaling": {"minimum": replicas, "maximum": max(1, replicas, max_replicas or 0)},
@@ -83,7 +120,8 @@ def serve(
         "workspace": workspace,
     }
     with connect(data) as client:
-        with _registered(client, model, name, workspace, as_json=as_json) as reference:
+        known_pool(client, pool)
+        with registered(client, model, name, workspace, as_json=as_json) as reference:
             _make_ready(client, reference, image)
             made = client.serve(reference, name=name, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
@@ -94,7 +132,11 @@ def rollout(
     name: EndpointName,
     version: Annotated[
         str | None,
-        typer.Argument(help="A number, NAME:VERSION, a file or folder, or an object URI.", show_default=False),
+        typer.Argument(
+            help="A number, NAME:VERSION, a file or folder, or an object URI.",
+            autocompletion=complete_models_or_uris,
+            show_default=False,
+        ),
     ] = None,
     weight: Annotated[float, typer.Option("--weight", "-w", help="Percent of the requests; 100 replaces all.")] = 100,
     variant: Annotated[
@@ -103,6 +145,7 @@ def rollout(
             "--variant",
             metavar="[NAME=]MODEL:VERSION@WEIGHT",
             help="All versions at once with their percents, such as v1@90 and canary=3@10; what is not named ends.",
+            autocompletion=complete_variants,
         ),
     ] = [],  # noqa: B006
     image: Image = "",
@@ -114,15 +157,20 @@ def rollout(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Bring up another version beside the one that serves; when it is ready it takes over, else nothing changes."""
+    """Bring up another version beside the one that serves.
+
+    When it is ready it takes over, else nothing changes.
+
+    Example: localml rollout digits 2 --weight 10
+    """
     if version is None and not image and not variant:
         raise invalid("version", "give a version, or --image, or --variant for several")
     if variant and (version is not None or image or weight != 100):
         raise invalid("--variant", "says version and weight of each, so neither is given beside it")
     with connect(data) as client:
-        before = client.endpoint(name)
+        before = _endpoint(client, name)
         if variant:
-            made = client.put_variants(name, serve_variants.parse(variant, before), recreate=recreate)
+            made = client.put_variants(before.id, serve_variants.parse(variant, before), recreate=recreate)
             asked = serve_variants.asked(made)
             _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=asked)
             return
@@ -131,13 +179,13 @@ def rollout(
         settings: dict[str, Any] = {"recreate": recreate} | ({"image": image} if image else {})
         if version is None:
             _make_ready(client, served, image)
-            made = client.rollout(name, weight=weight, **settings)
+            made = client.rollout(before.id, weight=weight, **settings)
             _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(served))
             return
         named = f"{model}:{version}" if version.isdigit() else version
-        with _registered(client, named, model or None, as_json=as_json) as reference:
+        with registered(client, named, model or None, as_json=as_json) as reference:
             _make_ready(client, reference, image)
-            made = client.rollout(name, reference, weight=weight, **settings)
+            made = client.rollout(before.id, reference, weight=weight, **settings)
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json, rolled=_serving(reference))
 
 
@@ -154,97 +202,62 @@ def scale(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Change the number of replicas, or the limits within which the load decides."""
+    """Change the number of replicas.
+
+    Or the limits within which the load decides.
+
+    Example: localml scale digits 3
+    """
     if all(one is None for one in (replicas, minimum, maximum, target, idle)):
         raise invalid("replicas", "give a number, or --min, --max, --target or --idle")
     with connect(data) as client:
-        made = client.scale(name, replicas, minimum=minimum, maximum=maximum, target=target, idle=idle)
+        made = client.scale(
+            _endpoint(client, name).id, replicas, minimum=minimum, maximum=maximum, target=target, idle=idle
+        )
         _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
 
 
 @command
 def start(
-    name: EndpointName, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
+    name: Startable, no_wait: NoWait = False, timeout: Timeout = 300, data: Data = None, as_json: Json = False
 ) -> None:
-    """Start an endpoint, notebook or TensorBoard again that was stopped (with 'localml stop'), failed, or is asleep."""
+    """Start again what was stopped, failed, or is asleep.
+
+    An endpoint, notebook or TensorBoard; 'localml stop' stops it.
+
+    Example: localml start digits
+    """
     with connect(data) as client:
-        try:
-            made = client.start_endpoint(name)
-        except ClientError as error:
-            if error.code != "not_found":
-                raise
-            _start_tool(client, name, error, no_wait=no_wait, as_json=as_json)
+        thing = client.resolve(name, (ENDPOINT, *TOOLS))
+        if thing.kind != ENDPOINT:
+            start_again(client, thing, detach=no_wait, as_json=as_json)
             return
-        _finish(client, made, timeout, no_wait=no_wait, as_json=as_json)
+        _finish(client, client.start_endpoint(thing.id), timeout, no_wait=no_wait, as_json=as_json)
 
 
-def _start_tool(client: Client, name: str, missing: ClientError, *, no_wait: bool, as_json: bool) -> None:
-    try:
-        start_again(client, name, detach=no_wait, as_json=as_json)
-    except ClientError as error:
-        raise (missing if error.code == "not_found" else error) from None
+def _endpoint(client: Client, name: str) -> Endpoint:
+    return client.endpoint(client.resolve(name, [ENDPOINT]).id)
 
 
 @command
 def endpoints(
-    name: Annotated[str | None, typer.Argument(help="Show this one with its events.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one with its events.", autocompletion=completer(ENDPOINT))
+    ] = None,
     workspace: Within = None,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What is served."""
+    """What is served.
+
+    Example: localml endpoints
+    """
     with connect(data) as client:
         if name is None:
             found = client.endpoints(workspace=workspace)
             print_json({"endpoints": as_dict(found)}) if as_json else serve_show.endpoints(found)
             return
-        one, events = client.endpoint(name), client.endpoint_events(name)
-    if as_json:
-        print_json({**as_dict(one), "events": as_dict(events)})
-    else:
-        serve_show.endpoint(one, events)
-
-
-@command
-def models(workspace: Within = None, data: Data = None, as_json: Json = False) -> None:
-    """Registered models with their versions."""
-    with connect(data) as client:
-        found = client.models(workspace=workspace)
-    print_json({"models": as_dict(found)}) if as_json else serve_show.models(found)
-
-
-@command
-def register(
-    name: Annotated[str, typer.Argument(help="The model's name.", show_default=False)],
-    source: Annotated[str, typer.Argument(help="A file or folder, or an object URI.", show_default=False)],
-    workspace: Place = None,
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Register a model's files as a new version."""
-    with connect(data) as client:
-        made = _register(client, name, source, workspace, as_json=as_json)
-    if as_json:
-        print_json(as_dict(made))
-    else:
-        typer.echo(f"{made.model}:{made.version}")
-
-
-@command
-def unregister(
-    reference: Annotated[str, typer.Argument(metavar="NAME:VERSION", show_default=False)],
-    data: Data = None,
-    as_json: Json = False,
-) -> None:
-    """Delete a version of a model with its files."""
-    if ":" not in reference:
-        raise invalid("reference", f"must name a version, such as {reference}:1")
-    with connect(data) as client:
-        gone = client.unregister(reference)
-    if as_json:
-        print_json(as_dict(gone))
-    else:
-        typer.echo(f"{gone.model}:{gone.version} deleted")
+        show_endpoint(client, client.resolve(name, [ENDPOINT]).id, as_json=as_json)
 
 
 @command
@@ -253,10 +266,15 @@ def predict(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="@FILE", help="@input.json, .npy, .csv or .png; JSON itself; or - for standard input, as without."
+            metavar="@FILE",
+            help="@input.json, .npy, .csv or .png; JSON itself; or - for standard input, as without.",
+            autocompletion=lambda: list[str](),
         ),
     ] = "-",
-    variant: Annotated[str | None, typer.Option(help="Ask this version, whatever its share.")] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Ask this version, whatever its share.", autocompletion=complete_variants),
+    ] = None,
     white: Annotated[
         float | None, typer.Option(help="What a white pixel is; 1 where the model takes fractions, else 255.")
     ] = None,
@@ -264,7 +282,10 @@ def predict(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Ask an endpoint."""
+    """Ask an endpoint.
+
+    Example: localml predict digits @input.json
+    """
     from localml.client.predict_inputs import request_of, request_of_bytes, request_of_text
 
     piped = source in ("-", "@-")
@@ -272,7 +293,7 @@ def predict(
         raise invalid("input", "give @FILE or JSON, or pipe one of them in")
     read = sys.stdin.buffer.read() if piped else b""
     with connect(data) as client:
-        target = client.endpoint(name)
+        target = _endpoint(client, name)
         inputs = next((one["inputs"] for one in serve_show.live(target) if variant in (None, one["name"])), None)
         if piped:
             request = request_of_bytes(read, inputs, white=white)
@@ -300,59 +321,16 @@ def _make_ready(client: Client, reference: str, image: str) -> None:
     version = next((one for one in versions if number in ("", "latest", str(one.version))), None)
     if version is None or version.format not in KERNELS:
         return
-    typer.echo(f"making the server ready to run in {image}", err=True)
-    try:
-        for _ in client.build_images(onto=image):
-            pass  # pip's lines; when it fails, the error has the last of them
-    except ClientError as error:
-        if error.code != "forbidden":  # an administrator may have done it
-            raise
+    from localml.core.catalog import cache_dir
 
-
-@contextmanager
-def _registered(
-    client: Client, model: str, name: str | None, workspace: str | None = None, *, as_json: bool
-) -> Iterator[str]:
-    """``name:version`` of what the user named; files are registered first, under ``name`` or their own.
-
-    What was registered for a request that is refused then is removed again.
-    """
-    path = expanded(model, "model")
-    if not is_uri(model) and not path.exists():
-        if "/" in model or path.suffix == ".onnx":  # a name may have a dot, too
-            raise invalid("model", f"the file {model} does not exist")
-        yield model
-        return
-    own = Path(model.rstrip("/")).stem
-    if own == "model":
-        own = path.absolute().parent.name if not is_uri(model) else model.rstrip("/").split("/")[-2]
-    made = _register(client, name or own, model, workspace, as_json=as_json)
-    reference = f"{made.model}:{made.version}"
-    try:
-        yield reference
-    except ClientError:
-        with suppress(ClientError):
-            client.unregister(reference)
-        raise
-
-
-def _register(client: Client, name: str, source: str, workspace: str | None, *, as_json: bool) -> ModelVersion:
-    if is_uri(source):
-        return client.register(name, source, workspace=workspace)
-    path = expanded(source, "source")
-    if not path.exists():
-        raise invalid("source", f"the file {source} does not exist")
-    bucket = f"{UPLOADS}{secrets.token_hex(8)}"
-    target = f"{bucket}/{name}"
-    try:
-        upload(client, str(path), f"{target}/{path.name}" if path.is_file() else target, as_json)
-        return client.register(name, f"{target}/", workspace=workspace)
-    finally:
+    with Build(image, cache_dir() / "logs", what="making the server ready to run in") as build:
         try:
-            client.delete_object(bucket, recursive=True)
+            for step in client.build_images(onto=image):
+                if "line" in step:
+                    build.add(step["line"])
         except ClientError as error:
-            if error.code != "not_found":
-                typer.secho(f"{bucket} could not be removed: {error.message}", fg=typer.colors.YELLOW, err=True)
+            if error.code != "forbidden":  # an administrator may have done it
+                raise build.failed(error) from error
 
 
 def _finish(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,12 @@ from urllib.parse import urlsplit
 import typer
 
 from localml.cli import show
+from localml.cli.live import Line
 from localml.cli.terminal import visible
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
-    from localml.client import Client, Endpoint, Event, Model
+    from localml.client import Client, Endpoint, Event, Model, ModelVersion
 
 _COLOURS = {
     "ready": "green",
@@ -30,6 +30,8 @@ _COLOURS = {
 }
 _SHOWN = 10
 _STEP_S = 2.0
+_PATIENCE_S = 20.0
+"""So long nothing is said where there is no terminal."""
 
 
 def models(found: Sequence[Model]) -> None:
@@ -49,6 +51,22 @@ def models(found: Sequence[Model]) -> None:
     ]
     columns = ("MODEL", "FORMAT", "INPUTS", "OUTPUTS", "SIZE", "REGISTERED", "SOURCE")
     show.table(*columns, rows=rows, empty="no models yet; register one with: localml register NAME FILE")
+
+
+def model(one: ModelVersion) -> None:
+    """One version in full."""
+    rows = (
+        ("Model", f"{one.model}:{one.version}, {one.owner}'s"),
+        ("Format", f"{one.format}, served by {one.runtime}"),
+        ("Inputs", _tensors(one.inputs)),
+        ("Outputs", _tensors(one.outputs)),
+        ("Size", format_memory(one.size)),
+        ("Checksum", one.checksum),
+        ("Registered", f"{show.clock(one.created_at)} ({show.ago(one.created_at)})"),
+        ("Source", one.source),
+    )
+    for label, value in rows:
+        typer.echo(f"{label + ':':<11} {visible(str(value))}")
 
 
 def _tensors(found: Sequence[dict[str, Any]] | None) -> str:
@@ -127,15 +145,14 @@ def outcome(one: Endpoint, *, waited: bool = True) -> None:
 
 
 def follow(client: Client, made: Endpoint, timeout: float, *, quiet: bool) -> Endpoint:
-    """Wait until nothing is under way, with what happens meanwhile on a terminal.
+    """Wait until nothing is under way, and show what happens meanwhile.
 
     Raises:
         TimeoutError: it takes longer than ``timeout`` seconds.
     """
-    if quiet or not sys.stderr.isatty():
-        return client.wait_endpoint(made.id, timeout)
     deadline = time.monotonic() + timeout
-    with show.bar_console().status(_progress(made)) as status:
+    with Line(quiet=quiet, patience=_PATIENCE_S) as line:
+        line.say(_progress(made))
         while True:
             left = deadline - time.monotonic()
             try:
@@ -143,13 +160,11 @@ def follow(client: Client, made: Endpoint, timeout: float, *, quiet: bool) -> En
             except TimeoutError:
                 if left <= 0:
                     raise
-                status.update(_progress(client.endpoint(made.id)))
+                line.say(_progress(client.endpoint(made.id)))
 
 
-def _progress(one: Endpoint) -> Any:
-    from rich.text import Text
-
-    return Text(visible(f"{one.name} is {one.state}" + (f": {one.message}" if one.message else "")))
+def _progress(one: Endpoint) -> str:
+    return f"{one.name} is {one.state}" + (f": {one.message}" if one.message else "")
 
 
 def prediction(found: dict[str, Any], took: float) -> None:

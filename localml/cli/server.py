@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from localml.cli import show
+from localml.cli import completion, show
 from localml.cli.common import Data, Json, command, connect, days_option, print_json, time_option
+from localml.cli.help import SERVER
 from localml.client.errors import ClientError
 from localml.core.quantities import format_duration, format_memory
 
@@ -21,7 +22,7 @@ _POLL_S = 0.05
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (up, down, status):
-        app.command()(function)
+        app.command(rich_help_panel=SERVER)(function)
 
 
 @command
@@ -30,10 +31,19 @@ def up(
     host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port, 0 for a free one. [default: 7070]")] = None,
     gateway_port: Annotated[int | None, typer.Option(help="Port of the model gateway. [default: 7071]")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, docker, process or fake. [default: auto]")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, docker, process or fake. [default: auto]",
+            autocompletion=completion.words("auto", "docker", "process", "fake"),
+        ),
+    ] = None,
     abandon: Annotated[
         str | None,
-        typer.Option(help="Take all for lost that another engine has (docker or process), and begin it again here."),
+        typer.Option(
+            help="Take all for lost that another engine has (docker or process), and begin it again here.",
+            autocompletion=completion.words("docker", "process"),
+        ),
     ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
@@ -50,7 +60,11 @@ def up(
     no_auth: Annotated[bool, typer.Option("--no-auth", help="Ask nobody who they are; on loopback only.")] = False,
     opens: Annotated[
         list[str] | None,
-        typer.Option("--open", help="An API that asks nobody on this machine who they are: mlbench."),
+        typer.Option(
+            "--open",
+            help="An API that asks nobody on this machine who they are: mlbench.",
+            autocompletion=completion.words("mlbench"),
+        ),
     ] = None,
     closed: Annotated[
         bool, typer.Option("--closed", help="Everything asks who calls, also what vendors leave open on a machine.")
@@ -82,7 +96,10 @@ def up(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Start the server."""
+    """Start the server.
+
+    Example: localml up --detach
+    """
     from localml.cli import daemon as serving
     from localml.config import load, recalled
     from localml.core.quantities import parse_memory
@@ -163,7 +180,10 @@ def down(
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Stop the server and the model gateway. Workloads go on; the next start takes them up again."""
+    """Stop the server and the model gateway. Workloads go on; the next start takes them up again.
+
+    Example: localml down
+    """
     from localml.client.transport import data_directory
     from localml.store.lock import holder
 
@@ -218,7 +238,10 @@ def _kept_words(disk: dict[str, Any]) -> str:
 
 @command
 def status(data: Data = None, as_json: Json = False) -> None:
-    """The installation at a glance. Exits with 2 when no server runs."""
+    """The installation at a glance. Exits with 2 when no server runs.
+
+    Example: localml status
+    """
     with connect(data) as client:
         found = client.status()
     if as_json:

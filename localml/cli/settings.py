@@ -8,12 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli.common import Data, Json, command, print_json
+from localml.cli.help import SERVER
 from localml.core.errors import invalid
 
-HELP = """Settings of a data directory, for its next start, in a file with comments of your own.
+HELP = """Settings of a data directory, in a file of yours.
+
+They count from the next start on; comments of your own stay.
 
 What counts: an option of 'localml up', then LOCALML_... in the environment, then the file, then (ports and GPUs) the
 last start, then the default. LOCALML_CONFIG names another file.
+
+Example: localml config list
 """
 
 
@@ -31,7 +36,7 @@ def add(app: typer.Typer) -> None:
     config = typer.Typer(no_args_is_help=True, help=HELP)
     for name, function in (("list", list_all), ("get", get), ("set", set_one), ("unset", unset), ("path", path)):
         config.command(name)(function)
-    app.add_typer(config, name="config")
+    app.add_typer(config, name="config", rich_help_panel=SERVER)
 
 
 @command

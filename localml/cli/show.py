@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from localml.cli.terminal import below, visible
+from localml.cli.live import bytes_bar as bytes_bar
+from localml.cli.live import colourless
+from localml.cli.terminal import visible
 from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_WORDS = ("MESSAGE", "WHY", "DESCRIPTION")
+"""Columns of sentences, which go on in further lines."""
+_NARROW = 20
+_WIDEST = 10_000
 COLOURS = {
     "queued": "yellow",
     "preparing": "cyan",
@@ -31,14 +36,8 @@ def console(*, err: bool = False) -> Console:
     from rich.console import Console
 
     stream = sys.stderr if err else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=True, width=None if stream.isatty() else 200)
-
-
-def bar_console() -> Console:
-    """A console for what moves the cursor on standard error; it is given nothing of others' that is not ``visible``."""
-    from rich.console import Console
-
-    return Console(file=below(sys.stderr), highlight=False)
+    width = None if stream.isatty() else 200
+    return Console(file=stream, highlight=False, soft_wrap=True, width=width, no_color=colourless() or None)
 
 
 def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
@@ -46,7 +45,11 @@ def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
     if not rows:
         console().print(empty, markup=False)
         return
-    console().print(made_table(columns, rows))
+    made = made_table(columns, rows)
+    screen = console()
+    need = made.__rich_measure__(screen, screen.options.update(width=_WIDEST)).minimum
+    screen.width = max(screen.width, need)
+    screen.print(made)
 
 
 def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
@@ -55,10 +58,14 @@ def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column not in ("MESSAGE", "WHY", "DESCRIPTION"))
-    for row in rows:
-        made.add_row(*(cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row))
+    cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
+    for at, column in enumerate(columns):
+        # ids, names and addresses are never cut or folded: where there is no room a line is longer than the terminal
+        words = column in _WORDS
+        widest = max(row[at].cell_len for row in cells)
+        made.add_column(column, overflow="fold", no_wrap=not words, min_width=_NARROW if words else widest)
+    for row in cells:
+        made.add_row(*row)
     return made
 
 
@@ -94,20 +101,3 @@ def gpu_name(name: str, simulated: bool) -> str:
 def took(started: float | None, ended: float | None) -> str:
     """How long something ran, or has run by now."""
     return "-" if started is None else format_duration((ended or time.time()) - started)
-
-
-@contextmanager
-def bytes_bar(total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar for bytes that come or go, when somebody looks; it is told how many more there are."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    # what is printed meanwhile goes the usual way, and not through the bar's console
-    with Progress(
-        *columns, console=bar_console(), transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bars:
-        task = bars.add_task("", total=total)
-        yield lambda size: bars.update(task, advance=size)

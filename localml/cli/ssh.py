@@ -7,27 +7,36 @@ import re
 import shlex
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from localml.cli.common import Data, Json, Name, command, connect, print_json
+from localml.cli.help import JOBS
+from localml.cli.names import ENDPOINT, RUNNING
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
+
+if TYPE_CHECKING:
+    from localml.client import Client, Thing
 
 _REPLICA = re.compile(r"[^/\s]+/\d+")
 
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(ssh)
+    app.command(rich_help_panel=JOBS)(ssh)
 
 
 @command
 def ssh(
     name: Name,
     words: Annotated[
-        list[str], typer.Argument(metavar="[ROLE/INDEX] [-- COMMAND...]", help="Which replica, and what to run there.")
+        list[str],
+        typer.Argument(
+            metavar="[ROLE/INDEX] [-- COMMAND...]",
+            help="Which replica (of an endpoint VARIANT/NUMBER), and what to run there.",
+        ),
     ] = [],  # noqa: B006
     tty: Annotated[bool, typer.Option("--tty", "-t", help="Give the command a terminal.")] = False,
     forward: Annotated[
@@ -40,11 +49,16 @@ def ssh(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Open a shell in a running container, or run a command there; exits with its exit code."""
+    """Open a shell in a running container.
+
+    Or run a command there; exits with its exit code.
+
+    Example: localml ssh NAME main/1 -- nvidia-smi
+    """
     import tempfile
 
     with connect(data) as client:
-        access = client.ssh(name)
+        access = _access(client, client.resolve(name, RUNNING))
     if as_json:
         print_json(access)
         return
@@ -58,6 +72,24 @@ def ssh(
     with tempfile.TemporaryDirectory(prefix="localml-ssh-") as folder:
         options = ["-t"] * tty + [f"-L{one}" for one in forward]
         raise typer.Exit(_run([*options, _alias(door), *_remote(rest)], _write(Path(folder), access)))
+
+
+def _access(client: Client, thing: Thing) -> dict[str, Any]:
+    """Access to what runs of it; the replicas of an endpoint are called ``VARIANT/NUMBER``, as in ``v1/2``."""
+    if thing.kind != ENDPOINT:
+        return client.ssh(thing.id)
+    doors, access = [], dict[str, Any]()
+    one = client.endpoint(thing.id)
+    for variant in one.variants:
+        for replica in variant["replicas"]:
+            if replica["workload_state"] != "running":
+                continue
+            access = client.ssh(replica["workload_id"])
+            place = {"role": variant["name"], "index": int(replica["workload"].rpartition("-")[2])}
+            doors += [{**door, **place, "private_key": access["private_key"]} for door in access["doors"]]
+    if not doors:
+        raise ClientError("wrong_state", f"no replica of {one.name} runs: it is {one.state}")
+    return {"user": access["user"], "host_key": access["host_key"], "doors": doors}
 
 
 def _choose(name: str, doors: list[dict[str, Any]], words: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -83,17 +115,16 @@ def _alias(door: dict[str, Any]) -> str:
 
 
 def _write(folder: Path, access: dict[str, Any]) -> Path:
-    """Key, known hosts and a configuration that names each replica; returns the configuration's path."""
-    key, known, config = folder / "key", folder / "known_hosts", folder / "config"
-    key.unlink(missing_ok=True)
-    with open(os.open(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(access["private_key"])
+    """Keys, known hosts and a configuration that names each replica; returns the configuration's path."""
+    known, config = folder / "known_hosts", folder / "config"
     doors = access["doors"]
+    if "private_key" in access:
+        _write_key(folder / "key", access["private_key"])
     known.write_text("".join(f"[{door['host']}]:{door['port']} {access['host_key']}\n" for door in doors))
-    sections = [f"Host {_alias(door)}\n    HostName {door['host']}\n    Port {door['port']}\n" for door in doors]
+    sections = [_section(folder, door) for door in doors]
     common = {
         "User": access["user"],
-        "IdentityFile": _quoted(key),
+        **({"IdentityFile": _quoted(folder / "key")} if "private_key" in access else {}),
         "IdentitiesOnly": "yes",
         "UserKnownHostsFile": _quoted(known),
         "StrictHostKeyChecking": "yes",
@@ -102,6 +133,22 @@ def _write(folder: Path, access: dict[str, Any]) -> Path:
     everybody = "Host *\n" + "".join(f"    {option} {value}\n" for option, value in common.items())
     config.write_text("\n".join([*sections, everybody]))
     return config
+
+
+def _section(folder: Path, door: dict[str, Any]) -> str:
+    """How one replica is reached; one of an endpoint has a key of its own."""
+    lines = [f"Host {_alias(door)}", f"    HostName {door['host']}", f"    Port {door['port']}"]
+    if "private_key" in door:
+        key = folder / f"key-{_alias(door)}"
+        _write_key(key, door["private_key"])
+        lines.append(f"    IdentityFile {_quoted(key)}")
+    return "\n".join(lines) + "\n"
+
+
+def _write_key(path: Path, text: str) -> None:
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 def _quoted(path: Path) -> str:

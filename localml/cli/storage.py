@@ -12,8 +12,11 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import FAILED, Data, Json, as_dict, command, connect, print_json
+from localml.cli.completion import complete_uris
 from localml.cli.container_files import copy as copy_files
 from localml.cli.container_files import place_of
+from localml.cli.help import DATA
+from localml.cli.places import object_uri
 from localml.client.errors import ClientError
 from localml.client.trees import AROUND, MOST_COPIES, TOO_OFTEN, Local, Tree, left_out, walk
 from localml.client.types import LeftOut
@@ -31,8 +34,8 @@ Progress = Callable[[int], None]
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command()(cp)
-    app.command()(ls)
+    app.command(rich_help_panel=DATA)(cp)
+    app.command(rich_help_panel=DATA)(ls)
 
 
 @dataclass(slots=True)
@@ -46,16 +49,25 @@ class Copied:
 
 @command
 def cp(
-    source: Annotated[str, typer.Argument(help="A file, a folder, or an object URI.", show_default=False)],
-    target: Annotated[str, typer.Argument(help="Likewise; one of the two is an object URI.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(help="A file, a folder, or an object URI.", autocompletion=complete_uris, show_default=False),
+    ],
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="Likewise; one of the two is an object URI.", autocompletion=complete_uris, show_default=False
+        ),
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Copy files or folders into the buckets (fds://, obs://, s3://, hdfs://) or out of them.
+    """Copy files or folders into the buckets or out of them.
 
-    A file goes into a bucket or folder that is there; of a folder it is what it holds. Links are followed. What cannot
-    be copied is named, and the exit code is 1 then. NAME:PATH, or NAME/ROLE/INDEX:PATH, is in a running container, from
-    and to which links stay links.
+    One side is a path of this machine, the other one an object URI (fds://, obs://, s3://, hdfs://). A file goes into a
+    bucket or folder that is there; of a folder it is what it holds. Links are followed. What cannot be copied is named,
+    and the exit code is 1 then. NAME:PATH, or NAME/ROLE/INDEX:PATH, is in a running container, from and to which links
+    stay links.
 
     Example: localml cp ./set fds://data/set
     """
@@ -276,18 +288,21 @@ def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> None:
 
 @command
 def ls(
-    uri: Annotated[str, typer.Argument(help="An object URI.", show_default=False)],
+    uri: Annotated[str, typer.Argument(help="An object URI.", autocompletion=complete_uris, show_default=False)],
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="With all that is below.")] = False,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """List objects."""
+    """List objects.
+
+    Example: localml ls --recursive fds://data/set
+    """
     from localml.cli import show
     from localml.cli.common import as_dict
     from localml.core.quantities import format_memory
 
     with connect(data) as client:
-        found = client.objects(uri, recursive=recursive)
+        found = client.objects(object_uri(uri, "URI"), recursive=recursive)
     if as_json:
         print_json({"objects": as_dict(found)})
         return

@@ -9,23 +9,51 @@ import typer
 from typer.core import TyperGroup
 
 from localml.cli import show
-from localml.cli.common import Data, Json, Place, as_dict, command, connect, print_json, seconds
+from localml.cli.common import (
+    Data,
+    Json,
+    Place,
+    amount,
+    as_dict,
+    command,
+    connect,
+    known_pool,
+    offer_names,
+    print_json,
+    seconds,
+)
+from localml.cli.completion import complete_folders, complete_gpu_types, complete_images, complete_pools, complete_uris
+from localml.cli.help import TOOLS as TOOLS_GROUP
+from localml.cli.help import with_example
+from localml.cli.names import TOOLS, completer
+from localml.cli.places import object_uri
 from localml.cli.runs import send_code
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
-    from localml.client import Client
+    from localml.client import Client, Thing
     from localml.client.tools import Tool
 
 _READY_S = 120.0
+_EXAMPLES = {"notebook": "lab", "tensorboard": "board"}
 
-ToolName = Annotated[str, typer.Argument(help="Name or id.", show_default=False)]
+
+def _complete(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Names of the kind that the group of commands is for."""
+    kind = ctx.parent.info_name if ctx.parent is not None else None
+    return offer_names(ctx, incomplete, [kind] if kind in TOOLS else TOOLS)
+
+
+ToolName = Annotated[str, typer.Argument(help="Name or id.", autocompletion=_complete, show_default=False)]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once instead of when it answers.")]
 Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
 ]
 Idle = Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")]
-Pool = Annotated[str | None, typer.Option(help="Pool whose limits count.", show_default="default")]
+Pool = Annotated[
+    str | None,
+    typer.Option(help="Pool whose limits count.", show_default="default", autocompletion=complete_pools),
+]
 TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
 
 
@@ -40,31 +68,48 @@ class _ByName(TyperGroup):
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    app.command("notebooks")(notebooks)
-    app.command("tensorboards")(tensorboards)
-    app.add_typer(_group("notebook", "JupyterLabs on this machine.", start_notebook, notebooks, notebook))
-    app.add_typer(_group("tensorboard", "TensorBoards on this machine.", start_tensorboard, tensorboards, tensorboard))
+    for name, function in (("notebooks", notebooks), ("tensorboards", tensorboards)):
+        words = with_example(function, f"localml {name}")
+        app.command(name, help=words, rich_help_panel=TOOLS_GROUP)(function)
+    for group in (
+        _group("notebook", "JupyterLabs on this machine.", start_notebook, notebooks, notebook),
+        _group("tensorboard", "TensorBoards on this machine.", start_tensorboard, tensorboards, tensorboard),
+    ):
+        app.add_typer(group, rich_help_panel=TOOLS_GROUP)
 
 
 def _group(name: str, words: str, start: Any, listing: Any, one: Any) -> typer.Typer:
-    group = typer.Typer(name=name, cls=_ByName, help=words, no_args_is_help=True, subcommand_metavar="NAME | COMMAND")
-    group.command("start")(start)
-    group.command("open")(open_again)
-    group.command("list")(listing)
-    group.command("show")(one)
-    group.command("stop")(stop)
-    group.command("restart")(restart)
+    group = typer.Typer(
+        name=name,
+        cls=_ByName,
+        help=words,
+        no_args_is_help=True,
+        subcommand_metavar="NAME | COMMAND",
+    )
+    verbs = {"start": start, "open": open_again, "list": listing, "show": one, "stop": stop, "restart": restart}
+    for verb, function in verbs.items():
+        example = f"localml {name} {verb}" + ("" if verb == "list" else f" {_EXAMPLES[name]}")
+        group.command(verb, help=with_example(function, example))(function)
     return group
 
 
 @command
 def start_notebook(
-    name: Annotated[str | None, typer.Argument(help="A name; a friendly one is made up otherwise.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A name; a friendly one is made up otherwise.", autocompletion=completer("notebook")),
+    ] = None,
     gpus: Annotated[float | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = None,
-    gpu_type: Annotated[str | None, typer.Option(help="Part of the GPU's name, such as A100.")] = None,
+    gpu_type: Annotated[
+        str | None,
+        typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
+    ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 0.25, no limit]")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    folder: Annotated[str | None, typer.Option(help="Name of the folder to work in; its own by default.")] = None,
+    folder: Annotated[
+        str | None,
+        typer.Option(help="Name of the folder to work in; its own by default.", autocompletion=complete_folders),
+    ] = None,
     workspace: Place = None,
     code: Annotated[
         Path | None,
@@ -75,7 +120,10 @@ def start_notebook(
         bool, typer.Option("--replace-code", help="Replace files that the notebook's folder has and that differ.")
     ] = False,
     image: Annotated[
-        str | None, typer.Option("--image", "-i", help="An image of one's own, with Jupyter in it.")
+        str | None,
+        typer.Option(
+            "--image", "-i", help="An image of one's own, with Jupyter in it.", autocompletion=complete_images
+        ),
     ] = None,
     idle: Idle = None,
     time_limit: TimeLimit = None,
@@ -85,8 +133,11 @@ def start_notebook(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Start a JupyterLab, and show how to open it. A stopped one of this name is as it was, but for what is given."""
-    needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": memory}
+    """Start a JupyterLab, and show how to open it. A stopped one of this name is as it was, but for what is given.
+
+    Example: localml notebook start lab --gpus 1
+    """
+    needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": amount("--memory", memory)}
     with connect(data) as client:
         sent = None
         if code is not None:
@@ -103,14 +154,16 @@ def start_notebook(
             resources={key: value for key, value in needs.items() if value is not None} or None,
             idle_limit=seconds("--idle", idle),
             time_limit=seconds("--time-limit", time_limit),
-            pool=pool,
+            pool=None if pool is None else known_pool(client, pool),
         )
         _finish(client, made, detach=detach, as_json=as_json)
 
 
 @command
 def start_tensorboard(
-    logdir: Annotated[str, typer.Argument(help="Folder with event files, such as fds://bucket/logs.")],
+    logdir: Annotated[
+        str, typer.Argument(help="Folder with event files, such as fds://bucket/logs.", autocompletion=complete_uris)
+    ],
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
     idle: Idle = None,
     time_limit: TimeLimit = None,
@@ -121,16 +174,19 @@ def start_tensorboard(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Start a TensorBoard, and show how to open it."""
+    """Start a TensorBoard, and show how to open it.
+
+    Example: localml tensorboard start fds://data/logs
+    """
     with connect(data) as client:
         made = client.tools.start_tensorboard(
-            logdir,
+            object_uri(logdir, "LOGDIR"),
             name=name,
             token=token,
             workspace=workspace,
             idle_limit=seconds("--idle", idle),
             time_limit=seconds("--time-limit", time_limit),
-            pool=pool,
+            pool=None if pool is None else known_pool(client, pool),
         )
         _finish(client, made, detach=detach, as_json=as_json)
 
@@ -152,16 +208,22 @@ def tensorboards(data: Data = None, as_json: Json = False) -> None:
 
 @command
 def notebook(name: ToolName, data: Data = None, as_json: Json = False) -> None:
-    """Show a notebook: how to open it, what its kernels do."""
+    """Show a notebook: how to open it, what its kernels do.
+
+    Example: localml notebook show lab
+    """
     with connect(data) as client:
-        _print_one(client.tools.notebook(name), as_json=as_json)
+        _print_one(_one(client, "notebook", name), as_json=as_json)
 
 
 @command
 def tensorboard(name: ToolName, data: Data = None, as_json: Json = False) -> None:
-    """Show a TensorBoard: how to open it."""
+    """Show a TensorBoard: how to open it.
+
+    Example: localml tensorboard show board
+    """
     with connect(data) as client:
-        _print_one(client.tools.tensorboard(name), as_json=as_json)
+        _print_one(_one(client, "tensorboard", name), as_json=as_json)
 
 
 @command
@@ -195,9 +257,9 @@ def stop(ctx: typer.Context, name: ToolName, data: Data = None, as_json: Json = 
 
 def _named(client: Client, ctx: typer.Context, name: str) -> Tool:
     """The one of this name, of the kind that the group of commands is for."""
-    kind = ctx.parent.info_name if ctx.parent is not None else None
+    kind = "tensorboard" if ctx.parent is not None and ctx.parent.info_name == "tensorboard" else "notebook"
     try:
-        return client.tools.notebook(name) if kind == "notebook" else client.tools.tensorboard(name)
+        return _one(client, kind, name)
     except ClientError as error:
         if error.code != "not_found":
             raise
@@ -205,19 +267,14 @@ def _named(client: Client, ctx: typer.Context, name: str) -> Tool:
         raise ClientError(error.code, f"{error.message}; make a new one with: localml {kind} {new}") from None
 
 
-def start_again(client: Client, name: str, *, detach: bool, as_json: bool) -> None:
-    """Start the notebook or TensorBoard of this name again.
+def _one(client: Client, kind: str, name: str) -> Tool:
+    number = client.resolve(name, [kind]).id
+    return client.tools.notebook(number) if kind == "notebook" else client.tools.tensorboard(number)
 
-    Raises:
-        ClientError: ``not_found`` where there is none.
-    """
-    try:
-        found = client.tools.notebook(name)
-    except ClientError as error:
-        if error.code != "not_found":
-            raise
-        found = client.tools.tensorboard(name)
-    _finish(client, client.tools.start(found), detach=detach, as_json=as_json)
+
+def start_again(client: Client, thing: Thing, *, detach: bool, as_json: bool) -> None:
+    """Start a notebook or TensorBoard again."""
+    _finish(client, client.tools.start(_one(client, thing.kind, f"id/{thing.id}")), detach=detach, as_json=as_json)
 
 
 def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:

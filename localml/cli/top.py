@@ -11,6 +11,7 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, command, connect, print_json, time_option
+from localml.cli.help import JOBS
 from localml.cli.terminal import below
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Picture:
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    app.command()(top)
+    app.command(rich_help_panel=JOBS)(top)
 
 
 @command
@@ -70,9 +71,11 @@ def top(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """What runs and what it uses, live; Ctrl-C ends it.
+    """What runs and what it uses, live.
 
-    Example: localml top --every 5s
+    Ctrl-C ends it.
+
+    Example: localml top --once
     """
     with connect(data) as client:
         if as_json:

@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json
+from localml.cli.help import CARE
 from localml.core.quantities import format_memory, parse_memory
 from localml.dialects import REGISTRY
 
-APIS = [one.name for one in REGISTRY]
+APIS = [one.name for one in REGISTRY if one.prefixes]
+"""Those that are served. ``env`` knows the others, too, so that people can prepare for them."""
 
 
 class Format(StrEnum):
@@ -37,7 +39,7 @@ class Shell(StrEnum):
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
     for function in (prune, backup, restore, env, completion, doctor):
-        app.command()(function)
+        app.command(rich_help_panel=CARE)(function)
 
 
 @command
@@ -57,6 +59,8 @@ def prune(
     """Remove old output and records. Nothing of a live workload is touched.
 
     The server does so by itself, by the rules that 'localml up' was given: see 'localml doctor'.
+
+    Example: localml prune --logs-days 7 --dry-run
     """
     kept = None if keep is None else parse_memory(keep, "--keep")
     with connect(data) as client:
@@ -77,7 +81,12 @@ def prune(
 
 @command
 def backup(data: Data = None, as_json: Json = False) -> None:
-    """Copy the database while everything goes on."""
+    """Copy the database while everything goes on.
+
+    'localml restore' goes back to it.
+
+    Example: localml backup
+    """
     with connect(data) as client:
         made = client.backup()
     if as_json:
@@ -100,7 +109,7 @@ def restore(
     What came since is set aside in the data directory's 'backups'; files that were deleted since stay deleted. What
     runs and is not in the backup is ended by the next start.
 
-    Example: localml down; localml restore localml-20260131-120000.db; localml up --detach
+    Example: localml restore localml-20260131-120000.db
     """
     from localml.client.transport import data_directory
     from localml.store.restoring import restore as go_back
@@ -128,7 +137,7 @@ def env(
 ) -> None:
     """What a vendor's client needs to reach this server.
 
-    Use: eval "$(localml env modelarts)"
+    Example: eval "$(localml env cloudml)"
     """
     with connect(data) as client:
         found = client.env(dialect)
@@ -150,10 +159,14 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = She
     """Print a completion script.
 
     Use: source <(localml completion bash)
+
+    Example: localml completion bash
     """
     from typer._completion_shared import get_completion_script
 
     script = get_completion_script(prog_name="localml", complete_var="_LOCALML_COMPLETE", shell=shell.value)
+    if shell is Shell.BASH:  # which parts words at colons otherwise, those of fds:// and NAME:VERSION too
+        script = f"COMP_WORDBREAKS=${{COMP_WORDBREAKS//:}}\n{script}"
     if as_json:
         print_json({"shell": shell.value, "script": script})
     else:
@@ -162,7 +175,10 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Your shell.")] = She
 
 @command
 def doctor(data: Data = None, as_json: Json = False) -> None:
-    """Check this machine, and say what to do about what is not as it should be."""
+    """Check this machine, and say what to do.
+
+    Example: localml doctor
+    """
     from localml.cli.doctor import Level, examine
     from localml.client.transport import data_directory
 

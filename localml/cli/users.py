@@ -10,6 +10,7 @@ import typer
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json
 from localml.cli.completion import complete_keys, complete_users
+from localml.cli.help import PEOPLE
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ KeysOf = Annotated[
 
 def add(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    users = typer.Typer(invoke_without_command=True, help="Users: list them, or change who gets in.")
+    users = typer.Typer(invoke_without_command=True)
     users.callback()(list_users)
     for name, function in (
         ("list", list_users_again),
@@ -38,25 +39,31 @@ def add(app: typer.Typer) -> None:
         ("remove", remove_user),
     ):
         users.command(name)(function)
-    app.add_typer(users, name="users")
-    keys = typer.Typer(invoke_without_command=True, help="Key pairs of signing clients: list, create, revoke.")
+    app.add_typer(users, name="users", rich_help_panel=PEOPLE)
+    keys = typer.Typer(invoke_without_command=True)
     keys.callback()(list_keys)
     keys.command("list")(list_keys_again)
     keys.command("create")(create_key)
     keys.command("revoke")(revoke_key)
-    app.add_typer(keys, name="keys")
+    app.add_typer(keys, name="keys", rich_help_panel=PEOPLE)
 
 
 @command
 def list_users(ctx: typer.Context, data: Data = None, as_json: Json = False) -> None:
-    """Users: list them, or change who gets in."""
+    """Users: list them, or change who gets in.
+
+    Example: localml users
+    """
     if ctx.invoked_subcommand is None:
         _list_users(data, as_json=as_json)
 
 
 @command
 def list_users_again(data: Data = None, as_json: Json = False) -> None:
-    """List all users."""
+    """List all users.
+
+    Example: localml users list
+    """
     _list_users(data, as_json=as_json)
 
 
@@ -77,7 +84,10 @@ def add_user(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Add a user, whose password is asked for, or read from standard input. Its token is shown this once."""
+    """Add a user, whose password is asked for, or read from standard input. Its token is shown this once.
+
+    Example: localml users add ann
+    """
     with connect(data) as client:
         made = client.people.create_user(name, _password(), admin=admin)
     if as_json:
@@ -88,7 +98,10 @@ def add_user(
 
 @command
 def set_password(user: UserName, data: Data = None, as_json: Json = False) -> None:
-    """Change a password, which is asked for, or read from standard input. All else that the user gets in with ends."""
+    """Change a password, which is asked for, or read from standard input. All else that the user gets in with ends.
+
+    Example: localml users password ann
+    """
     with connect(data) as client:
         ended = client.people.set_password(user, _password())
     _say_ended(f"the password of {user} is changed", ended, as_json=as_json)
@@ -96,7 +109,10 @@ def set_password(user: UserName, data: Data = None, as_json: Json = False) -> No
 
 @command
 def revoke_user(user: UserName, data: Data = None, as_json: Json = False) -> None:
-    """End all that a user gets in with but the password: tokens, keys, sessions."""
+    """End all that a user gets in with but the password: tokens, keys, sessions.
+
+    Example: localml users revoke ann
+    """
     with connect(data) as client:
         ended = client.people.end_credentials(user)
     _say_ended(f"the credentials of {user} are ended", ended, as_json=as_json)
@@ -104,7 +120,10 @@ def revoke_user(user: UserName, data: Data = None, as_json: Json = False) -> Non
 
 @command
 def remove_user(user: UserName, data: Data = None, as_json: Json = False) -> None:
-    """Remove a user. Its jobs go on; its notebooks and TensorBoards are stopped."""
+    """Remove a user. Its jobs go on; its notebooks and TensorBoards are stopped.
+
+    Example: localml users remove ann
+    """
     with connect(data) as client:
         client.people.remove_user(user)
     if as_json:
@@ -133,14 +152,20 @@ def _say_ended(words: str, ended: Ended, *, as_json: bool) -> None:
 
 @command
 def list_keys(ctx: typer.Context, user: KeysOf = None, data: Data = None, as_json: Json = False) -> None:
-    """Key pairs of signing clients: list, create, revoke."""
+    """Key pairs of signing clients: list, create, revoke.
+
+    Example: localml keys
+    """
     if ctx.invoked_subcommand is None:
         _list_keys(user, data, as_json=as_json)
 
 
 @command
 def list_keys_again(user: KeysOf = None, data: Data = None, as_json: Json = False) -> None:
-    """List your key pairs, without their secrets."""
+    """List your key pairs, without their secrets.
+
+    Example: localml keys list
+    """
     _list_keys(user, data, as_json=as_json)
 
 
@@ -163,7 +188,10 @@ def create_key(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key pair, and print it: access key and secret key, which is shown this once."""
+    """Make a key pair, and print it: access key and secret key, which is shown this once.
+
+    Example: localml keys create --name laptop
+    """
     with connect(data) as client:
         made = client.people.create_key(user or client.people.me(), name=name)
     if as_json:
@@ -184,7 +212,10 @@ def revoke_key(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """End a key pair."""
+    """End a key pair.
+
+    Example: localml keys revoke ID
+    """
     with connect(data) as client:
         ended = client.people.revoke_key(user or client.people.me(), key)
     if as_json:

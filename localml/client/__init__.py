@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from localml.client.client import Client
     from localml.client.errors import ClientError
     from localml.client.metrics import Compared, Metric, Report
+    from localml.client.names import Thing
     from localml.client.serving import Endpoint, Model, ModelVersion
     from localml.client.types import Event, Gpu, LogPiece, ObjectInfo, Output, Page, Pool, Reason, Replica, Workload
 
@@ -38,6 +39,7 @@ __all__ = [
     "Reason",
     "Replica",
     "Report",
+    "Thing",
     "Workload",
 ]
 

@@ -21,6 +21,7 @@ from localml.client.containers import Containers
 from localml.client.errors import ClientError
 from localml.client.jobs import Jobs, Reference, part
 from localml.client.metrics import Compared, Metric, Metrics, Report
+from localml.client.names import Names, Thing
 from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
@@ -59,6 +60,7 @@ __all__ = [
     "Reason",
     "Replica",
     "Report",
+    "Thing",
     "Workload",
 ]
 
@@ -68,7 +70,7 @@ _REJOIN_S = 15.0
 """How long a follower tries to find a server again that went away."""
 
 
-class Client(Jobs, Containers, Serving, Objects, Metrics):
+class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
     """A server's own API, typed. Use it as a context manager, or call :meth:`close`.
 
     Args:
@@ -106,7 +108,7 @@ class Client(Jobs, Containers, Serving, Objects, Metrics):
     def workloads(self, **filters: Any) -> Page:
         """One page: ``kind``, ``state`` (one or several each), ``dialect``, ``workspace``, ``owner``, ``pool``,
         ``name``, ``contains``, ``parent_kind`` with ``parent_id``, ``deleted``, ``sort``, ``order`` (asc, desc),
-        ``limit``, ``after``."""
+        ``limit``, ``after``, ``why`` (whether to say why those wait that do)."""
         found = self._http.json("GET", "/workloads", **filters)
         return Page([workload(one) for one in found["workloads"]], found["next"])
 

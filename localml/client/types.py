@@ -32,12 +32,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a workload waits: what it is ``short`` of, who holds it (ids), when it may start (None: nobody knows)."""
+    """Why a workload waits: what it is ``short`` of, who holds it (ids; ``held_by`` the first of them as {id, name,
+    kind, owner, since}), when it may start (None: nobody knows)."""
 
     code: str
     message: str
     short: list[str] = field(default_factory=list)
     holders: list[int] = field(default_factory=list)
+    held_by: list[dict[str, Any]] = field(default_factory=list)
     expected_start: float | None = None
 
 

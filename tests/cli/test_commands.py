@@ -43,9 +43,9 @@ def test_run_and_follow_exits_like_the_job(cli: Cli) -> None:
     ("option", "value", "told"),
     [
         ("--time-limit", "inf", "--time-limit: must be a time such as 90s, 30m, 8h or 1d12h, not 'inf'"),
-        ("--cpus", "nan", "spec.roles.0.resources.cpu: must be a finite number, not nan"),
-        ("--shm", "9E", "shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
-        ("--retries", "5000", "spec.retries.limit: should be less than or equal to 1000, not 5000"),
+        ("--cpus", "nan", "--cpus: must be a finite number, not nan"),
+        ("--shm", "9E", "--shm: must be a number with a unit (K, M, G or T), such as 512M, not '9E'"),
+        ("--retries", "5000", "--retries: should be less than or equal to 1000, not 5000"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(cli: Cli, option: str, value: str, told: str) -> None:

@@ -133,7 +133,7 @@ def test_a_token_for_one_workload_alone(cli: Cli) -> None:
         (("token", "create", "--scope", "fly"), "scope: 'fly' is none of NOUN, ACTION and NOUN:ACTION"),
         (("token", "create", "--for", "workload"), "thing: 'workload' is no noun and id"),
         (("token", "create", "--workspace", "cli-nothing"), "workspace 'cli-nothing' does not exist"),
-        (("workspaces", "create", "a/b"), "name: 'a/b' must be"),
+        (("workspaces", "create", "a/b"), "NAME: 'a/b' must be"),
         (("workspaces", "create", "x", "--everyone", "king"), "everyone"),
         (("workspaces", "delete", "admin"), "workspace admin is admin's own"),
     ],

@@ -124,7 +124,7 @@ def test_several_versions_at_once(serve: Cli, served: Localml, tmp_path: Path) -
         (["--variant", "a=b@100"], "model 'b' does not exist"),
         (["--variant", "a=9@100"], "model 'wrong' has no version '9'"),
         (["2", "--variant", "v1@100"], "--variant: says version and weight of each"),
-        (["--variant", "a=1@150", "--variant", "b=1@-50"], "variants.0.weight: must be more than 0 and at most 100"),
+        (["--variant", "a=1@150", "--variant", "b=1@-50"], "--variant: must be more than 0 and at most 100"),
     ],
 )
 def test_versions_that_are_written_wrong(
@@ -168,7 +168,7 @@ def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_
     with pytest.raises(ClientError, match="localml images build --onto mine"):
         served.client.serve("own", image="mine")
     made = serve("serve", "own", "--image", "mine")
-    assert (made.code, made.err) == (0, "making the server ready to run in mine\n")
+    assert (made.code, made.err.startswith("making the server ready to run in mine; all")) == (0, True)
     assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
     assert [one["datatype"] for one in serve("models", "--json").json["models"][0]["versions"][0]["inputs"]] == ["FP32"]
 
@@ -180,7 +180,7 @@ def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_
 
 def test_a_rollout_needs_something_new(serve: Cli) -> None:
     done = serve("rollout", "own")
-    assert (done.code, done.err) == (1, "error: version: give a version, or --image, or --variant for several\n")
+    assert (done.code, done.err) == (1, "error: VERSION: give a version, or --image, or --variant for several\n")
 
 
 def test_a_broken_file_is_told_before_anything_starts(serve: Cli, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ def test_rm_goes_on_after_a_name_that_there_is_not(cli: Cli, localml: Localml) -
     found = cli("rm", "several-a", "several-nope", "several-b", "several-neither")
     assert (found.code, found.out) == (1, "several-a removed\nseveral-b removed\n")
     assert [line for line in found.err.splitlines() if line.startswith("error: ")] == [
-        "error: workload 'several-nope' does not exist",
-        "error: workload 'several-neither' does not exist",
+        "error: nothing is named 'several-nope'",
+        "error: nothing is named 'several-neither'",
     ]
     assert gone(localml.client, "several-a")
     assert gone(localml.client, "several-b")
@@ -41,7 +41,7 @@ def test_stop_says_in_json_what_failed(cli: Cli, localml: Localml) -> None:
         {
             "name": "several-nope",
             "code": "not_found",
-            "message": "workload 'several-nope' does not exist",
+            "message": "nothing is named 'several-nope'",
             "field": None,
         }
     ]

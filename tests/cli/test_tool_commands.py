@@ -54,7 +54,7 @@ def test_a_notebook_is_stopped_and_started_again(cli: Cli) -> None:
     unknown = cli("notebook", "again")
     assert (unknown.code, "localml notebook start again" in unknown.err) == (1, True)
     unknown = cli("start", "again")
-    assert (unknown.code, unknown.err) == (1, "error: endpoint 'again' does not exist\n")
+    assert (unknown.code, unknown.err) == (1, "error: endpoint, notebook or tensorboard 'again' does not exist\n")
     assert cli("tensorboards").out.startswith("No TensorBoards")
 
 

@@ -40,6 +40,8 @@ def _native() -> dict[str, tuple[Try, ...]]:
         **_reads(f"{job}/wait", hidden(ref="job"), own("timeout=0", ref="bobs")),
         **_reads(f"{job}/logs", hidden(ref="job"), hidden("follow=true", ref="job")),
         **_reads(f"{job}/events", hidden(ref="job")),
+        **_reads("/resolve", hidden("ref={job}"), hidden("ref=id/{number}"), hidden("ref=model/{model}")),
+        **_reads("/names", own(), own("prefix={user}"), own("prefix=model/")),
         **_reads("/events", hidden("subject_kind=workload&subject_id={number}"), hidden()),
         f"POST {job}/samples": (hidden(body={"points": [{"name": "loss", "value": 1.0}]}, ref="job"),),
         **_reads(f"{job}/samples", hidden(ref="job")),

@@ -32,14 +32,16 @@ from localml.objects.files import folder_handle
 
 WORKSPACE = "workspace:"
 """Begins the source of a mount that names a folder that localml keeps for a user."""
+FILE = "file://"
+"""Begins the source of a mount that is a path of the machine, whatever buckets there are."""
 BUCKETS_IN_CONTAINER = "/buckets"
 
 
 class Mounts:
     """Decides what a submission's workload may see, and finds it when it starts.
 
-    ``/name/...`` is a folder of the machine where the root has a ``name``, else one of the bucket ``name`` if there is
-    one that the caller sees.
+    ``file:///path`` is a path of the machine; ``/name/...`` is one where the root has a ``name``, else one of the
+    bucket ``name`` if there is one that the caller sees.
 
     Args:
         data: the data directory; what it keeps for users lies in its :data:`FOLDERS`.
@@ -107,8 +109,8 @@ class Mounts:
             name = source.removeprefix(WORKSPACE)
             self.folder(caller.id, name)
             return GrantedMount(kind=Source.WORKSPACE, path=name)
-        if self._is_of_machine(source, view):
-            return self._of_machine(source, caller)
+        if source.startswith(FILE) or self._is_of_machine(source, view):
+            return self._of_machine(source.removeprefix(FILE), caller)
         row = view.find(source, Action.USE, field="mounts") or view.ensure(source, field="mounts")
         self._tree.path(source, field="mounts")
         key = self._tree.parse(source, field="mounts").key

@@ -19,6 +19,7 @@ from localml.dialects.native.routes import (
     people,
     samples,
     ssh,
+    things,
     tools,
     workloads,
     workspaces,
@@ -27,7 +28,22 @@ from localml.dialects.native.schemas.work import ErrorAnswer
 from localml.platform import Platform
 
 PREFIX = "/localml/v1"
-_THINGS = (workloads, logs, events, samples, metrics, ssh, tools, machine, objects, buckets, code, models, endpoints)
+_THINGS = (
+    workloads,
+    logs,
+    events,
+    samples,
+    metrics,
+    ssh,
+    tools,
+    machine,
+    objects,
+    buckets,
+    code,
+    models,
+    endpoints,
+    things,
+)
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}
 
 

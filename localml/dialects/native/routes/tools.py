@@ -232,7 +232,7 @@ def _list(platform: Platform, who: Caller, kind: Kind) -> list[dict[str, Any]]:
 def _find(platform: Platform, who: Caller, reference: str, kind: Kind, action: Action = Action.READ) -> InstanceFull:
     found = platform.instances.list(kinds=(kind,), workspaces=places(who), name=reference)
     if not found and (number := whole(reference)) is not None:
-        found = [one for one in platform.instances.list(kinds=(kind,)) if one.row.id == number]
+        found = [one for one in platform.instances.list(kinds=(kind,)) if number in (one.row.id, one.row.workload_id)]
     found = [one for one in found if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, one.row))]
     if not who.admin:
         found = [one for one in found if one.row.workspace == who.workspace] or found

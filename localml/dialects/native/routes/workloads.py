@@ -42,7 +42,9 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def list_workloads(query: schemas.ListQuery) -> Any:
         """One page of workloads."""
         page = platform.workloads.page(_query(platform, caller(), query))
-        return {"workloads": translate.listed(platform, page.items), "next": page.cursor}
+        found = translate.listed(platform, page.items)
+        why = translate.reasons(platform, caller(), page.items) if query.why else {}
+        return {"workloads": [one | {"why": why.get(one["id"])} for one in found], "next": page.cursor}
 
     @api.get("/workloads/<ref>", responses={"200": schemas.WorkloadFull})
     def show(path: schemas.Reference) -> Any:

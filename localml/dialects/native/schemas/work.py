@@ -91,7 +91,8 @@ class Submit(Strict):
 
 
 class ListQuery(Strict):
-    """Which workloads, in which order; ``after`` is the ``next`` of the page before."""
+    """Which workloads, in which order; ``after`` is the ``next`` of the page before. ``why``: say why those wait that
+    do."""
 
     kind: list[Kind] = Field(default_factory=list)
     state: list[State] = Field(default_factory=list)
@@ -108,6 +109,7 @@ class ListQuery(Strict):
     order: Literal["asc", "desc"] = "desc"
     limit: int = Field(default=50, ge=1, le=1000)
     after: str | None = None
+    why: bool = False
 
 
 class WaitQuery(Strict):
@@ -197,10 +199,33 @@ class ErrorAnswer(BaseModel):
     error: ErrorBody
 
 
+class HolderOut(BaseModel):
+    """Who has what a workload waits for, since when it runs."""
+
+    id: int
+    name: str
+    kind: str
+    owner: str
+    since: float | None
+
+
+class ReasonOut(BaseModel):
+    """Why a workload waits, or what it waits for before it is over. ``holders`` are ids of all that have it,
+    ``held_by`` the first of them."""
+
+    code: str
+    message: str
+    short: list[str]
+    holders: list[int]
+    held_by: list[HolderOut]
+    expected_start: float | None
+
+
 class WorkloadOut(BaseModel):
     """A workload in a list. One that is a child says whose: trial of a study, version of a job, run of an instance,
     replica of a variant; ``parent_index`` says which one, ``version`` how a job's API calls it. In lists ``exited_at``
-    says when the last program of one ended whose output is still being copied; it holds no GPUs any more."""
+    says when the last program of one ended whose output is still being copied; it holds no GPUs any more. ``why`` is
+    given in lists where it is asked for, of the first fifty that wait."""
 
     id: int
     name: str
@@ -231,6 +256,7 @@ class WorkloadOut(BaseModel):
     parent_id: int | None
     parent_index: int | None
     exited_at: float | None = None
+    why: ReasonOut | None = None
 
 
 class WorkloadsOut(BaseModel):
@@ -238,16 +264,6 @@ class WorkloadsOut(BaseModel):
 
     workloads: list[WorkloadOut]
     next: str | None
-
-
-class ReasonOut(BaseModel):
-    """Why a workload waits, or what it waits for before it is over."""
-
-    code: str
-    message: str
-    short: list[str]
-    holders: list[int]
-    expected_start: float | None
 
 
 class EventOut(BaseModel):

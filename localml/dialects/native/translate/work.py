@@ -17,7 +17,7 @@ from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.work.causes import CAUSES
 from localml.core.work.listing import last_exits
-from localml.core.work.states import TERMINAL
+from localml.core.work.states import TERMINAL, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
 from localml.dialects.kit.addresses import reachable
@@ -55,6 +55,10 @@ _PLAIN = (
 )
 
 
+_MOST_REASONS = 50
+_MOST_HOLDERS = 20
+
+
 def workload(row: Workload) -> dict[str, Any]:
     """A workload as lists show it."""
     return {name: getattr(row, name) for name in _PLAIN}
@@ -65,6 +69,12 @@ def listed(platform: Platform, rows: Sequence[Workload]) -> list[dict[str, Any]]
     with platform.db.read_raw() as connection:
         exits = last_exits(connection, [row.id or 0 for row in rows if row.state not in TERMINAL])
     return [{**workload(row), "exited_at": exits.get(row.id or 0)} for row in rows]
+
+
+def reasons(platform: Platform, who: Caller, rows: Sequence[Workload]) -> dict[int, dict[str, Any] | None]:
+    """id -> why it waits, of those that do and come first; a long queue waits for the same."""
+    waiting = [row.id or 0 for row in rows if row.state in (State.QUEUED, State.PREPARING)]
+    return {number: why(platform, who, platform.why(number)) for number in waiting[:_MOST_REASONS]}
 
 
 def full(platform: Platform, who: Caller, found: Full, events: Sequence[Event]) -> dict[str, Any]:
@@ -144,14 +154,20 @@ def why(platform: Platform, who: Caller, reason: Any) -> dict[str, Any] | None:
     caller may not read."""
     if reason is None:
         return None
-    holders = [number for number in reason.holders if seen(platform, who, number) is not None]
+    rows = {number: seen(platform, who, number) for number in reason.holders}
+    holders = [number for number, row in rows.items() if row is not None]
     return {
         "code": reason.code,
         "message": reason.message if len(holders) == len(reason.holders) else reason.discreet,
         "short": sorted(reason.short),
         "holders": holders,
+        "held_by": [_holder(row) for row in rows.values() if row is not None][:_MOST_HOLDERS],
         "expected_start": reason.expected_start,
     }
+
+
+def _holder(row: Workload) -> dict[str, Any]:
+    return {"id": row.id, "name": row.name, "kind": row.kind, "owner": row.owner, "since": row.started_at}
 
 
 def event(one: Event) -> dict[str, Any]:
