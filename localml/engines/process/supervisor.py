@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SIGHUP, SIGINT, SIGKILL, SIGALRM, SIGTERM, SIGCHLD = 1, 2, 9, 14, 15, 17
 AWAITED = (SIGTERM, SIGALRM, SIGCHLD)
-DEFAULT_GRACE = 10.0
+DEFAULT_GRACE, TOLD_WAIT = 10.0, 0.3  # seconds; the second: for whoever ends all processes to end this one, too
 REST_WAIT, END_WAIT = 30.0, 600.0  # seconds for what was killed to end, and for a disk to take an end
 PR_SET_CHILD_SUBREAPER = 36
 LIMITS = ((b"memory", "RLIMIT_DATA"), (b"files", "RLIMIT_NOFILE"), (b"processes", "RLIMIT_NPROC"))
@@ -87,7 +87,7 @@ class Supervisor:
         status, usage = self._wait()
         oom = any(oom_kills(group) for group in self.cgroups)
         errors = [self._kill_rest(), self.pipes.finish(self._hurried)]
-        told = self.stopping or (os.WIFSIGNALED(status) and self._hurried())
+        self.stopping |= os.WTERMSIG(status) in (SIGKILL, SIGTERM) and bool(signals.sigtimedwait((SIGTERM,), TOLD_WAIT))
         record_end(
             error="; ".join(filter(None, errors)),
             exit_code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
@@ -96,7 +96,7 @@ class Supervisor:
             max_rss=usage.ru_maxrss * 1024,
             cpu_user=usage.ru_utime,
             cpu_system=usage.ru_stime,
-            interrupted=told and not os.path.exists("stop"),
+            interrupted=self.stopping and not os.path.exists("stop"),
         )
 
     def _fork(self) -> int:
