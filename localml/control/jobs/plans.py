@@ -31,7 +31,7 @@ from localml.engines.base import (
 from localml.objects.sharing import share
 
 LEAST_SHM = 64 << 20
-"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is the kernel's habit."""
+"""Bytes of shared memory that who names none has at least, as Docker gives; half the memory is the kernel's habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
