@@ -108,7 +108,9 @@ class Metrics:
             return True
         with self._lock:
             row, attempts = self._rows(number)
-            if row is None or row.kind not in KINDS or row.dialect in self._own:
+            if row is None:
+                return True
+            if row.kind not in KINDS or row.dialect in self._own:
                 self._pass_over(number)
                 return True
             one = self._opened(row)
@@ -120,10 +122,11 @@ class Metrics:
             if done:
                 job = Job(number, row.owner_id, one.spec, row.created_at, over)
                 one.moved |= self._folders.read(job, one.intake, one.place)
+            if done and over and (one.moved or one.places):
+                one.place(_OVER)
+                one.moved = True
             if one.moved:
                 one.intake.finish()
-                if done and over:
-                    one.place(_OVER)
                 self._store.write(lambda session: _remember(session, number, one.places))
                 one.moved = False
             return done

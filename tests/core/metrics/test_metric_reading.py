@@ -105,6 +105,20 @@ def test_half_a_line_waits_for_the_rest_and_the_last_one_for_the_end(bench: Benc
     assert values(bench.read(number)["loss"]) == [1, 25, 3]
 
 
+def test_what_is_over_and_was_read_is_looked_at_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    number, (out, _) = bench.started(writes("fds://b/out"))
+    append(bench.rig.logs, out, 1, b"loss=1\n")
+    bench.read(number)
+    bench.rig.workloads.stop(number, ME)
+    bench.rig.settle()
+    bench.read(number)
+    monkeypatch.setattr(bench.tree, "list", None)
+    monkeypatch.setattr(bench.rig.logs, "size", None)
+    assert values(bench.read(number)["loss"]) == [1]
+    bench.again()
+    assert values(bench.read(number)["loss"]) == [1]
+
+
 @pytest.mark.parametrize("at", [5.0, 1795848387.1234567, 4102444799.9999995])
 def test_many_lines_of_one_moment_are_as_many_points(bench: Bench, at: float) -> None:
     number, (out, _) = bench.started()
