@@ -1,6 +1,6 @@
 """Following what jobs report: their output is read for metrics soon after it came.
 
-It is a guest: reading takes at most a tenth of one core's time, however much is written, and goes on behind what
+It is a guest: reading takes at most a twentieth of the time, however much is written, and goes on behind what
 floods. Who asks for the metrics of a job has the rest of its output read at once (:meth:`Metrics.catch_up`).
 """
 
@@ -18,11 +18,12 @@ from localml.core.ports import Store
 from localml.core.work.tables import Workload
 
 SETTLE_S = 1.0
-_SLICE_S = 0.05
+_SLICE_S = 0.02
 """Of one workload before the others have their turn."""
-_TICK_S = 0.1
-_REST = 9
-"""So many times what a tick took is rested after it, while there is more."""
+_TICK_S = 0.05
+_REST = 19
+"""So many times what a tick took is rested after it, whoever writes meanwhile: where cores are short, or many threads
+want this process's, a tick takes others' time, too."""
 
 
 class MetricsWatch:
@@ -33,6 +34,7 @@ class MetricsWatch:
         self._lock = threading.Lock()
         self._waiting: dict[int, None] = {}  # in the order in which they came
         self._folders: dict[int, float] = {}  # when they are looked at again, in monotonic seconds
+        self._due = 0.0  # monotonic time before which nothing is read
         self._worker = Worker("metrics", self.tick, what="reading metrics", settle=SETTLE_S)
 
     def start(self) -> None:
@@ -55,6 +57,8 @@ class MetricsWatch:
     def tick(self) -> float | None:
         """Read for a while. Returns the seconds until there is more to do; None when nobody writes."""
         began = time.monotonic()
+        if began < self._due:
+            return self._due - began
         for number in [one for one, due in self._folders.items() if due <= began]:
             del self._folders[number]
             with self._lock:
@@ -65,8 +69,9 @@ class MetricsWatch:
                 del self._waiting[number]
             self._one(number)
         now = time.monotonic()
+        self._due = now + (now - began) * _REST
         if self._waiting:
-            return (now - began) * _REST
+            return self._due - now
         return max(0.0, min(self._folders.values()) - now) if self._folders else None
 
     def _one(self, number: int) -> None:

@@ -62,11 +62,13 @@ class Intake:
         self._flows = {key: _Flow() for key in known}
         self._waiting: dict[str, list[tuple[str, Point]]] = {}
         self.left_out = 0  # readings of series beyond the limit
+        self.floods = False  # nothing was kept of what came last: it comes faster than it is kept
 
     def take(self, replica: str, found: Iterable[Reading], at: float) -> None:
         """Take in what was said at a time (seconds since the epoch)."""
         if not 0 <= at <= _LATEST:
             return
+        self.floods = True
         for one in found:
             flow = self._flow(replica, one.name)
             if flow is None:
@@ -74,6 +76,7 @@ class Intake:
                 continue
             point = Point(at, one.value, "" if math.isfinite(one.value) else f"{one.value:g}", note_of(one.step))
             if flow.takes(point):
+                self.floods = False
                 self._put(replica, one.name, point)
 
     def finish(self) -> None:

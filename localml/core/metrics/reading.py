@@ -30,7 +30,9 @@ from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import TERMINAL, AttemptState, Kind
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
-BLOCK = 256 << 10
+BLOCK = 64 << 10
+SPARSE = 16
+"""Of lines that come faster than they are kept one in so many is looked at, and as many last ones of a block."""
 KINDS = (Kind.JOB, Kind.TRIAL)
 _OVER = "over"
 """The place that there is when nothing more comes."""
@@ -106,7 +108,9 @@ class Metrics:
             return True
         with self._lock:
             row, attempts = self._rows(number)
-            if row is None or row.kind not in KINDS or row.dialect in self._own:
+            if row is None:
+                return True
+            if row.kind not in KINDS or row.dialect in self._own:
                 self._pass_over(number)
                 return True
             one = self._opened(row)
@@ -118,10 +122,11 @@ class Metrics:
             if done:
                 job = Job(number, row.owner_id, one.spec, row.created_at, over)
                 one.moved |= self._folders.read(job, one.intake, one.place)
+            if done and over and (one.moved or one.places):
+                one.place(_OVER)
+                one.moved = True
             if one.moved:
                 one.intake.finish()
-                if done and over:
-                    one.place(_OVER)
                 self._store.write(lambda session: _remember(session, number, one.places))
                 one.moved = False
             return done
@@ -191,13 +196,14 @@ class Metrics:
     def _block(
         self, number: int, intake: Intake, name: str, replica: str, stream: str, offset: int, block: bytes, place: Place
     ) -> None:
-        marks: list[Mark] | None = None
-        for at, line in candidates(block):
-            found = readings(line)
-            if found:
-                if marks is None:
-                    marks = list(_marks(self._logs, number, name, stream, offset, offset + len(block)))
-                intake.take(replica, found, place.next_at(_time(marks, offset + at)))
+        lines = list(candidates(block))
+        marks = list(_marks(self._logs, number, name, stream, offset, offset + len(block))) if lines else []
+        for index, (at, line) in enumerate(lines):
+            when = place.next_at(_time(marks, offset + at))  # whether it is looked at or not: see above
+            if intake.floods and index % SPARSE and index < len(lines) - SPARSE:
+                continue
+            if found := readings(line):
+                intake.take(replica, found, when)
 
 
 def _whole_lines(block: bytes, *, last: bool) -> int:
