@@ -26,6 +26,9 @@ _SIGNALS = (128 + 15, 128 + 9)
 _VANISHED = 255
 """What the daemon says of a program that it does not find again after its machine died."""
 _SLACK_S = 1.0
+_NOTICED_S = 15.0
+"""So much later than the door closed this may be noticed: connections that there are go on until the daemon ends. What
+ended earlier was looked at before."""
 _PATIENCE_S = 30.0
 """Within so long a daemon that is told to end has ended its containers (15 s, unless it is told otherwise)."""
 _REMEMBERED = 16
@@ -55,7 +58,7 @@ class Outages:
             raise EngineUnreachable("the Docker daemon lets nobody in: it is about to end, or to begin")
         rebooted = seen.started_at < psutil.boot_time()
         doubtful = seen.exit_code in _SIGNALS or (seen.exit_code == _VANISHED and rebooted)
-        closed = [at for at in tuple(self._left) if at - _SLACK_S <= seen.finished_at]
+        closed = [at for at in tuple(self._left) if at - _NOTICED_S <= seen.finished_at]
         if not doubtful and not closed:
             return seen
         began = self._began()

@@ -62,7 +62,8 @@ def test_other_codes_are_only_where_the_door_was_seen_to_close_just_before(code:
     assert told(Told(), code, BEGAN - 5, left=BEGAN - 10) != ""
     assert told(Told(), code, BEGAN - 500, left=BEGAN - 505) != ""
     assert told(Told(), code, BEGAN - 300, left=BEGAN - 600) == ""  # long after, and long before it came back
-    assert told(Told(), code, BEGAN - 20, left=BEGAN - 10) == ""  # before it closed
+    assert told(Told(), code, BEGAN - 20, left=BEGAN - 10) != ""  # it was noticed late
+    assert told(Told(), code, BEGAN - 40, left=BEGAN - 10) == ""  # before it closed
     assert told(Told(), code, BEGAN + 50, left=BEGAN + 40) == ""  # the connection broke, and nothing else
     assert told(Told(keeps=True), code, BEGAN - 5, left=BEGAN - 10) == ""
 
