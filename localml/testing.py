@@ -10,9 +10,9 @@
 Jobs are child processes of yours, whichever user starts them; 64 cores are given out, and GPUs are simulated;
 ``localml_gpus`` in pytest's configuration says how many (or what else ``localml up --gpus`` takes). Whatever image a
 job names, it runs in the Python of the tests, with what is installed there, and the summary says so; ``localml_images``
-names runtimes instead, a line ``PATTERN = RUNTIME`` for each (``localml/* = train-sklearn``), which are built when first
-used. Runtimes with programs of their own (MPI, servers of models) always are. Nothing of localml is imported until a
-test asks for a fixture.
+names runtimes instead, a line ``PATTERN = RUNTIME`` for each (``localml/* = train-sklearn``), which are built when
+first used. Runtimes with programs of their own (MPI, servers of models) always are. Nothing of localml is imported
+until a test asks for a fixture.
 """
 
 from __future__ import annotations
