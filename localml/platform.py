@@ -68,7 +68,7 @@ from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
 from localml.engines.choice import Chosen, choose_engine, container_ids, end_there, need_no_other
-from localml.engines.runtimes import Images, open_images, server_folder, unbuilt
+from localml.engines.runtimes import Images, open_images, server_folder, unmapped
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
 from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
@@ -192,11 +192,11 @@ class Platform:
         lost = [one for one in memory.holdings if kind_of(one.engine) == config.abandon]
         if lost:
             memory = Memory(tuple(one for one in memory.holdings if one not in lost))
-        chosen = Chosen(given) if given else choose_engine(config, self.install, self.clock, self.catalog, memory)
+        chosen = Chosen(given) if given else choose_engine(config, self.install, self.clock, memory)
         need_no_other(chosen.engine, memory)
         lost = Memory(tuple(lost)).elsewhere(chosen.engine.identity)
         for one in lost:
-            end_there(config, self.install, self.catalog, one)
+            end_there(config, self.install, one)
         if lost:
             abandon(self.db, lost, chosen.engine.identity, self.started_at)
         remember(self.db, chosen.engine.identity)
@@ -267,7 +267,7 @@ class Platform:
                 names_in=lambda caller, folder: file_names(self.buckets_for(caller), folder),
                 check=self._possible,
                 admits=self.accounts.check,
-                missing=partial(unbuilt, self.engine.name, cache, self.catalog),
+                missing=partial(unmapped, self.engine.name, self.config),
                 why=self._why_words,
             )
         )

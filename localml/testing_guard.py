@@ -55,7 +55,12 @@ class Guard:
             os.close(alive)
 
     def close(self) -> None:
-        """Everything was ended in good order."""
+        """Everything was ended in good order. A build that another server may wait for is ended with this process."""
+        from localml.engines.runtimes.wheels import CHILDREN
+
+        if CHILDREN:
+            self._process.returncode = 0  # that it is not waited for is intended
+            return
         self._process.kill()
         self._process.wait()
 

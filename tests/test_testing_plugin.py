@@ -44,6 +44,49 @@ def test_the_fixtures_give_a_server(tmp_path: Path) -> None:
     assert "4 passed" in run.stdout, run.stdout + run.stderr
 
 
+IMAGES = """
+import pytest
+
+def run(localml, image):
+    return localml.client.run(["python", "-c", "import pytest, localml_launcher"], image=image, wait=True, timeout=60)
+
+@pytest.mark.parametrize("image", ["localml/train-sklearn:latest", "openpai/pai.run.tensorflow", "host"])
+def test_whatever_it_names_it_runs_in_the_python_of_the_tests(localml, image):
+    job = run(localml, image)
+    assert job.state == "succeeded", localml.client.text(job.id)
+
+def test_another(localml_fresh):
+    assert run(localml_fresh, "of/another").state == "succeeded"
+"""
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]], ids=["alone", "xdist"])
+def test_images_stand_for_the_python_of_the_tests_and_it_is_said_once(tmp_path: Path, workers: list[str]) -> None:
+    (tmp_path / "test_it.py").write_text(IMAGES)
+    run = pytest_in(tmp_path, *workers)
+    assert "4 passed" in run.stdout, run.stdout + run.stderr
+    (line,) = [line for line in run.stdout.splitlines() if line.startswith("localml: ")]
+    assert line.endswith(": localml/train-sklearn:latest, of/another, openpai/pai.run.tensorflow")
+
+
+def test_the_catalogue_counts_where_the_project_says_so(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nlocalml_images =\n    */mine = host\n")
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(localml):\n"
+        "    def run(image):\n"
+        "        return localml.client.run(['true'], image=image, wait=True, timeout=60)\n"
+        "    assert run('of/mine').state == 'succeeded'\n"
+        "    other = run('of/others')\n"
+        "    assert (other.state, other.cause) == ('failed', 'image_missing')\n"
+        "    assert '[images] \"of/others*\" = ' in other.message\n"
+    )
+    run = pytest_in(tmp_path)
+    assert "1 passed" in run.stdout, run.stdout + run.stderr
+    (tmp_path / "pytest.ini").write_text("[pytest]\nlocalml_images = nonsense\n")
+    run = pytest_in(tmp_path)
+    assert "localml_images: must be lines PATTERN = RUNTIME, not 'nonsense'" in run.stdout
+
+
 def test_what_waits_for_a_gpu_does_not_begin_when_all_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     running = testing.start(tmp_path / "data", "simulated:1")
     begun = tmp_path / "begun"

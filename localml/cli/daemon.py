@@ -221,7 +221,7 @@ def _settings(config: Config) -> dict[str, str]:
         if one.name in ("auth", "asked") or value is None or (one.name in _PORTS and one.name not in config.asked):
             continue
         if isinstance(value, Mapping):
-            value = tuple(f"{key}={one}" for key, one in value.items())
+            value = tuple(f"{pattern}={name}" for pattern, name in value.items())
         text = ",".join(value) if isinstance(value, tuple) else str(value)
         found[f"LOCALML_{one.name.upper()}"] = text
     return found

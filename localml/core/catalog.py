@@ -9,9 +9,10 @@ import hashlib
 import os
 import time
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,9 @@ from localml.core.home import expanded, home
 
 CATALOG_FILE = "catalog.toml"
 IMAGE_PREFIX = "localml/"
+HOST = "host"
+"""What stands, on an engine without containers, for the Python that runs localml with what is installed there; it is
+what runs whatever names no image."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SETTLED_S = 2.0
 _IGNORED = frozenset({"__pycache__", "build", ".mypy_cache", ".ruff_cache"})
@@ -45,6 +49,7 @@ class _File(BaseModel):
 
     runtimes: dict[str, _Entry]
     frameworks: dict[str, dict[str, str]] = {}
+    images: dict[str, str] = {}
 
 
 class Runtime(_Entry):
@@ -66,10 +71,11 @@ class Runtime(_Entry):
 class Catalog:
     """The runtimes of one ``catalog.toml`` and the frameworks that they give. Immutable."""
 
-    def __init__(self, folder: Path, runtimes: dict[str, Runtime], frameworks: dict[str, dict[str, str]]) -> None:
+    def __init__(self, folder: Path, runtimes: dict[str, Runtime], file: _File) -> None:
         self.folder = folder
         self._runtimes = runtimes
-        self._frameworks = frameworks
+        self._frameworks = file.frameworks
+        self._images = file.images
         self._fingerprints: dict[str, tuple[tuple[_Stamp, ...], str]] = {}
 
     def runtimes(self) -> tuple[Runtime, ...]:
@@ -125,6 +131,23 @@ class Catalog:
         name = image.removeprefix(IMAGE_PREFIX).split("@")[0].split(":")[0]
         return self._runtimes.get(name)
 
+    def stands_for(self, image: str, images: Mapping[str, str]) -> str:
+        """The runtime that an image's name stands for where there are no containers, or :data:`HOST`; empty for none.
+
+        Args:
+            images: patterns (``*``, ``?``, ``[...]``) -> runtime. The first that matches counts, then what the name
+                is here, then the catalogue's own patterns.
+        """
+        for pattern, name in images.items():
+            if fnmatchcase(image, pattern):
+                return name
+        if image == HOST:
+            return HOST
+        ours = self.of_image(image)
+        if ours is not None:
+            return ours.name
+        return next((name for pattern, name in self._images.items() if fnmatchcase(image, pattern)), "")
+
     def lineage(self, name: str) -> tuple[Runtime, ...]:
         """The runtime and what it is made from, the first ancestor first."""
         runtime = self.runtime(name)
@@ -174,7 +197,7 @@ def load_catalog(path: Path | None = None) -> Catalog:
     runtimes = {name: Runtime(name=name, **entry.model_dump()) for name, entry in file.runtimes.items()}
     for problem in _problems(file, path.parent):
         raise LocalmlError(Code.INTERNAL, f"{path}: {problem}")
-    return Catalog(path.parent, runtimes, file.frameworks)
+    return Catalog(path.parent, runtimes, file)
 
 
 def runtimes_dir() -> Path:
@@ -206,6 +229,9 @@ def _problems(file: _File, folder: Path) -> Iterator[str]:
         for version, name in versions.items():
             if name not in file.runtimes:
                 yield f"framework '{framework}' {version}: there is no runtime '{name}'"
+    for pattern, name in file.images.items():
+        if name not in file.runtimes:
+            yield f"image '{pattern}': there is no runtime '{name}'"
 
 
 def _position(file: _File, name: str) -> int:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from localml.config import Config
-from localml.core.catalog import Catalog, runtimes_dir
+from localml.core.catalog import runtimes_dir
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.folders import FOLDERS
 from localml.core.work.engines import NOTHING, Holding, Memory, kind_of
 from localml.engines import engine_class
-from localml.engines.base import Engine, EngineError, EngineUnreachable, ImageMissing
+from localml.engines.base import Engine, EngineError, EngineUnreachable
 
 SHARED_UMASK = 0o002
-EnvironmentOf = Callable[[str], Mapping[str, str] | None]
-"""From an image's name to the variables of its virtual environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +29,7 @@ class Chosen:
     away: bool = False
 
 
-def choose_engine(config: Config, install: str, clock: Clock, catalog: Catalog, memory: Memory = NOTHING) -> Chosen:
+def choose_engine(config: Config, install: str, clock: Clock, memory: Memory = NOTHING) -> Chosen:
     """The engine that the settings ask for; ``auto`` is the one that has work, whether it answers or not; if none has,
     Docker's where a daemon answers, else child processes.
 
@@ -42,17 +40,17 @@ def choose_engine(config: Config, install: str, clock: Clock, catalog: Catalog, 
         return Chosen(engine_class("fake")(clock, install=install))
     stays = memory.kind if config.engine == "auto" else ""
     if config.engine == "process":
-        return Chosen(_process_engine(config, install, catalog))
+        return Chosen(_process_engine(config, install))
     from localml.engines.docker import docker_available
 
     trouble = docker_available()
     if stays == "process":
-        return Chosen(_process_engine(config, install, catalog), _stays_process(memory, trouble))
+        return Chosen(_process_engine(config, install), _stays_process(memory, trouble))
     if trouble is None or stays == "docker":
         return _docker(config, install, memory, trouble)
     if config.engine == "docker":
         raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")
-    return Chosen(_process_engine(config, install, catalog), _NO_DOCKER.format(trouble))
+    return Chosen(_process_engine(config, install), _NO_DOCKER.format(trouble))
 
 
 _NO_DOCKER = "no Docker ({}): jobs run as child processes"
@@ -101,19 +99,19 @@ def need_no_other(engine: Engine, memory: Memory) -> None:
         )
 
 
-def end_there(config: Config, install: str, catalog: Catalog, held: Holding) -> None:
+def end_there(config: Config, install: str, held: Holding) -> None:
     """Remove what an engine has that is taken for lost, as far as that engine can be asked; the rest is removed when it
     is used again, as nobody knows of it any more."""
-    with suppress(EngineUnreachable, EngineError), _asked(config, install, catalog, held) as engine:
+    with suppress(EngineUnreachable, EngineError), _asked(config, install, held) as engine:
         for container in held.containers:
             engine.remove(container)
 
 
 @contextmanager
-def _asked(config: Config, install: str, catalog: Catalog, held: Holding) -> Iterator[Engine]:
+def _asked(config: Config, install: str, held: Holding) -> Iterator[Engine]:
     engine: Engine
     if kind_of(held.engine) == "process":
-        engine = _process_engine(config, install, catalog)
+        engine = _process_engine(config, install)
     else:
         from localml.engines.docker import DockerEngine
 
@@ -122,16 +120,17 @@ def _asked(config: Config, install: str, catalog: Catalog, held: Holding) -> Ite
         yield engine
 
 
-def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:
-    from localml.engines.runtimes.environments import Environments
+def _process_engine(config: Config, install: str) -> Engine:
+    from localml.engines.runtimes.provision import Provision
 
-    known = Environments(config.cache, runtimes_dir()).env_for
+    provision = Provision(config.cache, runtimes_dir(), config.images)
     # What the administrator's jobs leave in buckets, those of the users' accounts may change, too.
     umask = None if config.trust_users else SHARED_UMASK
     engine: Engine = engine_class("process")(
         config.data / "replicas",
         install,
-        environments=_built_environments(catalog, known),
+        environments=provision.env_for,
+        resolve=provision.resolve,
         hidden=_private(config.data),
         umask=umask,
     )
@@ -141,18 +140,6 @@ def _process_engine(config: Config, install: str, catalog: Catalog) -> Engine:
 def _private(data: Path) -> list[Path]:
     """The data directory, and what of it is on another disk."""
     return [data, *(one for place in (data, data / FOLDERS) for one in place.glob("*") if one.is_symlink())]
-
-
-def _built_environments(catalog: Catalog, known: EnvironmentOf) -> EnvironmentOf:
-    """Environments by image; a runtime that brings its own program must have been built."""
-
-    def find(image: str) -> Mapping[str, str] | None:
-        runtime, found = catalog.of_image(image), known(image)
-        if found is None and runtime is not None and runtime.launcher is None:
-            raise ImageMissing(f"{image} is not built; build it with: localml images build {runtime.name}")
-        return found
-
-    return find
 
 
 def container_ids(engine: Engine) -> list[str]:

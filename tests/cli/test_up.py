@@ -14,6 +14,8 @@ import pytest
 import urllib3
 from helpers.rig import wait_until
 
+from localml.cli.daemon import _settings
+from localml.config import load
 from localml.engines.process.boxes import trouble
 
 LOCALML = [sys.executable, "-m", "localml.cli"]
@@ -21,6 +23,12 @@ PATIENT = [sys.executable, "-c", "from localml import cli, client; client._REJOI
 """The same, for a follower whose server may take long to come back on a busy machine."""
 Cli = Callable[..., Any]
 UP = ["up", "--port", "0", "--gateway-port", "0", "--engine", "process", "--gpus", "simulated:1"]
+
+
+def test_a_server_in_the_background_has_all_settings_of_its_command(tmp_path: Path) -> None:
+    config = load({"LOCALML_IMAGES": "*/pai.run.*=train-sklearn,none=host"}, data=tmp_path, hosts=("a", "b"))
+    assert load(_settings(config)) == config
+    assert load(_settings(load({}, data=tmp_path))) == load({}, data=tmp_path)
 
 
 @pytest.fixture

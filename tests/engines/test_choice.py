@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from localml.config import Config
-from localml.core.catalog import load_catalog
 from localml.core.clock import ManualClock
 from localml.core.errors import Code, LocalmlError
 from localml.core.work.engines import NOTHING, Holding, Memory, same_engine
@@ -18,7 +17,7 @@ from localml.engines.choice import Chosen, choose_engine, container_ids, need_no
 
 def choose(tmp_path: Path, engine: str, memory: Memory = NOTHING) -> Chosen:
     config = Config(data=tmp_path, engine=engine, cache=tmp_path)
-    return choose_engine(config, "i", ManualClock(), load_catalog(), memory)
+    return choose_engine(config, "i", ManualClock(), memory)
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ logging.basicConfig(level=logging.INFO)
 from localml.config import load
 from localml.platform import Platform
 from localml.server import Server
-Server(Platform(load({}, data=sys.argv[1], engine=sys.argv[2], gpus="none", cpus=64, port=0, gateway_port=0))).run()
+where = {"data": sys.argv[1], "engine": sys.argv[2], "cpus": 64, "port": 0, "gateway_port": 0}
+Server(Platform(load({}, gpus="none", images={"none": "host"}, **where))).run()
 """
 
 

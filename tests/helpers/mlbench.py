@@ -123,7 +123,8 @@ def open_dashboard(data: Path, engine: str, **settings: Any) -> Dashboard:
     """A server of its own on a free port; skips the test when the engine lacks what it needs."""
     if engine == "docker":
         need_image(IMAGE)
-    config = Config(data, engine=engine, gpus="simulated:2", cpus=8, port=0, cache=data / "cache", **settings)
+    settings = {"cache": data / "cache", **settings}
+    config = Config(data, engine=engine, gpus="simulated:2", cpus=8, port=0, **settings)
     server = Server(Platform(config, engine=FakeEngine() if engine == "fake" else None))
     server.start()
     return Dashboard(server)

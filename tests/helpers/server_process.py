@@ -224,6 +224,7 @@ class Servers:
             "port": 0,
             "data": str(data),
             "cache": str(data / "cache"),
+            "images": {"none": "host"},
         }
         self._settings = {**defaults, **settings}
         self.log = data.with_name(data.name + ".log")

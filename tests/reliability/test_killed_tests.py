@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 from helpers.counts import count
-
-PATIENCE_S = 30.0
-"""For all to end; what holds no grace ends at once, and the machine may be busy."""
+from helpers.leftovers import left, nothing_is_left
 
 ENDS = {
     "SIGKILL": "os.kill(os.getpid(), signal.SIGKILL)",
@@ -62,34 +58,17 @@ GATEWAY = """localml.platform.serving.gateway.ensure()
         time.sleep(0.02)"""
 
 
-def left(folder: Path, mark: str) -> list[str]:
-    """What still runs of the tests below a folder: by what it was told, stands in, or has in its environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            words, environment = process.cmdline(), process.environ()
-            about = [*words, process.cwd(), *(f"{name}={value}" for name, value in environment.items())]
-            if any(str(folder) in one or mark in one for one in about):
-                found.append(f"{process.pid}: {' '.join(words)[:200]}")
-    return found
-
-
-def nothing_is_left(folder: Path) -> None:
-    """Wait for it; what is left otherwise is shown."""
-    mark, deadline, pause = "mark-of-" + folder.name, time.monotonic() + PATIENCE_S, threading.Event()
-    while found := left(folder, mark):
-        assert time.monotonic() < deadline, "\n".join(found)
-        pause.wait(0.05)
+def mark(folder: Path) -> str:
+    """What its jobs have in their environment."""
+    return "mark-of-" + folder.name
 
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    for line in left(tmp_path, "mark-of-" + tmp_path.name):
+    for process in left(tmp_path, mark(tmp_path)):
         with contextlib.suppress(psutil.Error):
-            psutil.Process(int(line.split(":")[0])).kill()
+            process.kill()
 
 
 def run_tests(folder: Path, end: str, *arguments: str, tests: int = 1, timeout: int = 90) -> tuple[str, int]:
@@ -97,9 +76,7 @@ def run_tests(folder: Path, end: str, *arguments: str, tests: int = 1, timeout: 
     begun = folder / "begun"
     begun.mkdir()
     for number in range(tests):
-        text = TEST.format(
-            mark="mark-of-" + folder.name, begun=str(begun), end=ENDS[end], timeout=timeout, gateway=GATEWAY
-        )
+        text = TEST.format(mark=mark(folder), begun=str(begun), end=ENDS[end], timeout=timeout, gateway=GATEWAY)
         (folder / f"test_{number}.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={folder}/base", *arguments]
     run = subprocess.run(
@@ -115,7 +92,7 @@ def test_however_the_test_process_dies_its_jobs_end_with_it(watched: Path, end: 
     said, begun = run_tests(watched, end, timeout=20 if end == "timeout" else 90)
     assert begun == 1, said
     count("kills of processes")
-    nothing_is_left(watched)
+    nothing_is_left(watched, mark(watched))
 
 
 def test_a_crashed_xdist_worker_leaves_nothing(watched: Path, long_form: bool) -> None:
@@ -124,4 +101,4 @@ def test_a_crashed_xdist_worker_leaves_nothing(watched: Path, long_form: bool) -
     assert begun == tests, said
     assert "crashed while running" in said or "node down" in said.lower(), said
     count("kills of processes", tests)
-    nothing_is_left(watched)
+    nothing_is_left(watched, mark(watched))

@@ -106,10 +106,19 @@ def test_a_command_dies_with_the_connection(worker: Mapping[str, str], tmp_path:
         assert not closed.is_alive()
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "a:1,,b:2", "a:1,a:2"])
+@pytest.mark.parametrize("text", ["", "host", "host:", ":1", "a:1,,b:2", "a:1,a:2,b:3"])
 def test_addresses_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(mpi_ssh.LauncherError, match="LOCALML_MPI_ADDRESSES"):
         mpi_ssh.addresses({"LOCALML_MPI_ADDRESSES": text})
+
+
+def test_workers_of_one_machine_have_names_of_their_own() -> None:
+    found = mpi_ssh.addresses({"LOCALML_MPI_ADDRESSES": ",".join(f"10.1.2.3:{n}" for n in range(300))})
+    assert found["127.0.0.1"] == ("10.1.2.3", 0)
+    assert found["127.0.1.46"] == ("10.1.2.3", 299)
+    assert len(found) == 300
+    assert mpi_ssh.addresses({"LOCALML_MPI_ADDRESSES": "a:1,b:2"}) == {"a": ("a", 1), "b": ("b", 2)}
+    assert mpi_ssh.addresses({"LOCALML_MPI_ADDRESSES": "a:1"}) == {"a": ("a", 1)}
 
 
 def test_only_workers_of_the_run_are_called() -> None:

@@ -65,6 +65,10 @@ class Discarded:
     failed: str = ""
 
 
+class _Unwanted(Exception):
+    """The workload was stopped while its images were pulled or built."""
+
+
 def has_begun(seen: Observed) -> bool:
     """Whether a container has been begun, or the engine will begin it: what was only made, or never ran, has not."""
     return seen.phase in (Phase.PENDING, Phase.RUNNING) or (seen.phase is Phase.EXITED and seen.started_at is not None)
@@ -96,6 +100,7 @@ class Launcher:
         self._gang_threads = Crew(16, "localml-gang")
         self._pinned: set[int] = set()
         self._heard: dict[int, float] = {}
+        self._told: dict[int, str] = {}
 
     def start(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec, gang: Sequence[AttemptRow]) -> None:
         """Start all planned attempts of a workload in one act."""
@@ -169,33 +174,48 @@ class Launcher:
         return grants
 
     def _images(self, row: WorkloadRow, spec: WorkloadSpec, grants: Grants) -> dict[str, str] | None:
-        """role -> image id, as pinned by an earlier try or now; pulls what is missing, telling how far it is. What an
-        engine of images has pinned means nothing to one without.
+        """role -> image id, as pinned by an earlier try or now; pulls or builds what is missing, telling how far it is.
 
-        None when the workload was stopped while its images were pulled.
+        None when the workload was stopped meanwhile.
         """
+        found = self._pins(row.id)
+        try:
+            for role in spec.roles:
+                if role.name not in found:
+                    found[role.name] = self._image(role, grants, partial(self._tell, row.id))
+            return found if row.id not in self._told or self._is_wanted(row.id) else None
+        except _Unwanted:
+            return None
+        finally:
+            self._told.pop(row.id, None)
+
+    def _pins(self, number: int) -> dict[str, str]:
+        """What it runs by an earlier try. Where an image is a choice among what is installed, each try chooses."""
+        if not self._site.capabilities.images:
+            return {}
+        query = "SELECT images FROM workload_detail WHERE workload_id = ?"
         with self._db.read_raw() as connection:
-            pinned = connection.execute(
-                "SELECT images FROM workload_detail WHERE workload_id = ?", (row.id,)
-            ).fetchone()
-        known = pinned and pinned[0] if self._site.capabilities.images else None
-        found: dict[str, str] = json.loads(known or "null") or {}
-        pulled = False
+            pinned = connection.execute(query, (number,)).fetchone()
+        return dict(json.loads((pinned and pinned[0]) or "null") or {})
 
-        def tell(words: str) -> None:
-            nonlocal pulled
-            pulled = True
-            now = self._heard[row.id] = self._clock.now()
-            self._db.write(lambda s: record_event(s, Subject.workload(row.id), "Pulling", words, now=now))
+    def _tell(self, number: int, words: str) -> None:
+        """How far the image of a workload is.
 
-        for role in spec.roles:
-            if role.name not in found:
-                found[role.name] = self._image(role, grants, tell)
-        if not pulled:
-            return found
+        Raises:
+            _Unwanted: it is not to run any more; what is built goes on for others.
+        """
+        now = self._heard[number] = self._clock.now()
+        self._told[number] = words
+        pulled = self._site.capabilities.images
+        reason = "Pulling" if pulled else "Building"
+        self._db.write(lambda s: record_event(s, Subject.workload(number), reason, words, now=now))
+        if not pulled and not self._is_wanted(number):
+            raise _Unwanted
+
+    def _is_wanted(self, number: int) -> bool:
         with self._db.read() as session:
-            current = session.get(Workload, row.id)
-            return found if current is not None and current.desired is Desired.RUN else None
+            current = session.get(Workload, number)
+            return current is not None and current.desired is Desired.RUN
 
     def _image(self, role: Role, grants: Grants, tell: Progress) -> str:
         image = role.image or self._site.default_image
@@ -239,6 +259,10 @@ class Launcher:
     def heard(self, number: int) -> float | None:
         """When the engine last told how far the images of a workload are; seconds since the epoch."""
         return self._heard.get(number)
+
+    def told(self, number: int) -> str:
+        """What was last said of the images of a workload while it waits for them; empty when it does not."""
+        return self._told.get(number, "")
 
     def relieve(self) -> bool:
         """Let no member of a gang wait for a start that hangs. Returns whether somebody waits."""

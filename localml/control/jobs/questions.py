@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from localml.control.jobs.admitter import Admitter
@@ -21,10 +21,21 @@ _NEW_S = 0.5
 
 
 class Questions:
-    """Answers from the loop's picture, which nobody changes meanwhile."""
+    """Answers from the loop's picture, which nobody changes meanwhile.
+
+    Args:
+        told: what was last said of the images that a workload waits for.
+    """
 
     def __init__(
-        self, db: Database, picture: Picture, eyes: Eyes, admitter: Admitter, patience: Patience, clock: Clock
+        self,
+        db: Database,
+        picture: Picture,
+        eyes: Eyes,
+        admitter: Admitter,
+        patience: Patience,
+        clock: Clock,
+        told: Callable[[int], str],
     ) -> None:
         self._db = db
         self._picture = picture
@@ -32,6 +43,7 @@ class Questions:
         self._admitter = admitter
         self._patience = patience
         self._clock = clock
+        self._told = told
         self._still = threading.Condition()
 
     @contextmanager
@@ -70,6 +82,8 @@ class Questions:
         stuck = self._patience.reason(unit.row.id, now)
         if stuck is not None:
             return stuck
+        if words := self._told(unit.row.id):
+            return Reason("image", words)
         for one in unit.current if unit.row.state is State.PREPARING else ():
             if one.state is AttemptState.PENDING:
                 seen = self._eyes.seen.get(one.name)

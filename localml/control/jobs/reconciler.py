@@ -111,7 +111,9 @@ class Reconciler:
             grace=lambda number: self._picture.specs.spec(number).stop_grace,
             changed=changed,
         )
-        self.questions = Questions(db, self._picture, self.eyes, self._admitter, self._patience, clock)
+        self.questions = Questions(
+            db, self._picture, self.eyes, self._admitter, self._patience, clock, self._launcher.told
+        )
         self._unjudged: set[int] = set()
         self._unpinned: set[int] = set()
         self._check_at = time.monotonic() + CHECK_S

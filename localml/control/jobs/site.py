@@ -14,7 +14,7 @@ from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.pins import Pins
 from localml.control.jobs.plans import Site
 from localml.control.jobs.snapshot import WorkloadRow
-from localml.core.catalog import Catalog
+from localml.core.catalog import HOST, Catalog
 from localml.core.errors import LocalmlError, invalid
 from localml.core.people.allow import MACHINE, may
 from localml.core.people.rights import Action
@@ -30,6 +30,7 @@ from localml.objects import Buckets
 from localml.objects.registry_auth import read_registry_auth
 
 DEFAULT_IMAGE = "localml/base:latest"
+"""Of whatever names no image, where there are images; elsewhere it runs in the Python of this machine."""
 
 
 def open_site(
@@ -68,7 +69,7 @@ def open_site(
         bind_address=config.host if config.host not in ("localhost", "::1") else LOOPBACK[0],
         mounts=mounts,
         our_image=lambda image: catalog.of_image(image) is not None,
-        default_image=DEFAULT_IMAGE,
+        default_image=DEFAULT_IMAGE if engine.capabilities.images else HOST,
         user=f"{owner.st_uid}:{owner.st_gid}",
         gpu=hardware.grant,
         host_cpus=float(os.cpu_count() or 1),

@@ -50,7 +50,7 @@ from localml.engines.process.exec import open_beside
 from localml.engines.process.exits import Watched
 from localml.engines.process.folder import UNFINISHED, PlanRecord, ReplicaDir
 from localml.engines.process.launch import Launch
-from localml.engines.process.plan import Environments, LaunchMaker
+from localml.engines.process.plan import Environments, LaunchMaker, Resolve
 from localml.engines.process.spawn import Spawner
 from localml.engines.process.supervisors import Supervisors
 from localml.engines.process.writes import WriteWatcher
@@ -78,8 +78,9 @@ class ProcessEngine:
     Args:
         root: the folder for the replicas' folders; made if missing. It must not be shared between machines.
         install: id of this installation; replicas of others in the same root are left alone.
-        environments: from an image's name to additions to the environment (such as PATH of a virtual
-            environment); None for an unknown image, which runs with the machine's own programs.
+        environments: from what ``resolve`` gave to additions to the environment (such as PATH of a virtual
+            environment); None for the machine's own programs, which all have without this.
+        resolve: from an image's name to the environment that it stands for, made if need be; by default that name.
         cgroup: a control group to use; default is the delegated one, if there is one.
         umask: of replicas without account, beside such that have one; the server's unless given.
         hidden: folders of which replicas in boxes see nothing but what they are given, such as the data directory.
@@ -93,11 +94,13 @@ class ProcessEngine:
         install: str,
         *,
         environments: Environments | None = None,
+        resolve: Resolve | None = None,
         cgroup: Path | None = None,
         hidden: Sequence[Path] = (),
         umask: int | None = None,
     ) -> None:
         self._root = root.absolute()
+        self._resolve = resolve
         self._install = install
         self._cgroups = cgroups.named(cgroup) if cgroup else cgroups.delegated()
         spawner = self._prepare_root(hidden)
@@ -128,8 +131,8 @@ class ProcessEngine:
     def resolve_image(
         self, image: str, progress: Progress | None = None, *, pull: bool = True, auth: RegistryAuth | None = None
     ) -> str:
-        """The name itself: an image is no more than a choice of environment here."""
-        return image
+        """The environment that it stands for, made if need be: an image is a choice among what is installed here."""
+        return image if self._resolve is None else self._resolve(image, progress, pull)
 
     def image_user(self, image: str) -> str:
         """Nobody: whom a replica runs as its plan says."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from localml.core.descriptors import limit_of_children
-from localml.engines.base import EngineError, ReplicaPlan
+from localml.engines.base import EngineError, Progress, ReplicaPlan
 from localml.engines.process.boxes import Boxes
 from localml.engines.process.cgroups import Cgroups
 from localml.engines.process.launch import Launch
@@ -17,6 +17,8 @@ from localml.engines.process.launch import Launch
 _HOST_ENV = ("PATH", "LANG", "TMPDIR")
 
 Environments = Callable[[str], Mapping[str, str] | None]
+Resolve = Callable[[str, Progress | None, bool], str]
+"""From an image, with whom to tell of progress and whether to make what is missing, to the name of its environment."""
 
 
 class LaunchMaker:
@@ -75,7 +77,8 @@ class LaunchMaker:
         ours = {**host, **programs}
         if plan.account is not None and "PATH" in ours:
             ours["PATH"] = self._boxes.path(ours["PATH"], programs)
-        return {"HOME": workdir, **ours, **plan.env, **gpus}
+        modules = [env["PYTHONPATH"] for env in (plan.env, programs) if env.get("PYTHONPATH")]
+        return {"HOME": workdir, **ours, **plan.env, **gpus, **_paths("PYTHONPATH", modules)}
 
     def _isolation(self, plan: ReplicaPlan, programs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
@@ -102,6 +105,11 @@ class LaunchMaker:
             first = self._next_core
             self._next_core = (first + count) % len(self.cores)
         return ",".join(str(self.cores[(first + i) % len(self.cores)]) for i in range(count))
+
+
+def _paths(name: str, folders: list[str]) -> dict[str, str]:
+    """What the user wants to be searched goes first, and hides nothing that the environment brings."""
+    return {name: os.pathsep.join(folders)} if folders else {}
 
 
 def _on_this_machine(plan: ReplicaPlan) -> str:

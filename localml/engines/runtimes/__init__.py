@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from localml.config import Config
 from localml.core.catalog import KERNEL_SERVER, Catalog, Progress, RuntimeImage, load_catalog, runtimes_dir
 from localml.core.errors import Code, LocalmlError
 from localml.engines.base import EngineError, EngineUnreachable
@@ -58,16 +59,13 @@ def server_folder(cache: Path) -> Path:
     return KernelServer(cache, runtimes_dir()).usable()
 
 
-def unbuilt(engine: str, cache: Path, catalog: Catalog, image: str) -> str:
-    """Why an image of ours cannot be used yet, as far as that can be told without asking a daemon; empty otherwise."""
-    runtime = catalog.of_image(image)
-    if engine != "process" or runtime is None:
+def unmapped(engine: str, config: Config, image: str) -> str:
+    """Why an image can never be used, as far as that can be told without asking a daemon; empty otherwise."""
+    if engine != "process":
         return ""
-    from localml.engines.runtimes.environments import Environments
+    from localml.engines.runtimes.provision import Provision
 
-    if Environments(cache, runtimes_dir()).env_for(image) is not None:
-        return ""
-    return f"the runtime '{runtime.name}' is not built yet; build it with: localml images build {runtime.name}"
+    return Provision(config.cache, runtimes_dir(), config.images).missing(image)
 
 
 def find_leftovers(cache: Path) -> list[Leftover]:

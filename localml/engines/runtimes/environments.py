@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from localml.core.catalog import CATALOG_FILE, Runtime, load_catalog
@@ -51,9 +52,9 @@ class Environments:
         if _ready(folder):
             return folder
         self._folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder) as lock:
             if not _ready(folder):
-                self._make(name, folder, progress)
+                self._make(name, folder, partial(lines_of, held=(lock,)), progress)
         return folder
 
     def env_for(self, image: str) -> Mapping[str, str] | None:
@@ -61,7 +62,7 @@ class Environments:
 
         Returns:
             ``PATH`` (complete, the environment's programs first) and ``VIRTUAL_ENV``. For ``localml/base``, while it
-            has no environment of its own, the Python that runs localml with the launcher added to ``PYTHONPATH``. None
+            has no environment of its own, those of :meth:`host`. None
             for other people's images, and for a runtime whose environment is not made.
         """
         runtime = self._catalog.of_image(image)
@@ -71,10 +72,14 @@ class Environments:
         if _ready(folder):
             return {"PATH": _path(folder / "bin"), "VIRTUAL_ENV": str(folder)}
         if runtime.parent is None:
-            # The executable's own name is kept: following the link would leave the virtual environment.
-            launcher = self._catalog.folder / LAUNCHER
-            return {"PATH": _path(Path(sys.executable).parent), "PYTHONPATH": str(launcher)}
+            return self.host()
         return None
+
+    def host(self) -> Mapping[str, str]:
+        """Variables that make a job use the Python that runs localml, with the launcher beside its modules."""
+        # The executable's own name is kept: following the link would leave the virtual environment.
+        launcher = self._catalog.folder / LAUNCHER
+        return {"PATH": _path(Path(sys.executable).parent), "PYTHONPATH": str(launcher)}
 
     def python(self, image: str) -> tuple[int, int]:
         """Version of the Python that a job of this image runs with: the environment's, else this machine's own.
@@ -93,32 +98,34 @@ class Environments:
         python = f"py{sys.version_info.major}{sys.version_info.minor}"
         return self._folder / f"{runtime.name}-{python}-{self._catalog.fingerprint(runtime.name)}"
 
-    def _make(self, name: str, folder: Path, progress: Progress) -> None:
+    def _make(self, name: str, folder: Path, run: Callable[..., None], progress: Progress) -> None:
         # A virtual environment cannot be moved once it is made, so it is made in place and marked when complete.
         shutil.rmtree(folder, ignore_errors=True)
         failure = f"the environment of {name} could not be made"
         progress(f"making the environment of {name}")
         # This process's pip serves the new environment, which gets the pip that its runtime pins, or none.
-        lines_of([sys.executable, "-m", "venv", "--without-pip", str(folder)], progress, failure)
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], progress, failure)
         install = [*PIP, "--python", str(folder / "bin" / "python"), "install", "--progress-bar", "off"]
         for runtime in self._catalog.lineage(name):
             requirements = self._catalog.folder / runtime.name / "requirements.txt"
-            lines_of([*install, "--requirement", str(requirements)], progress, failure)
+            run([*install, "--requirement", str(requirements)], progress, failure)
             for package in (runtime.name, *runtime.copies):
                 if (self._catalog.folder / package / PACKAGE_FILE).is_file():
-                    self._install_package(package, install, progress, failure)
+                    self._install_package(package, install, run, progress, failure)
         with (folder / READY).open("w") as mark:
             os.fsync(mark.fileno())
 
-    def _install_package(self, package: str, install: list[str], progress: Progress, failure: str) -> None:
+    def _install_package(
+        self, package: str, install: list[str], run: Callable[..., None], progress: Progress, failure: str
+    ) -> None:
         """Install our own code of a runtime: the folder of that name in the folder of runtimes."""
         with tempfile.TemporaryDirectory() as scratch:  # building leaves files beside the source
             source = shutil.copytree(self._catalog.folder / package, Path(scratch, package))
             offline = ["--no-index", "--no-deps"]
             build = [*PIP, "wheel", *offline, "--no-build-isolation", "--wheel-dir", scratch, str(source)]
-            lines_of(build, progress, failure)
+            run(build, progress, failure)
             wheels = [str(wheel) for wheel in Path(scratch).glob("*.whl")]
-            lines_of([*install, *offline, *wheels], progress, failure)
+            run([*install, *offline, *wheels], progress, failure)
 
 
 def folder_size(folder: Path) -> int:
@@ -136,16 +143,17 @@ def _path(first: Path) -> str:
 
 
 @contextmanager
-def locked(environment: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on an environment that other processes see, and that ends with this process.
+def locked(environment: Path, *, wait: bool = True) -> Iterator[int]:
+    """Hold an exclusive lock on an environment that other processes see. It gives the lock's descriptor, and ends with
+    this process and all that were given that: a build whose beginner was killed is nobody else's to begin meanwhile.
 
     Args:
-        wait: until it is free; otherwise False says that somebody else has it.
+        wait: until it is free; otherwise 0 says that somebody else has it.
     """
     with (environment.parent / f".{environment.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            yield False
+            yield 0
             return
-        yield True
+        yield lock.fileno()

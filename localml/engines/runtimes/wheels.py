@@ -23,6 +23,8 @@ PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 """This process's pip."""
 BUILDER = "LOCALML_BUILDER"
 """In the environment of whatever takes part in a build: the number of the process that it is made for."""
+CHILDREN: set[int] = set()
+"""Process numbers of this process's builds that are under way."""
 
 
 def download_wheels(requirements: Path, cache: Path, python: str, progress: Progress) -> Path:
@@ -73,7 +75,13 @@ def publish(made: Path, folder: Path) -> None:
         shutil.rmtree(made, ignore_errors=True)
 
 
-def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapping[str, str] | None = None) -> None:
+def lines_of(
+    command: Sequence[str],
+    progress: Progress,
+    failure: str,
+    env: Mapping[str, str] | None = None,
+    held: Sequence[int] = (),
+) -> None:
     """Run a program and hand on its output line by line.
 
     Args:
@@ -81,6 +89,7 @@ def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapp
         progress: gets each line of stdout and stderr.
         failure: how the error message starts.
         env: variables to add to this process's own, and to the proxies of its user.
+        held: descriptors that it keeps open, such as a lock's.
 
     Raises:
         EngineError: it cannot be started or ended with a status other than 0; the message holds its last lines.
@@ -93,13 +102,16 @@ def lines_of(command: Sequence[str], progress: Progress, failure: str, env: Mapp
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, **proxies(), **(env or {}), BUILDER: str(os.getpid())},
+            pass_fds=held,
             text=True,
             errors="replace",
         ) as child:
+            CHILDREN.add(child.pid)
             assert child.stdout is not None
             for line in child.stdout:
                 last.append(line.rstrip())
                 progress(line.rstrip())
+        CHILDREN.discard(child.pid)
     except OSError as error:
         raise EngineError(f"{failure}: {command[0]}: {error.strerror}") from error
     if child.returncode != 0:

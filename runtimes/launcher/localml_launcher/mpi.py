@@ -60,7 +60,8 @@ def main(command: Sequence[str]) -> int:
     _check_image(programs)
     if int(index) == 0:
         return _lead(workers, mpiexec(list(workers), command, programs))
-    asyncio.run(_follow(list(workers.values())[int(index)]))
+    _, port = list(workers.values())[int(index)]
+    asyncio.run(_follow(port))
     return 0
 
 
@@ -70,31 +71,32 @@ def _check_image(programs: Path) -> None:
     missing += [] if find_spec("asyncssh") else ["asyncssh"]
     if missing:
         raise LauncherError(
-            f"this image has no {' and no '.join(missing)}; MPI needs localml/train-pytorch or an image made from it"
+            f"this image has no {' and no '.join(missing)}; "
+            "MPI needs localml/mpi, localml/train-pytorch or an image made from it"
         )
 
 
-def _lead(workers: Mapping[str, int], words: Sequence[str]) -> int:
+def _lead(workers: Mapping[str, tuple[str, int]], words: Sequence[str]) -> int:
     runner = Runner()
     with runner.forwarding():
-        _wait_for(dict(list(workers.items())[1:]), runner)
+        _wait_for(list(workers.values())[1:], runner)
         if runner.stopped_by is not None:
             return 128 + runner.stopped_by
         say(f"starting {len(workers)} ranks on {', '.join(workers)}")
         return runner.run(words, os.environ)
 
 
-def _wait_for(others: Mapping[str, int], runner: Runner) -> None:
+def _wait_for(others: Sequence[tuple[str, int]], runner: Runner) -> None:
     """Return once all SSH servers take connections, or when this worker was told to end."""
     deadline = time.monotonic() + PATIENCE_S
-    for host, port in others.items():
+    for host, port in others:
         while runner.stopped_by is None:
             try:
                 socket.create_connection((host, port), timeout=5).close()
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise LauncherError(f"worker {host} cannot be reached: {error}", EXIT_NO_WORKER) from error
+                    raise LauncherError(f"worker {host}:{port} cannot be reached: {error}", EXIT_NO_WORKER) from error
                 time.sleep(_PAUSE_S)
 
 

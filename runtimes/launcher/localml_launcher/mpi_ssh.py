@@ -23,19 +23,26 @@ _KEEPALIVE_S = 30
 _CHUNK = 1 << 16
 
 
-def addresses(environ: Mapping[str, str]) -> dict[str, int]:
-    """The workers' hosts in the order of their ranks, with the ports of their SSH servers.
+def addresses(environ: Mapping[str, str]) -> dict[str, tuple[str, int]]:
+    """The workers' names in the order of their ranks, with host and port of their SSH servers.
+
+    A worker's name is its host; those that share one machine are called ``127.0.0.1``, ``127.0.0.2`` and so on, because
+    ``mpiexec`` knows them by their names alone.
 
     Raises:
-        LauncherError: the variable is missing, is no list of ``host:port``, or names a host twice.
+        LauncherError: the variable is missing, is no list of ``host:port``, or names some hosts twice, not all alike.
     """
     parts = [part.rpartition(":") for part in environ.get(ADDRESSES, "").split(",")]
     if not all(host and port.isdigit() for host, _, port in parts):
         raise LauncherError(f"{ADDRESSES}: must be host:port,host:port..., not {environ.get(ADDRESSES, '')!r}")
-    found = {host: int(port) for host, _, port in parts}
-    if len(found) != len(parts):
-        raise LauncherError(f"{ADDRESSES}: each worker must have a host name of its own")
-    return found
+    places = [(host, int(port)) for host, _, port in parts]
+    hosts = {host for host, _ in places}
+    if 1 < len(hosts) < len(places):
+        raise LauncherError(f"{ADDRESSES}: each worker must have a host name of its own, or all must have the same")
+    names = [
+        f"127.0.{n // 254}.{n % 254 + 1}" if len(hosts) == 1 < len(places) else places[n][0] for n in range(len(places))
+    ]
+    return dict(zip(names, places, strict=True))
 
 
 def parse_agent(arguments: list[str]) -> tuple[str, str]:
@@ -132,7 +139,7 @@ async def call(host: str, command: str, environ: Mapping[str, str]) -> int:
         "keepalive_interval": _KEEPALIVE_S,
     }
     try:
-        async with asyncssh.connect(host, known[host], **options) as connection:
+        async with asyncssh.connect(*known[host], **options) as connection:
             process = await connection.create_process(command, stdin=asyncssh.DEVNULL, encoding=None)
             await asyncio.gather(_show(process.stdout, sys.stdout.buffer), _show(process.stderr, sys.stderr.buffer))
             await process.wait_closed()

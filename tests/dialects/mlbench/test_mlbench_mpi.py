@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.mlbench import Dashboard, need_image, open_dashboard
 
+from localml.core.catalog import cache_dir
 from localml.dialects.mlbench.translate.images import OWN_MPI_IMAGE
 from localml.dialects.mlbench.translate.mpi import mpi_script
 
@@ -21,6 +23,7 @@ total = world.allreduce(10 ** world.Get_rank())
 line = f"rank {sys.argv[1]} is {world.Get_rank()} on {os.uname().nodename}: {total} {sys.argv[2:]}\\n"
 os.write(1, line.encode())  # at once, as lines of several ranks come together
 """
+RANKS = "import os; from mpi4py import MPI; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True)"
 FAIL = "import sys; from mpi4py import MPI; MPI.COMM_WORLD.Barrier(); sys.exit(3 * MPI.COMM_WORLD.Get_rank())"
 
 
@@ -95,15 +98,43 @@ def test_each_run_has_a_key_of_its_own_which_is_stored_sealed(dashboard: Dashboa
     assert all("OPENSSH PRIVATE KEY" in key for key in keys)
 
 
-def test_without_containers_mpi_is_refused(tmp_path: Path) -> None:
-    one = open_dashboard(tmp_path / "data", "process")
-    try:
-        answer = one.call("POST", "runs/", form={"name": "a", "backend": "MPI"})
-        assert answer.status == 400
-        assert answer.json["message"].startswith("backend: MPI needs containers")
-        assert one.get("runs/") == []
-    finally:
-        one.server.close()
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    one = open_dashboard(tmp_path_factory.mktemp("data"), "process", cache=cache_dir())
+    yield one
+    one.clean()
+    one.server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_containers_ranks_add_up_by_mpi_in_a_runtime_that_is_made_for_them(processes: Dashboard) -> None:
+    number = start(processes, ADD, "'a  \"b\" $HOME' {hosts}", 3)
+    run = processes.wait(number, 500)
+    assert run["state"] == "FINISHED", run
+    arguments, node = ['a  "b" $HOME', "127.0.0.1,127.0.0.1,127.0.0.1"], os.uname().nodename
+    assert sorted(run["job_metadata"]["stdout"]) == [f"rank {n} is {n} on {node}: 111 {arguments}" for n in range(3)]
+    grants = start(processes, RANKS, gpu_enabled="true")
+    run = processes.wait(grants)
+    assert run["state"] == "FINISHED", run
+    assert len(set(run["job_metadata"]["stdout"])) == 2  # each rank has its own worker's GPU
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_containers_the_default_benchmark_trains_by_its_default_backend(processes: Dashboard) -> None:
+    answer = processes.call("POST", "runs/", form={"name": "a", "num_workers": 2, "backend": "MPI"})
+    assert answer.status == 200, answer.data
+    run = processes.wait(answer.json["id"], 500)
+    assert run["state"] == "FINISHED", run
+    assert "\n".join(run["job_metadata"]["stdout"]).count("trained on 2 workers, loss ") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_without_containers_a_rank_that_fails_or_is_killed_ends_the_run(processes: Dashboard) -> None:
+    for program in (FAIL, "import os; os.kill(os.getpid(), 9 * int(os.environ['RANK']))"):
+        assert processes.wait(start(processes, program), 500)["state"] == "FAILED"
 
 
 def test_the_script_hands_the_command_to_the_launcher_unread(tmp_path: Path) -> None:

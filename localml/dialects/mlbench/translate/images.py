@@ -13,8 +13,8 @@ from localml.dialects.mlbench.schemas import RunCreate
 CUSTOM_IMAGE, CUSTOM_BACKEND, MPI = "custom_image", "custom_backend", "mpi"
 BACKENDS = ("gloo", "nccl", MPI)
 OWN_IMAGE = "localml/base:latest"
-OWN_MPI_IMAGE = "localml/train-pytorch:latest"
-"""The image of localml that has ``mpiexec``, its launcher's needs, and mpi4py."""
+OWN_MPI_IMAGE = "localml/mpi:latest"
+"""``mpiexec``, what its launcher needs, and mpi4py; ``localml/train-pytorch`` has them, too."""
 OWN_COMMAND = "python benchmark.py"
 _BACKEND = re.compile(r"[A-Za-z0-9._+-]{1,100}")
 _COMMAND = "/conda/bin/python /codes/main.py --run_id {run_id} --rank {rank} --hosts {hosts} --backend {backend}"

@@ -7,28 +7,20 @@ import shlex
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from localml.core.errors import invalid
 from localml.core.work.specs import Completion, Port, Role
 from localml.platform import Platform
 
 _SSH, _SSH_PORT = "ssh", 2222
 _LAUNCH = """\
 if ! python -c 'import localml_launcher.mpi'; then
-  echo 'this image cannot start MPI; use localml/train-pytorch or an image made from it' >&2
+  echo 'this image cannot start MPI; use localml/mpi, localml/train-pytorch or an image made from it' >&2
   exit 64
 fi
 """
 
 
 def with_mpi(platform: Platform, role: Role, owner: int) -> Role:
-    """The workers' role with SSH between them, by a key that is made here and stored only sealed.
-
-    Raises:
-        LocalmlError: ``INVALID``: the engine has no containers, whose names and ports MPI needs.
-    """
-    if not platform.engine.capabilities.addresses_known:
-        reason = f"MPI needs containers, and this server's engine is '{platform.engine.name}'; use GLOO or NCCL"
-        raise invalid("backend", reason)
+    """The workers' role with SSH between them, by a key that is made here and stored only sealed."""
     return role.model_copy(
         update={
             "env": {**role.env, "LOCALML_MPI_ADDRESSES": f"%{{addresses:{role.name}:{_SSH}}}"},

@@ -54,9 +54,6 @@ def run_spec(platform: Platform, run: RunCreate, program: Program, dashboard: st
     Args:
         dashboard: host and port of this server as the client wrote them.
         owner: the user whose run it will be.
-
-    Raises:
-        LocalmlError: ``INVALID``: MPI on an engine without containers.
     """
     role = Role(
         name=WORKER,
