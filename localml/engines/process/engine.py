@@ -3,8 +3,7 @@
 Made for machines without a container engine and for tests: a job starts in milliseconds. Replicas whose plan names an
 account run in a box (:mod:`localml.engines.process.box`), where the machine lets us make some; all others are not
 isolated, and :meth:`ProcessEngine.nodes` says so. The supervisor (:mod:`localml.engines.process.supervisor`) survives
-the server; what it and the engine leave on disk (:mod:`localml.engines.process.folder`) is all that there is to know,
-so a new server finds everything.
+the server, which finds everything again by what lies on disk (:mod:`localml.engines.process.folder`).
 """
 
 from __future__ import annotations
