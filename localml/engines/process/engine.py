@@ -77,8 +77,7 @@ class ProcessEngine:
     Args:
         root: the folder for the replicas' folders; made if missing. It must not be shared between machines.
         install: id of this installation; replicas of others in the same root are left alone.
-        environments: from what ``resolve`` gave to additions to the environment (such as PATH of a virtual
-            environment); None for the machine's own programs, which all have without this.
+        environments: from what ``resolve`` gave to variables such as PATH; None for the machine's own programs.
         resolve: from an image's name to the environment that it stands for, made if need be; by default that name.
         cgroup: a control group to use; default is the delegated one, if there is one.
         umask: of replicas without account, beside such that have one; the server's unless given.
