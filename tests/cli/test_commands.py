@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.rig import wait_until
 
 from localml.cli.details import _print_replicas, explain
 from localml.client import Client, Reason, Replica
@@ -192,7 +193,7 @@ def test_env_can_be_evaluated_by_a_shell(cli: Cli, localml: Localml, dialect: st
 
 def test_logs_of_a_pruned_job_say_that_its_output_is_kept_no_more(cli: Cli) -> None:
     cli("run", "-f", "--name", "old", "--", "echo", "words")
-    cli("prune", "--logs-days", "0")
+    wait_until(lambda: cli("prune", "--logs-days", "0").code == 0 and not cli("logs", "old").out)
     for follow in ((), ("-f",)):
         told = cli("logs", *follow, "old")
         assert (told.code, told.out) == (0, "")
