@@ -156,6 +156,7 @@ class Platform:
         self.accounts = Accounts(
             self.engine.capabilities, trusted=config.trust_users, first=config.uids, user=self.identity.owner
         )
+        self._pins = Pins(self.data, self.engine)
         self._site = open_site(
             config,
             self.install,
@@ -165,7 +166,7 @@ class Platform:
             buckets=self.buckets,
             catalog=self.catalog,
             sealer=self.sealer,
-            pins=Pins(self.data, self.engine),
+            pins=self._pins,
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
             accounts=self.accounts,
@@ -263,6 +264,7 @@ class Platform:
         self.sampler.close()
         self.samples.flush()
         self.engine.close()
+        self._pins.close()
         self.gpus.close()
         self.db.close()
         self.lock.release()
