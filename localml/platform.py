@@ -170,6 +170,7 @@ class Platform:
         )
         self.code = CodeFolders(self.data)
         self.code.sweep(kept_attempts(self.db))
+        self._pins = Pins(self.data, self.engine)
         self._site = open_site(
             config,
             self.install,
@@ -179,7 +180,7 @@ class Platform:
             buckets=self.buckets,
             catalog=self.catalog,
             sealer=self.sealer,
-            pins=Pins(self.data, self.engine),
+            pins=self._pins,
             run_token=self.identity.run_token,
             replica_token=self._replica_token,
             accounts=self.accounts,
@@ -302,6 +303,7 @@ class Platform:
         self.metrics_watch.close()
         self.samples.flush()
         self.engine.close()
+        self._pins.close()
         self.gpus.close()
         self.db.close()
         self.lock.release()

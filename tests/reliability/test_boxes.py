@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,8 @@ from localml.dialects.openpai import create_app
 from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
 
+_NUMBERS = itertools.count()
+
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
@@ -46,7 +49,7 @@ def user(platform: Platform) -> Caller:
 
 def submit(platform: Platform, caller: Caller, **role_: Any) -> int:
     spec = WorkloadSpec(roles=(Role(command=("run",), env={"FAKE_SECONDS": "600"}, **role_),))
-    return platform.workloads.submit(Submission(name=f"job-{id(spec)}", spec=spec, caller=caller))
+    return platform.workloads.submit(Submission(name=f"job-{next(_NUMBERS)}", spec=spec, caller=caller))
 
 
 def plan_of(platform: Platform, number: int) -> Any:

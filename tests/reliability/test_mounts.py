@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +15,9 @@ from helpers.docker_image import tiny_image
 from helpers.native import Http, sh
 
 from localml.config import Config
+from localml.control.jobs import pins as pins_module
 from localml.control.jobs.mounts import Mounts
-from localml.control.jobs.pins import Pins
+from localml.control.jobs.pins import LATE_S, Pins
 from localml.control.jobs.snapshot import WorkloadRow
 from localml.core.buckets.records import BucketRecords
 from localml.core.clock import ManualClock
@@ -22,7 +25,7 @@ from localml.core.errors import LocalmlError
 from localml.core.people.identity import Caller
 from localml.core.people.rights import MemberRole
 from localml.core.work.specs import Mount, WorkloadSpec, single
-from localml.engines.base import Engine, EngineError, ReplicaPlan
+from localml.engines.base import Engine, EngineError, EngineUnreachable, ReplicaPlan
 from localml.objects import Buckets
 from localml.platform import Platform
 from localml.server import Server
@@ -63,8 +66,10 @@ class Place:
         grants = self.mounts.decide(spec, EVA, "own")
         return ReplicaPlan("one", "image", binds=self.mounts.binds(spec, grants, ROW, None))
 
-    def pins(self) -> Pins:
-        return Pins(self.data, cast(Engine, SimpleNamespace(hidden_mounts=lambda: "")))
+    def pins(self, later: float = 0) -> Pins:
+        """A server's, so many seconds from now."""
+        engine = cast(Engine, SimpleNamespace(hidden_mounts=lambda: ""))
+        return Pins(self.data, engine, lambda: time.time() + later)
 
 
 @pytest.fixture
@@ -100,15 +105,69 @@ def test_what_was_checked_is_what_the_engine_is_given_whatever_takes_its_name(pl
 
 
 @as_root
-def test_what_a_killed_server_held_is_let_go_of_and_never_emptied(place: Place) -> None:
+def test_what_a_killed_server_held_stays_for_late_starts_then_is_let_go_of_and_never_emptied(place: Place) -> None:
     plan = place.plan(mounting("fds://race/d"))
     abandoned = place.pins()(plan)
     given = Path(abandoned.__enter__().binds[0].source)
-    assert (given / "mine").exists()
-    place.pins()  # the next server's
+    place.pins()  # the next server's; the engine carries the start out only now
+    assert os.listdir(given) == ["mine"]
+    place.pins(later=LATE_S + 1)
     assert not given.exists()
     assert (place.tree.root / "race" / "d" / "mine").read_bytes() == b"mine"
-    abandoned.__exit__(None, None, None)
+    with suppress(FileNotFoundError):
+        abandoned.__exit__(None, None, None)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("error", "stays"),
+    [(EngineUnreachable("no answer"), True), (MemoryError(), True), (EngineError("no such image"), False)],
+)
+def test_what_a_start_was_given_stays_unless_the_engine_said_how_it_ended(
+    place: Place, error: Exception, stays: bool
+) -> None:
+    pins = place.pins()
+    given = []
+
+    def fail() -> None:
+        with pins(place.plan(mounting("fds://race/d"))) as plan:
+            given.append(Path(plan.binds[0].source))
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    assert given[0].exists() is stays
+    with place.pins(later=LATE_S + 1)(place.plan(mounting("fds://race/d"))):  # any later start of the same server
+        assert not given[0].exists()
+
+
+@as_root
+def test_nothing_stays_mounted_in_a_data_directory_that_no_server_uses(place: Place) -> None:
+    pins = place.pins()
+    with pytest.raises(EngineUnreachable), pins(place.plan(mounting("fds://race/d"))):
+        raise EngineUnreachable("no answer")
+    pins.close()
+    assert not any((place.data / "pins").iterdir())
+    assert str(place.data / "pins") not in Path("/proc/self/mountinfo").read_text()
+
+
+@as_root
+def test_a_start_that_comes_too_late_finds_nothing_and_never_an_empty_folder(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    with place.pins()(place.plan(mounting("fds://race/d"))) as plan:
+        given = Path(plan.binds[0].source)
+        real = pins_module._libc
+
+        def unmount(where: bytes, flags: int) -> int:
+            seen.append(given.exists())
+            return int(real.umount2(where, flags))
+
+        monkeypatch.setattr(pins_module, "_libc", SimpleNamespace(umount2=unmount))
+    assert seen
+    assert not any(seen)
+    assert not any((place.data / "pins").iterdir())
 
 
 def test_where_a_folder_cannot_be_held_only_the_whole_bucket_is_mounted(place: Place) -> None:

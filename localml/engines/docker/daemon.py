@@ -57,6 +57,10 @@ class _OnePool(UnixHTTPAdapter):
 class _Client(APIClient):
     """The SDK's client, which waits a shorter time for answers than for acts, and for nothing for ever."""
 
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """As any session's; the SDK attaches to containers without a limit of its own."""
+        return super().request(*args, **{"timeout": min(ANSWER_S, self.timeout), **kwargs})
+
     def _get(self, url: str, **kwargs: Any) -> Any:
         return super()._get(url, **{"timeout": min(ANSWER_S, self.timeout), **kwargs})  # type: ignore[misc]
 

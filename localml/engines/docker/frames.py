@@ -19,8 +19,9 @@ PART = 16 * 1024
 
 BLOCK = 1 << 16
 """Bytes read at a time; also the least at which a chunk is given, should no other reason come before."""
-_SIGN_OF_LIFE = 1 << 20
-"""Bytes passed over until an empty chunk says that reading goes on."""
+_SIGN_OF_LIFE = 16 << 10
+"""Bytes passed over until an empty chunk says that reading goes on: a daemon that has little of the processor may need
+seconds for so much in short lines, and whoever gives up in between begins again at the log's beginning."""
 
 _HEADER = struct.Struct(">BxxxL")
 _HEAD = _HEADER.size

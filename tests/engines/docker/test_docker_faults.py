@@ -433,6 +433,22 @@ def test_a_log_whose_following_is_not_answered_is_given_up(kit: EngineKit, proxy
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("fault", [HANG, HANG_AFTER, stall(0)], ids=fault_name)
+def test_a_container_starts_though_attaching_to_it_is_not_answered(
+    fault: Fault, kit: EngineKit, proxy: FaultyDaemon
+) -> None:
+    plan = kit.plan("echo said; sleep 600")
+    rule = proxy.fail(fault, "POST", "/attach")
+    starting = threading.Thread(target=kit.engine.start, args=(plan,), daemon=True)
+    starting.start()
+    starting.join(DEADLINE)
+    assert not starting.is_alive()
+    assert rule.hit.is_set()
+    assert kit.engine.inspect(plan.name).phase is Phase.RUNNING
+    assert next(kit.engine.logs(plan.name, {}, follow=True)).data == b"said\n"
+
+
+@pytest.mark.usefixtures("soon")
 def test_a_silent_container_is_followed_for_as_long_as_it_takes(kit: EngineKit) -> None:
     plan = kit.plan("sleep 2; echo late")
     kit.engine.start(plan)

@@ -226,6 +226,20 @@ def test_what_following_did_not_give_comes_when_the_container_has_ended(
     assert output["stdout"] == b"".join(written)
 
 
+def test_who_passes_over_what_was_given_before_says_that_reading_goes_on() -> None:
+    """Of short lines, too, which a daemon under load gives slowly: a reader that seems to hang is begun again."""
+    lines = [b"%06d\n" % number for number in range(20_000)]
+    cursor = Cursor({"stdout": 7 * len(lines), "stderr": 0}, lossy=False)
+    silent = longest = 0
+    for line in lines:
+        chunks = list(cursor.feed(frame("stdout", line)))
+        assert all(not chunk.data for chunk in chunks)
+        silent = 0 if chunks else silent + len(line)
+        longest = max(longest, silent)
+    assert longest <= 16 << 10
+    assert [chunk.data for chunk in cursor.feed(frame("stdout", b"new\n"))] == [b"new\n"]
+
+
 @pytest.mark.docker
 def test_binary_output_survives_and_streams_stay_apart(engine: DockerEngine) -> None:
     run(engine, "binary", r"printf 'a\000b\377\376\r\n\n\nlast'; printf 'err\n\n\200' >&2")
