@@ -95,9 +95,6 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 def leave(talk: Talk, how: str) -> None:
-    if how == "half":
-        talk.socket.shutdown(socket.SHUT_WR)
-        return
     if how == "reset":
         talk.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     talk.close()
@@ -119,7 +116,7 @@ WAYS = {
 }
 
 
-HOWS = ("end", "reset", "half")
+HOWS = ("end", "reset")
 
 
 @pytest.mark.parametrize("behind", BEHIND)
@@ -180,7 +177,7 @@ SLOW: dict[str, tuple[str, str, bytes]] = {
     "backup": ("POST /localml/v1/backup", "", b"{}"),
     "ssh.info": ("POST /localml/v1/workloads/long/ssh", "", b"{}"),
     "images": ("GET /localml/v1/images", "", b""),
-    "buckets.list": ("GET /localml/v1/objects?uri=fds://b&recursive=true", "", b""),
+    "buckets.listing": ("GET /localml/v1/objects?uri=fds://b&recursive=true", "", b""),
     "logs.size": ("GET /localml/v1/workloads/long/logs?tail=100000", "", b""),
     "buckets.delete": ("DELETE /localml/v1/objects?uri=fds://b&recursive=true", "", b""),
     "buckets.size": ("GET /localml/v1/buckets/b", "", b""),

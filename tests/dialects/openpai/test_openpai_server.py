@@ -351,26 +351,18 @@ def test_a_job_without_gpus_sees_none_whatever_its_image_says(serve: Callable[..
 
 
 @pytest.mark.docker
-def test_a_job_without_task_roles_runs_the_images_own_command(serve: Callable[..., Live]) -> None:
-    client = serve(engine="docker")
-    assert client.post("/jobs", {"jobName": "plain", "image": tiny_image()}).status == 201
-    assert client.finish("plain")["state"] == "SUCCEEDED"
-    assert client.log("plain") == "the image itself\n"
-
-
-@pytest.mark.docker
 def test_a_private_image_is_pulled_with_the_credentials_of_the_auth_file(serve: Callable[..., Live]) -> None:
     client = serve(engine="docker")
     with private_registry() as registry:
         image = f"{registry}/{registry_name}"
         put(client, f"{FS}/auth/wrong", f"{registry}\n{USER}\nnot-it\n")
         put(client, f"{FS}/auth/right", f"{registry}\n{USER}\n{PASSWORD}\n")
-        assert client.post("/jobs", {"jobName": "wrong", "image": image, "authFile": "/auth/wrong"}).status == 201
+        client.submit("wrong", role("main", f"echo {SAYS}"), image=image, authFile="/auth/wrong")
         refused = client.finish("wrong")
         assert refused["state"] == "FAILED"
         assert f"image {image} is not on this machine and pulling it failed" in refused["appExitDiagnostics"]
         try:
-            assert client.post("/jobs", {"jobName": "right", "image": image, "authFile": "/auth/right"}).status == 201
+            client.submit("right", role("main", f"echo {SAYS}"), image=image, authFile="/auth/right")
             assert client.finish("right")["state"] == "SUCCEEDED"
             assert client.log("right") == f"{SAYS}\n"
         finally:
