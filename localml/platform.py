@@ -242,9 +242,13 @@ class Platform:
             self.identity.users,
         )
 
+    @property
+    def real_gpus(self) -> bool:
+        """Whether the GPUs that are leased exist."""
+        return any(not gpu.simulated for gpu in self.gpus.devices())
+
     def _serving(self) -> Serving:
         config, site, cache = self.config, self._site, self.config.cache
-        gpus = any(not gpu.simulated for gpu in self.gpus.devices())
         host = LOOPBACK[0] if site.bind_address in ("0.0.0.0", "::") else site.bind_address
         return Serving(
             Parts(
@@ -256,7 +260,9 @@ class Platform:
                 tokens=self.tokens,
                 feed=self.feed,
                 data=self.data,
-                site=ServingSite(site.capabilities, host, gpus, self.data.joinpath, partial(server_folder, cache)),
+                site=ServingSite(
+                    site.capabilities, host, self.real_gpus, self.data.joinpath, partial(server_folder, cache)
+                ),
                 host=config.host,
                 port=config.gateway_port,
                 port_asked="gateway_port" in config.asked,

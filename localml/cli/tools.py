@@ -122,7 +122,10 @@ def start_notebook(
     image: Annotated[
         str | None,
         typer.Option(
-            "--image", "-i", help="An image of one's own, with Jupyter in it.", autocompletion=complete_images
+            "--image",
+            "-i",
+            help="localml/notebook-pytorch, or an image of one's own with Jupyter in it.",
+            autocompletion=complete_images,
         ),
     ] = None,
     idle: Idle = None,

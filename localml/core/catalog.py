@@ -41,6 +41,7 @@ class _Entry(BaseModel):
     launcher: str | None = None
     contains: tuple[str, ...] = ()
     copies: tuple[str, ...] = ()
+    gpu: str | None = None
     default: bool = False
 
 
@@ -104,8 +105,11 @@ class Catalog:
         }
         return {framework: versions for framework, versions in listed.items() if versions}
 
-    def find(self, framework: str, version: str | None = None) -> Runtime:
+    def find(self, framework: str, version: str | None = None, *, gpu: bool = False) -> Runtime:
         """The runtime for a framework; without a version the preferred one.
+
+        Args:
+            gpu: whether it runs on GPUs that exist.
 
         Raises:
             LocalmlError: ``INVALID`` with field ``framework`` or ``framework_version``; it names the known ones.
@@ -122,7 +126,8 @@ class Catalog:
                 f"{framework} '{version}' is not known; known are {', '.join(versions)}",
                 known=list(versions),
             )
-        return self._runtimes[versions[version]]
+        found = self._runtimes[versions[version]]
+        return self._runtimes[found.gpu] if gpu and found.gpu else found
 
     def of_image(self, image: str) -> Runtime | None:
         """The runtime of an image reference of ours (``localml/base``, ``localml/base:latest``), else None."""
@@ -223,6 +228,8 @@ def _problems(file: _File, folder: Path) -> Iterator[str]:
         for part in (name, *entry.copies):
             if not (folder / part).is_dir():
                 yield f"runtime '{name}': the folder '{part}' is missing"
+        if entry.gpu is not None and entry.gpu not in file.runtimes:
+            yield f"runtime '{name}': there is no runtime '{entry.gpu}' for GPUs"
     for framework, versions in file.frameworks.items():
         if not versions:
             yield f"framework '{framework}' has no versions"

@@ -59,19 +59,21 @@ def test_the_listed_versions_are_those_that_the_runtimes_really_pin() -> None:
     packages = {"scikitlearn": "scikit-learn", "torch": "torch"}
     for framework, package in packages.items():
         for version in catalog.frameworks()[framework]:
-            assert pins(catalog.find(framework, version).name)[package] == version
+            assert pins(catalog.find(framework, version).name)[package].partition("+")[0] == version
 
 
 def test_what_a_runtime_is_said_to_contain_is_what_its_requirements_pin() -> None:
-    for runtime in load_catalog().runtimes():
+    catalog = load_catalog()
+    for runtime in catalog.runtimes():
+        pinned = {name: version for one in catalog.lineage(runtime.name) for name, version in pins(one.name).items()}
         for package, version in (item.split() for item in runtime.contains):
             if package != "python":
-                assert pins(runtime.name)[package] == version
+                assert pinned[package] == version
 
 
 def pins(name: str) -> dict[str, str]:
     text = (runtimes_dir() / name / "requirements.txt").read_text()
-    return dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+    return dict(re.findall(r"^([\w.-]+)={2,3}(\S+)$", text, re.MULTILINE))
 
 
 def test_every_requirement_is_pinned() -> None:
@@ -79,6 +81,33 @@ def test_every_requirement_is_pinned() -> None:
         lines = (runtimes_dir() / runtime.name / "requirements.txt").read_text().splitlines()
         wanted = [line for line in lines if line and not line.startswith("#")]
         assert len(pins(runtime.name)) == len(wanted)
+
+
+def test_a_framework_on_gpus_that_exist_is_the_same_but_for_cuda() -> None:
+    catalog = load_catalog()
+    usual, gpu = (catalog.find("torch", gpu=gpu) for gpu in (False, True))
+    assert (usual.name, gpu.name, gpu.command) == ("train-pytorch", "train-pytorch-gpu", usual.command)
+    for_cuda = {name for name in pins(gpu.name) if name.startswith(("nvidia-", "cuda-")) or name == "triton"}
+    assert len(for_cuda) > 10
+    assert pins(gpu.name) | {"torch": "2.13.0+cpu"} == pins(usual.name) | {
+        name: pins(gpu.name)[name] for name in for_cuda
+    }
+    assert catalog.find("scikitlearn", gpu=True).name == "train-sklearn"
+
+
+def test_no_index_gives_a_cuda_build_to_a_runtime_without_cuda() -> None:
+    """The version says which build it is: "2.13.0+cpu" is no other, and "===2.13.0" is not that one."""
+    lines = {
+        one.name: (runtimes_dir() / one.name / "requirements.txt").read_text() for one in load_catalog().runtimes()
+    }
+    wanted = {name: line for name, text in lines.items() for line in text.splitlines() if line.startswith("torch=")}
+    assert wanted == {"train-pytorch": "torch==2.13.0+cpu", "train-pytorch-gpu": "torch===2.13.0"}
+
+
+def test_a_notebook_with_pytorch_is_the_usual_one_over_another_parent() -> None:
+    catalog = load_catalog()
+    assert [one.name for one in catalog.lineage("notebook-pytorch")] == ["base", "train-pytorch", "notebook-pytorch"]
+    assert pins("notebook-pytorch") == pins("notebook")
 
 
 def test_the_first_version_is_taken_when_none_is_named(tiny: Catalog) -> None:

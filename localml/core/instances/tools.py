@@ -21,6 +21,8 @@ from localml.core.work.tables import Attempt
 from localml.core.work.workloads import Full
 
 NOTEBOOK_IMAGE = "localml/notebook:latest"
+NOTEBOOK_IMAGES = ("localml/notebook", "localml/notebook-pytorch")
+"""What our notebooks run in; the first unless another is named."""
 TENSORBOARD_IMAGE = "localml/tensorboard:latest"
 WORK_FOLDER = "/workspace"
 """Where a notebook's container has the folder that outlasts it."""
@@ -134,9 +136,10 @@ class Tools:
         Raises:
             LocalmlError: ``INVALID`` naming ``token``, or what no spec can say.
         """
-        ours = not wanted.image
+        image = wanted.image or NOTEBOOK_IMAGE
+        ours = _is_ours(image)
         role = Role(
-            image=wanted.image or NOTEBOOK_IMAGE,
+            image=image,
             command=_NOTEBOOK_COMMAND if ours and not wanted.command else wanted.command,
             env={**wanted.env, "LOCALML_WORK": WORK_FOLDER, **_shown_limits(wanted.resources)},
             sealed_env={_NOTEBOOK_TOKEN: self._sealed(owner, wanted.token)},
@@ -195,6 +198,8 @@ class Tools:
         if [one.target for one in work] != [WORK_FOLDER]:
             raise LocalmlError(Code.WRONG_STATE, "the notebook was submitted as a spec, so its settings cannot change")
         image, command = _own(role, NOTEBOOK_IMAGE, _NOTEBOOK_COMMAND)
+        if _is_ours(image) and command == _NOTEBOOK_COMMAND:
+            command = ()
         return Notebook(
             folder=work[0].source.removeprefix("workspace:"),
             token=self._opened(owner, role, _NOTEBOOK_TOKEN),
@@ -254,6 +259,10 @@ class Tools:
         if token is not None and not _TOKEN.fullmatch(token):
             raise invalid("token", "must be 1 to 256 printable ASCII characters without blanks")
         return self._sealer.seal(owner, new_token() if token is None else token)
+
+
+def _is_ours(image: str) -> bool:
+    return image.removesuffix(":latest") in NOTEBOOK_IMAGES
 
 
 def _own(role: Role, ours: str, command: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -21,6 +21,9 @@ GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
 LAST_LINES = 12
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 """This process's pip."""
+_ELSEWHERE = """
+PyTorch's builds without CUDA, which have '+cpu' in their version, are on PyTorch's own package index (its installation
+page has the address). Name it to pip: PIP_EXTRA_INDEX_URL, or 'pip config set global.extra-index-url'."""
 BUILDER = "LOCALML_BUILDER"
 """In the environment of whatever takes part in a build: the number of the process that it is made for."""
 CHILDREN: set[int] = set()
@@ -115,4 +118,6 @@ def lines_of(
     except OSError as error:
         raise EngineError(f"{failure}: {command[0]}: {error.strerror}") from error
     if child.returncode != 0:
-        raise EngineError(f"{failure} (exit status {child.returncode}):\n" + "\n".join(last))
+        absent = any("No matching distribution" in line and "+cpu" in line for line in last)
+        words = "\n".join(last) + (_ELSEWHERE if absent else "")
+        raise EngineError(f"{failure} (exit status {child.returncode}):\n{words}")

@@ -139,7 +139,6 @@ def test_further_ports_are_published_and_whitelists_refused(
     [
         ({"dev_name": "No Spaces"}, "dev_name"),
         ({"password": "two words"}, "password"),
-        ({"framework": "torch"}, "framework"),
         ({"framework": "nothing"}, "framework"),
         ({"docker_command": "jupyter lab"}, "docker_command"),
         ({"mount_path": "/data"}, "volume_path"),
@@ -159,6 +158,19 @@ def test_a_bad_member_is_named(members: dict[str, Any], field: str, client: Sign
     assert refused.status == 403
     assert refused.json["message"].startswith(f"Invalid argument: {field}: ")
     assert client.get("/dev").json == {"data": []}
+
+
+@pytest.mark.parametrize(
+    ("framework", "image"), [("scikitlearn", "notebook"), ("torch", "notebook-pytorch"), (None, "notebook:latest")]
+)
+def test_a_notebook_has_the_framework_that_was_asked_for(
+    client: SignedClient, platform: Platform, framework: str | None, image: str
+) -> None:
+    made = client.post("/dev", DEV | ({"framework": framework} if framework else {}))
+    assert (made.status, made.json["software"]) == (200, framework or "scikitlearn")
+    [row] = platform.workloads.page(Query(kinds=(Kind.NOTEBOOK,))).items
+    [role] = platform.workloads.get(row.id or 0).spec.roles
+    assert (role.image, role.command) == (f"localml/{image}", ("python", "-m", "localml_notebook"))
 
 
 def test_a_name_in_use_is_refused_for_its_kind_only(client: SignedClient) -> None:

@@ -44,6 +44,24 @@ def submitted(client: SignedClient, platform: Platform):  # type: ignore[no-unty
     return submit
 
 
+@pytest.mark.parametrize(
+    ("real", "members", "image"),
+    [
+        (True, {"gpu_limit": 1}, "train-pytorch-gpu"),
+        (True, {}, "train-pytorch"),
+        (False, {"gpu_limit": 1}, "train-pytorch"),
+        (True, {"gpu_limit": 1, "framework": "scikitlearn"}, "train-sklearn"),
+        (True, {"gpu_limit": 1, "docker_image": "mine:1", "docker_command": "true"}, "mine:1"),
+    ],
+)
+def test_pytorch_for_cuda_is_what_jobs_get_with_gpus_that_exist(
+    submitted: Any, monkeypatch: pytest.MonkeyPatch, real: bool, members: dict[str, Any], image: str
+) -> None:
+    monkeypatch.setattr(Platform, "real_gpus", real)
+    (role,) = submitted(**{"framework": "torch", **members}).roles
+    assert role.image == (image if ":" in image else f"localml/{image}:latest")
+
+
 def test_every_state_and_every_failure_has_a_word() -> None:
     assert set(STATE_WORDS) == set(State)
     assert set(STATE_WORDS.values()) | {"deleting"} <= SDK_WORDS

@@ -14,6 +14,7 @@ from localml.core.catalog import runtimes_dir
 from localml.core.errors import LocalmlError
 from localml.engines.base import EngineError
 from localml.engines.runtimes.environments import READY, Environments
+from localml.engines.runtimes.wheels import lines_of
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -126,3 +127,10 @@ def test_a_changed_requirement_gives_a_new_environment(tmp_path: Path, runtimes:
     assert first.env_for("localml/tiny") is not None
     (runtimes / "base" / "requirements.txt").write_text("# changed\n")
     assert Environments(tmp_path / "cache", runtimes).env_for("localml/tiny") is None
+
+
+def test_who_has_no_index_of_cpu_builds_is_told_where_they_are() -> None:
+    """PyPI has PyTorch's builds for CUDA alone; none of them is taken instead."""
+    pip = ["sh", "-c", "echo 'ERROR: No matching distribution found for torch==2.13.0+cpu'; exit 1"]
+    with pytest.raises(EngineError, match="PIP_EXTRA_INDEX_URL"):
+        lines_of(pip, [].append, "the environment of train-pytorch could not be made")

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from localml.core.catalog import IMAGE_PREFIX
 from localml.core.errors import invalid
-from localml.core.instances.tools import NOTEBOOK_PORT, Notebook, Tensorboard, host_port
+from localml.core.instances.tools import NOTEBOOK_IMAGES, NOTEBOOK_PORT, Notebook, Tensorboard, host_port
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
@@ -30,7 +31,6 @@ from localml.dialects.kit.times import plain_time
 from localml.objects import BucketsFor
 from localml.platform import Platform
 
-DEV_RUNTIME = "notebook"
 DEV_FRAMEWORK = "scikitlearn"
 _DEV_SECRETS = SECRET_MEMBERS | {"password"}
 _MEANINGLESS = frozenset({"ps_count", "worker_count"})
@@ -56,14 +56,12 @@ def dev_spec(platform: Platform, view: BucketsFor, owner: int, dev: DevEnvCreate
             raise invalid(name, "is not run here; a terminal of the notebook can, or docker_command")
     if dev.ceph_volume:
         raise invalid("ceph_volume", "there is no Ceph here; give volume_type and volume_path")
-    if not dev.docker_image:
-        _check_framework(platform, dev.framework, dev.framework_version)
-        if dev.docker_command:
-            raise invalid("docker_command", "needs docker_image")
+    if dev.docker_command and not dev.docker_image:
+        raise invalid("docker_command", "needs docker_image")
     wanted = Notebook(
         folder=dev.dev_name,
         token=dev.password or None,
-        image=dev.docker_image or "",
+        image=dev.docker_image or _notebook_with(platform, dev.framework, dev.framework_version),
         command=("sh", "-c", dev.docker_command) if dev.docker_command else (),
         resources=replica_resources(platform, dev.cpu_limit, dev.memory_limit, dev.gpu_limit, dev.gpu_type),
         mounts=mounts(view, dev),
@@ -72,13 +70,15 @@ def dev_spec(platform: Platform, view: BucketsFor, owner: int, dev: DevEnvCreate
     return platform.tools.notebook(owner, wanted)
 
 
-def _check_framework(platform: Platform, name: str | None, version: str | None) -> None:
-    """Refuse what our notebooks do not have; a framework of theirs is in the image already."""
-    if not name:
-        return
-    runtime = platform.catalog.find(name, version)
-    if runtime not in platform.catalog.lineage(DEV_RUNTIME):
-        raise invalid("framework", f"'{name}' is not in development environments; give a docker_image that has it")
+def _notebook_with(platform: Platform, framework: str | None, version: str | None) -> str:
+    """The image of the notebook that has a framework; empty for any."""
+    if not framework:
+        return ""
+    runtime = platform.catalog.find(framework, version)
+    for image in NOTEBOOK_IMAGES:
+        if runtime in platform.catalog.lineage(image.removeprefix(IMAGE_PREFIX)):
+            return image
+    raise invalid("framework", f"'{framework}' is not in development environments; give a docker_image that has it")
 
 
 def _tcp_ports(dev: DevEnvCreate) -> tuple[int, ...]:

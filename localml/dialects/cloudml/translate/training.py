@@ -64,9 +64,10 @@ def train_spec(platform: Platform, view: BucketsFor, job: TrainJobCreate) -> Wor
         LocalmlError: ``INVALID`` naming the member that is wrong or cannot be honoured, ``CAPACITY`` for amounts that
             no machine has.
     """
-    runtime = platform.catalog.find(job.framework or DEFAULT_FRAMEWORK, job.framework_version)
-    command = _command(view, job, runtime)
     members = _members(job)
+    gpu = platform.real_gpus and any(_resources(platform, job, member).gpu for member in members.values())
+    runtime = platform.catalog.find(job.framework or DEFAULT_FRAMEWORK, job.framework_version, gpu=gpu)
+    command = _command(view, job, runtime)
     image = job.docker_image or f"{runtime.image}:latest"
     roles = tuple(
         Role(
