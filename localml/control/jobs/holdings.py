@@ -125,11 +125,12 @@ def pools_of(units: Iterable[Unit], specs: SpecCache, limits: Limits) -> dict[st
     for unit in units:
         if not _holds(unit):
             continue
-        amount, name = _amount(unit, specs), unit.row.pool
-        while name in used:
+        amount = _amount(unit, specs)
+        name: str | None = unit.row.pool
+        while name is not None and name in used:
             used[name] = used[name].plus(amount)
             count[name] += 1
-            name = parents[name] or ""
+            name = parents[name]
     return {
         name: PoolState(
             name,

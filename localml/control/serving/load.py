@@ -75,7 +75,7 @@ class EndpointRecord:
 def load(session: Session) -> list[EndpointRecord]:
     """All endpoints that are not closed, oldest first."""
     rows = list(session.exec(select(Endpoint).where(col(Endpoint.closed_at).is_(None)).order_by(col(Endpoint.id))))
-    found = {row.id or 0: EndpointRecord(row, EndpointSpec.model_validate_json(row.spec)) for row in rows}
+    found = {row.id or 0: EndpointRecord(row, EndpointSpec.stored(row.spec)) for row in rows}
     if not found:
         return []
     variants: dict[int, VariantRecord] = {}

@@ -77,6 +77,8 @@ def ensure(session: Session, path: str) -> Pool:
     found = session.exec(select(Pool).where(Pool.name == path)).first()
     if found is not None:
         return found
+    if not all(path.split("/")) or not path.isprintable():
+        raise invalid("pool", f"{path!r} is no path of names parted by '/'")
     need_at_most("pool", path.count("/") + 1, MOST_POOL_LEVELS, "pools in each other")
     need_at_most("pool", len(path), MOST_POOL_PATH, "characters of its path")
     (there,) = driver(session).execute("SELECT count(*) FROM pool").fetchone()
@@ -117,8 +119,6 @@ class Pools:
         for name, value in (("cpu", cpu), ("memory", memory), ("gpu", gpu), ("max_workloads", max_workloads)):
             if value is not None and value < 0:
                 raise invalid(name, f"must not be negative, not {value}")
-        if not path or path.startswith("/") or path.endswith("/") or "//" in path:
-            raise invalid("pool", f"{path!r} is no path of names parted by '/'")
 
         def act(session: Session) -> None:
             pool = ensure(session, path)

@@ -243,7 +243,7 @@ class Endpoints:
 
         def act(session: Session) -> int:
             row = self._live_row(session, endpoint_id)
-            spec = EndpointSpec.model_validate_json(row.spec)
+            spec = EndpointSpec.stored(row.spec)
             merged = {**spec.scaling.model_dump(), **{key: value for key, value in limits.items() if value is not None}}
             try:
                 scaling = type(spec.scaling).model_validate(merged)

@@ -74,12 +74,12 @@ def full(session: Session, rows: Iterable[Endpoint]) -> list[EndpointFull]:
         label = f"{model.name}:{version.number}" if model is not None and version is not None else spec.image
         one = VariantFull(variant, spec, label, version, replicas.get(variant.id or 0, []))
         variants.setdefault(variant.endpoint_id, []).append(one)
-    specs = [EndpointSpec.model_validate_json(row.spec) for row in endpoints]
+    specs = [EndpointSpec.stored(row.spec) for row in endpoints]
     return [EndpointFull(row, spec, variants.get(row.id or 0, [])) for row, spec in zip(endpoints, specs, strict=True)]
 
 
 def gateway_ports(session: Session) -> set[int]:
     """The ports that endpoints which are not deleted have at the gateway."""
     specs = session.exec(select(Endpoint.spec).where(col(Endpoint.deleted_at).is_(None)))
-    found = (EndpointSpec.model_validate_json(spec).gateway_port for spec in specs)
+    found = (EndpointSpec.stored(spec).gateway_port for spec in specs)
     return {port for port in found if port is not None}

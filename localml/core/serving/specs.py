@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
+from functools import reduce
+from operator import getitem
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from localml.core.registry.files import KERNELS
 from localml.core.work.specs import Frozen, Resources, Seconds
@@ -120,6 +123,19 @@ class EndpointSpec(Frozen):
     open_here: bool = False
     gateway_port: int | None = Field(default=None, ge=1, le=65535)
     priority: int = Field(default=100, ge=-1000, le=1000)
+
+    @classmethod
+    def stored(cls, text: str) -> EndpointSpec:
+        """As it was stored as JSON. A member that cannot be read is its default: one endpoint's record, which an
+        earlier version may have written, must not stop the others."""
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            values = json.loads(text)
+            for place in (one["loc"] for one in error.errors()):
+                *above, last = place
+                reduce(getitem, above, values).pop(last, None)
+            return cls.model_validate(values)
 
 
 class VariantSpec(Frozen):

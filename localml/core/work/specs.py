@@ -41,9 +41,10 @@ def most_pids(setting: Path = _THREADS_MAX) -> int:
 
 
 class Frozen(BaseModel):
-    """Base of all specs: immutable, and strict about members it does not know."""
+    """Base of all specs: immutable, strict about members it does not know, and without infinite numbers: JSON, as which
+    they are stored, has none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _seconds(value: Any, info: ValidationInfo) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from helpers.rig import ME
 from helpers.serving_rig import PROMPT, ServingRig
+from sqlalchemy import update
 
 from localml.control.serving.load import EndpointRecord
 from localml.control.serving.routes import Keys
@@ -296,6 +297,16 @@ def test_an_endpoint_that_cannot_be_looked_after_leaves_the_others_alone(
     rig.run()
     assert rig.at(good) == "ready"
     assert [one.name for one in rig.table().endpoints if one.variants] == ["good"]
+
+
+def test_what_cannot_be_read_of_a_stored_setting_is_its_default_and_leaves_the_others_alone(rig: ServingRig) -> None:
+    number = rig.create()
+    spoiled = '{"scaling": {"target": null, "maximum": 3}, "bake": null, "unknown": 1}'
+    rig.db.write(lambda session: session.execute(update(Endpoint).values(spec=spoiled)))
+    other = rig.create(name="other")
+    rig.run()
+    assert (rig.at(number), rig.at(other)) == ("ready", "ready")
+    assert rig.endpoints.get(number).spec == EndpointSpec(scaling=Scaling(maximum=3))
 
 
 def test_a_canary_and_then_all(rig: ServingRig) -> None:

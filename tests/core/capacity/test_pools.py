@@ -9,6 +9,7 @@ import pytest
 from helpers.rig import ME, Rig, job
 
 from localml.core.capacity.pools import Load, Usage
+from localml.core.capacity.tables import Pool
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Identity
 from localml.core.people.secrets import Vault
@@ -109,3 +110,21 @@ def test_a_pool_that_nothing_uses_goes_and_may_come_again(rig: Rig) -> None:
 def test_the_pool_of_those_who_name_none_stays(rig: Rig) -> None:
     with pytest.raises(LocalmlError, match="names no pool"):
         rig.pools.delete("default")
+
+
+@pytest.mark.parametrize("path", ["", "/", "/a", "a/", "a//b", "a\nb", "\x00"])
+def test_what_is_no_path_of_names_makes_no_pool_in_whatever_way_it_is_asked_for(rig: Rig, path: str) -> None:
+    before = [pool.name for pool in rig.pools.list()]
+    for ask in (lambda: rig.submit("one", job(None), pool=path), lambda: rig.pools.set_limits(path)):
+        with pytest.raises(LocalmlError, match="is no path of names parted by '/'") as refused:
+            ask()
+        assert (refused.value.code, refused.value.field) == (Code.INVALID, "pool")
+    assert [pool.name for pool in rig.pools.list()] == before
+
+
+def test_a_pool_without_a_name_that_an_earlier_version_took_in_stops_nothing(rig: Rig) -> None:
+    rig.db.write(lambda session: session.add(Pool(name="")))
+    for name in ("one", "two"):
+        rig.submit(name, job(None), pool="")
+        rig.settle()
+    assert rig.pools.load("") == Load(Usage(workloads=2))

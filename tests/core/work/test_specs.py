@@ -125,3 +125,14 @@ def test_a_stored_spec_is_read_back_the_same(role: Role, priority: int, limit: f
 def test_the_commonest_case_is_one_call() -> None:
     spec = single(["echo", "hi"], image="i", env={"A": "b"}, priority=3)
     assert (spec.replicas, spec.role("main").command, spec.priority) == (1, ("echo", "hi"), 3)
+
+
+@pytest.mark.parametrize("text", ["inf", "-Infinity", "NaN", pytest.param(10**400, id="10^400"), float("inf")])
+def test_no_number_of_a_spec_is_beyond_all_numbers(text: object) -> None:
+    """They are stored as JSON, which has none of them."""
+    for name in ("time_limit", "idle_limit", "stop_grace"):
+        with pytest.raises(ValidationError, match=r"(finite|valid) number"):
+            WorkloadSpec.model_validate({"roles": [{"command": ["x"]}], name: text})
+    for name in ("backoff", "factor", "max_backoff"):
+        with pytest.raises(ValidationError, match=r"(finite|valid) number"):
+            WorkloadSpec.model_validate({"roles": [{"command": ["x"]}], "retries": {name: text}})

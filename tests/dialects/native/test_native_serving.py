@@ -130,6 +130,15 @@ def test_all_versions_are_put_at_once(admin: Http, server: Localml, model: str) 
         ({"model": "net", "colour": "red"}, 400, "colour"),
         ({"model": "net", "request_timeout": 100_000}, 400, "request_timeout"),
         ({"model": "net", "health_path": "health"}, 400, "health_path"),
+        *(
+            ({"model": "net", **body}, 400, "number")
+            for body in (
+                {"scaling": {"target": "inf"}},
+                {"scaling": {"cooldown": "nan"}},
+                {"scaling": {"target": 10**400}},
+                {"bake": "Infinity"},
+            )
+        ),
         ({"model": "net", "resources": {"gpu": 1}, "scaling": {"minimum": 40, "maximum": 40}}, 422, "GPUs"),
     ],
 )

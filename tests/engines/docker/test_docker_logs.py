@@ -42,6 +42,7 @@ def run(engine: DockerEngine, name: str, script: str) -> Observed:
     return engine.start(ReplicaPlan(name, engine.resolve_image(tiny_image()), ("/bin/sh", "-c", script)))
 
 
+@pytest.mark.docker
 def test_closing_ends_a_reading_whatever_the_client_stumbles_over(
     engine: DockerEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

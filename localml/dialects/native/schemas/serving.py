@@ -115,7 +115,7 @@ class ScaleIn(Strict):
 class SinceQuery(Strict):
     """Samples since a time."""
 
-    since: float | None = Field(default=None, allow_inf_nan=False, ge=-1e11, le=1e11)
+    since: float | None = Field(default=None, ge=-1e11, le=1e11)
 
 
 class TensorOut(BaseModel):

@@ -43,7 +43,7 @@ Bytes = Annotated[int, BeforeValidator(_bytes)]
 class Strict(BaseModel):
     """Base of everything that a caller sends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class PointIn(Strict):
     """One value of a series; ``at`` is now when left out."""
 
     name: str = Field(min_length=1, max_length=256)
-    value: float = Field(allow_inf_nan=False)
+    value: float
     at: float | None = Field(default=None, ge=0, le=1e11)
 
     @model_validator(mode="before")
@@ -176,7 +176,7 @@ class PointsIn(Strict):
 class SampleQuery(Strict):
     """Series of a workload, the points since a time."""
 
-    since: float | None = Field(default=None, allow_inf_nan=False, ge=-1e11, le=1e11)
+    since: float | None = Field(default=None, ge=-1e11, le=1e11)
     name: str | None = None
     replica: str | None = None
 
