@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import pytest
 from helpers.counts import COUNTS, table
+from helpers.left_mounted import let_go_below, let_go_of_earlier_runs
 from hypothesis import HealthCheck, settings
 
 # a busy machine may stop this process for a second at any moment: how long an example takes says nothing
@@ -92,6 +93,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def long_form(pytestconfig: pytest.Config) -> bool:
     """Whether tests that can try more do so (``--long``)."""
     return bool(pytestconfig.getoption(LONG))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A run ends with its words on what failed, and not in the removal of a folder that a killed server left."""
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    let_go_of_earlier_runs(run.parent)
+    yield
+    let_go_below(base)
 
 
 @pytest.fixture(autouse=True)
