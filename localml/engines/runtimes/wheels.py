@@ -16,7 +16,7 @@ from pathlib import Path
 from localml.engines.base import EngineError, Progress
 from localml.engines.proxies import proxies
 
-GLIBC = (36, 35, 34, 31, 28, 27, 24, 17)
+GLIBC = range(36, 4, -1)
 """manylinux_2_N tags that run on Debian 12 (glibc 2.36), newest first."""
 LAST_LINES = 12
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check")
