@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -113,7 +114,12 @@ class House:
 
     def on_disk(self) -> int:
         """Bytes that the data directory takes, without the database's journal: a reader may keep that for a day."""
-        return sum(taken(path) for path in self.data.rglob("*") if path.is_file() and path.suffix != ".db-wal")
+        size = 0
+        for folder, _, names in os.walk(self.data):
+            for path in (Path(folder, name) for name in names if not name.endswith(".db-wal")):
+                with suppress(FileNotFoundError):  # some go meanwhile
+                    size += taken(path)
+        return size
 
     def use(self, jobs: int, others: int) -> None:
         self.jobs(jobs)
@@ -140,9 +146,10 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     made.platform.close()
 
 
+@pytest.mark.timeout(900)
 def test_what_is_over_leaves_nothing_in_memory(house: House, long_form: bool) -> None:
     """Sizes of all containers that can be reached from the server are the same after twice the use."""
-    jobs, others = (2_000, 60) if long_form else (150, 6)
+    jobs, others = (2_000, 64) if long_form else (150, 8)  # as full as before are memories that are emptied at eight
     house.use(jobs, others)
     before = house.held()
     assert len(before) > 200
@@ -162,6 +169,7 @@ def test_what_is_over_leaves_nothing_in_memory(house: House, long_form: bool) ->
     assert len(house.platform.feed._versions) <= feeds._MOST
 
 
+@pytest.mark.timeout(900)
 def test_a_data_directory_stays_within_bounds_for_months(tmp_path: Path, long_form: bool) -> None:
     """A service that writes for ever, and jobs every day: after as long a time again it takes no more room."""
     days = 365 if long_form else 44
@@ -212,7 +220,7 @@ def test_a_service_of_child_processes_keeps_its_last_output_once(tmp_path: Path)
         source = ALL.sources(platform.workloads.attempts(number))[0]
         path = platform.logs.path(number, source.name, "stdout")
         assert platform.logs.kept(number, source.name, "stdout") <= limit
-        assert taken(path) <= limit + 8192
+        assert taken(path) <= limit + 16384  # with the blocks at both ends, and those that say where the others lie
         given = b"".join(piece.data for piece in pieces(platform.logs, [source], Position()))
         assert given.endswith(b"\nservice line %d of many\n" % (lines - 1))
         assert given.startswith(b"service line ")
