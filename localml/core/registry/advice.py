@@ -24,7 +24,7 @@ _LINES = {
 """Suffix -> framework, what has to be installed, and a Python program that writes ``model.onnx``."""
 _WORDS = {
     ".pt": "holds PyTorch's weights; where the network is made: "
-    "torch.onnx.export(net, (example,), 'model.onnx', dynamo=True)",
+    "torch.onnx.export(net, (example,), 'model.onnx', dynamo=True, external_data=False)",
     ".safetensors": "holds weights alone; for a folder from Hugging Face: optimum-cli export onnx --model FOLDER onnx, "
     "then: localml serve onnx (pip install 'optimum-onnx[onnxruntime]')",
     ".keras": "is Keras' own; where it was trained: model.export('model.onnx', format='onnx')",

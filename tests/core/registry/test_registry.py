@@ -111,7 +111,7 @@ def test_what_cannot_be_served_leaves_nothing_behind(place: Place, name: str, co
         ("iris.joblib", "pip install skl2onnx.*skl2onnx.to_onnx.*&& localml serve model.onnx.*kernel.py"),
         ("iris.pkl", "scikit-learn.*skl2onnx"),
         ("net.pt2", "torch.export.load.*net.pt2.*f='model.onnx'.*&& localml serve model.onnx"),
-        ("net.pth", "torch.onnx.export"),
+        ("net.pth", "torch.onnx.export.*external_data=False"),
         ("net.safetensors", r"optimum-cli export onnx --model FOLDER onnx.*pip install 'optimum-onnx\[onnxruntime\]'"),
         ("net.pb", "tf2onnx.convert --saved-model FOLDER"),
         ("trees.ubj", "onnxmltools.convert_xgboost"),
