@@ -62,9 +62,9 @@ class Request:
 def request_of(path: Path, inputs: Sequence[Mapping[str, Any]] | None, *, white: float | None = None) -> Request:
     """Make a request from a file.
 
-    ``.json`` with a member ``inputs`` is sent as it is; any other JSON is the data of the model's only input. ``.csv``
-    gives one row each line (a first line of names is left out where numbers are wanted), ``.npy`` an array. Pictures
-    (``.png``, ``.jpg``) are scaled to the input's height and width.
+    ``.json`` with a member ``inputs`` is sent as it is; any other JSON is the data of the model's only input, of which
+    one row of a batch will do. ``.csv`` gives one row each line (a first line of names is left out where numbers are
+    wanted), ``.npy`` an array. Pictures (``.png``, ``.jpg``) are scaled to the input's height and width.
 
     Args:
         inputs: what the model takes ({name, datatype, shape}); None while that is not known.
@@ -129,7 +129,9 @@ def request_of_text(text: str | bytes, inputs: Sequence[Mapping[str, Any]] | Non
     while isinstance(level, list):
         shape.append(len(level))
         level = level[0] if level else None
-    tensor = {"name": wanted["name"], "datatype": wanted["datatype"], "shape": shape, "data": found}
+    shape = _batch(shape, list(wanted["shape"]))
+    data = found if isinstance(found, list) else [found]
+    tensor = {"name": wanted["name"], "datatype": wanted["datatype"], "shape": shape, "data": data}
     return Request(json.dumps({"inputs": [tensor]}).encode())
 
 
@@ -184,9 +186,14 @@ def _npy(path: Path) -> tuple[list[int], list[Any]]:
             values = list(struct.unpack(f"{order}{math.prod(shape)}{code}", data[start:]))
     except (KeyError, IndexError, ValueError, SyntaxError, struct.error) as error:
         raise invalid("input", f"{path.name}: the array cannot be read: {error}") from error
-    if header.get("fortran_order"):
-        raise invalid("input", f"{path.name}: is in Fortran order; save numpy.ascontiguousarray of it")
-    return shape, values
+    return shape, _by_rows(shape, values) if header.get("fortran_order") else values
+
+
+def _by_rows(shape: list[int], values: list[Any]) -> list[Any]:
+    """The values of an array whose first index runs fastest (a table's columns, say), the last one running fastest."""
+    if len(shape) < 2:
+        return values
+    return [value for at in range(shape[0]) for value in _by_rows(shape[1:], values[at :: shape[0]])]
 
 
 def _npy_texts(data: bytes, kind: str, width: int, order: str, count: int) -> list[str]:
@@ -265,11 +272,17 @@ def _tensor(shape: list[int], values: list[Any], wanted: Mapping[str, Any]) -> R
     return Request(text + raw, len(text))
 
 
+def _batch(shape: list[int], wanted: list[int]) -> list[int]:
+    """The shape with first sizes of 1 added where the model takes batches and this is what one holds."""
+    missing = len(wanted) - len(shape)
+    batch = [1] * missing + shape
+    fits = missing > 0 and all(b in (-1, a) for a, b in zip(batch, wanted, strict=True))
+    return batch if fits else shape
+
+
 def _fitted(shape: list[int], wanted: list[int]) -> list[int]:
-    """The shape with a first size of 1 added where the model takes batches and this is one of them."""
-    if len(shape) + 1 == len(wanted) and wanted[0] in (-1, 1):
-        shape = [1, *shape]
-    fits = len(shape) == len(wanted) and all(b in (-1, a) for a, b in zip(shape, wanted, strict=True))
-    if not fits:
+    """The shape as the model takes it: see :func:`_batch`."""
+    shape = _batch(shape, wanted)
+    if len(shape) != len(wanted) or any(b not in (-1, a) for a, b in zip(shape, wanted, strict=True)):
         raise invalid("input", f"has the shape {shape}, the model takes {wanted}")
     return shape

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from localml.client.predict_inputs import Request, request_of
+from localml.client.predict_inputs import Request, request_of, request_of_text
 from localml.core.errors import LocalmlError
 
 NUMPY = {"FP32": "f4", "FP64": "f8", "INT8": "i1", "INT32": "i4", "INT64": "i8", "UINT8": "u1", "BOOL": "?"}
@@ -96,6 +96,26 @@ def test_texts_for_numbers_and_numbers_for_texts_are_refused(tmp_path: Path) -> 
         request_of(tmp_path / "numbers.npy", wanted("BYTES", -1, 2))
 
 
+@pytest.mark.parametrize(
+    ("text", "inputs", "shape"),
+    [
+        ("[5, 3, 1]", wanted("FP32", -1, 3), [1, 3]),
+        ("[[5, 3, 1]]", wanted("FP32", -1, 3), [1, 3]),
+        ("[5, 3]", wanted("FP32", -1), [2]),
+        ('["good film"]', wanted("BYTES", -1, 1), [1, 1]),
+        ('"good film"', wanted("BYTES", -1, 1), [1, 1]),
+        ('"good film"', wanted("BYTES", -1), [1]),
+        ("7", wanted("INT64", 1), [1]),
+        ("7", wanted("INT64"), []),
+        ("[5, 3]", wanted("FP32", -1, 3), [2]),  # the server says what is wrong with it
+    ],
+)
+def test_one_row_of_json_is_a_batch_of_one(text: str, inputs: list[dict[str, Any]], shape: list[int]) -> None:
+    (tensor,) = json.loads(request_of_text(text, inputs).body)["inputs"]
+    found = json.loads(text)
+    assert (tensor["shape"], tensor["data"]) == (shape, found if isinstance(found, list) else [found])
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6), (-1, 7), (-1, 5, 6, 7)])
 def test_a_picture_that_does_not_fit_is_told_with_the_shape(picture: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(LocalmlError) as failure:
@@ -155,13 +175,14 @@ def test_a_file_that_is_not_what_its_name_says_is_told_by_its_name(tmp_path: Pat
             arrays.array_shapes(min_dims=2, max_dims=4, max_side=5),
             elements=st.integers(0, 100),
         )
-    )
+    ),
+    rows=st.booleans(),
 )
 def test_an_array_arrives_as_it_was_saved(
-    array: np.ndarray[Any, Any], tmp_path_factory: pytest.TempPathFactory
+    array: np.ndarray[Any, Any], rows: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("npy") / "in.npy"
-    np.save(path, array)
+    np.save(path, array if rows else np.asfortranarray(array))  # as what a table's to_numpy gives often is
     shape = [-1, *array.shape[1:]]
     found = sent(request_of(path, wanted("FP64", *shape)))
     assert np.array_equal(found, array.astype("f8"))

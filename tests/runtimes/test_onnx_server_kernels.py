@@ -113,7 +113,7 @@ def test_a_kernel_that_declares_nothing_takes_anything(folder: Path) -> None:
     [
         ("kernel:Missing", "no class with the methods load and predict"),
         ("kernel", "found: Doubler, Other"),
-        ("nowhere:Doubler", "No module named 'nowhere'"),
+        ("nowhere:Doubler", "needs the Python package 'nowhere'"),
     ],
 )
 def test_a_kernel_that_cannot_be_loaded_is_told(folder: Path, kernel: str, why: str) -> None:
@@ -121,6 +121,19 @@ def test_a_kernel_that_cannot_be_loaded_is_told(folder: Path, kernel: str, why: 
     server = spawn(folder, folder.parent / "log", "--kernel", kernel)
     assert server.process.wait(PATIENCE) == 1
     assert why in server.log
+
+
+@pytest.mark.parametrize("place", ["import {0}", "def load(self, path): import {0}"])
+def test_a_kernel_whose_package_is_missing_is_told_how_it_gets_one(folder: Path, place: str) -> None:
+    body = place.format("joblib_that_nobody_has.numpy")
+    inner = f"    {body}\n" if "def" in place else "    def load(self, path): pass\n"
+    outer = "" if "def" in place else f"{body}\n"
+    (folder / "kernel.py").write_text(f"{outer}class One:\n{inner}    def predict(self, inputs): pass\n")
+    server = spawn(folder, folder.parent / "log")
+    assert server.process.wait(PATIENCE) == 1
+    last = server.log.strip().splitlines()[-1]
+    assert "needs the Python package 'joblib_that_nobody_has', which is missing here" in last
+    assert "--image IMAGE" in last
 
 
 def test_a_wmla_kernel_beyond_its_memory_limit_fails(folder: Path) -> None:

@@ -140,9 +140,8 @@ class Sampler:
             return None
 
     def _record(self, one: Running, found: Usage, usage: Mapping[str, GpuUsage]) -> None:
-        add, about, replica = self._samples.add_many, Subject.workload(one.workload_id), one.replica
-        add(about, counters(found), replica=replica, measured=True, cumulative=True)
-        add(about, gauges(found, [usage[gpu] for gpu in one.gpus if gpu in usage]), replica=replica, measured=True)
+        gpus = [usage[gpu] for gpu in one.gpus if gpu in usage]
+        self._samples.add_measured(Subject.workload(one.workload_id), one.replica, counters(found), gauges(found, gpus))
         self._changed(one.workload_id)
 
     def running(self) -> list[Running]:

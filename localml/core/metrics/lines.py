@@ -1,8 +1,8 @@
 """Metrics in a program's output: which lines have any, and what they say.
 
-Read are pairs (``epoch=3 loss=0.2``, ``loss: 0.2 - acc: 0.91`` as Keras writes it), lines that are a JSON object, and
-those that are a Python dict (as Hugging Face's trainer prints them). Progress bars end their lines with a carriage
-return, which ends a line here, too.
+Read are pairs (``epoch=3 loss=0.2``, ``loss: 0.2 - acc: 0.91`` as Keras writes it), and lines that are or end in a JSON
+object or a Python dict (as Hugging Face's trainer prints them, and loggers behind a prefix). Progress bars end their
+lines with a carriage return, which ends a line here, too.
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ STEPS = ("global_step", "step", "iteration", "iter", "epoch")
 IGNORED = frozenset(
     {
         *("ts", "time", "timestamp", "asctime", "created", "msecs", "unixtime", "date"),
-        *("lineno", "line", "pid", "process", "thread", "levelno", "port", "uid", "gid"),
+        *("lineno", "line", "pid", "process", "thread", "levelno", "port", "uid", "gid", "v_num"),
     }
 )
 """What loggers say of themselves."""
 
 _END = re.compile(rb"[\r\n]")
-_HINT = re.compile(rb"""[\w\]"'] ?[=:] ?[-+.\dniNI]""")
+_HINT = re.compile(rb"""[\w\]"'] ?[=:] ?(?:[-+.\dniNI\x1b]|["'][-+.\d]|tensor\()""")
 _COLOURS = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
 _NAME = re.compile(r"[A-Za-z_][\w./@:-]*", re.ASCII)
 _PAIR = re.compile(
-    rb"(?:^|(?<=[\s,;|(\[{\]]))([A-Za-z_][A-Za-z0-9_./@-]*)( ?= ?|: ?)"
-    rb"([-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))%?(?=$|[\s,;|)\]}])",
+    rb"(?:^|(?<=[\s,;|(\[{\]:]))([A-Za-z_][A-Za-z0-9_./@-]*)( ?= ?|: ?)(?:tensor\()?"
+    rb"([-+]?(?:\d+(?:\.\d*)?(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf(?:inity)?))%?"
+    rb"(?=\.?(?:$|[\s;|)\]}]|,(?!\d)))",  # "loss=0,25" is not 0
     re.IGNORECASE,
 )
+_OBJECT = re.compile(rb"""\{ ?["']""")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|[-+]?inf", re.IGNORECASE)
+_MOST_NUMBER = 40
 _KNOWN = re.compile(
     r"loss|acc|auc|f1|lr$|learning_rate|r?mse|mae|err|precision|recall|score|perplexity|ppl|reward|return|bleu|rouge"
     r"|iou|grad|norm",
@@ -82,7 +86,7 @@ def readings(line: bytes) -> list[Reading]:
     if b"\x1b" in line:
         line = _COLOURS.sub(b"", line)
     line = line.strip()
-    found = _of_object(line) if line[:1] == b"{" and line[-1:] == b"}" else _of_pairs(line)
+    found = (_of_object(line) if line[-1:] == b"}" else {}) or _of_pairs(line)
     step = _step(found)
     if step is None and found:
         step = _phrase(line)
@@ -105,23 +109,47 @@ def _of_pairs(line: bytes) -> dict[str, float]:
 
 
 def _of_object(line: bytes) -> dict[str, float]:
-    try:
-        given = json.loads(line)
-    except (ValueError, RecursionError):
-        given = _python(line)
+    """What the object says that a line ends in; nothing where it ends in none."""
+    begin = _OBJECT.search(line)
     found: dict[str, float] = {}
-    if isinstance(given, dict):
-        _flatten(given, "", found, _LEVELS)
+    if begin is not None:
+        text = line[begin.start() :]
+        try:
+            given = json.loads(text)
+        except (ValueError, RecursionError):
+            given = _python(text)
+        if isinstance(given, dict):
+            _flatten(given, "", found, _LEVELS)
     return found
 
 
-def _python(line: bytes) -> Any:
-    if line[:2] != b"{'":
+def _python(text: bytes) -> Any:
+    """A dict as Python prints it."""
+    if not text.startswith(b"{'"):
         return None
     try:
-        return ast.literal_eval(line.decode())
+        return _meant(ast.parse(text.decode(), mode="eval").body)
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
+
+
+def _meant(node: ast.expr) -> Any:
+    """Dicts and numbers as they are printed, ``nan``, ``np.float64(0.5)`` and ``tensor(0.25)`` among them; None for
+    anything else."""
+    match node:
+        case ast.Constant(value=int() | float() | str()):
+            return node.value
+        case ast.Dict():
+            keys = [_meant(key) if key is not None else None for key in node.keys]
+            return dict(zip(keys, (_meant(value) for value in node.values), strict=True))
+        case ast.UnaryOp(op=ast.USub()):
+            value = _meant(node.operand)
+            return -value if isinstance(value, int | float) else None
+        case ast.Name(id="nan" | "inf"):
+            return float(node.id)
+        case ast.Call(func=ast.Name() | ast.Attribute(), args=[one, *_]):
+            return _meant(one)
+    return None
 
 
 def _flatten(given: dict[Any, Any], prefix: str, into: dict[str, float], levels: int) -> None:
@@ -129,10 +157,18 @@ def _flatten(given: dict[Any, Any], prefix: str, into: dict[str, float], levels:
         name = f"{prefix}{key}"
         if len(into) >= MOST_IN_A_LINE or len(name) > MOST_NAME or not _NAME.fullmatch(name):
             continue
+        if isinstance(value, str):
+            value = _number(key, value)
         if isinstance(value, dict) and levels > 1:
             _flatten(value, f"{name}/", into, levels - 1)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             into[name] = _float(value)
+
+
+def _number(name: Any, text: str) -> float | None:
+    """A number that is written as a text, where the name sounds like one: Hugging Face's trainer rounds so."""
+    known = str(name).lower() in STEPS or _KNOWN.search(str(name)) is not None
+    return float(text) if known and len(text) <= _MOST_NUMBER and _NUMBER.fullmatch(text) else None
 
 
 def _float(value: int | float) -> float:

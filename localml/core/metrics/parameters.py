@@ -27,7 +27,8 @@ _PLUMBING = ("LOCALML_", "PAI_", "MLBENCH_", "PYTHON", "LD_")
 _OTHERS = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TF_CONFIG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"})
 """Variables that say where something is, not what is done."""
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh"})
-_SECRET = re.compile(r"token|secret|passw|credential|(?:^|_)key$|api_?key", re.IGNORECASE)
+_SECRET = re.compile(r"token$|secret|passw|credential|(?:^|[_.-])key$|api[_-]?key", re.IGNORECASE)
+"""Names of what is nobody's to be shown around; ``max_tokens`` and ``tokenizer`` are others."""
 
 
 def of_spec(spec: WorkloadSpec) -> dict[str, str]:
@@ -70,12 +71,12 @@ def _is_option(word: str) -> bool:
 
 
 def of_variables(env: Mapping[str, str]) -> dict[str, str]:
-    """Those that a user gave, but for what is nobody's to be shown around."""
+    """Those that a user gave, but for what says where something is."""
     return {name: value for name, value in env.items() if _tells(name)}
 
 
 def _tells(name: str) -> bool:
-    return not name.startswith(_PLUMBING) and name.upper() not in _OTHERS and _SECRET.search(name) is None
+    return not name.startswith(_PLUMBING) and name.upper() not in _OTHERS
 
 
 def of_launch(env: Mapping[str, str]) -> dict[str, str]:
@@ -116,6 +117,6 @@ def _flat(given: Mapping[Any, Any], prefix: str, levels: int) -> Iterator[tuple[
 
 
 def bounded(given: Mapping[str, str]) -> dict[str, str]:
-    """The first ones, as far as they are to be kept."""
-    kept = ((name, value) for name, value in given.items() if 0 < len(name) <= MOST_NAME)
+    """The first ones, as far as they are to be kept: no secrets."""
+    kept = ((name, value) for name, value in given.items() if 0 < len(name) <= MOST_NAME and not _SECRET.search(name))
     return {name: value[:MOST_VALUE] for (name, value), _ in zip(kept, range(MOST_PARAMETERS), strict=False)}

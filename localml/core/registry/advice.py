@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 _SKLEARN = (
     "import joblib, numpy, skl2onnx; m = joblib.load({file!r}); "
-    "x = numpy.zeros((1, m.n_features_in_), 'f4'); "
+    "n = getattr(m, 'n_features_in_', 0); x = numpy.zeros((1, n), 'f4') if n else numpy.array([['a text']]); "
     "open('model.onnx', 'wb').write(skl2onnx.to_onnx(m, x).SerializeToString())"
 )
 _TORCH = (
@@ -24,11 +24,15 @@ _LINES = {
 """Suffix -> framework, what has to be installed, and a Python program that writes ``model.onnx``."""
 _WORDS = {
     ".pt": "holds PyTorch's weights; where the network is made: "
-    "torch.onnx.export(net, (example,), 'model.onnx', dynamo=True)",
+    "torch.onnx.export(net, (example,), 'model.onnx', dynamo=True, external_data=False)",
     ".safetensors": "holds weights alone; for a folder from Hugging Face: optimum-cli export onnx --model FOLDER onnx, "
-    "then: localml serve onnx",
+    "then: localml serve onnx (pip install 'optimum-onnx[onnxruntime]')",
     ".keras": "is Keras' own; where it was trained: model.export('model.onnx', format='onnx')",
     ".tflite": "is TensorFlow Lite's; python -m tf2onnx.convert --tflite FILE --output model.onnx",
+    ".pb": "is TensorFlow's; python -m tf2onnx.convert --saved-model FOLDER --output model.onnx",
+    ".ubj": "is XGBoost's; where it was trained: onnxmltools.convert_xgboost(model, initial_types=[('x', "
+    "FloatTensorType([None, FEATURES]))]), and save it with onnx.save",
+    ".cbm": "is CatBoost's; where it was trained: model.save_model('model.onnx', format='onnx')",
     ".gguf": "is llama.cpp's, which has a server of its own: localml serve FOLDER --image YOUR/LLAMA-SERVER",
 }
 _SAME = {".pth": ".pt", ".ckpt": ".pt", ".bin": ".safetensors", ".h5": ".keras"}

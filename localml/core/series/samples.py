@@ -130,6 +130,25 @@ class Samples:
             LocalmlError: ``INVALID`` when the subject had more posted series than :data:`MOST_SERIES` then; no point is
                 taken in.
         """
+        self._take(self._rows(subject, points, replica, cumulative, measured))
+
+    def add_measured(
+        self,
+        subject: Subject,
+        replica: str,
+        counters: Iterable[tuple[str, float, float]],
+        gauges: Iterable[tuple[str, float, float]],
+    ) -> None:
+        """Take in what localml measured of one replica, (name, value, at): readers find all of it or nothing."""
+        rows: list[_Row] = []
+        for values, cumulative in ((counters, True), (gauges, False)):
+            points = [(name, Point(at, value)) for name, value, at in values]
+            rows += self._rows(subject, points, replica, cumulative, measured=True)
+        self._take(rows)
+
+    def _rows(
+        self, subject: Subject, points: Iterable[tuple[str, Point]], replica: str, cumulative: bool, measured: bool
+    ) -> list[_Row]:
         given = [(name, round(point.at * MICRO), point) for name, point in points]
         first = {name: at for name, at, _ in reversed(given)}
         ids = self._series(subject, replica, first, cumulative, measured)
@@ -137,6 +156,9 @@ class Samples:
         for name, at, point in given:
             value = point.value if math.isfinite(point.value) else None
             rows.append((ids[name], at, value, point.text or None, point.note or None))
+        return rows
+
+    def _take(self, rows: list[_Row]) -> None:
         with self._lock:
             self._buffer.extend(rows)
             full = len(self._buffer) >= _FULL

@@ -64,8 +64,8 @@ class SourcePath(BaseModel):
 class MetricQuery(Parameters):
     """Which points of which metrics.
 
-    ``since``: only later ones. ``summarize``: at most about so many, each the mean of several. ``last_n``: only the
-    latest ones. ``metric_filter``: only this metric. ``format=zip``: as a download.
+    ``since``: only later ones. ``summarize``: so many where there are more, each the mean of its share. ``last_n``:
+    only the latest ones. ``metric_filter``: only this metric. ``format=zip``: as a download.
     """
 
     since: Time | None = None

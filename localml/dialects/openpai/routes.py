@@ -48,7 +48,7 @@ MEMBERS = {
     "objects": "dataDir",
 }
 
-api = Operations("openpai", __name__, url_prefix="/api/v1", abp_security=[{SCHEME: []}])
+api = Operations("openpai", __name__, url_prefix="/api/v1", final_slash=True, abp_security=[{SCHEME: []}])
 OPEN: list[dict[str, list[Any]]] = [{}]
 AUTHORIZED: ResponseDict = {401: schemas.Error}
 

@@ -56,7 +56,7 @@ class KernelBackend:
         except LoadError:
             raise
         except Exception as error:
-            raise LoadError(f"the kernel in {plan.path} failed to load: {type(error).__name__}: {error}") from error
+            raise LoadError(f"the kernel in {plan.path} {_why_not(error)}") from error
         inputs, outputs = _declared(self._kernel, "inputs"), _declared(self._kernel, "outputs")
         self._outputs = tuple(output.name for output in outputs)
         self._batching = bool(getattr(self._kernel, "batching", False)) and plan.max_batch > 1
@@ -83,6 +83,13 @@ class KernelBackend:
             status = 500 if set(missing) & set(self._outputs) else 400
             raise RequestError(status, f"the kernel gave no output '{missing[0]}'; it gave {', '.join(found)}")
         return {name: _plain(name, found[name]) for name in wanted or found}
+
+
+def _why_not(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.partition(".")[0]
+        return f"needs the Python package '{package}', which is missing here; --image IMAGE runs it where there is one"
+    return f"failed to load: {type(error).__name__}: {error}"
 
 
 def find_class(kernel: str) -> type[Any]:

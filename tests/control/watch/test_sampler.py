@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.rig import Rig, job, wait_until
@@ -55,6 +56,29 @@ def test_every_running_replica_of_every_workload_is_measured(rig: Rig) -> None:
         CPU: True,
         MEMORY: False,
     }
+
+
+def test_whoever_reads_meanwhile_sees_all_figures_of_a_moment_or_none(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, samples = make(rig)
+    number = rig.submit("a", job(None))
+    rig.settle()
+    rig.clock.advance(10)
+    write, seen = rig.db.write, []
+
+    def read_first(change: Callable[[Any], Any]) -> Any:
+        """Before anything is written somebody reads, who is given what is buffered as well."""
+        monkeypatch.setattr(rig.db, "write", write)
+        seen.append({name for (_, name), points in samples.read(of(number)).items() if points})
+        monkeypatch.setattr(rig.db, "write", read_first)
+        return write(change)
+
+    monkeypatch.setattr(rig.db, "write", read_first)
+    one.measure()
+    samples.flush()
+    assert seen
+    assert {frozenset(names) for names in seen} <= {frozenset(), frozenset({CPU, MEMORY})}
 
 
 def test_with_nothing_running_there_is_nothing_to_come_back_for(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from localml.core.metrics.lines import MOST_IN_A_LINE, MOST_LINE, candidates, readings
 
+HUGGING = {"loss": 4.235, "grad_norm": 1.2e-3, "epoch": 2.0}
 LINES: list[tuple[str, dict[str, float], int | None]] = [
     ("epoch=3 loss=0.2 acc=0.91", {"epoch": 3, "loss": 0.2, "acc": 0.91}, 3),
     ("Epoch 3/10 - loss: 0.2000 - accuracy: 0.9100", {"loss": 0.2, "accuracy": 0.91}, 3),
@@ -32,6 +33,21 @@ LINES: list[tuple[str, dict[str, float], int | None]] = [
     ("{'loss': 0.5, 'learning_rate': 1e-05, 'epoch': 0.5}", {"loss": 0.5, "learning_rate": 1e-05, "epoch": 0.5}, None),
     ('{"ts": 1690000000.5, "level": "info", "loss": NaN}', {"loss": math.nan}, None),
     ("acc: 0.5", {"acc": 0.5}, None),
+    ("INFO:root:loss=0.25 acc=0.9", {"loss": 0.25, "acc": 0.9}, None),  # as Python's own logging writes it
+    ("Epoch 3: loss=0.2, acc=0.91.", {"loss": 0.2, "acc": 0.91}, 3),
+    ('INFO:root:{"step": 5, "loss": 0.1}', {"step": 5, "loss": 0.1}, 5),
+    ("[2026-01-02 03:04:05][INFO] - {'loss': 0.5, 'epoch': 2}", {"loss": 0.5, "epoch": 2}, 2),
+    ("{'eval_loss': nan, 'gap': -inf, 'epoch': 1.0}", {"eval_loss": math.nan, "gap": -math.inf, "epoch": 1}, 1),
+    ("{'loss': np.float64(0.5), 'acc': tensor(0.25, device='cuda:0')}", {"loss": 0.5, "acc": 0.25}, None),
+    ("{'loss': '4.235', 'grad_norm': '1.2e-3', 'epoch': '2', 'run': '7'}", HUGGING, 2),
+    ('{"val_loss": "0.25", "step": "10", "host": "3"}', {"val_loss": 0.25, "step": 10}, 10),
+    ("loss=tensor(0.2500, grad_fn=<MseLossBackward0>)", {"loss": 0.25}, None),
+    ("Epoch 0: 12%| 115/938 [00:02<00:17, 47.18it/s, v_num=4, train_loss=0.5]", {"train_loss": 0.5}, 0),
+    ("{loss=0.5}", {"loss": 0.5}, None),
+    ("loss=0,25 tokens=1,234,567 shape=3,224", {}, None),  # rather nothing than 0, 1 and 3
+    ("acc=1,loss=2", {"acc": 1, "loss": 2}, None),
+    ("{'loss': 1, {}: 2}", {}, None),
+    ("{'loss': f(1)(2), 'acc': [1], 'x': open('y')}", {}, None),
     ("Serving on port: 8080", {}, None),
     ("listening: 3", {}, None),
     ("at http://localhost:8000/?a=1&b=2", {}, None),
@@ -51,6 +67,7 @@ LINES: list[tuple[str, dict[str, float], int | None]] = [
 def test_a_line_says_what_is_in_it(line: str, values: dict[str, float], step: int | None) -> None:
     found = readings(line.encode())
     assert [one.name for one in found] == list(values)
+    assert not values or [one for _, one in candidates(line.encode())] == [line.encode()], "it is looked at"
     for one in found:
         assert one.value == values[one.name] or (math.isnan(one.value) and math.isnan(values[one.name]))
         assert one.step == step
@@ -75,6 +92,15 @@ def test_nothing_is_too_strange(line: bytes) -> None:
     found = readings(line)
     assert len(found) <= MOST_IN_A_LINE
     assert all(re.fullmatch(r"[\w./@:-]{1,100}", one.name) for one in found)
+
+
+WORDS = ["{'", "'", '"', ": ", ", ", "}", "{", "loss", "nan", "-", "1.5", "np.float64(", ")", "(", "[", "**", "\\"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=60))
+def test_no_text_that_looks_like_a_dict_is_too_strange(words: list[str]) -> None:
+    for text in ("".join(words), "{'a': 1, " + "".join(words) + "}"):
+        assert all(isinstance(one.value, float) for one in readings(text.encode()))
 
 
 @given(

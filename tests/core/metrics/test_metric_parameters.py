@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from localml.core.limits import MOST_PARAMETERS
-from localml.core.metrics.parameters import MOST_NAME, MOST_VALUE, of_command, of_file, of_spec, of_variables
+from localml.core.metrics.parameters import MOST_NAME, MOST_VALUE, of_command, of_file, of_spec
 from localml.core.work.specs import Role, WorkloadSpec
 
 COMMANDS: list[tuple[str, dict[str, str]]] = [
@@ -36,7 +36,28 @@ def test_so_does_one_within_a_shells(tmp_path: object) -> None:
 def test_variables_are_parameters_but_for_plumbing_and_secrets() -> None:
     given_variables = {"LR": "0.1", "LOCALML_OUTPUT_URI": "fds://b/o", "PAI_JOB_NAME": "x", "WANDB_API_KEY": "k"}
     more = {"AWS_SECRET_ACCESS_KEY": "s", "HF_TOKEN": "t", "DB_PASSWORD": "p", "PATH": "/bin", "MONKEY": "1"}
-    assert of_variables(given_variables | more) == {"LR": "0.1", "MONKEY": "1"}
+    spec = WorkloadSpec(roles=(Role(command=("run",), env=given_variables | more),))
+    assert of_spec(spec) == {"LR": "0.1", "MONKEY": "1"}
+
+
+SECRETS = ["hf-token", "token", "api_key", "openai-api-key", "password", "client.secret", "authToken"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_what_is_named_as_a_secret_is_left_out_wherever_it_is_said(name: str) -> None:
+    command = ("python", "t.py", f"--{name}", "abc", "--lr", "0.1")
+    assert of_spec(WorkloadSpec(roles=(Role(command=command, env={name.upper(): "abc"}),))) == {"lr": "0.1"}
+    assert of_file("params.json", json.dumps({name: "abc", "model": {name: "abc"}, "lr": 0.1}).encode()) == {
+        "lr": "0.1"
+    }
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max-new-tokens", "tokenizer", "num_tokens", "keypoints", "monkey"])
+def test_what_only_sounds_like_one_is_a_parameter(name: str) -> None:
+    command = ("python", "t.py", f"--{name}", "3")
+    spec = WorkloadSpec(roles=(Role(command=command, env={name.upper(): "4"}),))
+    assert of_spec(spec) == {name: "3", name.upper(): "4"}
+    assert of_file("params.json", json.dumps({name: 3}).encode()) == {name: "3"}
 
 
 def test_a_trainer_package_says_its_arguments() -> None:

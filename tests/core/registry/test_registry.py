@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +111,11 @@ def test_what_cannot_be_served_leaves_nothing_behind(place: Place, name: str, co
         ("iris.joblib", "pip install skl2onnx.*skl2onnx.to_onnx.*&& localml serve model.onnx.*kernel.py"),
         ("iris.pkl", "scikit-learn.*skl2onnx"),
         ("net.pt2", "torch.export.load.*net.pt2.*f='model.onnx'.*&& localml serve model.onnx"),
-        ("net.pth", "torch.onnx.export"),
-        ("net.safetensors", "optimum-cli export onnx --model FOLDER onnx"),
+        ("net.pth", "torch.onnx.export.*external_data=False"),
+        ("net.safetensors", r"optimum-cli export onnx --model FOLDER onnx.*pip install 'optimum-onnx\[onnxruntime\]'"),
+        ("net.pb", "tf2onnx.convert --saved-model FOLDER"),
+        ("trees.ubj", "onnxmltools.convert_xgboost"),
+        ("trees.cbm", "save_model.*format='onnx'"),
         ("net.keras", "model.export"),
     ],
 )
@@ -130,6 +135,30 @@ def test_the_line_is_one_that_a_shell_takes(place: Place) -> None:
     assert (python, flag) == ("python", "-c")
     compile(program, "line", "exec")
     assert repr(name) in program
+
+
+MODULES = """
+import sys, types
+class Texts: pass
+class Numbers: n_features_in_ = 4
+class Model:
+    def SerializeToString(self): return b"made"
+asked = []
+load = lambda name: (Texts if name == "texts.joblib" else Numbers)()
+sys.modules["joblib"] = types.SimpleNamespace(load=load)
+sys.modules["skl2onnx"] = types.SimpleNamespace(to_onnx=lambda m, x: asked.append(x) or Model())
+exec(sys.argv[1])
+print(asked[0].dtype.kind, asked[0].shape)
+"""
+
+
+@pytest.mark.parametrize(("name", "given"), [("texts.joblib", "U (1, 1)"), ("numbers.joblib", "f (1, 4)")])
+def test_the_line_is_for_models_of_numbers_and_of_texts(tmp_path: Path, name: str, given: str) -> None:
+    """A pipeline that begins with a vectorizer of texts does not know of features: it takes one column of texts."""
+    program = shlex.split(advice([name]).partition("): ")[2].partition(" && ")[0])[2]
+    run = subprocess.run([sys.executable, "-c", MODULES, program], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.stdout.strip(), run.stderr) == (given, "")
+    assert (tmp_path / "model.onnx").read_bytes() == b"made"
 
 
 def test_weights_beside_the_model_belong_to_it(place: Place, tmp_path: Path) -> None:

@@ -213,5 +213,9 @@ def test_a_name_of_a_file_has_nothing_of_a_path_or_header(text: str) -> None:
     assert found.strip(".") == found
 
 
-def test_a_summary_of_what_is_no_number_is_empty() -> None:
-    assert summarized([Point(float(second), math.nan) for second in range(5)], 2) == []
+def test_a_summary_has_as_many_points_also_where_some_are_no_numbers() -> None:
+    words = [Point(float(second), math.nan, f"word {second}") for second in range(5)]
+    assert summarized(words, 2) == [words[2], words[4]], "of its share the last one"
+    mixed = [*words, *(Point(float(second), float(second)) for second in range(5, 12))]
+    found = summarized(mixed, 10)
+    assert [point.text or point.value for point in found] == ["word 1", "word 3", "word 4", *range(5, 12)]

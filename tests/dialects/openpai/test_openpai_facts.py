@@ -86,6 +86,14 @@ def test_the_api_says_that_it_is_there(nobody: PaiClient, client: PaiClient) -> 
     assert nobody.post("", {}).status == 405
 
 
+@pytest.mark.parametrize("path", ["", "/jobs", "/jobs/job", "/jobs/job/config", "/virtual-clusters/default"])
+def test_a_final_slash_changes_nothing(client: PaiClient, path: str) -> None:
+    """The vendor's server (Express) takes it."""
+    client.submit("job", role())
+    assert (client.get(path + "/").status, client.get(path + "/").json) == (200, client.get(path).json)
+    assert client.put("/jobs/job/executionType/", {"value": "STOP"}).status == 200
+
+
 @pytest.mark.parametrize("name", ["nothing", "a/b"])
 def test_an_unknown_virtual_cluster_is_named(client: PaiClient, name: str) -> None:
     answer = client.post("/jobs", {"jobName": "job", "taskRoles": [role()], "virtualCluster": name})

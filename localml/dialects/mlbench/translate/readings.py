@@ -48,20 +48,20 @@ def point_of(metric: MetricCreate) -> Point:
 
 
 def summarized(points: list[Point], most: int) -> list[Point]:
-    """Exactly so many points where there are more, each the mean of its share of them, at the time of the first.
-
-    Points that are no numbers are left out when others are averaged.
-    """
+    """Exactly so many points where there are more, each the mean of the numbers in its share of them, at the time of
+    the first; the last one of a share that has no numbers."""
     if len(points) <= most:
         return points
-    numbers = [point for point in points if not math.isnan(point.value)]
-    if not numbers:
-        return []
-    size, rest = divmod(len(numbers), min(most, len(numbers)))
+    size, rest = divmod(len(points), most)
     larger = rest * (size + 1)  # so many points are in groups of one more than the others
-    groups = [numbers[start : start + size + 1] for start in range(0, larger, size + 1)]
-    groups += [numbers[start : start + size] for start in range(larger, len(numbers), size)]
-    return [Point(group[0].at, math.fsum(point.value for point in group) / len(group)) for group in groups]
+    groups = [points[start : start + size + 1] for start in range(0, larger, size + 1)]
+    groups += [points[start : start + size] for start in range(larger, len(points), size)]
+    return [_mean(group) for group in groups]
+
+
+def _mean(group: list[Point]) -> Point:
+    numbers = [point.value for point in group if not math.isnan(point.value)]
+    return Point(group[0].at, math.fsum(numbers) / len(numbers)) if numbers else group[-1]
 
 
 def lines_of(platform: Platform, source: Source, query: MetricQuery) -> list[Line]:
