@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
@@ -67,10 +67,12 @@ class PrivateDaemon:
         """Kill it and all that it runs at once: containerd, its shims, and their programs."""
         assert self._dockerd is not None
         socket = str(self.root / "containerd.sock")
-        shims = [one for one in psutil.process_iter() if "shim" in one.name() and socket in one.cmdline()]
+        everything = [*psutil.process_iter(["name", "cmdline"])]
+        shims = [one for one in everything if "shim" in one.info["name"] and socket in (one.info["cmdline"] or ())]
         programs = [below for one in shims for below in one.children(recursive=True)]
         for one in (*map(psutil.Process, (self._dockerd.pid, self._containerd.pid)), *shims, *programs):
-            one.kill()
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         self.kill(signal.SIGKILL)
         self._containerd.wait(DEADLINE)
         (self.root / "containerd.sock").unlink()
