@@ -229,7 +229,8 @@ class Platform:
         )
         self.restarts = Restarts(self.instances)
         self.leavers = Leavers(self.instances)
-        self.idle = IdleWatch(self.workloads, self.tools, self.clock)
+        shared = not self.engine.capabilities.ports_mapped
+        self.idle = IdleWatch(self.workloads, self.tools, self.clock, shared=shared)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
         self.upkeep = Upkeep(self.db, self.data, self.config, self.clock)
         self.ssh = Shells(

@@ -18,7 +18,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "command": ("-- COMMAND...",),
     "minimum": ("--min", "--replicas"),
     "maximum": ("--max", "--max-replicas"),
-    "gateway_port": ("--port",),
+    "gateway_port": ("--gateway-port", "--port"),
     "options": ("--option",),
     "variants": ("--variant",),
     "keep_log_bytes": ("--keep",),

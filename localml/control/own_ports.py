@@ -99,7 +99,11 @@ def settled(config: Config) -> tuple[Config, list[str]]:
     asked = "gateway_port" in config.asked
     if kept is not None and not asked:
         config = replace(config, gateway_port=kept)
-    port = _have(config, "port", "the server", {config.gateway_port}, moved)
+    firm = {config.gateway_port} if asked or kept is not None else set()
+    if "port" in config.asked and asked and config.port and config.port == config.gateway_port:
+        words = f"{config.port} is the server's own port; choose another one with --gateway-port, or 0 for any"
+        raise LocalmlError(Code.CONFLICT, f"gateway_port: {words}", field="gateway_port")
+    port = _have(config, "port", "the server", firm, moved)
     if config.gateway_port != kept:
         config = replace(config, gateway_port=_have(config, "gateway_port", "the gateway", {port}, moved))
     return replace(config, port=port), moved
@@ -108,6 +112,8 @@ def settled(config: Config) -> tuple[Config, list[str]]:
 def _have(config: Config, name: str, whose: str, others: Collection[int], moved: list[str]) -> int:
     port: int = getattr(config, name)
     trouble = why_not(config.host, port)
+    if not trouble and port and port in others and name not in config.asked:
+        trouble = "is the gateway's" if name == "port" else "is the server's own"
     if not trouble:
         return port
     if name in config.asked:

@@ -34,7 +34,7 @@ def choose_engine(config: Config, install: str, clock: Clock, memory: Memory = N
     Docker's where a daemon answers, else child processes.
 
     Raises:
-        LocalmlError: ``UNAVAILABLE`` when Docker was asked for and does not answer.
+        LocalmlError: ``UNAVAILABLE`` when Docker was asked for, does not answer, and has no work for which to wait.
     """
     if config.engine == "fake":
         return Chosen(engine_class("fake")(clock, install=install))
@@ -46,7 +46,7 @@ def choose_engine(config: Config, install: str, clock: Clock, memory: Memory = N
     trouble = docker_available()
     if stays == "process":
         return Chosen(_process_engine(config, install), _stays_process(memory, trouble))
-    if trouble is None or stays == "docker":
+    if trouble is None or memory.kind == "docker":
         return _docker(config, install, memory, trouble)
     if config.engine == "docker":
         raise LocalmlError(Code.UNAVAILABLE, f"engine: {trouble}", field="engine")

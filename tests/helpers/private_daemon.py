@@ -7,10 +7,11 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 
 from helpers.counts import count
@@ -33,12 +34,18 @@ class PrivateDaemon:
         self.root = root
         self._options = ["--live-restore"] if live_restore else []
         self.host = f"unix://{root}/docker.sock"
-        address = f"--address={root}/containerd.sock"
-        self._containerd = self._run("containerd", address, f"--root={root}/images", f"--state={root}/state")
+        self._containerd = self._run_containerd()
         self._dockerd: subprocess.Popen[bytes] | None = None
-        wait_until((root / "containerd.sock").exists, "containerd's socket")
+
+    def _run_containerd(self) -> subprocess.Popen[bytes]:
+        address = f"--address={self.root}/containerd.sock"
+        found = self._run("containerd", address, f"--root={self.root}/images", f"--state={self.root}/state")
+        wait_until((self.root / "containerd.sock").exists, "containerd's socket")
+        return found
 
     def start(self) -> None:
+        if self._containerd.poll() is not None:
+            self._containerd = self._run_containerd()
         folders = [f"--data-root={self.root}/data", f"--exec-root={self.root}/exec"]
         files = [f"--pidfile={self.root}/docker.pid", f"--host={self.host}", "--config-file="]
         containerd = f"--containerd={self.root}/containerd.sock"
@@ -55,6 +62,20 @@ class PrivateDaemon:
         self._dockerd.send_signal(number)
         self._dockerd.wait(DEADLINE)
         (self.root / "docker.pid").unlink(missing_ok=True)
+
+    def crash(self) -> None:
+        """Kill it and all that it runs at once: containerd, its shims, and their programs."""
+        assert self._dockerd is not None
+        socket = str(self.root / "containerd.sock")
+        everything = [*psutil.process_iter(["name", "cmdline"])]
+        shims = [one for one in everything if "shim" in one.info["name"] and socket in (one.info["cmdline"] or ())]
+        programs = [below for one in shims for below in one.children(recursive=True)]
+        for one in (*map(psutil.Process, (self._dockerd.pid, self._containerd.pid)), *shims, *programs):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.kill(signal.SIGKILL)
+        self._containerd.wait(DEADLINE)
+        (self.root / "containerd.sock").unlink()
 
     def close(self) -> None:
         """End its containers, then itself."""

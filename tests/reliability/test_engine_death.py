@@ -133,8 +133,8 @@ def _assert_interrupted(api: Api, jobs: dict[str, int]) -> None:
     """The daemon's own end was told from the program's, and took none of the user's retries."""
     for name, number in jobs.items():
         over = api.wait_over(number)
-        assert (name, over["state"], over["attempt"], over["retries"]) == (name, "succeeded", 3, 1)
         events = api.get(f"/workloads/{number}/events")["events"]
+        assert (name, over["state"], over["attempt"], over["retries"]) == (name, "succeeded", 3, 1), events
         lost = [event["message"] for event in events if event["reason"] == "ContainerLost"]
         assert len(lost) == 1, (name, lost)
         assert "the Docker daemon was restarted" in lost[0]
@@ -149,9 +149,9 @@ def test_an_ordered_restart_of_the_daemon_costs_no_retry(scene: Callable[..., An
         _assert_interrupted(api, jobs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["restart", "out of memory"])
+@pytest.mark.parametrize("how", ["restart", "out of memory", "crash of all"])
 def test_a_restart_of_the_daemon_while_no_server_looks_costs_no_retry(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """As when the machine is shut down: server and daemon end in any order."""
     root = tmp_path_factory.mktemp("dockerd")
@@ -162,7 +162,10 @@ def test_a_restart_of_the_daemon_while_no_server_looks_costs_no_retry(
         jobs = _tries(found.start().api, tmp_path, ["plain", "deaf"])
         assert found.current is not None
         found.current.end(signal.SIGTERM)
-        daemon.kill(number)
+        if how == "crash of all":
+            daemon.crash()
+        else:
+            daemon.kill(signal.SIGTERM if how == "restart" else signal.SIGKILL)
         daemon.start()
         _assert_interrupted(found.start().api, jobs)
 

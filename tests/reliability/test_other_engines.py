@@ -33,6 +33,10 @@ def shared(tmp_path: Path) -> Path:
     return folder
 
 
+PROCESSES: dict[str, Any] = {"engine": "process", "images": {"*": "host"}}
+"""Child processes, for which the image of the tests is this machine's Python."""
+
+
 def _server(data: Path, **settings: Any) -> Servers:
     return Servers(data, gpus="simulated:1", **settings)
 
@@ -120,7 +124,7 @@ def test_what_is_taken_for_lost_begins_again_elsewhere_and_ends_where_it_was(
     data = tmp_path / "data"
     with servers(data, engine="auto", gpus="simulated:1") as server:
         number = _running(server, shared)
-    with servers(data, engine="process", gpus="simulated:1", abandon="docker") as server:
+    with servers(data, **PROCESSES, gpus="simulated:1", abandon="docker") as server:
         api = server.start().api
         wait_until(lambda: _begun(shared) == 2, "its second beginning")
         assert remove_all(api.get("/status")["install"])[0] == [], "what the daemon had is still there"
@@ -132,7 +136,7 @@ def test_what_is_taken_for_lost_begins_again_elsewhere_and_ends_where_it_was(
 
 def test_what_runs_as_child_processes_keeps_docker_away(daemon: PrivateDaemon, tmp_path: Path, shared: Path) -> None:
     data = tmp_path / "data"
-    with servers(data, engine="process", gpus="simulated:1") as server:
+    with servers(data, **PROCESSES, gpus="simulated:1") as server:
         number = _running(server, shared)
     said = _refusal(_server(data, engine="docker"))
     assert "train" in said

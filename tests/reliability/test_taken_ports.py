@@ -115,8 +115,8 @@ def test_one_that_was_asked_for_is_refused_at_the_start(tmp_path: Path) -> None:
                 check=False,
             )
             assert run.returncode == 1
-            assert f"in use by process {os.getpid()}" in run.stderr
-            assert option in run.stderr
+            assert run.stderr.startswith(f"error: {option}: {other.server_port} on 127.0.0.1 is in use by process ")
+            assert f"process {os.getpid()}" in run.stderr
             assert "Traceback" not in run.stderr
 
 
@@ -131,6 +131,20 @@ def test_one_that_was_not_asked_for_gives_way(tmp_path: Path) -> None:
             with pytest.raises(LocalmlError, match=f"{asked}: .* in use by process {os.getpid()}") as refused:
                 settled(Config(tmp_path, port=one.server_port, gateway_port=two.server_port, asked=(asked,)))
             assert refused.value.code is Code.CONFLICT
+
+
+def test_server_and_gateway_never_want_one_port(tmp_path: Path) -> None:
+    port = free_port()
+    with pytest.raises(LocalmlError, match=f"gateway_port: {port} is the server's own port.*--gateway-port"):
+        settled(Config(tmp_path, port=port, gateway_port=port, asked=("port", "gateway_port")))
+    for asked in ((), ("port",), ("gateway_port",)):
+        found, moved = settled(Config(tmp_path, port=port, gateway_port=port, asked=asked))
+        stays, gives_way = (
+            (found.gateway_port, found.port) if asked == ("gateway_port",) else (found.port, found.gateway_port)
+        )
+        assert (stays, port < gives_way <= port + 50, len(moved)) == (port, True, 1)
+    any_port = Config(tmp_path, port=0, gateway_port=0, asked=("port", "gateway_port"))
+    assert settled(any_port) == (any_port, [])
 
 
 def test_our_own_gateway_that_went_on_is_no_stranger(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ class Reason:
         ahead: name of the workload that it waits behind, the only one that is named.
     """
 
-    code: str  # hold | pool | resources | behind | closed | new | image | pending | draining | stuck
+    code: str  # hold | pool | resources | behind | closed | new | engine | image | pending | draining | stuck
     words: str
     short: frozenset[str] = frozenset()
     holders: tuple[int, ...] = ()

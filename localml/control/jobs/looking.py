@@ -130,6 +130,11 @@ class Eyes:
 
         self._db.write(apply)
 
+    @property
+    def silence(self) -> str:
+        """Why nothing begins: the engine does not answer. Empty while it does."""
+        return f"the {self._engine.name} engine does not answer: {self.seen.unreachable}" if self.down else ""
+
     def _tell(self, answered: bool) -> None:
         if answered == (not self.down):
             return
@@ -137,7 +142,7 @@ class Eyes:
         reason, words = (
             ("EngineAnswers", f"the {self._engine.name} engine answers again")
             if answered
-            else ("EngineUnreachable", f"the {self._engine.name} engine does not answer: {self.seen.unreachable}")
+            else ("EngineUnreachable", self.silence)
         )
         log.warning(words)
         now = self._clock.now()

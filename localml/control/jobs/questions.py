@@ -70,13 +70,18 @@ class Questions:
             self._still.wait_for(lambda: workload_id in self._picture.waiting, _NEW_S)
             unit = self._picture.waiting.get(workload_id)
             if unit is not None:
-                return self._admitter.reason(unit, self._eyes.lost, now)
+                return self._admitter.reason(unit, self._eyes.lost, now) or self._silence()
         return Reason("new", "the control loop has not looked at it yet")
 
     def nodes(self) -> list[Node]:
         """The machines, and what is free and held on each."""
         with self._still:
             return self._admitter.nodes(self._admitter.machines(), self._eyes.lost)
+
+    def _silence(self) -> Reason | None:
+        """Nothing begins while the engine does not answer."""
+        words = self._eyes.silence
+        return Reason("engine", words) if words else None
 
     def _under_way(self, unit: Unit, now: float) -> Reason | None:
         stuck = self._patience.reason(unit.row.id, now)
@@ -89,6 +94,8 @@ class Questions:
                 seen = self._eyes.seen.get(one.name)
                 words = (seen.reason if seen is not None else "") or one.message or "the engine has not begun it"
                 return Reason("pending", f"{one.role}-{one.index} waits in the engine: {words}")
+        if unit.row.state is State.PREPARING and (silence := self._silence()):
+            return silence
         left = [one for one in unit.current if one.state is not AttemptState.ENDED]
         if left and not any(one.holds for one in left):
             return Reason("draining", _draining(left, now))

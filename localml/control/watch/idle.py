@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from localml.control.serving.peers import stranger
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
@@ -56,12 +57,16 @@ class IdleWatch:
 
     Args:
         look: asks a notebook or TensorBoard what it does; tests give one of their own.
+        shared: whether they have ports of the machine's, which others may take.
     """
 
-    def __init__(self, workloads: Workloads, tools: Tools, clock: Clock, look: Look | None = None) -> None:
+    def __init__(
+        self, workloads: Workloads, tools: Tools, clock: Clock, look: Look | None = None, *, shared: bool = False
+    ) -> None:
         self._workloads = workloads
         self._tools = tools
         self._clock = clock
+        self._shared = shared
         self._look = look or self.look
         self._untold: set[tuple[int, int]] = set()  # workload and try of those that do not tell
         # changes come in bursts; one look does for all of them
@@ -113,7 +118,12 @@ class IdleWatch:
 
         base = self._tools.access(full).base
         path = ACTIVITY_PATH if full.row.kind is Kind.TENSORBOARD else ""  # another one would count as use
-        return base is not None and answers(base + path)
+        return base is not None and not self._stranger(full) and answers(base + path)
+
+    def _stranger(self, full: Full) -> str:
+        """Who listens at its port in its place, and is sent no token; see :func:`stranger`."""
+        port = self._tools.access(full).port
+        return stranger(port, full.row.id or 0, "") if self._shared and port is not None else ""
 
     def check(self) -> float | None:
         """Stop what was idle for too long. Returns the seconds until the next check; None when nothing is watched."""
@@ -153,4 +163,7 @@ class IdleWatch:
         access = self._tools.access(full)
         if access.base is None:
             raise LocalmlError(Code.WRONG_STATE, f"{full.row.name} does not run: it is {full.row.state}")
+        if who := self._stranger(full):
+            words = f"{full.row.name} cannot be reached: {who} listens at its port {access.port}"
+            raise LocalmlError(Code.UNAVAILABLE, words)
         return access.base, access.token

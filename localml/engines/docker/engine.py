@@ -144,13 +144,13 @@ class DockerEngine:
 
     def inspect(self, name: str) -> Observed:
         """See :meth:`localml.engines.base.Engine.inspect`."""
-        with engine_errors(asking=True):
+        with self._outages.asking(), engine_errors(asking=True):
             self._daemon.need_same()
             return self._lookup.look(name)
 
     def list(self) -> dict[str, Observed]:
         """See :meth:`localml.engines.base.Engine.list`."""
-        with engine_errors(asking=True):
+        with self._outages.asking(), engine_errors(asking=True):
             self._daemon.need_same()
             return self._lookup.all()
 

@@ -180,8 +180,12 @@ def test_an_engine_that_does_not_answer_changes_nothing(rig: Rig) -> None:
     assert rig.state(waiting) == "queued"
     assert rig.state(to_stop) == "stopped"
     assert rig.loop.engine_down
+    why = rig.loop.why(waiting)
+    assert why is not None
+    assert (why.code, why.words.startswith("the fake engine does not answer: ")) == ("engine", True)
     rig.engine.unreachable = False
     rig.settle()
+    assert rig.loop.why(waiting) is None
     assert rig.state(running) == "succeeded"
     assert [event.reason for event in Events(rig.db).others()] == ["EngineUnreachable", "EngineAnswers"]
 

@@ -3,7 +3,10 @@ for idle."""
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from localml.control.watch.idle import IdleWatch, time_left
 from localml.control.watch.jupyter import Activity, Kernel
 from localml.control.watch.tensorboard import Use
 from localml.core.errors import Code, LocalmlError
-from localml.core.instances.tools import Notebook, Tensorboard, Tools
+from localml.core.instances.tools import Access, Notebook, Tensorboard, Tools
 from localml.core.people.sealing import Sealer
 from localml.core.people.secrets import Vault
 from localml.core.work.specs import Resources
@@ -240,3 +243,35 @@ def test_somebody_elses_sealed_token_fails_the_start_and_says_so(lab: Lab) -> No
     row = lab.rig.get(number).row
     assert str(row.state) == "failed"
     assert "not sealed by this installation for this user" in row.message
+
+
+def test_a_stranger_at_its_port_is_not_taken_for_it_and_is_sent_no_token(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On an engine that shares the machine's ports."""
+    full = lab.rig.workloads.get(lab.start())
+    heard: list[str | None] = []
+
+    class Agreeable(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Agreeable) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        port = other.server_port
+        monkeypatch.setattr(
+            lab.tools, "access", lambda _: Access("secret", "127.0.0.1", port, f"http://127.0.0.1:{port}")
+        )
+        watch = IdleWatch(lab.rig.workloads, lab.tools, lab.rig.clock, shared=True)
+        assert not watch.answers(full)
+        with pytest.raises(LocalmlError, match=f"process {os.getpid()} .* listens at its port {port}"):
+            watch.look(full)
+        assert heard == []
+        watch = IdleWatch(lab.rig.workloads, lab.tools, lab.rig.clock)  # each has ports of its own
+        assert watch.answers(full)
+        other.shutdown()
