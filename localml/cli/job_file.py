@@ -21,7 +21,7 @@ from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
 from localml.core.limits import MOST_LEVELS
-from localml.core.quantities import format_memory, parse_memory
+from localml.core.quantities import exact_memory, parse_size
 
 T = TypeVar("T")
 _SUBMISSION = ("name", "pool", "workspace", "code")
@@ -66,7 +66,10 @@ def load(path: Path) -> Job:
     if "roles" not in found:
         spec["roles"] = [{key: value for key, value in found.items() if key in role_members}]
     roles = _need(spec["roles"], list, f"{where}: roles", "a list")
-    spec["roles"] = [_role(one, role_members, f"{where}: roles.{at}") for at, one in enumerate(roles)]
+    several = "roles" in found
+    spec["roles"] = [
+        _role(one, role_members, f"{where}: roles.{at}" if several else where) for at, one in enumerate(roles)
+    ]
     if isinstance(spec.get("retries"), int):
         spec["retries"] = {"limit": spec["retries"]}
     if "mounts" in spec:
@@ -176,6 +179,9 @@ def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
     needs = {to: role.pop(name) for name, to in _NEEDS.items() if name in role}
     if needs or "resources" in role:
         role["resources"] = {**_mapping(role.get("resources", {}), f"{where}: resources"), **needs}
+    for name in ("memory", "shm"):
+        if type(needs.get(name)) in (int, str):
+            needs[name] = parse_size(needs[name], f"{where}: {name}")
     if "command" in role:
         role["command"] = _words(role["command"], f"{where}: command")
     entrypoint = role.pop("entrypoint", None)
@@ -212,8 +218,7 @@ def _shown(role: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _amount(name: str, value: Any) -> Any:
-    """Memory as text where that is exact."""
-    if name not in ("memory", "shm"):
-        return value
-    text = format_memory(value)
-    return text if parse_memory(text) == value else value
+    """Amounts as people write them; none of it is rounded."""
+    if name in ("memory", "shm"):
+        return exact_memory(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -24,6 +24,7 @@ from localml.cli.common import (
 from localml.cli.completion import complete_gpu_types, complete_images, complete_pools
 from localml.cli.help import JOBS
 from localml.cli.names import workload_id
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -157,12 +158,18 @@ def submit(client: Client, job: Job, code_limit: str, *, replace: bool, quiet: b
     if job.code is not None:
         job.spec["code"] = send_code(client, Path(job.code), job.workspace, code_limit, quiet=quiet)
     pool = known_pool(client, job.pool or "default")
-    return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
+    try:
+        return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
+    except ClientError as error:
+        if error.code == "conflict" and error.message.endswith("is already used by a job"):
+            words = f"{error.message}; --replace stops and removes it"
+            raise ClientError(error.code, words, field=error.field, details=error.details) from None
+        raise
 
 
 def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *, quiet: bool) -> str:
     """Send a folder, and say how large it is."""
-    from localml.core.quantities import format_memory, parse_memory
+    from localml.core.quantities import format_memory, parse_size
 
     def tell(packed: Any, new: bool) -> None:
         if not quiet:
@@ -171,7 +178,7 @@ def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *
         for one in packed.left_out:
             typer.echo(f"code: left out: {one}", err=True)
 
-    return client.send_code(str(folder), workspace=workspace, limit=parse_memory(limit, "--code-limit"), tell=tell)
+    return client.send_code(str(folder), workspace=workspace, limit=parse_size(limit, "--code-limit"), tell=tell)
 
 
 def _change_role(

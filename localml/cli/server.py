@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli import completion, show
-from localml.cli.common import Data, Json, command, connect, days_option, print_json, time_option
+from localml.cli.common import Data, Json, command, connect, days_option, print_json, size, time_option
 from localml.cli.help import SERVER
 from localml.client.errors import ClientError
 from localml.core.quantities import format_duration, format_memory
@@ -102,7 +102,6 @@ def up(
     """
     from localml.cli import daemon as serving
     from localml.config import load, recalled
-    from localml.core.quantities import parse_memory
 
     config = load(
         data=data,
@@ -115,17 +114,17 @@ def up(
         cpus=cpus,
         cpu_overcommit=cpu_overcommit,
         max_replicas=max_replicas,
-        memory=None if memory is None else parse_memory(memory),
+        memory=size("--memory", memory),
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
         closed=closed or None,
         hosts=tuple(hosts) if hosts else None,
         inherit_proxy=inherit_proxy or None,
         trust_users=trust_users or None,
-        keep_logs=None if keep_logs is None else parse_memory(keep_logs, "--keep-logs"),
+        keep_logs=size("--keep-logs", keep_logs),
         keep_logs_days=keep_logs_days,
-        service_logs=None if service_logs is None else parse_memory(service_logs, "--service-logs"),
-        free_disk=None if free_disk is None else parse_memory(free_disk, "--free-disk"),
+        service_logs=size("--service-logs", service_logs),
+        free_disk=size("--free-disk", free_disk),
     )
     last = recalled(config.data, port=port, gateway_port=gateway_port, gpus=gpus)
     if detach:

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json
+from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json, size
 from localml.cli.help import CARE
-from localml.core.quantities import format_memory, parse_memory
+from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 
 APIS = [one.name for one in REGISTRY if one.prefixes]
@@ -62,7 +62,7 @@ def prune(
 
     Example: localml prune --logs-days 7 --dry-run
     """
-    kept = None if keep is None else parse_memory(keep, "--keep")
+    kept = size("--keep", keep)
     with connect(data) as client:
         done = client.prune(logs_days=logs_days, keep_log_bytes=kept, deleted_days=deleted_days, dry_run=dry_run)
     if as_json:

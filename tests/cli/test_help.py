@@ -160,6 +160,12 @@ def test_words_are_completed(cli: Cli, localml: Localml, monkeypatch: pytest.Mon
         (("run", "--name", "a b", "--", "true"), "--name: "),
         (("run", "--memory", "16", "--", "true"), "--memory: 16 is 16 bytes; did you mean 16G?"),
         (("run", "--shm", "64", "--", "true"), "--shm: 64 is 64 bytes; did you mean 64G?"),
+        (("up", "--memory", "16"), "--memory: 16 is 16 bytes; did you mean 16G?"),
+        (("up", "--keep-logs", "20"), "--keep-logs: 20 is 20 bytes; did you mean 20G?"),
+        (("up", "--service-logs", "64"), "--service-logs: 64 is 64 bytes; did you mean 64G?"),
+        (("up", "--free-disk", "5"), "--free-disk: 5 is 5 bytes; did you mean 5G?"),
+        (("prune", "--keep", "10"), "--keep: 10 is 10 bytes; did you mean 10G?"),
+        (("run", "--code", ".", "--code-limit", "500", "--", "true"), "--code-limit: 500 is 500 bytes; did you mean "),
         (("run", "--memory", "9X", "--", "true"), "--memory: must be a number with a unit"),
         (("notebook", "start", "--memory", "4"), "--memory: 4 is 4 bytes; did you mean 4G?"),
         (("pools", "set", "help/two", "--memory", "4"), "--memory: 4 is 4 bytes; did you mean 4G?"),
@@ -178,7 +184,21 @@ def test_mistakes_are_told_in_the_command_s_words(cli: Cli, arguments: tuple[str
 def test_what_a_job_file_says_is_called_as_in_the_file(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("command: x\ntime_limit: soon\n")
-    assert "time_limit: must be a time" in cli("run", "-f", str(file)).err
+    assert cli("run", "-f", str(file)).err.startswith("error: job.yaml: time_limit: must be a time")
+    for line, told in (
+        ("cpus: -1", "job.yaml: cpus: should be greater than 0, not -1"),
+        ("memory: 16", "job.yaml: memory: 16 is 16 bytes; did you mean 16G?"),
+        ("shm: '64'", "job.yaml: shm: 64 is 64 bytes; did you mean 64G?"),
+        ("retries: 5000", "job.yaml: retries: should be less than or equal to 1000"),
+        ("count: 0", "job.yaml: count: should be greater than or equal to 1"),
+        ("gpus: some", "job.yaml: gpus: must be a number or 'all', not 'some'"),
+        ("pool: nowhere", "job.yaml: pool: there is no pool 'nowhere'; there are: "),
+    ):
+        file.write_text(f"command: x\n{line}\n")
+        assert cli("run", "-f", str(file)).err.startswith(f"error: {told}")
+    file.write_text("roles: [{name: a, command: x}, {name: b, command: x, cpus: -1}]\n")
+    assert cli("run", "-f", str(file)).err.startswith("error: job.yaml: roles.1.cpus: should be greater than 0")
+    file.write_text("command: x\ntime_limit: soon\n")
     refused = cli("run", "-f", str(file), "--time-limit", "9h", "--cpus", "nan")
     assert refused.err.startswith("error: --cpus: must be a finite number")
 
@@ -194,6 +214,12 @@ def test_an_absolute_path_is_one_of_this_machine(cli: Cli, localml: Localml, tmp
         refused = cli(*arguments)
         assert refused.code == 1
         assert f"{arguments[-1]} is a path of this machine; in the buckets it is fds:/{arguments[-1]}" in refused.err
+
+
+def test_a_table_that_no_terminal_shows_has_one_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "a sentence of some length, " * 12
+    show.table("ID", "MESSAGE", rows=[("1", words), ("2", "-")], empty="")
+    assert capsys.readouterr().out == f"ID  MESSAGE\n1   {words.rstrip()}\n2   -\n"
 
 
 @pytest.mark.parametrize("width", ["20", "60"])
