@@ -76,7 +76,12 @@ class Line:
     """
 
     def __init__(
-        self, *, quiet: bool = False, whole: bool = False, patience: float = _PATIENCE_S, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        quiet: bool = False,
+        whole: bool = False,
+        patience: float = _PATIENCE_S,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream: TextIO = sys.stderr
         self._quiet = quiet

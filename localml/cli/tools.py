@@ -89,8 +89,8 @@ def _group(name: str, words: str, start: Any, listing: Any, one: Any) -> typer.T
     verbs = {"start": start, "open": open_again, "list": listing, "show": one, "stop": stop, "restart": restart}
     for verb, function in verbs.items():
         example = f"localml {name} {verb}" + ("" if verb == "list" else f" {_EXAMPLES[name]}")
-        words = None if function is start or function is one else with_example(function, example)
-        group.command(verb, help=words)(function)
+        own = function is start or function is one  # has an example already
+        group.command(verb, help=None if own else with_example(function, example))(function)
     return group
 
 
