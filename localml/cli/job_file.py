@@ -12,6 +12,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,13 @@ from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
 from localml.core.limits import MOST_LEVELS
-from localml.core.quantities import exact_memory, parse_size
+from localml.core.quantities import exact_duration, exact_memory, parse_size
 
 T = TypeVar("T")
 _SUBMISSION = ("name", "pool", "workspace", "code")
 _NEEDS = {"gpus": "gpu", "cpus": "cpu", "gpu_type": "gpu_type", "memory": "memory", "shm": "shm", "pids": "pids"}
 """Name in a file -> member of a role's resources."""
+_TIMES = ("time_limit", "stop_grace", "idle_limit")
 
 
 @dataclass(slots=True)
@@ -94,6 +96,9 @@ def dump(found: Workload, workspace: str | None) -> dict[str, Any]:
     rest = {key: value for key, value in found.spec.items() if key != "roles"}
     if set(rest.get("retries", ())) == {"limit"}:
         rest["retries"] = rest["retries"]["limit"]
+    for member in _TIMES:
+        if rest.get(member) is not None:
+            rest[member] = exact_duration(rest[member])
     roles = [_shown(role) for role in found.spec["roles"]]
     return made | rest | (roles[0] if len(roles) == 1 else {"roles": roles})
 
@@ -120,6 +125,7 @@ def _parsed(path: Path) -> Any:
     import yaml
 
     readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
+    text = ""
     try:
         text = path.expanduser().read_text()
         return readers.get(path.suffix.lower(), yaml.safe_load)(text)
@@ -128,7 +134,18 @@ def _parsed(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("--file", f"{path} cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:  # those of TOML and JSON are ValueErrors
-        raise invalid("--file", f"{path}: {' '.join(str(error).split())}") from error
+        raise invalid("--file", f"{path}: {' '.join(str(error).split())}{_other_language(path, text)}") from error
+
+
+def _other_language(path: Path, text: str) -> str:
+    """That a file with another name is YAML, as ``show --as-file`` writes it; empty where it is not."""
+    import yaml
+
+    name = path.suffix.lower().removeprefix(".").upper()
+    with suppress(yaml.YAMLError):
+        if name in ("TOML", "JSON") and isinstance(yaml.safe_load(text), dict):
+            return f"; this is no {name}, it reads as YAML: name it {path.with_suffix('.yaml').name}"
+    return ""
 
 
 def _members() -> tuple[set[str], set[str]]:

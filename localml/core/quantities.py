@@ -77,6 +77,18 @@ def parse_duration(text: str | float, field: str = "time") -> float:
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART.findall(text))
 
 
+def exact_duration(seconds: float) -> str | float:
+    """As text that :func:`parse_duration` makes the same time of, such as ``1d12h``; parts of a second as a number."""
+    left = int(seconds)
+    if left != seconds or left <= 0:
+        return seconds
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        number, left = divmod(left, int(_SECONDS[unit]))
+        parts += [f"{number}{unit}"] if number else []
+    return "".join(parts)
+
+
 def parse_days(text: str | float, field: str = "days") -> float:
     """Days: a number of them, ``inf`` for ever, or a time with its unit, such as ``12h``.
 

@@ -103,6 +103,27 @@ def test_show_as_file_gives_back_the_same_job(cli: Cli, localml: Localml, projec
         cli("rm", str(again["id"]), str(third["id"]))
 
 
+def test_show_as_file_is_written_as_people_do_in_either_language(cli: Cli, tmp_path: Path) -> None:
+    cli("run", "--name", "said", "--time-limit", "36h", "--gpus", "2", "-m", "1G", "-e", "A=1 'x'", "--", "true", "a b")
+    shown = cli("show", "said", "--as-file").out
+    for line in ("time_limit: 1d12h", "gpus: 2", "memory: 1G"):
+        assert line in shown.splitlines()
+    (tmp_path / "job.toml").write_text(shown)
+    refused = cli("run", "-f", str(tmp_path / "job.toml"))
+    assert refused.code == 1
+    assert "this is no TOML, it reads as YAML: name it job.yaml" in refused.err
+
+
+@pytest.mark.parametrize("seconds", [0.25, 1, 90, 3600, 28800, 129600, 100000, 86399, 0.1234])
+def test_times_are_shown_exactly(cli: Cli, tmp_path: Path, seconds: float) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"command: 'true'\nname: exact\ntime_limit: {seconds}\n")
+    made = cli("run", "-f", str(file), "--replace", "--json").json
+    file.write_text(cli("show", str(made["id"]), "--as-file").out)
+    again = cli("run", "-f", str(file), "--replace", "--json").json
+    assert cli("show", str(again["id"]), "--json").json["spec"]["time_limit"] == seconds
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

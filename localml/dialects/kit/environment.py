@@ -25,8 +25,9 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
     client, or scripts written for it, read (the dialect's ``environment.py``; our own also where endpoints are, once
-    that is known); ``served`` says whether this version answers them. Where clients take credentials from the address alone (``ADDRESS_RIGHTS``), ``url`` holds name and a
-    token with these rights in that user's own workspace; other users get theirs, too.
+    that is known); ``served`` says whether this version answers them. Where clients take credentials from the address
+    alone (``ADDRESS_RIGHTS``), ``url`` holds name and a token with these rights in that user's own workspace; other
+    users get theirs, too.
 
     Raises:
         LocalmlError: ``INVALID`` when there is no such API, ``FORBIDDEN`` for whom there is none.
