@@ -337,6 +337,8 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     **{name: partial(parse_size, field=f"LOCALML_{name.upper()}") for name in SIZES},
     **{name: partial(parse_days, field=f"LOCALML_{name.upper()}") for name in _DAYS},
 }
+BOOLEANS = tuple(one.name for one in fields(Config) if isinstance(one.default, bool))
+"""The settings that are true or false."""
 _LISTS = ("hosts", "open")
 _NOT_IN_FILE = ("data", "cache", "abandon", "asked")
 """Where the file lies, what all data directories share, and what is said for one start alone."""

@@ -22,6 +22,7 @@ from localml.cli.common import (
     seconds,
 )
 from localml.cli.completion import complete_gpu_types, complete_images, complete_pools
+from localml.cli.completion import words as any_of
 from localml.cli.help import JOBS
 from localml.cli.names import workload_id
 from localml.client.errors import ClientError
@@ -72,7 +73,10 @@ def run(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[str | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.", autocompletion=any_of("all")),
+    ] = None,
     gpu_type: Annotated[
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),

@@ -46,7 +46,11 @@ def up(
         ),
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
+        str | None,
+        typer.Option(
+            help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]",
+            autocompletion=completion.words(*completion.GPUS),
+        ),
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Cores that there are. [default: the machine's]")] = None,
     memory: Annotated[

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli.common import Data, Json, command, print_json
+from localml.cli.completion import complete_setting
 from localml.cli.help import SERVER
 from localml.core.errors import invalid
 
@@ -75,7 +76,12 @@ def get(name: Name, data: Data = None, as_json: Json = False) -> None:
 @command
 def set_one(
     name: Name,
-    value: Annotated[str, typer.Argument(help="Its value; several parted by commas.", show_default=False)],
+    value: Annotated[
+        str,
+        typer.Argument(
+            help="Its value; several parted by commas.", autocompletion=complete_setting, show_default=False
+        ),
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:

@@ -23,6 +23,7 @@ from localml.cli.common import (
     seconds,
 )
 from localml.cli.completion import complete_folders, complete_gpu_types, complete_images, complete_pools, complete_uris
+from localml.cli.completion import words as any_of
 from localml.cli.help import TOOLS as TOOLS_GROUP
 from localml.cli.help import with_example
 from localml.cli.names import TOOLS, completer
@@ -100,7 +101,10 @@ def start_notebook(
         str | None,
         typer.Argument(help="A name; a friendly one is made up otherwise.", autocompletion=completer("notebook")),
     ] = None,
-    gpus: Annotated[str | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.", autocompletion=any_of("all")),
+    ] = None,
     gpu_type: Annotated[
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),

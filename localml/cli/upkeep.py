@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json, size
+from localml.cli.completion import complete_backups
 from localml.cli.help import CARE
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
@@ -99,7 +100,12 @@ def backup(data: Data = None, as_json: Json = False) -> None:
 def restore(
     source: Annotated[
         Path,
-        typer.Argument(metavar="BACKUP", help="What 'localml backup' made: the file or its name.", show_default=False),
+        typer.Argument(
+            metavar="BACKUP",
+            help="What 'localml backup' made: the file or its name.",
+            autocompletion=complete_backups,
+            show_default=False,
+        ),
     ],
     data: Data = None,
     as_json: Json = False,

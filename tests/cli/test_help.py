@@ -23,7 +23,7 @@ EXAMPLE = re.compile(r"^\s*Example: (.*\blocalml .+)$", re.MULTILINE)
 NAMING = re.compile(
     r"names?|pools?|workspace|user|owner|tokens?|key|buckets?|gpu|gpu_type|models?|version|variant|reference|image|onto"
     r"|uri|source|target|logdir|folder|role|dialect|thing|runtimes?|endpoint|job|kind|state|stream|sort|engine|everyone"
-    r"|shell|opens"
+    r"|shell|opens|metrics|columns|value|scope|gpus|source"
 )
 """What an argument or option is called that takes the name of something, or one of some words."""
 NEW = {
@@ -104,7 +104,8 @@ def _parse(line: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_each_argument_that_names_something_is_completed(name: str) -> None:
     for one in ALL[name].params:
-        choice = one.type.name in ("boolean", "int", "integer", "float", "choice", "path")
+        choice = one.type.name in ("boolean", "int", "integer", "float", "choice")
+        choice |= one.type.name == "path" and name != "restore"  # files of the shell's
         if choice or not NAMING.fullmatch(one.name or "") or (name, one.name) in NEW:
             continue
         assert getattr(one, "_custom_shell_complete", None) is not None, one.name
@@ -141,13 +142,28 @@ def _completed(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str
         ("localml env clo", "cloudml"),
         ("localml logs help-job --role ma", "main"),
         ("localml token create --for workload:", "workload:"),
+        ("localml token create --scope workload:cr", "workload:create"),
+        ("localml metrics help-job lo", "loss"),
+        ("localml compare help-job --sort lo", "loss"),
+        ("localml compare help-job --columns name,lo", "name,loss"),
+        ("localml ps --columns name,sta", "name,state"),
+        ("localml compare help-job --value m", "min"),
+        ("localml run --gpus a", "all"),
+        ("localml up --gpus si", "simulated:"),
+        ("localml config set engine pro", "process"),
+        ("localml config set closed t", "true"),
+        ("localml config set images.x/* train-s", "train-sklearn"),
+        ("localml restore localml-", "localml-20200101-000000.db"),
     ],
 )
 def test_words_are_completed(cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch, line: str, word: str) -> None:
     localml.client.set_limits("help/pool", gpu=1)
     localml.client.put("fds://help-bucket/file", b"x")
     if not localml.client.workloads(name="help-job").workloads:
-        localml.client.run(["true"], name="help-job")
+        localml.client.run(["echo", "loss=0.5"], name="help-job", wait=True)
+    localml.client.metrics("help-job")
+    (localml.platform.data / "backups").mkdir(exist_ok=True)
+    (localml.platform.data / "backups" / "localml-20200101-000000.db").touch()
     assert any(one.startswith(word) for one in _completed(cli, monkeypatch, line))
 
 
