@@ -233,9 +233,14 @@ def _time(text: str | float) -> float:
         raise typer.BadParameter(error.message) from None
 
 
-def time_option(words: str) -> Any:
-    """An option whose value is a time, in seconds or as :func:`seconds` takes it; none at all is one, too."""
-    return typer.Option(parser=_time, metavar="TIME", help=words)
+def time_option(words: str, default: str = "") -> Any:
+    """An option whose value is a time, in seconds or as :func:`seconds` takes it; none at all is one, too.
+
+    Args:
+        default: what the help calls the time that is meant otherwise.
+    """
+    said = f"{words} [default: {default}]" if default else words
+    return typer.Option(parser=_time, metavar="TIME", help=said, show_default=False)
 
 
 def _days(text: str | float) -> float:

@@ -242,7 +242,7 @@ def create_token(
         ),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="Good for so long, such as 8h or 30d; for ever by default.")
+        str | None, typer.Option(metavar="TIME", help="Good for so long, such as 8h or 30d; for ever by default.")
     ] = None,
     user: TokensOf = None,
     data: Data = None,

@@ -82,8 +82,10 @@ def run(
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory, such as 8G.")] = None,
+    shm: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Shared memory, such as 1G. [default: half of the memory]")
+    ] = None,
     image: Annotated[
         str | None, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)
     ] = None,
@@ -103,7 +105,7 @@ def run(
         str | None, typer.Option("--workdir", "-w", help="Where it starts; with --code, seen from that folder.")
     ] = None,
     retries: Annotated[int | None, typer.Option(help="How often it is tried again when it fails.")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")] = None,
+    time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after this time, such as 8h.")] = None,
     priority: Annotated[
         int | None, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")
     ] = None,

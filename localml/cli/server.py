@@ -54,7 +54,7 @@ def up(
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Cores that there are. [default: the machine's]")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Memory that there is, such as 64G. [default: the machine's]")
+        str | None, typer.Option(metavar="SIZE", help="Memory that there is, such as 64G. [default: the machine's]")
     ] = None,
     cpu_overcommit: Annotated[float | None, typer.Option(help="Cores reserved for each there is. [default: 1]")] = None,
     max_replicas: Annotated[
@@ -87,16 +87,19 @@ def up(
         bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
     ] = False,
     keep_logs: Annotated[
-        str | None, typer.Option(help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]"
+        ),
     ] = None,
     keep_logs_days: Annotated[
         float | None, days_option(words="For so many days, or a time such as 12h, or 'inf'. [default: 30]")
     ] = None,
     service_logs: Annotated[
-        str | None, typer.Option(help="The last output of each service that is kept. [default: 64M]")
+        str | None, typer.Option(metavar="SIZE", help="The last output of each service that is kept. [default: 64M]")
     ] = None,
     free_disk: Annotated[
-        str | None, typer.Option(help="What stays free of the disk. [default: a fiftieth, 1G to 10G]")
+        str | None, typer.Option(metavar="SIZE", help="What stays free of the disk. [default: a fiftieth, 1G to 10G]")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -179,7 +182,7 @@ def _gpu_words(gpus: list[dict[str, Any]], source: str) -> str:
 @command
 def down(
     data: Data = None,
-    timeout: Annotated[float, time_option("How long to wait for its orderly end.")] = 30,
+    timeout: Annotated[float, time_option("How long to wait for its orderly end.", "30s")] = 30,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
     as_json: Json = False,
 ) -> None:

@@ -50,12 +50,12 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once ins
 Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
 ]
-Idle = Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")]
+Idle = Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after so long without activity, such as 30m.")]
 Pool = Annotated[
     str | None,
     typer.Option(help="Pool whose limits count. [default: default]", show_default=False, autocompletion=complete_pools),
 ]
-TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
+TimeLimit = Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after this time, such as 8h.")]
 
 
 class _ByName(TyperGroup):
@@ -110,7 +110,7 @@ def start_notebook(
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 0.25, no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory, such as 8G.")] = None,
     folder: Annotated[
         str | None,
         typer.Option(help="Name of the folder to work in; its own by default.", autocompletion=complete_folders),

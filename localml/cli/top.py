@@ -67,7 +67,7 @@ def add(app: typer.Typer) -> None:
 @command
 def top(
     once: Annotated[bool, typer.Option("--once", help="Show it once, as without a terminal.")] = False,
-    every: Annotated[float, time_option("How often it is shown anew.")] = 2.0,
+    every: Annotated[float, time_option("How often it is shown anew.", "2s")] = 2.0,
     data: Data = None,
     as_json: Json = False,
 ) -> None:

@@ -49,7 +49,9 @@ def prune(
         float,
         days_option("--logs-days", words="Output of what ended so many days ago goes, and code unused since."),
     ] = 30,
-    keep: Annotated[str | None, typer.Option(help="Keep so much output in all, such as 10G; the oldest goes.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Keep so much output in all, such as 10G; the oldest goes.")
+    ] = None,
     deleted_days: Annotated[
         float, days_option("--deleted-days", words="Records of what was removed so many days ago go.")
     ] = 30,

@@ -111,6 +111,19 @@ def test_each_argument_that_names_something_is_completed(name: str) -> None:
         assert getattr(one, "_custom_shell_complete", None) is not None, one.name
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_amounts_and_times_are_called_so(name: str) -> None:
+    """Whoever reads the help sees what may be typed, and in which unit the default is."""
+    said = {"SIZE": {"memory", "shm", "keep", "keep_logs", "service_logs", "free_disk", "code_limit"},
+            "TIME": {"timeout", "time_limit", "idle", "every", "expires"}}  # fmt: skip
+    for metavar, names in said.items():
+        for one in ALL[name].params:
+            if one.name in names:
+                assert one.metavar == metavar, one.name
+                number = isinstance(one.default, float | int)
+                assert not number or (not one.show_default and "[default: " in one.help), one.name
+
+
 def test_nothing_is_advertised_that_is_not_served(command: Cli) -> None:
     absent = {one.name for one in REGISTRY} - served()
     assert absent
