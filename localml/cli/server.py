@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +16,12 @@ from localml.cli import completion, show
 from localml.cli.common import Data, Json, command, connect, days_option, print_json, size, time_option
 from localml.cli.help import SERVER
 from localml.client.errors import ClientError
+from localml.core.errors import LocalmlError
 from localml.core.quantities import format_duration, format_memory
 
 _POLL_S = 0.05
+_ASK_S = 2.0
+_NAMED = 3
 
 
 def add(app: typer.Typer) -> None:
@@ -203,6 +208,7 @@ def down(
         _say({"stopped": False, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
         return
     pid = int(info["pid"])
+    running = _running(folder)
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -215,7 +221,25 @@ def down(
         time.sleep(_POLL_S)
     gateway = None if keep_serving else _stop_gateway(folder)
     words = f"stopped (process {pid}" + (f", gateway {gateway})" if gateway else ")")
-    _say({"stopped": True, "pid": pid, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
+    if running:
+        more = f" and {len(running) - _NAMED} more" if len(running) > _NAMED else ""
+        words += f"; {', '.join(running[:_NAMED])}{more} go on: 'localml up' takes them up again"
+    answer = {"stopped": True, "pid": pid, "gateway": gateway, "data": str(folder), "running": running}
+    _say(answer, words, as_json=as_json)
+
+
+def _running(folder: Path) -> list[str]:
+    """Names of what runs, if the server says so at once: one that hangs is stopped as well."""
+    found: list[str] = []
+
+    def ask() -> None:
+        with suppress(ClientError, LocalmlError, OSError), connect(folder) as client:
+            found.extend(one.name for one in client.all(state=["running"]))
+
+    asks = threading.Thread(target=ask, name="localml-down", daemon=True)
+    asks.start()
+    asks.join(_ASK_S)
+    return list(found)
 
 
 def _stop_gateway(folder: Path) -> int | None:
