@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,14 @@ def test_run_follow_has_one_live_line_on_a_terminal(localml: Localml, taken: str
 
 def test_a_notebook_that_starts_says_why_it_waits(localml: Localml, taken: str) -> None:
     command = [*FOLLOWED[:3], "notebook", "start", "waits-too", "--gpus", "all", "--image", "own"]
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(localml)
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(localml),
+        preexec_fn=heeds,
     ) as process:
         assert process.stderr is not None
         said = [process.stderr.readline()]
