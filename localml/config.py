@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from localml import config_file
 from localml.core.errors import LocalmlError, invalid
 from localml.core.home import expanded, home
-from localml.core.quantities import parse_days, parse_memory
+from localml.core.quantities import parse_days, parse_size
 
 ENGINES = ("auto", "docker", "process", "fake")
 DEFAULT_PORT = 7070
@@ -35,7 +35,7 @@ LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
 _PORTS = ("port", "gateway_port")
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
-_SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
+SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
 OPENABLE = {
     "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
     "stop and delete runs and read their output, in the administrator's name",
@@ -294,6 +294,20 @@ def _pairs(text: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in parts}
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+
+
 def _truth(text: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in words:
@@ -304,25 +318,27 @@ def _truth(text: str) -> bool:
 _FROM_ENVIRONMENT: dict[str, Any] = {
     "data": Path,
     "host": str,
-    "port": int,
-    "gateway_port": int,
+    "port": _whole,
+    "gateway_port": _whole,
     "engine": str,
     "abandon": str,
     "gpus": str,
-    "cpus": float,
-    "cpu_overcommit": float,
-    "max_replicas": int,
-    "threads": int,
+    "cpus": _number,
+    "cpu_overcommit": _number,
+    "max_replicas": _whole,
+    "threads": _whole,
     "hosts": _names,
     "open": _names,
     "images": _pairs,
     "closed": _truth,
     "trust_users": _truth,
     "inherit_proxy": _truth,
-    "uids": int,
-    **{name: partial(parse_memory, field=f"LOCALML_{name.upper()}") for name in _SIZES},
+    "uids": _whole,
+    **{name: partial(parse_size, field=f"LOCALML_{name.upper()}") for name in SIZES},
     **{name: partial(parse_days, field=f"LOCALML_{name.upper()}") for name in _DAYS},
 }
+BOOLEANS = tuple(one.name for one in fields(Config) if isinstance(one.default, bool))
+"""The settings that are true or false."""
 _LISTS = ("hosts", "open")
 _NOT_IN_FILE = ("data", "cache", "abandon", "asked")
 """Where the file lies, what all data directories share, and what is said for one start alone."""

@@ -195,14 +195,15 @@ def amount(option: str, text: str | None) -> str | None:
     Raises:
         LocalmlError: ``INVALID`` for none, and for so few bytes that a unit was forgotten.
     """
-    if text is None:
-        return None
-    from localml.core.quantities import parse_memory
-
-    if text.strip().isdigit() and 0 < parse_memory(text, option) < _FEW_BYTES:
-        raise invalid(option, f"{text} is {text} bytes; did you mean {text}G?")
-    parse_memory(text, option)
+    size(option, text)
     return text
+
+
+def size(option: str, text: str | None) -> int | None:
+    """The same in bytes."""
+    from localml.core.quantities import parse_size
+
+    return None if text is None else parse_size(text, option)
 
 
 def known_pool(client: Client, path: str) -> str:
@@ -216,11 +217,10 @@ def known_pool(client: Client, path: str) -> str:
     known = [one.name for one in client.pools()]
     if path not in known:
         new = f"; an administrator makes one with: localml pools set {path}"
-        raise invalid("--pool", f"there is no pool '{path}'; there are: {', '.join(sorted({_ROOT_POOL, *known}))}{new}")
+        raise invalid("pool", f"there is no pool '{path}'; there are: {', '.join(sorted({_ROOT_POOL, *known}))}{new}")
     return path
 
 
-_FEW_BYTES = 1 << 20
 _ROOT_POOL = "default"
 
 
@@ -233,9 +233,14 @@ def _time(text: str | float) -> float:
         raise typer.BadParameter(error.message) from None
 
 
-def time_option(words: str) -> Any:
-    """An option whose value is a time, in seconds or as :func:`seconds` takes it; none at all is one, too."""
-    return typer.Option(parser=_time, metavar="TIME", help=words)
+def time_option(words: str, default: str = "") -> Any:
+    """An option whose value is a time, in seconds or as :func:`seconds` takes it; none at all is one, too.
+
+    Args:
+        default: what the help calls the time that is meant otherwise.
+    """
+    said = f"{words} [default: {default}]" if default else words
+    return typer.Option(parser=_time, metavar="TIME", help=said, show_default=False)
 
 
 def _days(text: str | float) -> float:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from localml.client import Client
 
 SCHEMES = ("fds://", "obs://", "s3://", "hdfs://")
+GPUS = ("auto", "free", "none", "simulated:")
+"""What a server may be told that its GPUs are."""
 Offer = tuple[str, str]
 """A word, and what it stands for."""
 
@@ -146,6 +148,71 @@ def complete_uris(ctx: typer.Context, incomplete: str) -> list[Offer]:
     return _asked(
         ctx, incomplete, lambda client: ((one.uri + "/" * one.is_folder, "") for one in client.objects(f"{above}/"))
     )
+
+
+def complete_reported(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """Metrics and parameters of the jobs of this command line."""
+    given = ctx.params.get("name") or ctx.params.get("names") or ctx.args
+    names = [given] if isinstance(given, str) else [one for one in given if not one.startswith("-")]
+
+    def ask(client: Client) -> Iterator[Offer]:
+        found: dict[str, str] = {}
+        for name in names:
+            report = client.metrics(client.resolve(name).id)
+            found |= dict.fromkeys(report.parameters, "parameter") | {one.name: "metric" for one in report.metrics}
+        yield from found.items()
+
+    return _asked(ctx, incomplete, ask)
+
+
+def columns(*known: str) -> Callable[[typer.Context, str], list[Offer]]:
+    """Columns of a table, parted by commas, and what its jobs have reported."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[Offer]:
+        before, comma, last = incomplete.rpartition(",")
+        found = [(one, "") for one in known if one.startswith(last)] + complete_reported(ctx, last)
+        return [(f"{before}{comma}{word}", what) for word, what in found]
+
+    return complete
+
+
+def complete_scopes(incomplete: str) -> list[str]:
+    """Actions; those of a noun once it is begun with."""
+    from localml.core.people.rights import Action, ThingKind
+
+    noun, colon, action = incomplete.rpartition(":")
+    nouns = [] if colon else [f"{one}:" for one in ThingKind]
+    return [
+        one
+        for one in (*(f"{noun}{colon}{action}" for action in Action), *nouns)
+        if one.startswith(f"{noun}{colon}{action}")
+    ]
+
+
+def complete_backups(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """Backups of the data directory; where none begins so the shell offers files."""
+    from localml.client.transport import data_directory
+
+    try:
+        found = sorted((data_directory(ctx.params.get("data")) / "backups").glob("*.db"), reverse=True)
+    except (LocalmlError, OSError):
+        return []
+    return [(one.name, "") for one in found if one.name.startswith(incomplete)]
+
+
+def complete_setting(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """Values of a setting, where they are words."""
+    from localml.config import BOOLEANS, ENGINES, OPENABLE
+    from localml.core.catalog import HOST, load_catalog
+
+    name = _before(ctx)
+    if name.startswith("images."):
+        found = [HOST, *(one.name for one in load_catalog().runtimes())]
+    elif name in BOOLEANS:
+        found = ["true", "false"]
+    else:
+        found = {"engine": list(ENGINES), "gpus": list(GPUS), "open": list(OPENABLE)}.get(name, [])
+    return [(one, "") for one in found if one.startswith(incomplete)]
 
 
 def words(*known: str) -> Callable[[str], list[str]]:

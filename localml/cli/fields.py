@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from typer.models import ArgumentInfo, OptionInfo
 
 _PATH = re.compile(r"^((?:[a-z_]+|\d+)(?:\.[^\s:.]+)*): ")
 _LEFT_OUT = re.compile(r"^(?:spec\.)?(?:roles\.\d+\.)?(?:resources\.|scaling\.)?")
+_NOT_IN_FILE = re.compile(r"^spec\.|\bresources\.|(?<=\bretries)\.limit$")
+_ROLES = re.compile(r"""^[\s{\["']*roles\b""", re.MULTILINE)
+_AS_IN_FILE = re.compile(r"\b(?:cpu|gpu)$")
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "cpu": ("--cpus", "--cpu"),
     "gpu": ("--gpus", "--gpu"),
@@ -39,7 +44,19 @@ def in_words(message: str, function: Callable[..., Any], given: Mapping[str, Any
     for word in (*_WORDS.get(member, ()), f"--{member.replace('_', '-')}", member.upper()):
         if word in known and (given.get("file") is None or given.get(known[word])):
             return f"{word}: {message[found.end() :]}"
-    return message
+    file = given.get("file")
+    if file is None or message.startswith(f"{file.name}: "):
+        return message
+    return f"{file.name}: {_in_file(found[1], file)}: {message[found.end() :]}"
+
+
+def _in_file(path: str, file: Path) -> str:
+    """What a job file calls a member: ``cpus``, ``roles.1.gpus``, ``retries``."""
+    member = _AS_IN_FILE.sub(lambda one: f"{one[0]}s", _NOT_IN_FILE.sub("", path))
+    with suppress(OSError):
+        if not _ROLES.search(file.expanduser().read_text(errors="replace")):
+            member = member.removeprefix("roles.0.")
+    return member
 
 
 def _known(function: Callable[..., Any]) -> dict[str, str]:

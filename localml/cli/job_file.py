@@ -12,6 +12,7 @@ import difflib
 import json
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,13 @@ from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
 from localml.core.limits import MOST_LEVELS
-from localml.core.quantities import format_memory, parse_memory
+from localml.core.quantities import exact_duration, exact_memory, parse_size
 
 T = TypeVar("T")
 _SUBMISSION = ("name", "pool", "workspace", "code")
 _NEEDS = {"gpus": "gpu", "cpus": "cpu", "gpu_type": "gpu_type", "memory": "memory", "shm": "shm", "pids": "pids"}
 """Name in a file -> member of a role's resources."""
+_TIMES = ("time_limit", "stop_grace", "idle_limit")
 
 
 @dataclass(slots=True)
@@ -66,7 +68,10 @@ def load(path: Path) -> Job:
     if "roles" not in found:
         spec["roles"] = [{key: value for key, value in found.items() if key in role_members}]
     roles = _need(spec["roles"], list, f"{where}: roles", "a list")
-    spec["roles"] = [_role(one, role_members, f"{where}: roles.{at}") for at, one in enumerate(roles)]
+    several = "roles" in found
+    spec["roles"] = [
+        _role(one, role_members, f"{where}: roles.{at}" if several else where) for at, one in enumerate(roles)
+    ]
     if isinstance(spec.get("retries"), int):
         spec["retries"] = {"limit": spec["retries"]}
     if "mounts" in spec:
@@ -91,6 +96,9 @@ def dump(found: Workload, workspace: str | None) -> dict[str, Any]:
     rest = {key: value for key, value in found.spec.items() if key != "roles"}
     if set(rest.get("retries", ())) == {"limit"}:
         rest["retries"] = rest["retries"]["limit"]
+    for member in _TIMES:
+        if rest.get(member) is not None:
+            rest[member] = exact_duration(rest[member])
     roles = [_shown(role) for role in found.spec["roles"]]
     return made | rest | (roles[0] if len(roles) == 1 else {"roles": roles})
 
@@ -117,6 +125,7 @@ def _parsed(path: Path) -> Any:
     import yaml
 
     readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
+    text = ""
     try:
         text = path.expanduser().read_text()
         return readers.get(path.suffix.lower(), yaml.safe_load)(text)
@@ -125,7 +134,18 @@ def _parsed(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("--file", f"{path} cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:  # those of TOML and JSON are ValueErrors
-        raise invalid("--file", f"{path}: {' '.join(str(error).split())}") from error
+        raise invalid("--file", f"{path}: {' '.join(str(error).split())}{_other_language(path, text)}") from error
+
+
+def _other_language(path: Path, text: str) -> str:
+    """That a file with another name is YAML, as ``show --as-file`` writes it; empty where it is not."""
+    import yaml
+
+    name = path.suffix.lower().removeprefix(".").upper()
+    with suppress(yaml.YAMLError):
+        if name in ("TOML", "JSON") and isinstance(yaml.safe_load(text), dict):
+            return f"; this is no {name}, it reads as YAML: name it {path.with_suffix('.yaml').name}"
+    return ""
 
 
 def _members() -> tuple[set[str], set[str]]:
@@ -176,6 +196,9 @@ def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
     needs = {to: role.pop(name) for name, to in _NEEDS.items() if name in role}
     if needs or "resources" in role:
         role["resources"] = {**_mapping(role.get("resources", {}), f"{where}: resources"), **needs}
+    for name in ("memory", "shm"):
+        if type(needs.get(name)) in (int, str):
+            needs[name] = parse_size(needs[name], f"{where}: {name}")
     if "command" in role:
         role["command"] = _words(role["command"], f"{where}: command")
     entrypoint = role.pop("entrypoint", None)
@@ -212,8 +235,7 @@ def _shown(role: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _amount(name: str, value: Any) -> Any:
-    """Memory as text where that is exact."""
-    if name not in ("memory", "shm"):
-        return value
-    text = format_memory(value)
-    return text if parse_memory(text) == value else value
+    """Amounts as people write them; none of it is rounded."""
+    if name in ("memory", "shm"):
+        return exact_memory(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value

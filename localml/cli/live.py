@@ -69,16 +69,23 @@ class Line:
 
     Args:
         quiet: show nothing.
+        whole: rather take further lines of a narrow terminal than cut what is said.
         patience: seconds that pass before the first plain line, where there is no terminal: what is over sooner needs
             none.
         now: the clock, in seconds.
     """
 
     def __init__(
-        self, *, quiet: bool = False, patience: float = _PATIENCE_S, now: Callable[[], float] = time.monotonic
+        self,
+        *,
+        quiet: bool = False,
+        whole: bool = False,
+        patience: float = _PATIENCE_S,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream: TextIO = sys.stderr
         self._quiet = quiet
+        self._whole = whole
         self._now = now
         self._plain = not self._stream.isatty()
         self._next = now() + patience
@@ -131,7 +138,7 @@ class Line:
                     return "" if task.total is None else super().render(task)
 
             words = TextColumn(
-                "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+                "{task.description}", markup=False, table_column=Column(no_wrap=not self._whole, overflow="ellipsis")
             )
             self._bars = _progress(SpinnerColumn(), Bar(), words)
             self._bars.add_task("", total=None)

@@ -180,7 +180,7 @@ def set_limits(
     ],
     gpu: Annotated[float | None, typer.Option(help="GPUs.")] = None,
     cpu: Annotated[float | None, typer.Option(help="CPU cores.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory, such as 64G.")] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory, such as 64G.")] = None,
     max_workloads: Annotated[int | None, typer.Option(help="Workloads at a time.")] = None,
     data: Data = None,
     as_json: Json = False,

@@ -9,7 +9,14 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, as_dict, command, connect, print_json, seconds
-from localml.cli.completion import complete_things, complete_tokens, complete_users, complete_workspaces, words
+from localml.cli.completion import (
+    complete_scopes,
+    complete_things,
+    complete_tokens,
+    complete_users,
+    complete_workspaces,
+    words,
+)
 from localml.cli.help import PEOPLE
 
 if TYPE_CHECKING:
@@ -216,7 +223,11 @@ def create_token(
     name: Annotated[str, typer.Option(help="What you call it.")] = "",
     scope: Annotated[
         list[str],
-        typer.Option(metavar="[NOUN:]ACTION", help="All that it may do, such as read or workload:stop; repeat it."),
+        typer.Option(
+            metavar="[NOUN:]ACTION",
+            help="All that it may do, such as read or workload:stop; repeat it.",
+            autocompletion=complete_scopes,
+        ),
     ] = [],  # noqa: B006
     workspace: Annotated[
         str | None, typer.Option(help="Only in this workspace.", autocompletion=complete_workspaces)
@@ -231,7 +242,7 @@ def create_token(
         ),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="Good for so long, such as 8h or 30d; for ever by default.")
+        str | None, typer.Option(metavar="TIME", help="Good for so long, such as 8h or 30d; for ever by default.")
     ] = None,
     user: TokensOf = None,
     data: Data = None,

@@ -9,6 +9,8 @@ import typer
 
 from localml.cli import show
 from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
+from localml.cli.completion import columns as columns_of
+from localml.cli.completion import complete_reported, words
 from localml.cli.help import JOBS
 from localml.cli.names import WORKLOADS, completer
 from localml.core.errors import invalid
@@ -16,13 +18,6 @@ from localml.core.errors import invalid
 if TYPE_CHECKING:
     from localml.client import Client, Compared, Metric, Page, Workload
 
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        help="Which columns, such as name,state,lr,acc: of the list's own, and names of metrics and parameters.",
-        show_default=False,
-    ),
-]
 VALUES = ("last", "min", "max")
 _MOST_SHOWN = 8
 """Parameters, and metrics, that a table has unless it is told which."""
@@ -53,6 +48,14 @@ LISTED: dict[str, Callable[[Any], str]] = {
     "message": lambda one: one.message or "-",
 }
 """Columns of ps alone."""
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Which columns, such as name,state,lr,acc: of the list's own, and names of metrics and parameters.",
+        show_default=False,
+        autocompletion=columns_of(*OWN, *LISTED),
+    ),
+]
 _SORTED: dict[str, str] = {"created": "created_at", "started": "started_at", "ended": "ended_at"}
 
 
@@ -66,7 +69,13 @@ def add(app: typer.Typer) -> None:
 def print_metrics(
     name: Name,
     metrics: Annotated[
-        list[str] | None, typer.Argument(metavar="[METRIC]...", help="Show the points of these.", show_default=False)
+        list[str] | None,
+        typer.Argument(
+            metavar="[METRIC]...",
+            help="Show the points of these.",
+            autocompletion=complete_reported,
+            show_default=False,
+        ),
     ] = None,
     last: Annotated[int, typer.Option("--last", "-n", help="So many points at most, the latest ones.")] = 1000,
     data: Data = None,
@@ -126,10 +135,12 @@ def compare(
     ],
     sort: Annotated[
         str | None,
-        typer.Option(help="By a metric, a parameter or a column; the largest first.", autocompletion=lambda: list(OWN)),
+        typer.Option(help="By a metric, a parameter or a column; the largest first.", autocompletion=columns_of(*OWN)),
     ] = None,
     ascending: Annotated[bool, typer.Option("--ascending", help="The smallest first.")] = False,
-    value: Annotated[str, typer.Option(help="Of each metric: last, min or max.")] = "last",
+    value: Annotated[
+        str, typer.Option(help="Of each metric: last, min or max.", autocompletion=words(*VALUES))
+    ] = "last",
     columns: Columns = None,
     data: Data = None,
     as_json: Json = False,

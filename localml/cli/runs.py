@@ -22,8 +22,10 @@ from localml.cli.common import (
     seconds,
 )
 from localml.cli.completion import complete_gpu_types, complete_images, complete_pools
+from localml.cli.completion import words as any_of
 from localml.cli.help import JOBS
 from localml.cli.names import workload_id
+from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -71,14 +73,19 @@ def run(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[str | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.", autocompletion=any_of("all")),
+    ] = None,
     gpu_type: Annotated[
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
-    shm: Annotated[str | None, typer.Option(help="Shared memory, such as 1G. [default: half of the memory]")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory, such as 8G.")] = None,
+    shm: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Shared memory, such as 1G. [default: half of the memory]")
+    ] = None,
     image: Annotated[
         str | None, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)
     ] = None,
@@ -98,7 +105,7 @@ def run(
         str | None, typer.Option("--workdir", "-w", help="Where it starts; with --code, seen from that folder.")
     ] = None,
     retries: Annotated[int | None, typer.Option(help="How often it is tried again when it fails.")] = None,
-    time_limit: Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")] = None,
+    time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after this time, such as 8h.")] = None,
     priority: Annotated[
         int | None, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")
     ] = None,
@@ -157,12 +164,18 @@ def submit(client: Client, job: Job, code_limit: str, *, replace: bool, quiet: b
     if job.code is not None:
         job.spec["code"] = send_code(client, Path(job.code), job.workspace, code_limit, quiet=quiet)
     pool = known_pool(client, job.pool or "default")
-    return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
+    try:
+        return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
+    except ClientError as error:
+        if error.code == "conflict" and error.message.endswith("is already used by a job"):
+            words = f"{error.message}; --replace stops and removes it"
+            raise ClientError(error.code, words, field=error.field, details=error.details) from None
+        raise
 
 
 def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *, quiet: bool) -> str:
     """Send a folder, and say how large it is."""
-    from localml.core.quantities import format_memory, parse_memory
+    from localml.core.quantities import format_memory, parse_size
 
     def tell(packed: Any, new: bool) -> None:
         if not quiet:
@@ -171,7 +184,7 @@ def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *
         for one in packed.left_out:
             typer.echo(f"code: left out: {one}", err=True)
 
-    return client.send_code(str(folder), workspace=workspace, limit=parse_memory(limit, "--code-limit"), tell=tell)
+    return client.send_code(str(folder), workspace=workspace, limit=parse_size(limit, "--code-limit"), tell=tell)
 
 
 def _change_role(

@@ -64,7 +64,7 @@ Image = Annotated[
 
 
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Return at once, not when it is ready.")]
-Timeout = Annotated[float, time_option("How long to wait for it, such as 90s or 10m.")]
+Timeout = Annotated[float, time_option("How long to wait for it, such as 90s or 10m.", "5m")]
 
 
 def add(app: typer.Typer) -> None:
@@ -86,7 +86,9 @@ def serve(
     cpus: Annotated[
         float | None, typer.Option("--cpus", "-c", help="CPU cores of each replica. [default: 0.25, no limit]")
     ] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory of each replica, such as 2G.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory of each replica, such as 2G.")
+    ] = None,
     replicas: Annotated[int, typer.Option(help="How many at least; 0 lets it sleep while nobody asks.")] = 1,
     max_replicas: Annotated[int | None, typer.Option(help="How many at most, by load.")] = None,
     option: Annotated[
@@ -278,7 +280,7 @@ def predict(
     white: Annotated[
         float | None, typer.Option(help="What a white pixel is; 1 where the model takes fractions, else 255.")
     ] = None,
-    timeout: Timeout = 330,
+    timeout: Annotated[float, time_option("How long to wait for it, such as 90s or 10m.", "5m30s")] = 330,
     data: Data = None,
     as_json: Json = False,
 ) -> None:

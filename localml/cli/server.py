@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from localml.cli import completion, show
-from localml.cli.common import Data, Json, command, connect, days_option, print_json, time_option
+from localml.cli.common import Data, Json, command, connect, days_option, print_json, size, time_option
 from localml.cli.help import SERVER
 from localml.client.errors import ClientError
+from localml.core.errors import LocalmlError
 from localml.core.quantities import format_duration, format_memory
 
 _POLL_S = 0.05
+_ASK_S = 2.0
+_NAMED = 3
 
 
 def add(app: typer.Typer) -> None:
@@ -46,11 +51,15 @@ def up(
         ),
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option(help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]")
+        str | None,
+        typer.Option(
+            help="auto, free, none, simulated:N, or a list such as 0,1. [default: auto]",
+            autocompletion=completion.words(*completion.GPUS),
+        ),
     ] = None,
     cpus: Annotated[float | None, typer.Option(help="Cores that there are. [default: the machine's]")] = None,
     memory: Annotated[
-        str | None, typer.Option(help="Memory that there is, such as 64G. [default: the machine's]")
+        str | None, typer.Option(metavar="SIZE", help="Memory that there is, such as 64G. [default: the machine's]")
     ] = None,
     cpu_overcommit: Annotated[float | None, typer.Option(help="Cores reserved for each there is. [default: 1]")] = None,
     max_replicas: Annotated[
@@ -83,16 +92,19 @@ def up(
         bool, typer.Option("--trust-users", help="Run everybody's jobs also where nothing keeps them apart.")
     ] = False,
     keep_logs: Annotated[
-        str | None, typer.Option(help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]")
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="Output of what ended that is kept. [default: a tenth of the disk, at most 50G]"
+        ),
     ] = None,
     keep_logs_days: Annotated[
         float | None, days_option(words="For so many days, or a time such as 12h, or 'inf'. [default: 30]")
     ] = None,
     service_logs: Annotated[
-        str | None, typer.Option(help="The last output of each service that is kept. [default: 64M]")
+        str | None, typer.Option(metavar="SIZE", help="The last output of each service that is kept. [default: 64M]")
     ] = None,
     free_disk: Annotated[
-        str | None, typer.Option(help="What stays free of the disk. [default: a fiftieth, 1G to 10G]")
+        str | None, typer.Option(metavar="SIZE", help="What stays free of the disk. [default: a fiftieth, 1G to 10G]")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +114,6 @@ def up(
     """
     from localml.cli import daemon as serving
     from localml.config import load, recalled
-    from localml.core.quantities import parse_memory
 
     config = load(
         data=data,
@@ -115,17 +126,17 @@ def up(
         cpus=cpus,
         cpu_overcommit=cpu_overcommit,
         max_replicas=max_replicas,
-        memory=None if memory is None else parse_memory(memory),
+        memory=size("--memory", memory),
         auth=False if no_auth else None,
         open=tuple(opens) if opens else None,
         closed=closed or None,
         hosts=tuple(hosts) if hosts else None,
         inherit_proxy=inherit_proxy or None,
         trust_users=trust_users or None,
-        keep_logs=None if keep_logs is None else parse_memory(keep_logs, "--keep-logs"),
+        keep_logs=size("--keep-logs", keep_logs),
         keep_logs_days=keep_logs_days,
-        service_logs=None if service_logs is None else parse_memory(service_logs, "--service-logs"),
-        free_disk=None if free_disk is None else parse_memory(free_disk, "--free-disk"),
+        service_logs=size("--service-logs", service_logs),
+        free_disk=size("--free-disk", free_disk),
     )
     last = recalled(config.data, port=port, gateway_port=gateway_port, gpus=gpus)
     if detach:
@@ -176,7 +187,7 @@ def _gpu_words(gpus: list[dict[str, Any]], source: str) -> str:
 @command
 def down(
     data: Data = None,
-    timeout: Annotated[float, time_option("How long to wait for its orderly end.")] = 30,
+    timeout: Annotated[float, time_option("How long to wait for its orderly end.", "30s")] = 30,
     keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the model gateway running.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -197,6 +208,7 @@ def down(
         _say({"stopped": False, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
         return
     pid = int(info["pid"])
+    running = _running(folder)
     try:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
@@ -209,7 +221,25 @@ def down(
         time.sleep(_POLL_S)
     gateway = None if keep_serving else _stop_gateway(folder)
     words = f"stopped (process {pid}" + (f", gateway {gateway})" if gateway else ")")
-    _say({"stopped": True, "pid": pid, "gateway": gateway, "data": str(folder)}, words, as_json=as_json)
+    if running:
+        more = f" and {len(running) - _NAMED} more" if len(running) > _NAMED else ""
+        words += f"; {', '.join(running[:_NAMED])}{more} go on: 'localml up' takes them up again"
+    answer = {"stopped": True, "pid": pid, "gateway": gateway, "data": str(folder), "running": running}
+    _say(answer, words, as_json=as_json)
+
+
+def _running(folder: Path) -> list[str]:
+    """Names of what runs, if the server says so at once: one that hangs is stopped as well."""
+    found: list[str] = []
+
+    def ask() -> None:
+        with suppress(ClientError, LocalmlError, OSError), connect(folder) as client:
+            found.extend(one.name for one in client.all(state=["running"]))
+
+    asks = threading.Thread(target=ask, name="localml-down", daemon=True)
+    asks.start()
+    asks.join(_ASK_S)
+    return list(found)
 
 
 def _stop_gateway(folder: Path) -> int | None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from localml.cli.common import Data, Json, command, print_json
+from localml.cli.completion import complete_setting
 from localml.cli.help import SERVER
 from localml.core.errors import invalid
 
@@ -52,7 +53,7 @@ def list_all(data: Data = None, as_json: Json = False) -> None:
     if as_json:
         print_json({"settings": [one._asdict() for one in found]})
         return
-    show.table("NAME", "VALUE", "SOURCE", rows=[(n, _shown(value), who) for n, value, who in found], empty="")
+    show.table("NAME", "VALUE", "SOURCE", rows=[(one.name, _shown(*one[:2]), one.source) for one in found], empty="")
 
 
 @command
@@ -69,13 +70,18 @@ def get(name: Name, data: Data = None, as_json: Json = False) -> None:
     if as_json:
         print_json({**found._asdict(), "name": name, "value": value})
     else:
-        typer.echo(_shown(value))
+        typer.echo(_shown(found.name, value))
 
 
 @command
 def set_one(
     name: Name,
-    value: Annotated[str, typer.Argument(help="Its value; several parted by commas.", show_default=False)],
+    value: Annotated[
+        str,
+        typer.Argument(
+            help="Its value; several parted by commas.", autocompletion=complete_setting, show_default=False
+        ),
+    ],
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -86,7 +92,10 @@ def set_one(
     from localml.config import Config, convert, known
 
     if name.startswith("images."):
+        from localml.core.catalog import load_catalog
+
         plain, made = name, value
+        load_catalog().check_images({name.removeprefix("images."): value})
     else:
         plain = known(name)
         made = convert(plain, value)
@@ -143,9 +152,14 @@ def _folder(data: Path | None) -> Path:
     return data_directory(data)
 
 
-def _shown(value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
+    from localml.config import SIZES
+    from localml.core.quantities import exact_memory
+
     if value is None:
         return "-"
+    if name in SIZES:
+        return exact_memory(value)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):

@@ -47,9 +47,16 @@ def table(*columns: str, rows: Sequence[Sequence[Any]], empty: str) -> None:
         return
     made = made_table(columns, rows)
     screen = console()
-    need = made.__rich_measure__(screen, screen.options.update(width=_WIDEST)).minimum
-    screen.width = max(screen.width, need)
-    screen.print(made)
+    need = made.__rich_measure__(screen, screen.options.update(width=_WIDEST))
+    if sys.stdout.isatty():
+        screen.width = max(screen.width, need.minimum)
+        screen.print(made)
+        return
+    # a program reads it, or a person who can scroll: one line each, with nothing behind the last word
+    screen.width = need.maximum
+    with screen.capture() as got:
+        screen.print(made)
+    sys.stdout.write("".join(f"{line.rstrip(' ')}\n" for line in got.get().split("\n")[:-1]))
 
 
 def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:

@@ -51,12 +51,14 @@ class Copied:
 def cp(
     source: Annotated[
         str,
-        typer.Argument(help="A file, a folder, or an object URI.", autocompletion=complete_uris, show_default=False),
+        typer.Argument(
+            help="A file or folder, an object URI, or NAME:PATH.", autocompletion=complete_uris, show_default=False
+        ),
     ],
     target: Annotated[
         str,
         typer.Argument(
-            help="Likewise; one of the two is an object URI.", autocompletion=complete_uris, show_default=False
+            help="Likewise; one of the two is on this machine.", autocompletion=complete_uris, show_default=False
         ),
     ],
     data: Data = None,

@@ -23,6 +23,7 @@ from localml.cli.common import (
     seconds,
 )
 from localml.cli.completion import complete_folders, complete_gpu_types, complete_images, complete_pools, complete_uris
+from localml.cli.completion import words as any_of
 from localml.cli.help import TOOLS as TOOLS_GROUP
 from localml.cli.help import with_example
 from localml.cli.names import TOOLS, completer
@@ -49,12 +50,12 @@ Detach = Annotated[bool, typer.Option("--detach", "-d", help="Return at once ins
 Token = Annotated[
     str | None, typer.Option(help="What to open it with; one is made otherwise.", envvar="LOCALML_TOOL_TOKEN")
 ]
-Idle = Annotated[str | None, typer.Option(help="Stop it after so long without activity, such as 30m.")]
+Idle = Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after so long without activity, such as 30m.")]
 Pool = Annotated[
     str | None,
-    typer.Option(help="Pool whose limits count.", show_default="default", autocompletion=complete_pools),
+    typer.Option(help="Pool whose limits count. [default: default]", show_default=False, autocompletion=complete_pools),
 ]
-TimeLimit = Annotated[str | None, typer.Option(help="Stop it after this time, such as 8h.")]
+TimeLimit = Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after this time, such as 8h.")]
 
 
 class _ByName(TyperGroup):
@@ -89,7 +90,8 @@ def _group(name: str, words: str, start: Any, listing: Any, one: Any) -> typer.T
     verbs = {"start": start, "open": open_again, "list": listing, "show": one, "stop": stop, "restart": restart}
     for verb, function in verbs.items():
         example = f"localml {name} {verb}" + ("" if verb == "list" else f" {_EXAMPLES[name]}")
-        group.command(verb, help=with_example(function, example))(function)
+        own = function is start or function is one  # has an example already
+        group.command(verb, help=None if own else with_example(function, example))(function)
     return group
 
 
@@ -99,13 +101,16 @@ def start_notebook(
         str | None,
         typer.Argument(help="A name; a friendly one is made up otherwise.", autocompletion=completer("notebook")),
     ] = None,
-    gpus: Annotated[float | None, typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one.")] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.", autocompletion=any_of("all")),
+    ] = None,
     gpu_type: Annotated[
         str | None,
         typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
     ] = None,
     cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 0.25, no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", help="Memory, such as 8G.")] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory, such as 8G.")] = None,
     folder: Annotated[
         str | None,
         typer.Option(help="Name of the folder to work in; its own by default.", autocompletion=complete_folders),
@@ -140,8 +145,9 @@ def start_notebook(
 
     Example: localml notebook start lab --gpus 1
     """
-    needs = {"gpu": gpus, "gpu_type": gpu_type, "cpu": cpus, "memory": amount("--memory", memory)}
+    needs = {"gpu_type": gpu_type, "cpu": cpus, "memory": amount("--memory", memory)}
     with connect(data) as client:
+        needs["gpu"] = None if gpus is None else client.gpu_count(gpus, gpu_type)
         sent = None
         if code is not None:
             name = name or folder or code.absolute().resolve().name
@@ -281,11 +287,7 @@ def start_again(client: Client, thing: Thing, *, detach: bool, as_json: bool) ->
 
 
 def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
-    def tell(found: Tool) -> None:
-        if not as_json:
-            typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
-
-    ready = made if detach else client.tools.wait_ready(made, _READY_S, tell)
+    ready = made if detach else _ready(client, made, quiet=as_json)
     if as_json:
         print_json(as_dict(ready))
     elif detach:
@@ -293,6 +295,29 @@ def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
     else:
         typer.secho(f"{ready.name} is ready; open", fg=typer.colors.GREEN, err=True)
         typer.echo(ready.url)
+
+
+def _ready(client: Client, made: Tool, *, quiet: bool) -> Tool:
+    """Wait until it answers, as long as it waits for its turn itself, and say why it does."""
+    from localml.cli.output import INTERRUPTED
+    from localml.cli.waiting import WAITS, Waiting
+
+    def tell(found: Tool) -> None:
+        waiting.told(found.state)
+        if not quiet and found.state not in WAITS:
+            typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
+
+    with Waiting(client, client.get(made.id), quiet=quiet) as waiting:
+        while True:
+            try:
+                return client.tools.wait_ready(made, _READY_S, tell)
+            except TimeoutError:
+                if client.get(made.id).state not in WAITS:
+                    raise
+            except KeyboardInterrupt:
+                waiting.hide()
+                typer.echo(f"\n{made.name} goes on; open it with: localml {made.kind} {made.name}", err=True)
+                raise typer.Exit(INTERRUPTED) from None
 
 
 def _print_list(found: list[Tool], empty: str, *, as_json: bool) -> None:

@@ -67,7 +67,7 @@ def add(app: typer.Typer) -> None:
 @command
 def top(
     once: Annotated[bool, typer.Option("--once", help="Show it once, as without a terminal.")] = False,
-    every: Annotated[float, time_option("How often it is shown anew.")] = 2.0,
+    every: Annotated[float, time_option("How often it is shown anew.", "2s")] = 2.0,
     data: Data = None,
     as_json: Json = False,
 ) -> None:
@@ -129,7 +129,13 @@ def _rate(points: list[tuple[float, float]]) -> float | None:
     return max(0.0, value - was) / (at - before)
 
 
-_COLUMNS = ("ID", "NAME", "KIND", "OWNER", "CPU", "MEMORY", "GPU", "GPU BUSY", "GPU MEMORY", "RAN")
+_COLUMNS = ("ID", "NAME", "KIND", "OWNER", "RAN", "CPU", "MEMORY")
+_GPU_COLUMNS = ("GPU", "GPU BUSY", "GPU MEMORY")
+"""Last, because a narrow terminal has no room for them; not at all where there are no GPUs."""
+
+
+def _columns(found: Picture) -> tuple[str, ...]:
+    return _COLUMNS + _GPU_COLUMNS * bool(found.gpus)
 
 
 def _rows(found: Picture) -> list[tuple[Any, ...]]:
@@ -139,15 +145,15 @@ def _rows(found: Picture) -> list[tuple[Any, ...]]:
         (
             one.id,
             one.name,
-            one.kind,
+            "replica" if one.kind == "endpoint" else one.kind,
             one.owner,
+            format_duration(one.ran),
             "-" if one.cpu is None else f"{one.cpu:.2f}",
             format_memory(one.memory),
             show.number(one.gpu or None),
             "-" if one.gpu_percent is None else f"{one.gpu_percent:g}%",
             format_memory(one.gpu_memory),
-            format_duration(one.ran),
-        )
+        )[: len(_columns(found))]
         for one in found.uses
     ]
 
@@ -158,7 +164,7 @@ def _headline(found: Picture) -> str:
 
 
 def _print(found: Picture) -> None:
-    show.table(*_COLUMNS, rows=_rows(found), empty="Nothing runs.")
+    show.table(*_columns(found), rows=_rows(found), empty="Nothing runs.")
 
 
 def _shown(found: Picture) -> Group:
@@ -166,7 +172,7 @@ def _shown(found: Picture) -> Group:
     from rich.text import Text
 
     rows = _rows(found)
-    return Group(Text(_headline(found)), show.made_table(_COLUMNS, rows) if rows else Text("Nothing runs."))
+    return Group(Text(_headline(found)), show.made_table(_columns(found), rows) if rows else Text("Nothing runs."))
 
 
 def _live(client: Client, every: float) -> None:

@@ -11,9 +11,10 @@ from typing import Annotated
 
 import typer
 
-from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json
+from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json, size
+from localml.cli.completion import complete_backups
 from localml.cli.help import CARE
-from localml.core.quantities import format_memory, parse_memory
+from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 
 APIS = [one.name for one in REGISTRY if one.prefixes]
@@ -48,7 +49,9 @@ def prune(
         float,
         days_option("--logs-days", words="Output of what ended so many days ago goes, and code unused since."),
     ] = 30,
-    keep: Annotated[str | None, typer.Option(help="Keep so much output in all, such as 10G; the oldest goes.")] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Keep so much output in all, such as 10G; the oldest goes.")
+    ] = None,
     deleted_days: Annotated[
         float, days_option("--deleted-days", words="Records of what was removed so many days ago go.")
     ] = 30,
@@ -62,7 +65,7 @@ def prune(
 
     Example: localml prune --logs-days 7 --dry-run
     """
-    kept = None if keep is None else parse_memory(keep, "--keep")
+    kept = size("--keep", keep)
     with connect(data) as client:
         done = client.prune(logs_days=logs_days, keep_log_bytes=kept, deleted_days=deleted_days, dry_run=dry_run)
     if as_json:
@@ -99,7 +102,12 @@ def backup(data: Data = None, as_json: Json = False) -> None:
 def restore(
     source: Annotated[
         Path,
-        typer.Argument(metavar="BACKUP", help="What 'localml backup' made: the file or its name.", show_default=False),
+        typer.Argument(
+            metavar="BACKUP",
+            help="What 'localml backup' made: the file or its name.",
+            autocompletion=complete_backups,
+            show_default=False,
+        ),
     ],
     data: Data = None,
     as_json: Json = False,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +24,7 @@ from localml.cli.help import JOBS
 from localml.cli.names import ENDPOINT, MODEL, RUNNING, WORKLOADS
 from localml.cli.several import Tried, each
 from localml.cli.work import LIVE
+from localml.client.types import ENDED
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -199,12 +200,20 @@ def stop(
             return client.stop_endpoint(thing.id) if thing.kind == ENDPOINT else client.stop(thing.id)
 
         tried = each(_own(client) if everything else names, lambda name: act(client.resolve(name, RUNNING)))
+        over = {one.id for one in tried.done if not _is_endpoint(one) and one.state in ENDED}
         if wait:
             done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
             tried.done = done
     if everything and not tried.done and not tried.failed and not as_json:
         typer.echo("Nothing of yours waits or runs.")
-    _answer(tried, "stopped" if wait else "asked to stop", as_json=as_json)
+    _answer(tried, lambda one: _stopped(one, over, wait=wait), as_json=as_json)
+
+
+def _stopped(one: Workload | Endpoint, over: Collection[int], *, wait: bool) -> str:
+    """What came of the wish that it stops."""
+    if not _is_endpoint(one) and one.id in over:
+        return f"has ended already: {one.state}"
+    return one.state if wait else "asked to stop"
 
 
 def _own(client: Client) -> Iterator[str]:
@@ -232,7 +241,7 @@ def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
             return client.delete_endpoint(thing.id) if thing.kind == ENDPOINT else client.delete(thing.id)
 
         tried = each(names, lambda name: act(client.resolve(name, RUNNING)))
-    _answer(tried, "removed", as_json=as_json)
+    _answer(tried, lambda _: "removed", as_json=as_json)
 
 
 def _is_endpoint(one: Workload | Endpoint) -> bool:
@@ -241,12 +250,12 @@ def _is_endpoint(one: Workload | Endpoint) -> bool:
     return isinstance(one, Endpoint)
 
 
-def _answer(tried: Tried[Workload | Endpoint], what: str, *, as_json: bool) -> None:
+def _answer(tried: Tried[Workload | Endpoint], what: Callable[[Any], str], *, as_json: bool) -> None:
     if as_json:
         answer = {"workloads": [as_dict(one) for one in tried.done if not _is_endpoint(one)]}
         endpoints = [as_dict(one) for one in tried.done if _is_endpoint(one)]
         print_json(answer | ({"endpoints": endpoints} if endpoints else {}) | tried.members())
     else:
         for one in tried.done:
-            typer.echo(f"{one.name} {what}")
+            typer.echo(f"{one.name} {what(one)}")
     tried.finish(as_json=as_json)

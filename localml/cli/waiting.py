@@ -50,7 +50,7 @@ class Waiting:
     def __init__(self, client: Client, made: Workload, *, quiet: bool = False) -> None:
         self._client = client
         self._made = made
-        self._line = Line(quiet=quiet)
+        self._line = Line(quiet=quiet, whole=True)
         self._lock = threading.Lock()
         self._shown = True
         self._over = threading.Event()

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from localml.client.errors import ClientError
 from localml.client.jobs import Reference
+from localml.client.types import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from asyncssh import SFTPClient
 
+    from localml.client.types import Workload
+
 Progress = Callable[[int], None]
 """Told how many bytes more have been copied."""
+_NOTICED_S = 2.0
+"""Seconds in which a server knows that a program has ended."""
 
 
 class Copied:
@@ -43,6 +48,8 @@ class Containers:
     if TYPE_CHECKING:
 
         def ssh(self, ref: Reference) -> dict[str, Any]: ...
+        def get(self, ref: Reference) -> Workload: ...
+        def wait(self, ref: Reference, timeout: float | None = None) -> Workload: ...
 
     def copy_out(
         self,
@@ -69,7 +76,7 @@ class Containers:
         async def act(sftp: SFTPClient) -> None:
             await sftp.get(path, target, recurse=True, sparse=False, progress_handler=copied)
 
-        self._with_files(ref, replica, act)
+        self._with_files(ref, replica, path, act)
         return copied
 
     def copy_in(
@@ -87,11 +94,11 @@ class Containers:
         async def act(sftp: SFTPClient) -> None:
             await sftp.put(source, path, recurse=True, sparse=False, progress_handler=copied)
 
-        self._with_files(ref, replica, act)
+        self._with_files(ref, replica, path, act)
         return copied
 
     def _with_files(
-        self, ref: Reference, replica: str | None, act: Callable[[SFTPClient], Coroutine[Any, Any, None]]
+        self, ref: Reference, replica: str | None, path: str, act: Callable[[SFTPClient], Coroutine[Any, Any, None]]
     ) -> None:
         import asyncssh
 
@@ -104,13 +111,23 @@ class Containers:
         try:
             asyncio.run(run())
         except asyncssh.SFTPNoSuchFile as error:
-            raise ClientError("not_found", str(error.reason)) from error
+            raise ClientError("not_found", f"{path}: {error.reason}") from error
         except asyncssh.SFTPPermissionDenied as error:
-            raise ClientError("forbidden", str(error.reason)) from error
+            raise ClientError("forbidden", f"{path}: {error.reason}") from error
         except asyncssh.SFTPError as error:
-            raise ClientError("invalid", str(error.reason)) from error
+            raise self._ended(ref) or ClientError("invalid", f"{path}: {error.reason}") from error
         except (OSError, asyncssh.Error) as error:
-            raise ClientError("unavailable", f"the copy broke off: {error}") from error
+            raise self._ended(ref) or ClientError("unavailable", f"the copy broke off: {error}") from error
+
+    def _ended(self, ref: Reference) -> ClientError | None:
+        """That it ended meanwhile, if it did: whatever a copy complains about then comes from that."""
+        found = self.get(ref)
+        if found.state != "stopping":
+            with suppress(TimeoutError):
+                found = self.wait(found.id, _NOTICED_S)
+        if found.state not in (*ENDED, "stopping"):
+            return None
+        return ClientError("wrong_state", f"{found.name} does not run any more: {found.state}")
 
 
 def _door(access: dict[str, Any], replica: str | None) -> dict[str, Any]:

@@ -153,6 +153,17 @@ class Catalog:
             return ours.name
         return next((name for pattern, name in self._images.items() if fnmatchcase(image, pattern)), "")
 
+    def check_images(self, images: Mapping[str, str]) -> None:
+        """Look at a server's own patterns of images' names.
+
+        Raises:
+            LocalmlError: ``INVALID``: one stands for no runtime.
+        """
+        known = [HOST, *(one.name for one in self.runtimes())]
+        for pattern, name in images.items():
+            if name not in known:
+                raise invalid("images", f"{pattern!r} = {name!r}: must be one of {', '.join(known)}")
+
     def lineage(self, name: str) -> tuple[Runtime, ...]:
         """The runtime and what it is made from, the first ancestor first."""
         runtime = self.runtime(name)

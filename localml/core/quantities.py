@@ -9,6 +9,7 @@ from localml.core.errors import invalid
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(?:i?B)?\s*$", re.IGNORECASE)
 _DIGITS = 30
+_FEW_BYTES = 1 << 20
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _TIME = re.compile(rf"\s*(?:{_NUMBER}|(?:{_NUMBER}(?:ms|[smhdw])\s*)+)\s*", re.IGNORECASE)
@@ -31,6 +32,24 @@ def parse_memory(text: str | int, field: str = "memory") -> int:
     if len(found[1]) > _DIGITS:
         raise invalid(field, f"must be a number of at most {_DIGITS} digits, not one of {len(found[1])}")
     return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def parse_size(text: str | int, field: str = "memory") -> int:
+    """As :func:`parse_memory`, for what people type: less than a MiB without a unit is one forgotten (``16B`` is not).
+
+    Raises:
+        LocalmlError: ``INVALID`` when the text is no amount, or such a number.
+    """
+    size = parse_memory(text, field)
+    if 0 < size < _FEW_BYTES and str(text).strip().isdigit():
+        raise invalid(field, f"{size} is {size} bytes; did you mean {size}G?")
+    return size
+
+
+def exact_memory(amount: int) -> str:
+    """As text that :func:`parse_memory` makes the same amount of."""
+    text = format_memory(amount)
+    return text if parse_memory(text) == amount else f"{amount}B"
 
 
 def format_memory(amount: int | None) -> str:
@@ -56,6 +75,18 @@ def parse_duration(text: str | float, field: str = "time") -> float:
         shown = text if len(text) <= _DIGITS else f"{text[:_DIGITS]}..."
         raise invalid(field, f"must be a time such as 90s, 30m, 8h or 1d12h, not {shown!r}")
     return sum(float(number) * _SECONDS[unit.lower()] for number, unit in _PART.findall(text))
+
+
+def exact_duration(seconds: float) -> str | float:
+    """As text that :func:`parse_duration` makes the same time of, such as ``1d12h``; parts of a second as a number."""
+    left = int(seconds)
+    if left != seconds or left <= 0:
+        return seconds
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        number, left = divmod(left, int(_SECONDS[unit]))
+        parts += [f"{number}{unit}"] if number else []
+    return "".join(parts)
 
 
 def parse_days(text: str | float, field: str = "days") -> float:

@@ -8,7 +8,14 @@ mkdir -p "$LOCALML_CACHE"
 # Without bytecode each start of a server compiles all of localml, which takes half a second.
 unset PYTHONDONTWRITEBYTECODE
 
-say() { printf '\033[1m%s\033[0m\n' "$*"; }
+# A heading: bold where that is a terminal's, and wanted.
+say() {
+    if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+        printf '\033[1m%s\033[0m\n' "$*"
+    else
+        printf '%s\n' "$*"
+    fi
+}
 
 is_root() { [ "$(id -u)" -eq 0 ]; }
 

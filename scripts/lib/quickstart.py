@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import hmac
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ LAST_LINES = 15
 
 
 def say(text: str) -> None:
-    print(f"\n\033[1m{text}\033[0m", flush=True)
+    """A heading: bold where that is a terminal's, and wanted."""
+    bold = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\n\033[1m{text}\033[0m" if bold else f"\n{text}", flush=True)
 
 
 def localml(*words: str, quiet: bool = False) -> str:
@@ -206,7 +209,8 @@ def main() -> None:
         "  localml run --follow -- python -c 'print(1)'",
         "  localml notebook start               a JupyterLab",
         "  localml ps -a; localml endpoints     everything that ran, and what is served",
-        "  localml down                         stop the platform",
+        "  localml down                         stop the platform; what runs goes on",
+        "  localml stop --all; localml down     end everything",
     ):
         print(line)
     print(f"\n('localml' is {LOCALML.relative_to(REPO)}; put it on your PATH with: . .venv/bin/activate)")

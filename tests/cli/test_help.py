@@ -23,7 +23,7 @@ EXAMPLE = re.compile(r"^\s*Example: (.*\blocalml .+)$", re.MULTILINE)
 NAMING = re.compile(
     r"names?|pools?|workspace|user|owner|tokens?|key|buckets?|gpu|gpu_type|models?|version|variant|reference|image|onto"
     r"|uri|source|target|logdir|folder|role|dialect|thing|runtimes?|endpoint|job|kind|state|stream|sort|engine|everyone"
-    r"|shell|opens"
+    r"|shell|opens|metrics|columns|value|scope|gpus|source"
 )
 """What an argument or option is called that takes the name of something, or one of some words."""
 NEW = {
@@ -104,10 +104,24 @@ def _parse(line: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_each_argument_that_names_something_is_completed(name: str) -> None:
     for one in ALL[name].params:
-        choice = one.type.name in ("boolean", "int", "integer", "float", "choice", "path")
+        choice = one.type.name in ("boolean", "int", "integer", "float", "choice")
+        choice |= one.type.name == "path" and name != "restore"  # files of the shell's
         if choice or not NAMING.fullmatch(one.name or "") or (name, one.name) in NEW:
             continue
         assert getattr(one, "_custom_shell_complete", None) is not None, one.name
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_amounts_and_times_are_called_so(name: str) -> None:
+    """Whoever reads the help sees what may be typed, and in which unit the default is."""
+    said = {"SIZE": {"memory", "shm", "keep", "keep_logs", "service_logs", "free_disk", "code_limit"},
+            "TIME": {"timeout", "time_limit", "idle", "every", "expires"}}  # fmt: skip
+    for metavar, names in said.items():
+        for one in ALL[name].params:
+            if one.name in names:
+                assert one.metavar == metavar, one.name
+                number = isinstance(one.default, float | int)
+                assert not number or (not one.show_default and "[default: " in one.help), one.name
 
 
 def test_nothing_is_advertised_that_is_not_served(command: Cli) -> None:
@@ -141,13 +155,28 @@ def _completed(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str
         ("localml env clo", "cloudml"),
         ("localml logs help-job --role ma", "main"),
         ("localml token create --for workload:", "workload:"),
+        ("localml token create --scope workload:cr", "workload:create"),
+        ("localml metrics help-job lo", "loss"),
+        ("localml compare help-job --sort lo", "loss"),
+        ("localml compare help-job --columns name,lo", "name,loss"),
+        ("localml ps --columns name,sta", "name,state"),
+        ("localml compare help-job --value m", "min"),
+        ("localml run --gpus a", "all"),
+        ("localml up --gpus si", "simulated:"),
+        ("localml config set engine pro", "process"),
+        ("localml config set closed t", "true"),
+        ("localml config set images.x/* train-s", "train-sklearn"),
+        ("localml restore localml-", "localml-20200101-000000.db"),
     ],
 )
 def test_words_are_completed(cli: Cli, localml: Localml, monkeypatch: pytest.MonkeyPatch, line: str, word: str) -> None:
     localml.client.set_limits("help/pool", gpu=1)
     localml.client.put("fds://help-bucket/file", b"x")
     if not localml.client.workloads(name="help-job").workloads:
-        localml.client.run(["true"], name="help-job")
+        localml.client.run(["echo", "loss=0.5"], name="help-job", wait=True)
+    localml.client.metrics("help-job")
+    (localml.platform.data / "backups").mkdir(exist_ok=True)
+    (localml.platform.data / "backups" / "localml-20200101-000000.db").touch()
     assert any(one.startswith(word) for one in _completed(cli, monkeypatch, line))
 
 
@@ -160,6 +189,12 @@ def test_words_are_completed(cli: Cli, localml: Localml, monkeypatch: pytest.Mon
         (("run", "--name", "a b", "--", "true"), "--name: "),
         (("run", "--memory", "16", "--", "true"), "--memory: 16 is 16 bytes; did you mean 16G?"),
         (("run", "--shm", "64", "--", "true"), "--shm: 64 is 64 bytes; did you mean 64G?"),
+        (("up", "--memory", "16"), "--memory: 16 is 16 bytes; did you mean 16G?"),
+        (("up", "--keep-logs", "20"), "--keep-logs: 20 is 20 bytes; did you mean 20G?"),
+        (("up", "--service-logs", "64"), "--service-logs: 64 is 64 bytes; did you mean 64G?"),
+        (("up", "--free-disk", "5"), "--free-disk: 5 is 5 bytes; did you mean 5G?"),
+        (("prune", "--keep", "10"), "--keep: 10 is 10 bytes; did you mean 10G?"),
+        (("run", "--code", ".", "--code-limit", "500", "--", "true"), "--code-limit: 500 is 500 bytes; did you mean "),
         (("run", "--memory", "9X", "--", "true"), "--memory: must be a number with a unit"),
         (("notebook", "start", "--memory", "4"), "--memory: 4 is 4 bytes; did you mean 4G?"),
         (("pools", "set", "help/two", "--memory", "4"), "--memory: 4 is 4 bytes; did you mean 4G?"),
@@ -178,7 +213,21 @@ def test_mistakes_are_told_in_the_command_s_words(cli: Cli, arguments: tuple[str
 def test_what_a_job_file_says_is_called_as_in_the_file(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     file.write_text("command: x\ntime_limit: soon\n")
-    assert "time_limit: must be a time" in cli("run", "-f", str(file)).err
+    assert cli("run", "-f", str(file)).err.startswith("error: job.yaml: time_limit: must be a time")
+    for line, told in (
+        ("cpus: -1", "job.yaml: cpus: should be greater than 0, not -1"),
+        ("memory: 16", "job.yaml: memory: 16 is 16 bytes; did you mean 16G?"),
+        ("shm: '64'", "job.yaml: shm: 64 is 64 bytes; did you mean 64G?"),
+        ("retries: 5000", "job.yaml: retries: should be less than or equal to 1000"),
+        ("count: 0", "job.yaml: count: should be greater than or equal to 1"),
+        ("gpus: some", "job.yaml: gpus: must be a number or 'all', not 'some'"),
+        ("pool: nowhere", "job.yaml: pool: there is no pool 'nowhere'; there are: "),
+    ):
+        file.write_text(f"command: x\n{line}\n")
+        assert cli("run", "-f", str(file)).err.startswith(f"error: {told}")
+    file.write_text("roles: [{name: a, command: x}, {name: b, command: x, cpus: -1}]\n")
+    assert cli("run", "-f", str(file)).err.startswith("error: job.yaml: roles.1.cpus: should be greater than 0")
+    file.write_text("command: x\ntime_limit: soon\n")
     refused = cli("run", "-f", str(file), "--time-limit", "9h", "--cpus", "nan")
     assert refused.err.startswith("error: --cpus: must be a finite number")
 
@@ -194,6 +243,12 @@ def test_an_absolute_path_is_one_of_this_machine(cli: Cli, localml: Localml, tmp
         refused = cli(*arguments)
         assert refused.code == 1
         assert f"{arguments[-1]} is a path of this machine; in the buckets it is fds:/{arguments[-1]}" in refused.err
+
+
+def test_a_table_that_no_terminal_shows_has_one_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "a sentence of some length, " * 12
+    show.table("ID", "MESSAGE", rows=[("1", words), ("2", "-")], empty="")
+    assert capsys.readouterr().out == f"ID  MESSAGE\n1   {words.rstrip()}\n2   -\n"
 
 
 @pytest.mark.parametrize("width", ["20", "60"])

@@ -103,15 +103,36 @@ def test_show_as_file_gives_back_the_same_job(cli: Cli, localml: Localml, projec
         cli("rm", str(again["id"]), str(third["id"]))
 
 
+def test_show_as_file_is_written_as_people_do_in_either_language(cli: Cli, tmp_path: Path) -> None:
+    cli("run", "--name", "said", "--time-limit", "36h", "--gpus", "2", "-m", "1G", "-e", "A=1 'x'", "--", "true", "a b")
+    shown = cli("show", "said", "--as-file").out
+    for line in ("time_limit: 1d12h", "gpus: 2", "memory: 1G"):
+        assert line in shown.splitlines()
+    (tmp_path / "job.toml").write_text(shown)
+    refused = cli("run", "-f", str(tmp_path / "job.toml"))
+    assert refused.code == 1
+    assert "this is no TOML, it reads as YAML: name it job.yaml" in refused.err
+
+
+@pytest.mark.parametrize("seconds", [0.25, 1, 90, 3600, 28800, 129600, 100000, 86399, 0.1234])
+def test_times_are_shown_exactly(cli: Cli, tmp_path: Path, seconds: float) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text(f"command: 'true'\nname: exact\ntime_limit: {seconds}\n")
+    made = cli("run", "-f", str(file), "--replace", "--json").json
+    file.write_text(cli("show", str(made["id"]), "--as-file").out)
+    again = cli("run", "-f", str(file), "--replace", "--json").json
+    assert cli("show", str(again["id"]), "--json").json["spec"]["time_limit"] == seconds
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         ("comand: x", "error: job.yaml: comand: there is no such member; did you mean command?\n"),
         ("name: x", "error: COMMAND: say what to run: localml run -- python train.py, or a job file: -f job.yaml\n"),
         ("[1, 2]", "error: job.yaml: must be members, such as command: python train.py\n"),
-        ("command: x\nenv: [A=1]", "job.yaml: roles.0: env: must be members"),
+        ("command: x\nenv: [A=1]", "job.yaml: env: must be members"),
         ("command: x\nname: 2026-01-01", "job.yaml: name: must be a text, a number, a list or members, not 2026-01-01"),
-        ('command: "it\'s"', "job.yaml: roles.0: command: cannot be parted into words: No closing quotation"),
+        ('command: "it\'s"', "job.yaml: command: cannot be parted into words: No closing quotation"),
         ("a: &a [*a]", "levels of lists and members in each other"),
         ("roles: [{comand: x}]", "error: job.yaml: roles.0: comand: there is no such member; did you mean command?\n"),
         ("command: x\ntime_limit: soon", "time_limit: must be a time such as 90s, 30m, 8h or 1d12h, not 'soon'\n"),
@@ -172,7 +193,8 @@ def test_rerun_runs_it_as_it_was_with_its_code(cli: Cli, project: Path) -> None:
 def test_replace_takes_over_the_name(cli: Cli, localml: Localml) -> None:
     cli("run", "--name", "taken", "--", "sleep", "600")
     old = cli("show", "taken", "--json").json["id"]
-    assert cli("run", "--name", "taken", "--", "true").code == 1
+    refused = cli("run", "--name", "taken", "--", "true")
+    assert refused.err == "error: --name: 'taken' is already used by a job; --replace stops and removes it\n"
     refused = cli("run", "--name", "taken", "--replace", "--gpus", "99", "--", "true")
     assert (refused.code, localml.client.get(old).deleted_at) == (1, None)  # what is refused replaces nothing
     assert cli("run", "-f", "--name", "taken", "--replace", "--", "echo", "new").out == "new\n"

@@ -31,6 +31,13 @@ def test_rm_goes_on_after_a_name_that_there_is_not(cli: Cli, localml: Localml) -
     assert gone(localml.client, "several-b")
 
 
+def test_stop_says_of_what_was_over_how_it_ended(cli: Cli, localml: Localml) -> None:
+    localml.client.run(["true"], name="several-over", wait=True)
+    for more in ((), ("--wait",)):
+        found = cli("stop", "several-over", *more)
+        assert (found.code, found.out) == (0, "several-over has ended already: succeeded\n")
+
+
 def test_stop_says_in_json_what_failed(cli: Cli, localml: Localml) -> None:
     localml.client.run(["sleep", "600"], name="several-c")
     wait_until(lambda: localml.client.get("several-c").state == "running")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,7 +57,19 @@ def test_up_status_run_down(data: Path, command: Cli) -> None:
     assert "serving at" in (data / "server.log").read_text()
     ended = command("down", "--json").json
     assert (ended["stopped"], ended["pid"], ended["data"]) == (True, banner["pid"], str(data))
+    assert ended["running"] == []
     assert command("status").code == 2
+
+
+def test_down_says_what_goes_on(data: Path, command: Cli) -> None:
+    assert command(*UP, "--detach").code == 0
+    for name in ("goes-1", "goes-2", "goes-3", "goes-4"):
+        assert command("run", "--name", name, "--cpus", "0.1", "--", "sleep", "600").code == 0
+    wait_until(lambda: len(command("ps", "--state", "running", "--json").json["workloads"]) == 4, 30)
+    ended = command("down").out
+    assert re.search(r"; goes-\d, goes-\d, goes-\d and 1 more go on: 'localml up' takes them up again\n$", ended), ended
+    assert command(*UP, "--detach").code == 0
+    assert command("stop", "--all", "--wait").code == 0
 
 
 def test_what_is_opened_is_said_at_the_start_and_by_status_and_doctor(data: Path, command: Cli) -> None:

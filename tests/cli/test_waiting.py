@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,43 @@ def test_run_follow_has_one_live_line_on_a_terminal(localml: Localml, taken: str
     assert text.replace("\r", "").splitlines()[-1].endswith("done")
     assert bool(COLOUR.search(text)) is not bool(no_color)
     localml.client.delete("looks-on")
+
+
+def test_a_notebook_that_starts_says_why_it_waits(localml: Localml, taken: str) -> None:
+    command = [*FOLLOWED[:3], "notebook", "start", "waits-too", "--gpus", "all", "--image", "own"]
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(localml),
+        preexec_fn=heeds,
+    ) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        while said[-1] and "held by" not in said[-1]:
+            said.append(process.stderr.readline())
+        assert f"held by {taken}" in said[-1], said
+        assert said[-1].startswith("waits-too (")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "waits-too goes on; open it with: localml notebook waits-too" in err
+    localml.client.delete("waits-too")
+
+
+def test_why_something_waits_is_not_cut_on_a_narrow_terminal(localml: Localml) -> None:
+    words = "quiet-otter (1s): waits for 1 GPU; held by " + "some-job (ann's, for 1m00s), " * 3 + "expected in 5m"
+    code = f"from localml.cli.live import Line\nwith Line(whole=True) as line: line.say({words!r})"
+    master, slave = pty.openpty()
+    environment = _environment(localml, COLUMNS="40")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=slave, env=environment)
+    assert process.wait(60) == 0
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[⠀-⣿]", "", os.read(master, 65536).decode())
+    for one in (master, slave):
+        os.close(one)
+    assert written.split()[: len(words.split())] == words.split()
 
 
 @pytest.mark.parametrize("no_color", ["", "1"])

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from helpers.rig import wait_until
 
+from localml.cli import top
+from localml.cli.top import Picture, Use
 from localml.client import Client
 from localml.core.subjects import Subject
 from localml.testing import Localml, start
@@ -88,12 +90,24 @@ def test_top_shows_what_runs_and_what_it_uses(command: Cli, alone: Localml) -> N
     _measured(alone, made.id)
     first, header, row = command("top").out.splitlines()
     assert first == "1 running, 1 waiting; 1 of 2 GPUs free"
-    assert header.split()[:6] == ["ID", "NAME", "KIND", "OWNER", "CPU", "MEMORY"]
-    assert row.split()[:7] == [str(made.id), "busy", "job", "admin", "1.50", "3M", "1"]
+    assert header.split()[:6] == ["ID", "NAME", "KIND", "OWNER", "RAN", "CPU"]
+    words = row.split()
+    assert words[:4] + words[5:8] == [str(made.id), "busy", "job", "admin", "1.50", "3M", "1"]
     found = command("top", "--json").json
     assert (found["waiting"], found["gpus"], found["gpus_free"]) == (1, 2, 1)
     [use] = found["uses"]
     assert (use["name"], use["cpu"], use["memory"], use["gpu"]) == ("busy", 1.5, 3 << 20, 1)
+
+
+def test_top_calls_things_as_ps_does_and_has_no_columns_for_gpus_that_there_are_none_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use = Use(3, "digits-v1-1", "endpoint", "ann", 0.5, 1 << 20, 0.0, None, None, 61.0)
+    for gpus in (0, 1):
+        top._print(Picture([use], 0, gpus, float(gpus)))
+        header, row = (line.split() for line in capsys.readouterr().out.splitlines())
+        assert row[:6] == ["3", "digits-v1-1", "replica", "ann", "1m01s", "0.50"]
+        assert ("GPU" in header) is bool(gpus)
 
 
 def test_top_is_live_on_a_terminal_until_ctrl_c(alone: Localml) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,13 +145,27 @@ def test_files_of_a_running_container_are_copied_out_and_in(live: Live, project:
     assert (there / "sub" / "note").read_text() == "deep"
     with pytest.raises(ClientError, match="No such file") as missing:
         live.user.copy_out(job.id, "nowhere", there)
-    assert missing.value.code == "not_found"
+    assert (missing.value.code, missing.value.message) == ("not_found", "nowhere: No such file or directory")
+    with pytest.raises(ClientError, match=r"^nowhere/deep/big: No such file"):
+        live.user.copy_in(job.id, there / "big", "nowhere/deep/big")
     with pytest.raises(ClientError, match="main/7 does not run; there are: main/0, main/1"):
         live.user.copy_out(job.id, "who", there, replica="main/7")
     live.user.stop(job.id)
     live.user.wait(job.id, 60)
-    with pytest.raises(ClientError, match="does not run"):
+    with pytest.raises(ClientError, match=r"^copies does not run any more: stopped$"):
         live.user.copy_out(job.id, "who", there)
+
+
+def test_a_copy_that_a_program_s_end_breaks_off_says_so(live: Live, tmp_path: Path) -> None:
+    role = {"command": ["/bin/sh", "-c", "mkfifo pipe; echo made; sleep 600"], "image": live.image}
+    job = live.user.submit({"roles": [role]}, name="ends-meanwhile")
+    wait_until(lambda: live.user.get(job.id).state == "running", 60)
+    next(live.user.follow(job.id))
+    with ThreadPoolExecutor(1) as others:
+        copied = others.submit(live.user.copy_out, job.id, "pipe", tmp_path / "pipe")  # nobody writes into it
+        live.user.stop(job.id)
+        with pytest.raises(ClientError, match=r"^ends-meanwhile does not run any more: stop(ped|ping)$"):
+            copied.result(60)
 
 
 def _out(live: Live, number: int, index: int, there: Path) -> str:

@@ -472,7 +472,7 @@ def test_what_does_not_run_is_told(cli: Callable[..., tuple[int, str, str]], liv
         live.pai.submit("over", role("main", "true"), **rest)
     wait_until(lambda: live.pai.status("over")["state"] == "SUCCEEDED", SECONDS)
     code, _, err = cli("ssh", "over")
-    assert (code, err) == (1, "error: over does not run: it is succeeded\n")
+    assert (code, err) == (1, "error: over does not run any more: succeeded\n")
 
 
 def test_it_is_for_the_owner_and_administrators(live: Live, job: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pty
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,26 @@ def test_a_build_that_fails_shows_its_last_lines(
     assert capfd.readouterr().out.splitlines() == [f"Step {number} of broken" for number in range(486, 501)]
 
 
+@pytest.mark.parametrize(("terminal", "no_color", "bold"), [(False, "", 0), (True, "", 2), (True, "1", 0)])
+def test_headings_are_bold_on_a_terminal_that_may_have_it(terminal: bool, no_color: str, bold: int) -> None:
+    """What a user sees of both of its halves, whose standard output is a terminal's other end, or a pipe."""
+    both = (
+        f". {ROOT}/scripts/lib/environment.sh && say of the shell && {sys.executable} -c 'import sys;"
+        f' sys.path.insert(0, "{ROOT}/scripts/lib"); import quickstart; quickstart.say("of Python")\''
+    )
+    environment = {**os.environ, "NO_COLOR": no_color}
+    reads, writes = pty.openpty() if terminal else os.pipe()
+    try:
+        subprocess.run(["bash", "-c", both], env=environment, stdout=writes, check=True)
+        shown = os.read(reads, 1 << 16).decode()
+    finally:
+        os.close(reads)
+        os.close(writes)
+    assert "of the shell" in shown
+    assert "of Python" in shown
+    assert shown.count("\x1b[1m") == bold
+
+
 def test_the_first_screen_says_what_it_does_and_how_long(tmp_path: Path) -> None:
     """The script up to where it begins to install, in a repository of its own that has nothing yet."""
     for name in ("scripts/quickstart", "scripts/lib/environment.sh"):
@@ -76,8 +98,10 @@ def test_the_first_screen_says_what_it_does_and_how_long(tmp_path: Path) -> None
         "build three runtimes                some minutes the first time",
         "with its state in /srv/localml",
         "A few minutes the first time, half a minute later.",
+        "'localml stop --all; localml down' ends what it starts.",
         f"Logs: {tmp_path}/.cache/quickstart.log",
     ):
         assert words in run.stdout
+    assert "\x1b" not in run.stdout + run.stderr
     assert len(run.stdout.splitlines()) < 20
     assert os.listdir(tmp_path / ".cache") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +38,8 @@ from localml.engines.base import (
 from localml.store.database import Database
 
 log = logging.getLogger("localml.control")
+_NUMBER = re.compile(r"\d+(?:\.\d+)? ?[smhd%]")
+_NOTE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class Launcher:
         self._pinned: set[int] = set()
         self._heard: dict[int, float] = {}
         self._told: dict[int, str] = {}
+        self._noted: dict[int, tuple[str, float]] = {}
 
     def start(self, acts: Acts, row: WorkloadRow, spec: WorkloadSpec, gang: Sequence[AttemptRow]) -> None:
         """Start all planned attempts of a workload in one act."""
@@ -188,6 +192,7 @@ class Launcher:
             return None
         finally:
             self._told.pop(row.id, None)
+            self._noted.pop(row.id, None)
 
     def _pins(self, number: int) -> dict[str, str]:
         """What it runs by an earlier try. Where an image is a choice among what is installed, each try chooses."""
@@ -199,7 +204,7 @@ class Launcher:
         return dict(json.loads((pinned and pinned[0]) or "null") or {})
 
     def _tell(self, number: int, words: str) -> None:
-        """How far the image of a workload is.
+        """How far the image of a workload is. What differs in numbers alone is an event once a minute.
 
         Raises:
             _Unwanted: it is not to run any more; what is built goes on for others.
@@ -208,7 +213,11 @@ class Launcher:
         self._told[number] = words
         pulled = self._site.capabilities.images
         reason = "Pulling" if pulled else "Building"
-        self._db.write(lambda s: record_event(s, Subject.workload(number), reason, words, now=now))
+        kind = _NUMBER.sub("", words)
+        noted, at = self._noted.get(number, ("", 0.0))
+        if kind != noted or now - at >= _NOTE_S:
+            self._noted[number] = kind, now
+            self._db.write(lambda s: record_event(s, Subject.workload(number), reason, words, now=now))
         if not pulled and not self._is_wanted(number):
             raise _Unwanted
 

@@ -72,7 +72,7 @@ CAUSES: dict[Cause, CauseFacts] = {
     Cause.TIME_LIMIT: CauseFacts(RetryRule.NEVER, "The time limit of the job was reached."),
     Cause.IMAGE_MISSING: CauseFacts(
         RetryRule.NEVER,
-        "The image is not on this machine and could not be pulled; see 'localml images list' and 'images build'.",
+        "There is no such image here; 'localml images list' shows localml's own, 'localml images build' makes them.",
     ),
     Cause.START_FAILED: CauseFacts(
         RetryRule.NEVER, "The container could not be started; the message is the engine's own."

@@ -19,13 +19,16 @@ _OWN = (
 )
 
 
-def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> dict[str, Any]:
+def environment(
+    platform: Platform, caller: Caller, dialect: str, url: str, gateway: str | None = None
+) -> dict[str, Any]:
     """Endpoint and credentials for one API: the administrator's, for administrators.
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
-    client, or scripts written for it, read (the dialect's ``environment.py``); ``served`` says whether this version
-    answers them. Where clients take credentials from the address alone (``ADDRESS_RIGHTS``), ``url`` holds name and a
-    token with these rights in that user's own workspace; other users get theirs, too.
+    client, or scripts written for it, read (the dialect's ``environment.py``; our own also has ``gateway``, where
+    endpoints are, once that is known); ``served`` says whether this version answers them. Where clients take
+    credentials from the address alone (``ADDRESS_RIGHTS``), ``url`` holds name and a token with these rights in that
+    user's own workspace; other users get theirs, too.
 
     Raises:
         LocalmlError: ``INVALID`` when there is no such API, ``FORBIDDEN`` for whom there is none.
@@ -44,6 +47,9 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
     if rights:
         token = platform.tokens.kept(user, dialect, Scope.of(rights, workspace=user.workspace))
         url = url.replace("://", f"://{user.name}:{token}@", 1)
+    variables = its.variables(credentials, url, endpoint)
+    if dialect == "native" and gateway is not None:
+        variables["LOCALML_GATEWAY_URL"] = gateway
     return {
         "dialect": dialect,
         "url": url,
@@ -55,5 +61,5 @@ def environment(platform: Platform, caller: Caller, dialect: str, url: str) -> d
         "project_id": credentials.project_id,
         "token": credentials.token,
         "served": dialect in served(),
-        "variables": its.variables(credentials, url, endpoint),
+        "variables": variables,
     }

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from difflib import get_close_matches
 from pathlib import Path
 
 from localml.core.catalog import CATALOG_FILE, HOST, IMAGE_PREFIX, load_catalog
-from localml.core.errors import LocalmlError, invalid
+from localml.core.errors import LocalmlError
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.runtimes.environments import Environments
 
 TELL_S = 5.0
 """Seconds between two words about an environment that is being made."""
+
+_NEAR = 0.8
+"""How alike names are, of 1, of which one is taken for the other mistyped."""
 
 
 class Provision:
@@ -37,16 +41,16 @@ class Provision:
         self._catalog = load_catalog(runtimes / CATALOG_FILE)
         self._environments = Environments(cache, runtimes)
         self._images = images
-        known = [HOST, *(one.name for one in self._catalog.runtimes())]
-        for pattern, name in images.items():
-            if name not in known:
-                raise invalid("images", f"{pattern!r} = {name!r}: must be one of {', '.join(known)}")
+        self._catalog.check_images(images)
         self._lock = threading.Lock()
         self._making: dict[str, Future[None]] = {}
 
     def missing(self, image: str) -> str:
         """Why a name stands for no environment, and the setting that makes it one; empty where it does."""
-        return "" if self._catalog.stands_for(image, self._images) else _unmapped(image)
+        return "" if self._catalog.stands_for(image, self._images) else self._unmapped(image)
+
+    def _unmapped(self, image: str) -> str:
+        return _unmapped(image, [f"{IMAGE_PREFIX}{one.name}" for one in self._catalog.runtimes()])
 
     def resolve(self, image: str, progress: Progress | None = None, pull: bool = True) -> str:
         """The name of the environment that an image stands for, which is made now if need be.
@@ -61,7 +65,7 @@ class Provision:
         """
         name = self._catalog.stands_for(image, self._images)
         if not name:
-            raise ImageMissing(_unmapped(image))
+            raise ImageMissing(self._unmapped(image))
         if name == HOST:
             return HOST
         found = self._catalog.runtime(name).image
@@ -127,8 +131,12 @@ def _bare(image: str) -> str:
     return image.removeprefix(IMAGE_PREFIX).split("@")[0].split(":")[0]
 
 
-def _unmapped(image: str) -> str:
+def _unmapped(image: str, runtimes: Sequence[str]) -> str:
     name = image.split("@")[0]
+    if name.startswith(IMAGE_PREFIX):
+        near = get_close_matches(name.split(":")[0], runtimes, 1, _NEAR)
+        if near:
+            return f"image {image}: there is no such runtime; did you mean {near[0]}?"
     folder, slash, last = name.rpartition("/")
     pattern = f"{folder}{slash}{last.split(':')[0]}*"
     runtime = "train-pytorch" if "torch" in name else "train-sklearn"

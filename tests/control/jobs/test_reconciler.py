@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.rig import ME, Rig, job
@@ -228,6 +229,23 @@ def test_a_missing_image_ends_the_job_and_names_it(rig: Rig) -> None:
     row = rig.get(number).row
     assert (row.state, row.cause) == (State.FAILED, Cause.IMAGE_MISSING)
     assert "nope:1" in row.message
+
+
+def test_a_long_build_is_an_event_a_minute(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = rig.engine.resolve_image
+
+    def builds(image: str, progress: Any = None, **rest: Any) -> str:
+        for done in range(0, 200, 5):
+            rig.clock.advance(5)
+            progress(f"building base, {done} s")
+        progress("copying base")
+        return resolve(image, progress, **rest)
+
+    monkeypatch.setattr(rig.engine, "resolve_image", builds)
+    number = rig.submit("a", job(1))
+    rig.settle()
+    told = [one.message for one in rig.workloads.events(number) if one.reason == "Pulling"]
+    assert told == [f"building base, {done} s" for done in (0, 60, 120, 180)] + ["copying base"]
 
 
 def test_a_start_that_the_engine_refuses_ends_the_job_with_its_words(rig: Rig) -> None:

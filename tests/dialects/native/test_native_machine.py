@@ -109,6 +109,14 @@ def test_credentials_for_every_api(admin: Http, localml: Localml, api: Registere
         assert own is not env["served"]
 
 
+def test_the_environment_has_the_gateway_s_address_where_it_listens_now(admin: Http, localml: Localml) -> None:
+    """Its port is another one where the usual one was taken: examples with a number in them would ask somebody else."""
+    gateway = localml.platform.serving.gateway
+    gateway.ensure()
+    wait_until(lambda: gateway.url is not None and gateway.listening, 30)
+    assert admin("GET", "/env/native").json["variables"]["LOCALML_GATEWAY_URL"] == gateway.url
+
+
 def test_a_backup_is_a_database_of_its_own(admin: Http) -> None:
     admin("POST", "/workloads", {"name": "kept", "spec": sh("true")})
     made = admin("POST", "/backup").json

@@ -100,6 +100,14 @@ def test_what_stands_for_nothing_is_missing_and_says_how_to_map_it(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("runtimes")
+def test_of_a_runtime_s_mistyped_name_the_nearest_is_said(tmp_path: Path) -> None:
+    images = provision(tmp_path)
+    assert images.missing("localml/tinny:latest") == (
+        "image localml/tinny:latest: there is no such runtime; did you mean localml/tiny?"
+    )
+
+
+@pytest.mark.usefixtures("runtimes")
 def test_one_that_cannot_be_made_is_missing_and_tried_again_by_the_next(tmp_path: Path) -> None:
     images = provision(tmp_path)
     for _ in range(2):

@@ -67,7 +67,7 @@ def _add_status(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/env/<dialect>")
     def env(path: schemas.DialectPath) -> Any:
         """What a client of one of the APIs needs to reach this server."""
-        return environment(platform, caller(), path.dialect, request.host_url.rstrip("/"))
+        return environment(platform, caller(), path.dialect, request.host_url.rstrip("/"), gateway_url())
 
 
 def _size(platform: Platform) -> dict[str, Any]:

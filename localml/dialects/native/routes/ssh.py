@@ -9,6 +9,7 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.rights import Action
+from localml.core.work.states import TERMINAL
 from localml.dialects.kit import caller
 from localml.dialects.kit.addresses import called
 from localml.dialects.kit.seats import slow
@@ -31,7 +32,9 @@ def add(api: APIBlueprint, platform: Platform) -> None:
         number = row.id or 0
         info = platform.ssh.info(number)
         if not info.doors:
-            raise LocalmlError(Code.WRONG_STATE, f"{row.name} does not run: it is {row.state}")
+            over = row.state in TERMINAL
+            words = f"any more: {row.state}" if over else f"yet: it is {row.state}"
+            raise LocalmlError(Code.WRONG_STATE, f"{row.name} does not run {words}")
         return {
             "user": _USER,
             "doors": [asdict(door) | {"host": called(door.host)} for door in info.doors],
