@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from localml.cli import show
 from localml.cli.names import workload_id
 from localml.core.errors import invalid
+from localml.core.home import expanded
 
 if TYPE_CHECKING:
     from localml.client import Client
@@ -44,10 +45,10 @@ def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
     out, into = place_of(source), place_of(target)
     with show.bytes_bar(0, quiet=quiet) as progress:
         if out is not None and into is None:
-            to = Path(target).expanduser()
+            to = expanded(target, "cp")
             done = client.copy_out(workload_id(client, out.name), out.path, to, replica=out.replica, progress=progress)
         elif into is not None and out is None:
-            source_path = Path(source).expanduser()
+            source_path = expanded(source, "cp")
             if not source_path.exists():
                 raise invalid("cp", f"{source} does not exist")
             done = client.copy_in(

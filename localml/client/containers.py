@@ -110,7 +110,9 @@ class Containers:
         except asyncssh.SFTPError as error:
             raise ClientError("invalid", str(error.reason)) from error
         except (OSError, asyncssh.Error) as error:
-            raise ClientError("unavailable", f"the copy broke off: {error}") from error
+            raise ClientError(
+                "unavailable", f"the copy broke off: {getattr(error, 'strerror', None) or error}"
+            ) from error
 
 
 def _door(access: dict[str, Any], replica: str | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from localml.client.errors import ClientError
+from localml.core.home import expanded
 
 BASE = "/localml/v1"
 JSON = {"Content-Type": "application/json"}
@@ -60,7 +61,7 @@ def data_directory(given: Path | str | None) -> Path:
     from localml.config import default_data
 
     chosen = given or os.environ.get("LOCALML_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else default_data()
+    return expanded(chosen, "data").absolute() if chosen else default_data()
 
 
 def _token(folder: Path) -> str:

@@ -48,6 +48,13 @@ MORE = [
     ("cp", "/dev/null/x", "fds://x/y"),
     ("cp", "fds://x/y", "/dev/null/x"),
     ("cp", "~nobody-of-this-name/x", "fds://x/y"),
+    ("cp", "~nobody-of-this-name/x", "job:x"),
+    ("cp", "job:x", "~nobody-of-this-name/x"),
+    ("run", "--code", "~nobody-of-this-name/x", "--", "true"),
+    ("run", "--file", "~nobody-of-this-name/x"),
+    ("run", "--mount", "~nobody-of-this-name/x:/x", "--", "true"),
+    ("restore", "~nobody-of-this-name/x"),
+    ("status", "--data", "~nobody-of-this-name/x"),
     ("completion", "bash"),
 ]
 
