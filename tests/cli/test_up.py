@@ -40,6 +40,29 @@ def data(tmp_path: Path, command: Cli, monkeypatch: pytest.MonkeyPatch) -> Itera
     command("down")
 
 
+@pytest.mark.parametrize("way", [[], ["--detach"]], ids=["here", "detached"])
+def test_what_no_server_can_have_is_told(
+    data: Path, command: Cli, monkeypatch: pytest.MonkeyPatch, way: list[str]
+) -> None:
+    for cores in ("nan", "inf", "0"):
+        assert command(*UP, *way, "--cpus", cores).err == f"error: --cpus: must be more than 0, not {cores}\n"
+    monkeypatch.setenv("LOCALML_LOG", "loudly")
+    refused = command(*UP, *way)
+    assert (refused.code, "LOCALML_LOG: must be one of CRITICAL, " in refused.err) == (1, True), refused.err
+
+
+def test_down_ends_no_server_but_the_one_that_is_meant(
+    data: Path, command: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = command(*UP, "--detach", "--json").json
+    monkeypatch.setenv("LOCALML_URL", "http://elsewhere:7070")
+    monkeypatch.setenv("LOCALML_TOKEN", "theirs")
+    refused = command("down")
+    assert (refused.code, f"--data {data}" in refused.err) == (1, True)
+    monkeypatch.setenv("LOCALML_URL", started["url"])
+    assert command("down").out == f"stopped (process {started['pid']})\n"
+
+
 def test_up_status_run_down(data: Path, command: Cli) -> None:
     started = command(*UP, "--detach", "--json")
     assert started.code == 0, started.err
