@@ -177,9 +177,13 @@ def start_detached(config: Config) -> Banner:
         finally:
             os.close(write)
         timer = threading.Timer(_START_S, process.terminate)  # its end closes the pipe
-        timer.start()
         try:
+            timer.start()
             line = answers.readline()
+        except KeyboardInterrupt:  # who takes a start back wants no server
+            process.terminate()
+            process.wait()
+            raise
         finally:
             timer.cancel()
     banner: Banner = json.loads(line) if line else {}

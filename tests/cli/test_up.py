@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import urllib3
 from helpers.rig import wait_until
 
+from localml.cli import daemon
 from localml.cli.daemon import _settings
 from localml.config import load
 from localml.engines.process.boxes import trouble
@@ -61,6 +63,32 @@ def test_down_ends_no_server_but_the_one_that_is_meant(
     assert (refused.code, f"--data {data}" in refused.err) == (1, True)
     monkeypatch.setenv("LOCALML_URL", started["url"])
     assert command("down").out == f"stopped (process {started['pid']})\n"
+
+
+def test_ctrl_c_takes_a_start_in_the_background_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started here is no server but what presses Ctrl-C as soon as it is waited for."""
+    waits = ["sh", "-c", "read begun; kill -INT $PPID; exec sleep 600"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(_: object, __: object, ready: int) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(waits, stdin=subprocess.PIPE, pass_fds=(ready,), start_new_session=True))
+        return started[0]
+
+    class Timer(threading.Timer):
+        def start(self) -> None:
+            super().start()
+            assert started[0].stdin is not None
+            started[0].stdin.close()
+
+    monkeypatch.setattr(daemon, "_spawn", spawn)
+    monkeypatch.setattr(daemon.threading, "Timer", Timer)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            daemon.start_detached(load({}, data=tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].poll() == -signal.SIGTERM
 
 
 def test_up_status_run_down(data: Path, command: Cli) -> None:
