@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
@@ -24,6 +25,7 @@ from localml.core.home import expanded
 BASE = "/localml/v1"
 JSON = {"Content-Type": "application/json"}
 CREDENTIALS_NAME = "credentials.json"
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _CONNECT_S = 5.0
 _ANSWER_S = 120.0
 FOLLOW_S = 60.0
@@ -241,5 +243,5 @@ def readable(url: str) -> Iterator[None]:
         yield
     except HTTPError as error:
         reason = getattr(error, "reason", None) or error
-        words = str(reason).rpartition(": ")[2] or type(error).__name__
+        words = _ERRNO.sub("", str(reason).rpartition(": ")[2]) or type(error).__name__
         raise ClientError("unreachable", f"{url} does not answer: {words}") from error

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import urllib3
 from helpers.rig import wait_until
@@ -21,7 +22,11 @@ from localml.config import load
 from localml.engines.process.boxes import trouble
 
 LOCALML = [sys.executable, "-m", "localml.cli"]
-PATIENT = [sys.executable, "-c", "from localml import cli, client; client._REJOIN_S = 60.0; cli.main()"]
+PATIENT = [
+    sys.executable,
+    "-c",
+    "from localml import cli; from localml.client import client; client._REJOIN_S = 60.0; cli.main()",
+]
 """The same, for a follower whose server may take long to come back on a busy machine."""
 Cli = Callable[..., Any]
 UP = ["up", "--port", "0", "--gateway-port", "0", "--engine", "process", "--gpus", "simulated:1"]
@@ -81,7 +86,7 @@ def test_ctrl_c_takes_a_start_in_the_background_back(tmp_path: Path, monkeypatch
             started[0].stdin.close()
 
     monkeypatch.setattr(daemon, "_spawn", spawn)
-    monkeypatch.setattr(daemon.threading, "Timer", Timer)
+    monkeypatch.setattr(threading, "Timer", Timer)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -221,6 +226,32 @@ def test_following_goes_on_through_a_restart_of_the_server(data: Path, tmp_path:
             writer.write("after\n")
             assert follower.stdout.readline() == "after\n"
         assert follower.wait(timeout=60) == 0
+
+
+def test_waiting_goes_on_through_a_restart_of_the_server(data: Path, tmp_path: Path, command: Cli) -> None:
+    up = ["up", "--engine", "process", "--gpus", "none", "--detach", "--json", "--port"]
+    port = command(*up, "0").json["url"].rpartition(":")[2]
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command("run", "--name", "short", "--", "true")
+    command("run", "--name", "gated", "--", "sh", "-c", f"read a < {gate}; exit 3")
+    line = [*PATIENT, "wait", "short", "gated"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as waiter:
+        assert waiter.stdout is not None
+        assert waiter.stdout.readline() == "short succeeded\n"
+        wait_until(lambda: _asked(port, waiter.pid) == 1)
+        assert command("down").code == 0
+        again = command(*up, port)
+        assert again.code == 0, again.err
+        with gate.open("w") as writer:
+            writer.write("now\n")
+        assert waiter.communicate(timeout=60)[0].startswith("gated failed")
+    assert waiter.returncode == 3
+
+
+def _asked(port: str, pid: int) -> int:
+    """How many connections a process has to a port."""
+    return sum(bool(one.raddr) and one.raddr.port == int(port) for one in psutil.Process(pid).net_connections())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status"]])
