@@ -14,6 +14,7 @@ from localml.core.home import expanded
 
 if TYPE_CHECKING:
     from localml.client import Client
+    from localml.client.types import LeftOut
 
 _REPLICA = re.compile(r"(.+?)/([A-Za-z0-9._~-]+/[0-9]+)")
 
@@ -36,8 +37,8 @@ def place_of(text: str) -> Place | None:
     return Place(found[1], found[2], path or ".") if found else Place(name, None, path or ".")
 
 
-def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int]:
-    """Files and bytes that were copied out of a container or into it.
+def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int, list[LeftOut]]:
+    """Files and bytes that were copied out of a container or into it, and what was not.
 
     Raises:
         LocalmlError: ``INVALID`` when not exactly one side is one.
@@ -56,4 +57,4 @@ def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
             )
         else:
             raise invalid("cp", "one side is a running container, so the other must be a path of this machine")
-    return done.files, done.size
+    return done.files, done.size, done.left_out

@@ -216,3 +216,25 @@ def test_where_one_file_cannot_be_written_the_others_are(cli: Cli, localml: Loca
     assert (tmp_path / "out" / "z").read_bytes() == b"z"
     assert cli("cp", "fds://inways/x/a", str(tmp_path / "out" / "a" / "b" / "c")).code == 0
     assert cli("cp", "fds://inways/x", str(tmp_path / "out" / "z")).err == f"error: {tmp_path}/out/z: File exists\n"
+
+
+def test_pipes_beside_files_of_a_container_hold_up_no_copy(cli: Cli, localml: Localml, tmp_path: Path) -> None:
+    there, here, begun = (tmp_path / name for name in ("there", "here", "begun"))
+    there.mkdir()
+    (there / "file").write_text("words")
+    (there / "abroad").symlink_to("/etc/hostname")
+    (there / "link").symlink_to("file")
+    os.mkfifo(there / "pipe")
+    os.mkfifo(begun)
+    job = localml.client.run(["sh", "-c", f"echo > {begun}; exec sleep 600"])
+    begun.read_bytes()
+    done = cli("cp", f"id/{job.id}:{there}", str(here))
+    assert done.code == 1
+    assert f"left out: {there}/pipe: neither a file nor a folder\n" in done.err
+    assert f"left out: {there}/abroad: Symlink target is an absolute path\n" in done.err
+    assert sorted(one.name for one in here.iterdir()) == ["file", "link"]
+    assert cli("cp", f"id/{job.id}:{there}/nope", str(here)).err == "error: No such file or directory\n"
+    refused = cli("cp", str(there), f"id/{job.id}:{tmp_path}/into")
+    assert (refused.code, f"{there}/pipe is neither a file nor a folder" in refused.err) == (1, True)
+    assert not (tmp_path / "into").exists()
+    localml.client.delete(job.id)
