@@ -51,8 +51,7 @@ class Copied:
             path = os.fsdecode(getattr(error, "srcpath", b""))
             if path in ("", os.fspath(whole)) or getattr(error, "errno", None) in _OF_ALL:
                 raise error
-            words = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
-            self.left_out.append(told(Path(path), str(words)))
+            self.left_out.append(told(Path(path), _reason(error)))
 
         return note
 
@@ -92,7 +91,7 @@ class Containers:
                 path, target, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(path)
             )
 
-        self._with_files(ref, replica, act)
+        self._with_files(ref, replica, act, f"{path} -> {target}")
         return copied
 
     def copy_in(
@@ -117,11 +116,11 @@ class Containers:
                 source, path, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(source)
             )
 
-        self._with_files(ref, replica, act)
+        self._with_files(ref, replica, act, f"{source} -> {path}")
         return copied
 
     def _with_files(
-        self, ref: Reference, replica: str | None, act: Callable[[SFTPClient], Coroutine[Any, Any, None]]
+        self, ref: Reference, replica: str | None, act: Callable[[SFTPClient], Coroutine[Any, Any, None]], what: str
     ) -> None:
         import asyncssh
 
@@ -134,15 +133,19 @@ class Containers:
         try:
             asyncio.run(run())
         except asyncssh.SFTPNoSuchFile as error:
-            raise ClientError("not_found", str(error.reason)) from error
+            raise ClientError("not_found", f"{what}: {_reason(error)}") from error
         except asyncssh.SFTPPermissionDenied as error:
-            raise ClientError("forbidden", str(error.reason)) from error
+            raise ClientError("forbidden", f"{what}: {_reason(error)}") from error
         except asyncssh.SFTPError as error:
-            raise ClientError("invalid", str(error.reason)) from error
+            raise ClientError("invalid", f"{what}: {_reason(error)}") from error
         except (OSError, asyncssh.Error) as error:
             raise ClientError(
                 "unavailable", f"the copy broke off: {getattr(error, 'strerror', None) or error}"
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
 
 
 def _only_files(sftp: SFTPClient, left_out: list[LeftOut]) -> None:
