@@ -127,7 +127,7 @@ class Config:
             _check_host(name)
         if not 1000 <= self.uids <= _LAST_UIDS:
             raise invalid("uids", f"must be between 1000 and {_LAST_UIDS}, not {self.uids}")
-        if self.cpus is not None and self.cpus <= 0:
+        if self.cpus is not None and not 0 < self.cpus < float("inf"):
             raise invalid("cpus", f"must be more than 0, not {self.cpus:g}")
         if not 0 < self.cpu_overcommit < float("inf"):
             raise invalid("cpu-overcommit", f"must be more than 0, not {self.cpu_overcommit:g}")

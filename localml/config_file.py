@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from localml.core.errors import Code, LocalmlError, invalid
+from localml.core.home import expanded
 
 VARIABLE = "LOCALML_CONFIG"
 """Names another file than the data directory's own."""
@@ -28,7 +29,7 @@ _IMAGES = re.compile(r"\s*\[\s*images\s*\]")
 def place(data: Path, environment: Mapping[str, str] = os.environ) -> Path:
     """Where the file of a data directory is, or would be."""
     given = environment.get(VARIABLE)
-    return Path(given).expanduser().absolute() if given else data / NAME
+    return expanded(given, VARIABLE).absolute() if given else data / NAME
 
 
 def text_of(data: Path, environment: Mapping[str, str] = os.environ) -> str:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from localml.cli import show
 from localml.cli.names import workload_id
 from localml.core.errors import invalid
+from localml.core.home import expanded
 
 if TYPE_CHECKING:
     from localml.client import Client
+    from localml.client.types import LeftOut
 
 _REPLICA = re.compile(r"(.+?)/([A-Za-z0-9._~-]+/[0-9]+)")
 
@@ -35,8 +37,8 @@ def place_of(text: str) -> Place | None:
     return Place(found[1], found[2], path or ".") if found else Place(name, None, path or ".")
 
 
-def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int]:
-    """Files and bytes that were copied out of a container or into it.
+def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, int, list[LeftOut]]:
+    """Files and bytes that were copied out of a container or into it, and what was not.
 
     Raises:
         LocalmlError: ``INVALID`` when not exactly one side is one.
@@ -44,10 +46,10 @@ def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
     out, into = place_of(source), place_of(target)
     with show.bytes_bar(0, quiet=quiet) as progress:
         if out is not None and into is None:
-            to = Path(target).expanduser()
+            to = expanded(target, "cp")
             done = client.copy_out(workload_id(client, out.name), out.path, to, replica=out.replica, progress=progress)
         elif into is not None and out is None:
-            source_path = Path(source).expanduser()
+            source_path = expanded(source, "cp")
             if not source_path.exists():
                 raise invalid("cp", f"{source} does not exist")
             done = client.copy_in(
@@ -55,4 +57,4 @@ def copy(client: Client, source: str, target: str, quiet: bool) -> tuple[int, in
             )
         else:
             raise invalid("cp", "one side is a running container, so the other must be a path of this machine")
-    return done.files, done.size
+    return done.files, done.size, done.left_out

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from localml import config_file
 from localml.cli.failures import in_words
 from localml.client.errors import ClientError
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, invalid
 from localml.store.lock import holder
 
 if TYPE_CHECKING:
@@ -144,8 +144,11 @@ def _tell(pipe: Any, value: Banner) -> None:
 
 
 def _log_to_stderr() -> None:
+    level = os.environ.get("LOCALML_LOG", "").upper() or "INFO"
+    if level not in (known := logging.getLevelNamesMapping()):
+        raise invalid("LOCALML_LOG", f"must be one of {', '.join(known)}, not {level!r}")
     logging.basicConfig(
-        level=os.environ.get("LOCALML_LOG", "INFO").upper(),
+        level=level,
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
@@ -174,9 +177,13 @@ def start_detached(config: Config) -> Banner:
         finally:
             os.close(write)
         timer = threading.Timer(_START_S, process.terminate)  # its end closes the pipe
-        timer.start()
         try:
+            timer.start()
             line = answers.readline()
+        except KeyboardInterrupt:  # who takes a start back wants no server
+            process.terminate()
+            process.wait()
+            raise
         finally:
             timer.cancel()
     banner: Banner = json.loads(line) if line else {}

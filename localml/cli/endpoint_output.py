@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from localml.cli import INTERRUPTED
 from localml.cli.common import as_dict, print_json
 from localml.cli.marked import Marked
-from localml.cli.output import INTERRUPTED, print_output
+from localml.cli.output import print_output
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 

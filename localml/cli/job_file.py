@@ -21,6 +21,7 @@ from localml.cli.places import mount_source
 from localml.client import Workload
 from localml.client.jobs import CODE_PREFIX
 from localml.core.errors import invalid
+from localml.core.home import expanded
 from localml.core.limits import MOST_LEVELS
 from localml.core.quantities import exact_duration, exact_memory, parse_size
 
@@ -80,7 +81,7 @@ def load(path: Path) -> Job:
     texts = {name: _need(found[name], str, f"{where}: {name}", "a text") for name in _SUBMISSION if name in found}
     job = Job(spec, **texts)
     if job.code is not None and not job.code.startswith(CODE_PREFIX):
-        job.code = str(path.absolute().parent / Path(job.code).expanduser())
+        job.code = str(path.absolute().parent / expanded(job.code, "code"))
     return job
 
 
@@ -127,7 +128,7 @@ def _parsed(path: Path) -> Any:
     readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
     text = ""
     try:
-        text = path.expanduser().read_text()
+        text = expanded(path, "--file").read_text()
         return readers.get(path.suffix.lower(), yaml.safe_load)(text)
     except FileNotFoundError:
         raise invalid("--file", f"{path} does not exist") from None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from localml.cli import show, terminal
+from localml.cli import INTERRUPTED, show, terminal
 from localml.cli.common import Data, Json, Name, as_dict, command, connect, print_json
 from localml.cli.completion import complete_roles, words
 from localml.cli.help import JOBS
@@ -20,8 +20,6 @@ from localml.cli.names import ENDPOINT, RUNNING
 if TYPE_CHECKING:
     from localml.cli.waiting import Waiting
     from localml.client import Client, Thing
-
-INTERRUPTED = 130
 
 
 def add(app: typer.Typer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from localml.core.errors import invalid
+from localml.core.home import expanded
 
 
 def object_uri(text: str, what: str) -> str:
@@ -22,5 +23,5 @@ def object_uri(text: str, what: str) -> str:
 def mount_source(text: str) -> str:
     """The source of a mount as the server takes it: a path of this machine as such, all others as they are."""
     if text.startswith((".", "~", "/")):
-        return f"file://{os.path.abspath(os.path.expanduser(text))}"
+        return f"file://{os.path.abspath(expanded(text, '--mount'))}"
     return text

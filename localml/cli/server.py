@@ -195,10 +195,10 @@ def down(
 
     Example: localml down
     """
-    from localml.client.transport import data_directory
+    from localml.client.transport import server_directory
     from localml.store.lock import holder
 
-    folder = data_directory(data)
+    folder = server_directory(data)
     deadline = time.monotonic() + timeout
     while (info := holder(folder)) is not None and "pid" not in info and time.monotonic() < deadline:
         time.sleep(_POLL_S)  # it starts or ends

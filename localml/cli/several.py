@@ -35,28 +35,37 @@ class Tried(Generic[R]):
             ]
         }
 
-    def finish(self, *, as_json: bool) -> None:
-        """Tell what failed, and end the command with 1 if anything did."""
+    def tell(self, *, as_json: bool) -> None:
+        """Tell people what failed; programs find it in :meth:`members`."""
         if not as_json:
             for one in self.failed.values():
                 fail(one, as_json=False)
+
+    def finish(self, *, as_json: bool) -> None:
+        """Tell what failed, and end the command with 1 if anything did."""
+        self.tell(as_json=as_json)
         if self.failed:
             raise typer.Exit(FAILED)
 
 
-def each(names: Iterable[str], act: Callable[[str], R]) -> Tried[R]:
-    """Do it to each name, once. A failure of the only name, or one that is so for every name, is raised as it is."""
+def each(names: Iterable[str], act: Callable[[str], R], *, alone: bool | None = None) -> Tried[R]:
+    """Do it to each name, once. A failure of the only name, or one that is so for every name, is raised as it is.
+
+    Args:
+        alone: whether the command was given one name only, where these are not all that it was given.
+    """
     wanted = list(dict.fromkeys(names))
+    alone = len(wanted) == 1 if alone is None else alone
     tried: Tried[R] = Tried()
     for name in wanted:
         try:
             tried.done.append(act(name))
         except (ClientError, LocalmlError) as error:
-            if len(wanted) == 1 or error.code in _HOPELESS:
+            if alone or error.code in _HOPELESS:
                 raise
             tried.failed[name] = error
         except TimeoutError as error:
-            if len(wanted) == 1:
+            if alone:
                 raise
             tried.failed[name] = ClientError("timeout", str(error))
     return tried

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
+from typing import IO, TYPE_CHECKING, Annotated, BinaryIO, cast
 
 import typer
 
@@ -15,6 +19,7 @@ from localml.cli.common import FAILED, Data, Json, as_dict, command, connect, pr
 from localml.cli.completion import complete_uris
 from localml.cli.container_files import copy as copy_files
 from localml.cli.container_files import place_of
+from localml.cli.failures import in_words
 from localml.cli.help import DATA
 from localml.cli.places import object_uri
 from localml.client.errors import ClientError
@@ -27,6 +32,10 @@ if TYPE_CHECKING:
     from localml.client import Client
 
 SCHEMES = ("fds://", "obs://", "s3://", "hdfs://")
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
+"""What is wrong with the disk, and so for each file."""
+KEPT_NAMES = ".localml-part-"
+"""The beginning of names of files that are being written; no object has such a name."""
 _MOST_NAMED = 100
 """Things left out that are named one by one; the rest are counted."""
 Progress = Callable[[int], None]
@@ -167,7 +176,7 @@ def _left_out_for(error: ClientError | OSError, *, alone: bool) -> str:
     """Why one file of a folder cannot be copied; what concerns all of them, or the only one, is raised."""
     if isinstance(error, OSError):
         if alone:
-            raise invalid("cp", str(error)) from error
+            raise error
         return error.strerror or str(error)
     if alone or error.code != "invalid":
         raise error
@@ -198,18 +207,29 @@ def _get(client: Client, source: str, target: str, quiet: bool) -> Copied:
     found = list(_to_fetch(client, source, target, done.left_out))
     with show.bytes_bar(sum(one.size for one in found), quiet=quiet) as progress:
         for one in found:
-            _fetch(client, one.uri, one.place, progress)
-    done.files, done.size = len(found), sum(one.size for one in found)
+            try:
+                done.size += _fetch(client, one.uri, one.place, progress)
+                done.files += 1
+            except (ClientError, OSError) as error:
+                if one.alone or not _of_one_file(error):
+                    raise
+                done.left_out.append(LeftOut(one.uri, in_words(error).message))
     return done
+
+
+def _of_one_file(error: ClientError | OSError) -> bool:
+    """Whether a failure is one file's, so that the others of its folder can be copied out all the same."""
+    return error.errno not in _OF_ALL if isinstance(error, OSError) else error.code == "not_found"
 
 
 @dataclass(frozen=True, slots=True)
 class _Remote:
-    """An object, and the file that it becomes."""
+    """An object, and the file that it becomes. ``alone``: it is all that is copied."""
 
     uri: str
     place: Path
     size: int
+    alone: bool = False
 
 
 def _to_fetch(client: Client, uri: str, given: str, missing: list[LeftOut]) -> Iterator[_Remote]:
@@ -218,7 +238,7 @@ def _to_fetch(client: Client, uri: str, given: str, missing: list[LeftOut]) -> I
     found = client.object_info(uri)
     if not found.is_folder:
         into = target.is_dir() or given.endswith("/")
-        yield _Remote(uri, target / found.name if into else target, found.size)
+        yield _Remote(uri, target / found.name if into else target, found.size, alone=True)
         return
     base = uri.rstrip("/")
     target.mkdir(parents=True, exist_ok=True)
@@ -259,11 +279,20 @@ class _Folders:
                     continue
                 self._times[one.link] += 1
                 yield from self.below(one.uri, (*places, one.link))
+            self._make(one.uri, place)
+
+    def _make(self, uri: str, place: Path) -> None:
+        """Make a folder; something else may be in its place."""
+        try:
             place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if not _of_one_file(error):
+                raise
+            self._missing.append(LeftOut(uri, in_words(error).message))
 
     def _place(self, uri: str) -> Path:
         place = self._target / uri.removeprefix(self._base + "/")
-        if not place.resolve().is_relative_to(self._target.resolve()):
+        if not Path(os.path.realpath(place)).is_relative_to(os.path.realpath(self._target)):
             raise ClientError("invalid", f"{uri} would be written outside of {self._target}")
         return place
 
@@ -274,18 +303,47 @@ class _Folders:
         return TOO_OFTEN if self._times[link] >= MOST_COPIES else None
 
 
-def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> None:
-    """An interrupted copy leaves what was there before."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    part = place.with_name(place.name + ".part")
+def _fetch(client: Client, uri: str, place: Path, progress: Progress) -> int:
+    """Copy one object out; answers its size in bytes.
+
+    An interrupted copy leaves what was there before. A link is written through; so is what is no file, such as a pipe
+    or ``/dev/stdout``.
+
+    Raises:
+        OSError: it names the place.
+    """
     try:
-        with part.open("wb") as file:
-            for block in client.fetch(uri):
-                file.write(block)
-                progress(len(block))
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        there = place.stat() if place.exists() else None
+        real = Path(os.path.realpath(place))
+        if there is not None and stat.S_ISDIR(there.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if there is not None and not (stat.S_ISREG(there.st_mode) and real.exists()):
+            with place.open("wb", buffering=0) as device:
+                return _fill(device, client, uri, progress)
+        part = real.with_name(f"{KEPT_NAMES}{secrets.token_hex(8)}")
+        try:
+            with part.open("xb") as file:
+                size = _fill(file, client, uri, progress)
+                if there is not None:
+                    os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
+            part.replace(real)
+        finally:
+            part.unlink(missing_ok=True)
+        return size
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(place)) from error
+
+
+def _fill(file: IO[bytes], client: Client, uri: str, progress: Progress) -> int:
+    size = 0
+    for block in client.fetch(uri):
+        rest = memoryview(block)
+        while rest:  # an unbuffered file takes a part
+            rest = rest[file.write(rest) :]
+        size += len(block)
+        progress(len(block))
+    return size
 
 
 @command

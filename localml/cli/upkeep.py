@@ -14,6 +14,7 @@ import typer
 from localml.cli.common import FAILED, Data, Json, command, connect, days_option, print_json, size
 from localml.cli.completion import complete_backups
 from localml.cli.help import CARE
+from localml.core.home import expanded
 from localml.core.quantities import format_memory
 from localml.dialects import REGISTRY
 
@@ -123,7 +124,7 @@ def restore(
     from localml.store.restoring import restore as go_back
 
     folder = data_directory(data)
-    done = go_back(folder, source.expanduser(), time.time())
+    done = go_back(folder, expanded(source, "BACKUP"), time.time())
     if as_json:
         print_json(asdict(done))
         return

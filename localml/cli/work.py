@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from localml.cli import output, show
-from localml.cli.common import Data, Json, SomeNames, Within, as_dict, command, connect, print_json, time_option
+from localml.cli import INTERRUPTED, output, show
+from localml.cli.common import (
+    FAILED,
+    Data,
+    Json,
+    SomeNames,
+    Within,
+    as_dict,
+    command,
+    connect,
+    print_json,
+    time_option,
+)
 from localml.cli.completion import complete_pools, complete_users, words
 from localml.cli.help import JOBS
 from localml.cli.names import workload_id
 from localml.cli.reports import Columns, print_columns
+from localml.cli.several import each
 from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
@@ -44,7 +56,7 @@ def follow_to_end(client: Client, made: Workload, data: Any, *, as_json: bool) -
         where = f" --data {data}" if data else ""
         typer.echo(f"\n{made.name} goes on; follow it again with: localml logs -f {made.name}{where}", err=True)
         typer.echo(f"stop it with: localml stop {made.name}{where}", err=True)
-        return output.INTERRUPTED
+        return INTERRUPTED
     if as_json:
         print_json(as_dict(ended))
     elif ended.state != "succeeded":
@@ -151,22 +163,32 @@ def wait(
 ) -> None:
     """Wait until all of them have ended.
 
-    Exits like the first one that did not succeed.
+    Exits like the first one that did not succeed: with its exit code, or with 1 where there is none of that name, or it
+    has not ended in time.
 
     Example: localml wait --timeout 8h NAME OTHER
     """
     began = time.monotonic()
-    done: list[Workload] = []
+    alone = len(set(names)) == 1
+
+    def end(one: Workload) -> Workload:
+        left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+        try:
+            ended = client.wait(one.id, left)
+        except TimeoutError:
+            raise TimeoutError(f"{one.name} has not ended after {format_duration(timeout)}") from None
+        if not as_json:
+            typer.echo(f"{ended.name} {ended.state}" + (f": {ended.message}" if ended.state == "failed" else ""))
+        return ended
+
     with connect(data) as client:
-        for one in [client.get(workload_id(client, name)) for name in names]:
-            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
-            try:
-                done.append(client.wait(one.id, left))
-            except TimeoutError:
-                raise TimeoutError(f"{one.name} has not ended after {format_duration(timeout)}") from None
-            if not as_json:
-                told = f": {done[-1].message}" if done[-1].state == "failed" else ""
-                typer.echo(f"{done[-1].name} {done[-1].state}{told}")
+        known = each(names, lambda name: (name, client.get(workload_id(client, name))))
+        known.tell(as_json=as_json)  # now: the others may take hours
+        there = dict(known.done)
+        tried = each(there, lambda name: (name, end(there[name])), alone=alone)
+    tried.tell(as_json=as_json)
+    tried.failed |= known.failed
+    codes = {name: exit_code(one) for name, one in tried.done}
     if as_json:
-        print_json({"workloads": as_dict(done)})
-    raise typer.Exit(next((code for one in done if (code := exit_code(one))), 0))
+        print_json({"workloads": as_dict([one for _, one in tried.done])} | tried.members())
+    raise typer.Exit(next((code for name in names if (code := codes.get(name, FAILED))), 0))

@@ -67,7 +67,10 @@ __all__ = [
 _WAIT_S = 30.0
 _BLOCK = 1 << 20
 _REJOIN_S = 15.0
-"""How long a follower tries to find a server again that went away."""
+"""How long who follows or waits tries to find a server again that went away."""
+_AWAY = ("unreachable", "unavailable")
+_PAUSE_S = 0.2
+"""A server that restarts is asked again soon, but not in a tight loop."""
 
 
 class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
@@ -134,19 +137,27 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
         return make(Reason, found) if found else None
 
     def wait(self, ref: Reference, timeout: float | None = None) -> Workload:
-        """The workload once it has ended. The server answers when that happens; nobody polls.
+        """The workload once it has ended. The server answers when that happens; nobody polls. It may restart meanwhile.
 
         Raises:
             TimeoutError: it has not ended within ``timeout`` seconds.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
+        left, broken_at = 0.0, None  # the first answer comes at once: from then on there was a server
+        known: Workload | None = None
         while True:
-            left = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - time.monotonic()))
-            found = workload(self._http.json("GET", f"/workloads/{part(ref)}/wait", timeout=left))
-            if found.ended:
-                return found
+            try:
+                known, broken_at = workload(self._http.json("GET", f"/workloads/{part(ref)}/wait", timeout=left)), None
+            except ClientError as error:
+                broken_at = broken_at or time.monotonic()
+                if known is None or error.code not in _AWAY or time.monotonic() - broken_at > _REJOIN_S:
+                    raise
+                time.sleep(_PAUSE_S)
+            if known.ended:
+                return known
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"workload '{found.name}' is {found.state} after {timeout:g} s")
+                raise TimeoutError(f"workload '{known.name}' is {known.state} after {timeout:g} s")
+            left = _WAIT_S if deadline is None else min(_WAIT_S, max(0.0, deadline - time.monotonic()))
 
     def events(self, ref: Reference | None = None, *, after: int = 0, limit: int = 1000) -> list[Event]:
         """Events of a workload, or of the platform, oldest first."""
@@ -224,12 +235,12 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
                     if kind == "end":
                         return
             except ClientError as error:
-                if error.code not in ("unreachable", "unavailable"):
+                if error.code not in _AWAY:
                     raise
                 broken_at = broken_at or time.monotonic()
                 if last is None or time.monotonic() - broken_at > _REJOIN_S:
                     raise
-            time.sleep(0.2)  # a server that restarts: ask again soon, but not in a tight loop
+            time.sleep(_PAUSE_S)
 
     def _events(self, ref: Reference, last: str | None, query: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         """(event, id, data) of the server-sent events."""

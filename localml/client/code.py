@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from localml.client.errors import ClientError
+from localml.core.home import expanded
 from localml.core.quantities import format_memory
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def pack(folder: Path, limit: int) -> Iterator[Packed]:
     Raises:
         ClientError: ``invalid``, ``too_large`` with the largest of what is in it.
     """
-    top = folder.expanduser().resolve()
+    top = Path(os.path.realpath(expanded(folder, "code")))
     if not top.is_dir():
         raise ClientError("invalid", f"code: {folder} is not a folder", field="code")
     try:

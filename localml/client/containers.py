@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import stat
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -10,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from localml.client.errors import ClientError
 from localml.client.jobs import Reference
-from localml.client.types import ENDED
+from localml.client.trees import left_out as told
+from localml.client.types import ENDED, LeftOut
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from asyncssh import SFTPClient
+    from asyncssh import SFTPClient, SFTPName
 
     from localml.client.types import Workload
 
+_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE, errno.ECONNRESET)
+"""What is wrong with the disk or the connection, and so for each file."""
 Progress = Callable[[int], None]
 """Told how many bytes more have been copied."""
 _NOTICED_S = 2.0
@@ -26,10 +32,11 @@ _NOTICED_S = 2.0
 
 
 class Copied:
-    """How much was copied: ``files``, and ``size`` in bytes."""
+    """How much was copied: ``files``, and ``size`` in bytes; ``left_out`` is what of a folder was not, and why."""
 
     def __init__(self, progress: Progress) -> None:
         self.files = self.size = 0
+        self.left_out: list[LeftOut] = []
         self._progress = progress
         self._last: dict[bytes, int] = {}
 
@@ -40,6 +47,17 @@ class Copied:
         self._last[source] = done
         self.size += more
         self._progress(more)
+
+    def noted(self, whole: Path | str) -> Callable[[Exception], None]:
+        """What is told of failures, as asyncssh tells them: one of a single file leaves that file out."""
+
+        def note(error: Exception) -> None:
+            path = os.fsdecode(getattr(error, "srcpath", b""))
+            if path in ("", os.fspath(whole)) or getattr(error, "errno", None) in _OF_ALL:
+                raise error
+            self.left_out.append(told(Path(path), _reason(error)))
+
+        return note
 
 
 class Containers:
@@ -74,9 +92,12 @@ class Containers:
         copied = Copied(progress)
 
         async def act(sftp: SFTPClient) -> None:
-            await sftp.get(path, target, recurse=True, sparse=False, progress_handler=copied)
+            _only_files(sftp, copied.left_out)
+            await sftp.get(
+                path, target, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(path)
+            )
 
-        self._with_files(ref, replica, path, act)
+        self._with_files(ref, replica, act, f"{path} -> {target}")
         return copied
 
     def copy_in(
@@ -88,17 +109,24 @@ class Containers:
         replica: str | None = None,
         progress: Progress = lambda _: None,
     ) -> Copied:
-        """Copy a file, or a folder with all that is in it, into a running container; see :meth:`copy_out`."""
+        """Copy a file, or a folder with all that is in it, into a running container; see :meth:`copy_out`.
+
+        Raises:
+            ClientError: ``invalid`` also for a folder with what is no file in it, such as a pipe.
+        """
         copied = Copied(progress)
+        _refuse_odd(Path(source))
 
         async def act(sftp: SFTPClient) -> None:
-            await sftp.put(source, path, recurse=True, sparse=False, progress_handler=copied)
+            await sftp.put(
+                source, path, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(source)
+            )
 
-        self._with_files(ref, replica, path, act)
+        self._with_files(ref, replica, act, f"{source} -> {path}")
         return copied
 
     def _with_files(
-        self, ref: Reference, replica: str | None, path: str, act: Callable[[SFTPClient], Coroutine[Any, Any, None]]
+        self, ref: Reference, replica: str | None, act: Callable[[SFTPClient], Coroutine[Any, Any, None]], what: str
     ) -> None:
         import asyncssh
 
@@ -111,13 +139,14 @@ class Containers:
         try:
             asyncio.run(run())
         except asyncssh.SFTPNoSuchFile as error:
-            raise ClientError("not_found", f"{path}: {error.reason}") from error
+            raise ClientError("not_found", f"{what}: {_reason(error)}") from error
         except asyncssh.SFTPPermissionDenied as error:
-            raise ClientError("forbidden", f"{path}: {error.reason}") from error
+            raise ClientError("forbidden", f"{what}: {_reason(error)}") from error
         except asyncssh.SFTPError as error:
-            raise self._ended(ref) or ClientError("invalid", f"{path}: {error.reason}") from error
+            raise self._ended(ref) or ClientError("invalid", f"{what}: {_reason(error)}") from error
         except (OSError, asyncssh.Error) as error:
-            raise self._ended(ref) or ClientError("unavailable", f"the copy broke off: {error}") from error
+            words = f"the copy broke off: {getattr(error, 'strerror', None) or error}"
+            raise self._ended(ref) or ClientError("unavailable", words) from error
 
     def _ended(self, ref: Reference) -> ClientError | None:
         """That it ended meanwhile, if it did: whatever a copy complains about then comes from that."""
@@ -128,6 +157,37 @@ class Containers:
         if found.state not in (*ENDED, "stopping"):
             return None
         return ClientError("wrong_state", f"{found.name} does not run any more: {found.state}")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or getattr(error, "strerror", None) or error)
+
+
+def _only_files(sftp: SFTPClient, left_out: list[LeftOut]) -> None:
+    """Let it see no pipes and the like in folders: who reads one waits for whoever writes to it."""
+    from asyncssh import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK
+
+    listed = sftp.scandir
+    kinds = (FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK)
+
+    async def scandir(path: bytes) -> AsyncIterator[SFTPName]:
+        async for one in listed(path):
+            if one.attrs.type in kinds:
+                yield one
+            else:
+                found = Path(os.fsdecode(path)) / os.fsdecode(one.filename)
+                left_out.append(told(found, "neither a file nor a folder"))
+
+    sftp.scandir = scandir  # type: ignore[method-assign,assignment]
+
+
+def _refuse_odd(source: Path) -> None:
+    """Refuse a folder of which not all can be copied, as :func:`_only_files` has it."""
+    for folder, _, names in os.walk(source):
+        for path in (Path(folder) / name for name in names):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                raise ClientError("invalid", f"{told(path, '').path} is neither a file nor a folder; nothing is copied")
 
 
 def _door(access: dict[str, Any], replica: str | None) -> dict[str, Any]:

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 from urllib3.response import BaseHTTPResponse
 
 from localml.client.errors import ClientError
+from localml.core.home import expanded
 
 BASE = "/localml/v1"
 JSON = {"Content-Type": "application/json"}
 CREDENTIALS_NAME = "credentials.json"
+_ERRNO = re.compile(r"\[Errno -?\d+\] ")
 _CONNECT_S = 5.0
 _ANSWER_S = 120.0
 FOLLOW_S = 60.0
@@ -39,10 +42,9 @@ def find_server(data: Path | str | None = None) -> tuple[str, str]:
     Raises:
         ClientError: ``no_server`` when none runs there, ``forbidden`` when its credentials cannot be read.
     """
-    url, token = os.environ.get("LOCALML_URL"), os.environ.get("LOCALML_TOKEN", "")
     given = data or os.environ.get("LOCALML_DATA")
-    if url and not data and (token or not given):
-        return url.rstrip("/"), token
+    if (url := _address(data)) is not None:
+        return url, os.environ.get("LOCALML_TOKEN", "")
     folder = data_directory(given)
     from localml.store.lock import holder
 
@@ -55,12 +57,44 @@ def find_server(data: Path | str | None = None) -> tuple[str, str]:
     return str(info["url"]), _token(folder)
 
 
+def _address(data: Path | str | None) -> str | None:
+    """``$LOCALML_URL`` where it is what says which server is meant."""
+    url = os.environ.get("LOCALML_URL")
+    if url and not data and (os.environ.get("LOCALML_TOKEN") or not os.environ.get("LOCALML_DATA")):
+        return url.rstrip("/")
+    return None
+
+
+def server_directory(data: Path | str | None) -> Path:
+    """The data directory of the server that is meant, for what is done to that server itself.
+
+    Raises:
+        ClientError: ``conflict`` when the environment means a server elsewhere, and another one runs here.
+    """
+    from localml.store.lock import holder
+
+    folder, url = data_directory(data), _address(data)
+    here = None if url is None else (holder(folder) or {}).get("url")
+    if url is not None and here is not None and not _same(url, str(here)):
+        raise ClientError("conflict", f"LOCALML_URL means {url}; the server on {folder} ({here}) is --data {folder}")
+    return folder
+
+
+def _same(url: str, here: str) -> bool:
+    """Whether an address is that of a server of this machine."""
+    try:
+        given, own = urlsplit(url), urlsplit(here)
+        return given.port == own.port and given.hostname in (own.hostname, "localhost", "127.0.0.1", "::1")
+    except ValueError:
+        return False
+
+
 def data_directory(given: Path | str | None) -> Path:
     """The data directory that is meant: the one given, ``$LOCALML_DATA``, or the default one."""
     from localml.config import default_data
 
     chosen = given or os.environ.get("LOCALML_DATA")
-    return Path(chosen).expanduser().absolute() if chosen else default_data()
+    return expanded(chosen, "data").absolute() if chosen else default_data()
 
 
 def _token(folder: Path) -> str:
@@ -77,11 +111,14 @@ class Transport:
     """Sends requests below :data:`BASE` of one server, with one token; safe to share between threads.
 
     Raises:
-        ClientError: ``invalid`` for a token that cannot be sent.
+        ClientError: ``invalid`` for a token that cannot be sent, and for what is no address.
     """
 
     def __init__(self, url: str, token: str = "") -> None:
         self.url = url.rstrip("/")
+        if not url.lower().startswith(("http://", "https://")):
+            words = f"a server's address (LOCALML_URL) is one such as http://127.0.0.1:7070, not {url!r}"
+            raise ClientError("invalid", words)
         headers = {"User-Agent": "localml", "Accept-Encoding": "identity"}
         if token:
             if not (token.isascii() and token.isprintable()):
@@ -206,5 +243,5 @@ def readable(url: str) -> Iterator[None]:
         yield
     except HTTPError as error:
         reason = getattr(error, "reason", None) or error
-        words = str(reason).rpartition(": ")[2] or type(error).__name__
+        words = _ERRNO.sub("", str(reason).rpartition(": ")[2]) or type(error).__name__
         raise ClientError("unreachable", f"{url} does not answer: {words}") from error

@@ -179,3 +179,63 @@ def test_links_in_a_bucket_are_followed_out_and_what_is_left_out_named(cli: Cli,
         "left out: fds://runs/out/run2/up: a link to a folder that it lies in",
     ]
     assert lines[-1] == f"2 file(s), 20 bytes: fds://runs/out -> {tmp_path}/back; 5 left out"
+
+
+def test_what_is_there_keeps_its_kind_its_mode_and_its_neighbours(cli: Cli, localml: Localml, tmp_path: Path) -> None:
+    """A link is written through, a pipe (or /dev/stdout) is written to, and no name of the user's is used."""
+    localml.client.put("fds://kinds/new", b"new")
+    target, link, pipe, part = (tmp_path / name for name in ("target", "link", "pipe", "target.part"))
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    part.write_bytes(b"mine")
+    assert cli("cp", "fds://kinds/new", str(link)).code == 0
+    assert (link.is_symlink(), target.read_bytes(), target.stat().st_mode & 0o777) == (True, b"new", 0o600)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert cli("cp", "fds://kinds/new", str(pipe)).code == 0
+        assert (os.read(reader, 10), pipe.is_fifo()) == (b"new", True)
+    finally:
+        os.close(reader)
+    assert part.read_bytes() == b"mine"
+    assert cli("cp", "fds://kinds/new", "/dev/full").err == "error: /dev/full: No space left on device\n"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["link", "pipe", "target", "target.part"]
+
+
+def test_where_one_file_cannot_be_written_the_others_are(cli: Cli, localml: Localml, tmp_path: Path) -> None:
+    for name in ("a", "sub/b", "z"):
+        localml.client.put(f"fds://inways/x/{name}", name.encode())
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "sub").write_bytes(b"a file")
+    done = cli("cp", "fds://inways/x", str(tmp_path / "out"))
+    assert done.code == 1
+    lines = done.err.splitlines()
+    assert lines[-1] == f"1 file(s), 1 bytes: fds://inways/x -> {tmp_path}/out; 3 left out"
+    assert f"left out: fds://inways/x/a: {tmp_path}/out/a: Is a directory" in lines
+    assert (tmp_path / "out" / "z").read_bytes() == b"z"
+    assert cli("cp", "fds://inways/x/a", str(tmp_path / "out" / "a" / "b" / "c")).code == 0
+    assert cli("cp", "fds://inways/x", str(tmp_path / "out" / "z")).err == f"error: {tmp_path}/out/z: File exists\n"
+
+
+def test_pipes_beside_files_of_a_container_hold_up_no_copy(cli: Cli, localml: Localml, tmp_path: Path) -> None:
+    there, here, begun = (tmp_path / name for name in ("there", "here", "begun"))
+    there.mkdir()
+    (there / "file").write_text("words")
+    (there / "abroad").symlink_to("/etc/hostname")
+    (there / "link").symlink_to("file")
+    os.mkfifo(there / "pipe")
+    os.mkfifo(begun)
+    job = localml.client.run(["sh", "-c", f"echo > {begun}; exec sleep 600"])
+    begun.read_bytes()
+    done = cli("cp", f"id/{job.id}:{there}", str(here))
+    assert done.code == 1
+    assert f"left out: {there}/pipe: neither a file nor a folder\n" in done.err
+    assert f"left out: {there}/abroad: Symlink target is an absolute path\n" in done.err
+    assert sorted(one.name for one in here.iterdir()) == ["file", "link"]
+    missing = cli("cp", f"id/{job.id}:{there}/nope", str(here)).err
+    assert missing == f"error: {there}/nope -> {here}: No such file or directory\n"
+    refused = cli("cp", str(there), f"id/{job.id}:{tmp_path}/into")
+    assert (refused.code, f"{there}/pipe is neither a file nor a folder" in refused.err) == (1, True)
+    assert not (tmp_path / "into").exists()
+    localml.client.delete(job.id)

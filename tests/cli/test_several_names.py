@@ -76,3 +76,39 @@ def test_a_single_name_fails_as_ever(cli: Cli, localml: Localml) -> None:
 def test_where_no_server_runs_that_is_said_once(command: Cli, tmp_path: Path) -> None:
     found = command("rm", "a", "b", "--data", str(tmp_path))
     assert (found.code, found.err.count("error: ")) == (2, 1)
+
+
+def test_wait_waits_for_the_others_and_says_at_once_what_there_is_not(cli: Cli, localml: Localml) -> None:
+    for name, code in (("several-d", 0), ("several-e", 7)):
+        localml.client.run(["sh", "-c", f"exit {code}"], name=name)
+    found = cli("wait", "several-d", "several-nope", "several-e", "several-d")
+    assert (found.code, found.out.splitlines()[0]) == (1, "several-d succeeded"), "1: as the first that failed"
+    assert found.out.splitlines()[1].startswith("several-e failed: ")
+    assert found.err == "error: nothing is named 'several-nope'\n"
+    assert cli("wait", "several-e", "several-nope").code == 7
+    told = cli("wait", "several-d", "several-nope", "several-e", "--json").json
+    assert [one["state"] for one in told["workloads"]] == ["succeeded", "failed"]
+    assert [(one["name"], one["code"]) for one in told["failed"]] == [("several-nope", "not_found")]
+    for name in ("several-d", "several-e"):
+        localml.client.delete(name)
+
+
+def test_wait_tells_what_did_not_end_in_time_and_how_the_others_ended(cli: Cli, localml: Localml) -> None:
+    localml.client.run(["true"], name="several-f", wait=True)
+    for name in ("several-g", "several-h"):
+        localml.client.run(["sleep", "600"], name=name)
+    names = ("several-g", "several-f", "several-h")
+    found = cli("wait", "--timeout", "0.1", *names)
+    assert (found.code, found.out) == (1, "several-f succeeded\n")
+    assert [line.split()[1] for line in found.err.splitlines()] == ["several-g", "several-h"]
+    told = cli("wait", "--timeout", "0.1", *names, "--json").json
+    assert [one["name"] for one in told["workloads"]] == ["several-f"]
+    assert [(one["name"], one["code"]) for one in told["failed"]] == [
+        ("several-g", "timeout"),
+        ("several-h", "timeout"),
+    ]
+    only = cli("wait", "--timeout", "0.1", "several-f", "several-nope", "several-g", "--json").json
+    assert {one["name"] for one in only["failed"]} == {"several-nope", "several-g"}
+    assert cli("wait", "--timeout", "0.1", "several-g", "--json").json["error"]["code"] == "timeout"
+    for name in names:
+        localml.client.delete(name)

@@ -7,20 +7,27 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import urllib3
 from helpers.rig import wait_until
 
+from localml.cli import daemon
 from localml.cli.daemon import _settings
 from localml.config import load
 from localml.engines.process.boxes import trouble
 
 LOCALML = [sys.executable, "-m", "localml.cli"]
-PATIENT = [sys.executable, "-c", "from localml import cli, client; client._REJOIN_S = 60.0; cli.main()"]
+PATIENT = [
+    sys.executable,
+    "-c",
+    "from localml import cli; from localml.client import client; client._REJOIN_S = 60.0; cli.main()",
+]
 """The same, for a follower whose server may take long to come back on a busy machine."""
 Cli = Callable[..., Any]
 UP = ["up", "--port", "0", "--gateway-port", "0", "--engine", "process", "--gpus", "simulated:1"]
@@ -39,6 +46,55 @@ def data(tmp_path: Path, command: Cli, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setenv("LOCALML_DATA", str(folder))
     yield folder
     command("down")
+
+
+@pytest.mark.parametrize("way", [[], ["--detach"]], ids=["here", "detached"])
+def test_what_no_server_can_have_is_told(
+    data: Path, command: Cli, monkeypatch: pytest.MonkeyPatch, way: list[str]
+) -> None:
+    for cores in ("nan", "inf", "0"):
+        assert command(*UP, *way, "--cpus", cores).err == f"error: --cpus: must be more than 0, not {cores}\n"
+    monkeypatch.setenv("LOCALML_LOG", "loudly")
+    refused = command(*UP, *way)
+    assert (refused.code, "LOCALML_LOG: must be one of CRITICAL, " in refused.err) == (1, True), refused.err
+
+
+def test_down_ends_no_server_but_the_one_that_is_meant(
+    data: Path, command: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = command(*UP, "--detach", "--json").json
+    monkeypatch.setenv("LOCALML_URL", "http://elsewhere:7070")
+    monkeypatch.setenv("LOCALML_TOKEN", "theirs")
+    refused = command("down")
+    assert (refused.code, f"--data {data}" in refused.err) == (1, True)
+    monkeypatch.setenv("LOCALML_URL", started["url"])
+    assert command("down").out == f"stopped (process {started['pid']})\n"
+
+
+def test_ctrl_c_takes_a_start_in_the_background_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started here is no server but what presses Ctrl-C as soon as it is waited for."""
+    waits = ["sh", "-c", "read begun; kill -INT $PPID; exec sleep 600"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(_: object, __: object, ready: int) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(waits, stdin=subprocess.PIPE, pass_fds=(ready,), start_new_session=True))
+        return started[0]
+
+    class Timer(threading.Timer):
+        def start(self) -> None:
+            super().start()
+            assert started[0].stdin is not None
+            started[0].stdin.close()
+
+    monkeypatch.setattr(daemon, "_spawn", spawn)
+    monkeypatch.setattr(threading, "Timer", Timer)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            daemon.start_detached(load({}, data=tmp_path))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started[0].poll() == -signal.SIGTERM
 
 
 def test_up_status_run_down(data: Path, command: Cli) -> None:
@@ -183,6 +239,32 @@ def test_following_goes_on_through_a_restart_of_the_server(data: Path, tmp_path:
             writer.write("after\n")
             assert follower.stdout.readline() == "after\n"
         assert follower.wait(timeout=60) == 0
+
+
+def test_waiting_goes_on_through_a_restart_of_the_server(data: Path, tmp_path: Path, command: Cli) -> None:
+    up = ["up", "--engine", "process", "--gpus", "none", "--detach", "--json", "--port"]
+    port = command(*up, "0").json["url"].rpartition(":")[2]
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    command("run", "--name", "short", "--", "true")
+    command("run", "--name", "gated", "--", "sh", "-c", f"read a < {gate}; exit 3")
+    line = [*PATIENT, "wait", "short", "gated"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as waiter:
+        assert waiter.stdout is not None
+        assert waiter.stdout.readline() == "short succeeded\n"
+        wait_until(lambda: _asked(port, waiter.pid) == 1)
+        assert command("down").code == 0
+        again = command(*up, port)
+        assert again.code == 0, again.err
+        with gate.open("w") as writer:
+            writer.write("now\n")
+        assert waiter.communicate(timeout=60)[0].startswith("gated failed")
+    assert waiter.returncode == 3
+
+
+def _asked(port: str, pid: int) -> int:
+    """How many connections a process has to a port."""
+    return sum(bool(one.raddr) and one.raddr.port == int(port) for one in psutil.Process(pid).net_connections())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["status"]])

@@ -12,7 +12,7 @@ from helpers.outputs import append
 from helpers.rig import wait_until
 
 from localml.client import Client, ClientError
-from localml.client.transport import find_server
+from localml.client.transport import find_server, server_directory
 from localml.core.logs.sources import ALL
 from localml.testing import Localml, start
 
@@ -180,6 +180,32 @@ class TestFinding:
         monkeypatch.setenv("LOCALML_TOKEN", "old")
         with Client.connect() as client:
             assert client.status()["url"] == other.url
+
+    def test_what_is_done_to_a_server_is_done_to_the_one_that_is_meant(
+        self, other: Localml, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = other.platform.data
+        monkeypatch.setenv("LOCALML_DATA", str(data))
+        monkeypatch.setenv("LOCALML_TOKEN", "t")
+        port = other.url.rpartition(":")[2]
+        for url in (other.url, f"http://localhost:{port}/"):
+            monkeypatch.setenv("LOCALML_URL", url)
+            assert server_directory(None) == data
+        for url in ("http://127.0.0.1:1", f"http://elsewhere:{port}", "http://elsewhere:x"):
+            monkeypatch.setenv("LOCALML_URL", url)
+            with pytest.raises(ClientError, match=f"LOCALML_URL means {url}; .* is --data {data}"):
+                server_directory(None)
+            assert server_directory(data) == data
+        monkeypatch.delenv("LOCALML_TOKEN")
+        assert server_directory(None) == data
+
+    @pytest.mark.parametrize("url", ["nonsense", "ftp://x", "127.0.0.1:7070", " http://x"])
+    def test_what_is_no_address_is_said_to_be_none(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("LOCALML_URL", url)
+        monkeypatch.setenv("LOCALML_TOKEN", "t")
+        with pytest.raises(ClientError, match="LOCALML_URL") as failed:
+            Client.connect()
+        assert failed.value.code == "invalid"
 
     def test_none(self, tmp_path: Path) -> None:
         with pytest.raises(ClientError, match="localml up --detach") as failed:

@@ -26,8 +26,8 @@ _SHARED = (
 """Imported once for all of them."""
 
 Way = dict[str, Any]
-"""How they are called: ``environment`` (None takes a variable away), ``stdout`` (a path), ``encoding``, ``stranger``
-(no account has their uid)."""
+"""How they are called: ``environment`` (None takes a variable away), ``stdout`` (a path), ``closed`` (streams by
+number), ``encoding``, ``stranger`` (no account has their uid)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,9 @@ def _become(arguments: list[str], way: Way, out: int, err: int) -> None:
             os.environ[name] = value
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(encoding=way.get("encoding", "utf-8"), errors="strict")  # type: ignore[union-attr]
+    for number in way.get("closed", ()):
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python begins then
     if way.get("stranger"):
         pwd.getpwuid = _no_account  # what a uid without an account is told
     sys.argv = ["localml", *arguments]

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -43,6 +48,13 @@ MORE = [
     ("cp", "/dev/null/x", "fds://x/y"),
     ("cp", "fds://x/y", "/dev/null/x"),
     ("cp", "~nobody-of-this-name/x", "fds://x/y"),
+    ("cp", "~nobody-of-this-name/x", "job:x"),
+    ("cp", "job:x", "~nobody-of-this-name/x"),
+    ("run", "--code", "~nobody-of-this-name/x", "--", "true"),
+    ("run", "--file", "~nobody-of-this-name/x"),
+    ("run", "--mount", "~nobody-of-this-name/x:/x", "--", "true"),
+    ("restore", "~nobody-of-this-name/x"),
+    ("status", "--data", "~nobody-of-this-name/x"),
     ("completion", "bash"),
 ]
 
@@ -88,6 +100,57 @@ def test_a_full_disk_behind_standard_output(localml: Localml, long_form: bool) -
     for line in (("logs", "job"), ("ps", "-a"), ("ps", "-a", "--json"), ("status",), ("--help",), ("version",)):
         assert shown[line].code == 1, shown[line]
         assert "No space left on device" in shown[line].err, shown[line]
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [2], [0, 1, 2]], ids=["stdin", "stdout", "stderr", "all"])
+def test_streams_that_are_closed(localml: Localml, closed: list[int], long_form: bool) -> None:
+    way: Way = {"closed": closed, "environment": {"LOCALML_DATA": str(localml.platform.data)}}
+    asked = [("predict", "x"), ("users", "add", "x"), ("cp", __file__, "fds://closed/x"), ("top",), ("status",)]
+    found = call([*(COMMANDS if long_form else []), *MORE, *asked], way)
+    if 2 in closed:  # words of failures had no place to go to
+        found = [replace(one, err=one.err or "closed") for one in found]
+    check(found)
+    shown = {one.arguments: one for one in found}
+    for line in (("logs", "job"), ("logs", "-f", "job"), ("ps", "-a"), ("show", "job"), asked[2], ("status",)):
+        assert shown[line].code == 0, shown[line]
+    assert ("job" in shown["show", "job"].out) is (1 not in closed)
+    assert shown["predict", "x"].code == 1
+
+
+INTERRUPTED = """
+import atexit, os, signal, sys
+
+moment = sys.argv[1]
+
+class Watch:
+    def find_spec(self, name, *_):
+        if name == moment:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Watch())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from localml.cli import main
+if moment == "the end":
+    atexit.register(os.kill, os.getpid(), signal.SIGINT)
+sys.argv = ["localml", "ps", "-a"]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "moment", ["localml.cli.app", "localml.cli.work", "localml.client.client", "urllib3", "rich.table", "the end"]
+)
+def test_ctrl_c_at_any_moment(localml: Localml, moment: str) -> None:
+    """Also while Python reads what the command consists of, and after its last word."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, moment],
+        env=os.environ | {"LOCALML_DATA": str(localml.platform.data)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode in (130, -signal.SIGINT), done  # both are 130 for a shell
+    assert done.stderr == ""
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
