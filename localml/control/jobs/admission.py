@@ -6,7 +6,8 @@ of what the head is short of and leave it the rest, or their time limit ends bef
 The same holds inside a pool that is at its limit.
 
 What asks for more cores than there are is not refused: it starts when it has a machine to itself. Services that named
-no cores are not waited for, because they do not end by themselves: what counts is what they leave.
+no cores are not waited for, because they do not end by themselves: what counts is what they leave. They overtake a head
+that waits for cores where it starts no later for them, whichever of those that hold some end.
 
 What a pass costs depends on how many *different* workloads wait, not on how many: those of the same pool, needs and
 time limit stand in one line (:class:`localml.control.jobs.queue.Queue`), and when one of a line does not fit, nobody
@@ -33,7 +34,7 @@ from localml.control.jobs.demands import (
     Shape,
     Waiting,
 )
-from localml.control.jobs.placing import fits_empty, place, place_alone, taken_from
+from localml.control.jobs.placing import fits_empty, place, place_alone, taken_from, waits_alike
 from localml.control.jobs.queue import Queue
 
 
@@ -192,13 +193,22 @@ class Pass:
             return None
         first, short = self.head
         needed = self._need(first.shape)
-        if job.shape.light and self.large[first.shape] is not None and short == {"cpu"}:
-            return None  # the head would run beside it
-        rest = self.free.minus(need)
-        if "replicas" not in short and not (need.uses() & short) and not (rest.short(needed) - short):
+        taken = need.uses() & short | self.free.minus(need).short(needed) - short
+        if "replicas" not in short and (not taken or (taken == {"cpu"} and self._beside(job.shape, first.shape))):
             return None
         words = f", which {self.misfits[first.shape].words}"
         return Reason("behind", words, short, (first.id,), ahead=first.name)
+
+    def _beside(self, shape: Shape, head: Shape) -> bool:
+        """Whether the head starts as early with this one beside it, which takes of its cores: see :attr:`Node.most`."""
+        if not shape.light or head.light:
+            return False
+        if self.large[head] is not None:
+            return True
+        nodes = list(self._open())
+        spare = nodes[0].most - head.need.cpu
+        held = (part for holder in self.holders for part in holder.parts)
+        return len(nodes) == 1 and waits_alike(spare, spare - shape.need.cpu, held)
 
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)
@@ -240,7 +250,7 @@ class Pass:
             self.nodes[name] = taken_from(self.nodes[name], placement.grants, demands)
         self.free = _sum(self._open())
         ends_by = self.now + job.time_limit if job.time_limit is not None else None
-        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by, job.shape.light))
+        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by, job.shape.light, job.shape.parts))
         for pool in self.chain(job.pool):
             used, count = self.pool_used[pool.name]
             self.pool_used[pool.name] = (used.plus(need), count + 1)

@@ -100,6 +100,23 @@ def test_a_notebook_that_named_no_cores_keeps_nobody_waiting(rig: Rig) -> None:
     assert running(rig, [notebook, other]) == [notebook, other]
 
 
+def test_a_service_starts_past_a_job_that_waits_for_cores_and_keeps_it_waiting_no_longer(rig: Rig) -> None:
+    one, job_that_runs = rig.submit("nb1", job(None), kind=Kind.NOTEBOOK), rig.submit("runs", job(None))
+    waits, endpoint = rig.submit("waits", job(None)), rig.submit("replica", job(None), kind=Kind.ENDPOINT)
+    behind = rig.submit("behind", job(None))
+    assert running(rig, [one, job_that_runs, waits, endpoint, behind]) == [one, job_that_runs, endpoint]
+    assert why(rig, waits).holders == (one, job_that_runs, endpoint)
+    stop(rig, job_that_runs)
+    assert running(rig, [one, waits, endpoint, behind]) == [one, waits, endpoint]
+
+
+def test_a_gang_that_gives_cores_back_one_by_one_is_waited_for_so(rig: Rig) -> None:
+    rig.machine = replace(rig.machine, cpu=4)
+    gang = rig.submit("gang", WorkloadSpec(roles=(Role(command=("run",), count=3),)))
+    waits, notebook = rig.submit("waits", cores(2)), rig.submit("nb", job(None), kind=Kind.NOTEBOOK)
+    assert running(rig, [gang, waits, notebook]) == [gang]  # one member's end is enough for who waits, and would not be
+
+
 def test_the_limit_of_containers_is_told(rig: Rig) -> None:
     rig.machine = replace(rig.machine, max_replicas=4)
     numbers = [rig.submit(f"j{n}", cores(0.1)) for n in range(6)]
