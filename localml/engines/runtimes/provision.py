@@ -69,8 +69,6 @@ class Provision:
             if not pull:
                 raise ImageMissing(f"the runtime '{name}' is not built yet")
             self._await(name, image, progress or (lambda words: None))
-        elif progress is not None and self._catalog.of_image(image) is None:
-            progress(f"{image} is the runtime {name} here")
         return found
 
     def env_for(self, name: str) -> Mapping[str, str]:

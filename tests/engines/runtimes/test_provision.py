@@ -65,13 +65,13 @@ def test_a_runtime_is_made_when_it_is_first_used_and_says_how_long_it_takes(
 
 
 @pytest.mark.usefixtures("runtimes")
-def test_vendors_public_images_stand_for_runtimes_and_say_so(tmp_path: Path) -> None:
+def test_vendors_public_images_stand_for_runtimes(tmp_path: Path) -> None:
     said: list[str] = []
     assert provision(tmp_path).resolve("vendor/tiny:2", said.append) == "localml/tiny"
     assert said[0] == "building tiny for vendor/tiny:2, 0 s"
     said.clear()
     assert provision(tmp_path).resolve("vendor/tiny:2", said.append) == "localml/tiny"
-    assert said == ["vendor/tiny:2 is the runtime tiny here"]
+    assert said == []  # nothing is built any more
 
 
 @pytest.mark.usefixtures("runtimes")
