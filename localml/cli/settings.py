@@ -63,7 +63,7 @@ def get(name: Name, data: Data = None, as_json: Json = False) -> None:
     """
     from localml.config import known, settings
 
-    plain, _, pattern = name.partition(".") if name.startswith("images.") else (name, "", "")
+    plain, _, pattern = _unquoted(name).partition(".") if name.startswith("images.") else (name, "", "")
     found = next(one for one in settings(_folder(data)) if one.name == known(plain))
     value = found.value.get(pattern) if pattern else found.value
     if as_json:
@@ -86,7 +86,10 @@ def set_one(
     from localml.config import Config, convert, known
 
     if name.startswith("images."):
-        plain, made = name, value
+        from localml.core.catalog import load_catalog
+
+        plain, made = _unquoted(name), value
+        load_catalog().check({plain.partition(".")[2]: value})
     else:
         plain = known(name)
         made = convert(plain, value)
@@ -105,7 +108,7 @@ def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
     """
     from localml.config import known
 
-    _change(name if name.startswith("images.") else known(name), None, data, as_json=as_json)
+    _change(_unquoted(name) if name.startswith("images.") else known(name), None, data, as_json=as_json)
 
 
 @command
@@ -121,6 +124,13 @@ def path(data: Data = None, as_json: Json = False) -> None:
         print_json({"path": str(where), "exists": where.exists()})
     else:
         typer.echo(where)
+
+
+def _unquoted(name: str) -> str:
+    """``images.PATTERN``, also where the pattern is in quotes, as in the file."""
+    table, _, pattern = name.partition(".")
+    quoted = len(pattern) > 1 and pattern[0] == pattern[-1] and pattern[0] in "\"'"
+    return f"{table}.{pattern[1:-1]}" if quoted else name
 
 
 def _change(name: str, value: Any, data: Path | None, *, as_json: bool) -> None:

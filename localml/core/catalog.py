@@ -153,6 +153,17 @@ class Catalog:
             return ours.name
         return next((name for pattern, name in self._images.items() if fnmatchcase(image, pattern)), "")
 
+    def check(self, images: Mapping[str, str]) -> None:
+        """Refuse patterns, such as those of a server's settings, that stand for no runtime and not for :data:`HOST`.
+
+        Raises:
+            LocalmlError: ``INVALID`` with field ``images``; it names the known ones.
+        """
+        known = [HOST, *self._runtimes]
+        for pattern, name in images.items():
+            if name not in known:
+                raise invalid("images", f"{pattern!r} = {name!r}: must be one of {', '.join(known)}")
+
     def lineage(self, name: str) -> tuple[Runtime, ...]:
         """The runtime and what it is made from, the first ancestor first."""
         runtime = self.runtime(name)

@@ -150,6 +150,7 @@ service_logs = "1G"
         ("port", "70000", "port: must be between 0 and 65535, not 70000"),
         ("port", "http", "port: 'http' is not valid"),
         ("images", "a=b", "localml config set images.PATTERN RUNTIME"),
+        ("images.a/*", "nope", "'a/*' = 'nope': must be one of host, base, train-sklearn"),
         ("keep_logs", "9E", "must be a number with a unit"),
     ],
 )
@@ -165,6 +166,15 @@ def test_a_file_begins_with_the_first_setting(command: Cli, data: Path) -> None:
     assert (data / "localml.toml").read_text() == '[images]\n"a/*" = "host"\n'
     assert command("config", "set", "engine", "process").code == 0
     assert (data / "localml.toml").read_text() == 'engine = "process"\n\n[images]\n"a/*" = "host"\n'
+
+
+def test_a_pattern_may_be_in_quotes_as_in_the_file(command: Cli, data: Path) -> None:
+    for name in ('images."a/b:1*"', "images.'a/b:1*'", "images.a/b:1*"):
+        assert command("config", "set", name, "host").code == 0
+        assert load({}, data=data).images == {"a/b:1*": "host"}
+        assert command("config", "get", name).out == "host\n"
+        assert command("config", "unset", name).code == 0
+        assert load({}, data=data).images == {}
 
 
 TEXTS = st.sampled_from(

@@ -72,7 +72,7 @@ CAUSES: dict[Cause, CauseFacts] = {
     Cause.TIME_LIMIT: CauseFacts(RetryRule.NEVER, "The time limit of the job was reached."),
     Cause.IMAGE_MISSING: CauseFacts(
         RetryRule.NEVER,
-        "The image is not on this machine and could not be pulled; see 'localml images list' and 'images build'.",
+        "Nothing here has that image, as the message says; 'localml images list' shows the runtimes of this machine.",
     ),
     Cause.START_FAILED: CauseFacts(
         RetryRule.NEVER, "The container could not be started; the message is the engine's own."

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from localml.core.catalog import CATALOG_FILE, HOST, IMAGE_PREFIX, load_catalog
-from localml.core.errors import LocalmlError, invalid
+from localml.core.errors import LocalmlError
 from localml.engines.base import ImageMissing, Progress
 from localml.engines.runtimes.environments import Environments
 
@@ -37,10 +37,7 @@ class Provision:
         self._catalog = load_catalog(runtimes / CATALOG_FILE)
         self._environments = Environments(cache, runtimes)
         self._images = images
-        known = [HOST, *(one.name for one in self._catalog.runtimes())]
-        for pattern, name in images.items():
-            if name not in known:
-                raise invalid("images", f"{pattern!r} = {name!r}: must be one of {', '.join(known)}")
+        self._catalog.check(images)
         self._lock = threading.Lock()
         self._making: dict[str, Future[None]] = {}
 
