@@ -43,7 +43,7 @@ class Provision:
 
     def missing(self, image: str) -> str:
         """Why a name stands for no environment, and the setting that makes it one; empty where it does."""
-        return "" if self._catalog.stands_for(image, self._images) else _unmapped(image)
+        return "" if self._catalog.stands_for(image, self._images) else self._unmapped(image)
 
     def resolve(self, image: str, progress: Progress | None = None, pull: bool = True) -> str:
         """The name of the environment that an image stands for, which is made now if need be.
@@ -58,7 +58,7 @@ class Provision:
         """
         name = self._catalog.stands_for(image, self._images)
         if not name:
-            raise ImageMissing(_unmapped(image))
+            raise ImageMissing(self._unmapped(image))
         if name == HOST:
             return HOST
         found = self._catalog.runtime(name).image
@@ -117,18 +117,19 @@ class Provision:
         else:
             future.set_exception(failure)
 
+    def _unmapped(self, image: str) -> str:
+        name = image.split("@")[0]
+        folder, slash, last = name.rpartition("/")
+        pattern = f"{folder}{slash}{last.split(':')[0]}*"
+        runtime = "train-pytorch" if "torch" in name else "train-sklearn"
+        meant = self._catalog.meant(image)
+        return (
+            f"image {image}: this server has no containers, and the name stands for none of its runtimes; "
+            f"{f'did you mean {meant}? Or ' if meant else ''}choose one in its settings: "
+            f'[images] "{pattern}" = "{runtime}" (or LOCALML_IMAGES="{pattern}={runtime}"; '
+            f'"{HOST}" is the Python of this machine)'
+        )
+
 
 def _bare(image: str) -> str:
     return image.removeprefix(IMAGE_PREFIX).split("@")[0].split(":")[0]
-
-
-def _unmapped(image: str) -> str:
-    name = image.split("@")[0]
-    folder, slash, last = name.rpartition("/")
-    pattern = f"{folder}{slash}{last.split(':')[0]}*"
-    runtime = "train-pytorch" if "torch" in name else "train-sklearn"
-    return (
-        f"image {image}: this server has no containers, and the name stands for none of its runtimes; choose one in "
-        f'its settings: [images] "{pattern}" = "{runtime}" (or LOCALML_IMAGES="{pattern}={runtime}"; '
-        f'"{HOST}" is the Python of this machine)'
-    )
