@@ -28,6 +28,7 @@ from localml.cli.help import with_example
 from localml.cli.names import TOOLS, completer
 from localml.cli.places import object_uri
 from localml.cli.runs import send_code
+from localml.cli.waiting import Starting
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -280,12 +281,19 @@ def start_again(client: Client, thing: Thing, *, detach: bool, as_json: bool) ->
     _finish(client, client.tools.start(_one(client, thing.kind, f"id/{thing.id}")), detach=detach, as_json=as_json)
 
 
-def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
-    def tell(found: Tool) -> None:
-        if not as_json:
-            typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
+def _started(client: Client, made: Tool, *, quiet: bool) -> Tool:
+    """It, once it answers; how long its image takes to be pulled or built does not count."""
+    with Starting(client, quiet=quiet) as starting:
+        while True:
+            try:
+                return client.tools.wait_ready(made, _READY_S, starting.told)
+            except TimeoutError:
+                if not starting.building:
+                    raise
 
-    ready = made if detach else client.tools.wait_ready(made, _READY_S, tell)
+
+def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
+    ready = made if detach else _started(client, made, quiet=as_json)
     if as_json:
         print_json(as_dict(ready))
     elif detach:
