@@ -223,12 +223,18 @@ class Pass:
         return known
 
     def _place(self, shape: Shape) -> Placement | None:
-        need = self.large[shape]
-        if need is None:
+        if self.large[shape] is None:
             return place(shape, self._open(), spread=self.spread)
         found = place_alone(shape, self._open(), spread=self.spread)
-        words = f"asks for {_show('cpu', shape.need.cpu)} of {need.cpu:g} and has the machine to itself"
+        cores, light = self._cores()
+        words = f"asks for {_show('cpu', shape.need.cpu)} of {cores:g} and has the machine to itself"
+        words += f", but for services that hold {light:g}" if light else ""
         return None if found is None else replace(found, note=words)
+
+    def _cores(self) -> tuple[float, float]:
+        """Cores of the machine that leaves the most, and those of it that light services hold."""
+        most = max(self._open(), key=lambda node: node.most)
+        return most.cores, most.light
 
     def _crowded(self, shape: Shape) -> Reason | None:
         """That it waits for others to end although there is room, because only so many replicas run at a time."""
@@ -266,9 +272,11 @@ class Pass:
 
     def _not_alone(self, shape: Shape, need: Amount) -> Reason:
         """What asks for more cores than there are waits for all others to end that named some."""
+        cores, light = self._cores()
+        services = f"services hold {light:g} " if light else ""
         words = (
-            f"waits until it has the machine to itself: it asks for {_show('cpu', shape.need.cpu)}, "
-            f"there are {need.cpu:g}, and others hold {sum(node.busy for node in self._open()):g}"
+            f"waits until it has the machine to itself: it asks for {_show('cpu', shape.need.cpu)}, there are {cores:g}"
+            f", {services}and others hold {sum(node.busy for node in self._open()):g}"
         )
         holders = tuple(holder.id for holder in self.holders if holder.amount.cpu and not holder.light)
         return Reason("resources", words, frozenset({"cpu"}), holders, self._expected(need, self.free))

@@ -94,8 +94,19 @@ def test_more_cores_than_there_are_start_when_they_have_the_machine_to_themselve
 
 def test_a_notebook_that_named_no_cores_keeps_nobody_waiting(rig: Rig) -> None:
     notebook = rig.submit("nb", job(None), kind=Kind.NOTEBOOK)
-    large, other = rig.submit("large", cores(3)), rig.submit("other", cores(1))
+    before = rig.submit("before", cores(1))
+    large, other = rig.submit("large", cores(2)), rig.submit("other", cores(1))
+    assert running(rig, [notebook, before, large, other]) == [notebook, before]
+    assert why(rig, large).message == (
+        "waits until it has the machine to itself: it asks for 2 CPU cores, there are 2, services hold 0.25 and others "
+        "hold 1"
+    )
+    stop(rig, before)
     assert running(rig, [notebook, large, other]) == [notebook, large]
+    (scheduled,) = [event for event in rig.workloads.events(large) if event.reason == "Scheduled"]
+    assert scheduled.message.endswith(
+        "asks for 2 CPU cores of 2 and has the machine to itself, but for services that hold 0.25"
+    )
     stop(rig, large)
     assert running(rig, [notebook, other]) == [notebook, other]
 
