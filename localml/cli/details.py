@@ -63,7 +63,7 @@ def explain(found: Workload) -> Iterator[str]:
         if found.why.expected_start is not None:
             left = max(0.0, found.why.expected_start - time.time())
             yield f"it is expected to start in {format_duration(left)}"
-        if found.why.held_by:
+        if found.why.held_by and found.why.code != "behind":  # who is ahead has none of it either
             yield f"held by {holders(found.why, time.time())}"
     if found.ended:
         yield f"{found.state}: {found.message or found.cause}"

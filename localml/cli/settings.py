@@ -64,7 +64,7 @@ def get(name: Name, data: Data = None, as_json: Json = False) -> None:
     """
     from localml.config import known, settings
 
-    plain, _, pattern = name.partition(".") if name.startswith("images.") else (name, "", "")
+    plain, _, pattern = _unquoted(name).partition(".") if name.startswith("images.") else (name, "", "")
     found = next(one for one in settings(_folder(data)) if one.name == known(plain))
     value = found.value.get(pattern) if pattern else found.value
     if as_json:
@@ -94,8 +94,8 @@ def set_one(
     if name.startswith("images."):
         from localml.core.catalog import load_catalog
 
-        plain, made = name, value
-        load_catalog().check_images({name.removeprefix("images."): value})
+        plain, made = _unquoted(name), value
+        load_catalog().check({plain.partition(".")[2]: value})
     else:
         plain = known(name)
         made = convert(plain, value)
@@ -114,7 +114,7 @@ def unset(name: Name, data: Data = None, as_json: Json = False) -> None:
     """
     from localml.config import known
 
-    _change(name if name.startswith("images.") else known(name), None, data, as_json=as_json)
+    _change(_unquoted(name) if name.startswith("images.") else known(name), None, data, as_json=as_json)
 
 
 @command
@@ -130,6 +130,13 @@ def path(data: Data = None, as_json: Json = False) -> None:
         print_json({"path": str(where), "exists": where.exists()})
     else:
         typer.echo(where)
+
+
+def _unquoted(name: str) -> str:
+    """``images.PATTERN``, also where the pattern is in quotes, as in the file."""
+    table, _, pattern = name.partition(".")
+    quoted = len(pattern) > 1 and pattern[0] == pattern[-1] and pattern[0] in "\"'"
+    return f"{table}.{pattern[1:-1]}" if quoted else name
 
 
 def _change(name: str, value: Any, data: Path | None, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from localml.cli import show
+from localml.cli import INTERRUPTED, show
 from localml.cli.common import (
     Data,
     Json,
@@ -29,6 +29,7 @@ from localml.cli.help import with_example
 from localml.cli.names import TOOLS, completer
 from localml.cli.places import object_uri
 from localml.cli.runs import send_code
+from localml.cli.waiting import Starting
 from localml.client.errors import ClientError
 
 if TYPE_CHECKING:
@@ -286,8 +287,23 @@ def start_again(client: Client, thing: Thing, *, detach: bool, as_json: bool) ->
     _finish(client, client.tools.start(_one(client, thing.kind, f"id/{thing.id}")), detach=detach, as_json=as_json)
 
 
+def _started(client: Client, made: Tool, *, quiet: bool) -> Tool:
+    """It, once it answers; how long it waits for its turn, or its image takes to be pulled or built, does not count."""
+    with Starting(client, quiet=quiet) as starting:
+        while True:
+            try:
+                return client.tools.wait_ready(made, _READY_S, starting.told)
+            except TimeoutError:
+                if not starting.waits:
+                    raise
+            except KeyboardInterrupt:
+                starting.hide()
+                typer.echo(f"\n{made.name} goes on; open it with: localml {made.kind} {made.name}", err=True)
+                raise typer.Exit(INTERRUPTED) from None
+
+
 def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
-    ready = made if detach else _ready(client, made, quiet=as_json)
+    ready = made if detach else _started(client, made, quiet=as_json)
     if as_json:
         print_json(as_dict(ready))
     elif detach:
@@ -295,29 +311,6 @@ def _finish(client: Client, made: Tool, *, detach: bool, as_json: bool) -> None:
     else:
         typer.secho(f"{ready.name} is ready; open", fg=typer.colors.GREEN, err=True)
         typer.echo(ready.url)
-
-
-def _ready(client: Client, made: Tool, *, quiet: bool) -> Tool:
-    """Wait until it answers, as long as it waits for its turn itself, and say why it does."""
-    from localml.cli.output import INTERRUPTED
-    from localml.cli.waiting import WAITS, Waiting
-
-    def tell(found: Tool) -> None:
-        waiting.told(found.state)
-        if not quiet and found.state not in WAITS:
-            typer.secho(f"{found.name} is {found.state}", dim=True, err=True)
-
-    with Waiting(client, client.get(made.id), quiet=quiet) as waiting:
-        while True:
-            try:
-                return client.tools.wait_ready(made, _READY_S, tell)
-            except TimeoutError:
-                if client.get(made.id).state not in WAITS:
-                    raise
-            except KeyboardInterrupt:
-                waiting.hide()
-                typer.echo(f"\n{made.name} goes on; open it with: localml {made.kind} {made.name}", err=True)
-                raise typer.Exit(INTERRUPTED) from None
 
 
 def _print_list(found: list[Tool], empty: str, *, as_json: bool) -> None:

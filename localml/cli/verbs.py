@@ -145,9 +145,12 @@ def _why_endpoint(client: Client, thing: Thing, *, as_json: bool) -> None:
     for variant in one.variants:
         if variant["message"] and variant["ended_at"] is None:
             typer.echo(f"{variant['name']} is {variant['state']}: {variant['message']}")
+    same: dict[tuple[str, ...], list[str]] = {}
     for replica in replicas:
-        for line in explain(replica):
-            typer.echo(f"{replica.name}: {line}")
+        same.setdefault(tuple(explain(replica)), []).append(replica.name)
+    for lines, (first, *more) in same.items():
+        for line in lines:
+            typer.echo(f"{first}{f' and {len(more)} more' if more else ''}: {line}")
 
 
 @command

@@ -12,8 +12,10 @@ from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
     from localml.client import Client, Reason, Workload
+    from localml.client.tools import Tool
 
-WAITS = ("queued", "preparing")
+QUEUED = "queued"
+WAITS = (QUEUED, "preparing")
 _LOOK_S = 1.0
 _NAMED = 3
 
@@ -96,3 +98,35 @@ class Waiting:
         with self._lock:
             if self._shown and (reason is None or reason.code != "new"):
                 self._line.say(f"{self._made.name} ({waited}): {words}")
+
+
+class Starting:
+    """Shows on one line how far a notebook or TensorBoard is, and why it waits; a context manager.
+
+    ``waits``: whether it waits for its turn, or its image is being pulled or built; that takes the time that it takes.
+    """
+
+    def __init__(self, client: Client, *, quiet: bool) -> None:
+        self._client = client
+        self._line = Line(quiet=quiet, patience=0.0, whole=True)
+        self._next = 0.0
+        self.waits = False
+
+    def __enter__(self) -> Starting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def hide(self) -> None:
+        """Something else is to be said."""
+        self._line.close()
+
+    def told(self, found: Tool) -> None:
+        """What a look has found."""
+        if (now := time.monotonic()) < self._next:
+            return
+        self._next = now + _LOOK_S
+        reason = self._client.why(found.workload_id) if found.state in WAITS else None
+        self.waits = found.state == QUEUED or (reason is not None and reason.code == "image")
+        self._line.say(f"{found.name} is {found.state}" + (f": {reason_words(reason)}" if reason is not None else ""))

@@ -143,13 +143,13 @@ class Tools:
 
         Args:
             timeout: in seconds.
-            tell: called with every state that is new.
+            tell: called with what each look finds, some times a second.
 
         Raises:
             ClientError: it ended instead.
             TimeoutError: it took longer.
         """
-        deadline, told = time.monotonic() + timeout, ""
+        deadline = time.monotonic() + timeout
         look = self.notebook if made.kind == "notebook" else self.tensorboard
         while True:
             found = look(made.id)
@@ -157,9 +157,7 @@ class Tools:
                 return found
             if found.state in ENDED:
                 raise ClientError("wrong_state", f"{found.name} {found.state}: {found.message}")
-            if found.state != told:
-                tell(found)
-                told = found.state
+            tell(found)
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{found.name} does not answer after {timeout:g} s; it is {found.state}")
             time.sleep(_POLL_S)

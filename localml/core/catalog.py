@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,6 +27,8 @@ IMAGE_PREFIX = "localml/"
 HOST = "host"
 """What stands, on an engine without containers, for the Python that runs localml with what is installed there; it is
 what runs whatever names no image."""
+_REGISTRY = re.compile(r"^(localhost|[^/]*[.:][^/]*)/")
+"""In front of an image's name: a host with a dot or a port, as Docker tells it from a folder."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SETTLED_S = 2.0
 _IGNORED = frozenset({"__pycache__", "build", ".mypy_cache", ".ruff_cache"})
@@ -141,7 +144,7 @@ class Catalog:
 
         Args:
             images: patterns (``*``, ``?``, ``[...]``) -> runtime. The first that matches counts, then what the name
-                is here, then the catalogue's own patterns.
+                is here, then the catalogue's own patterns, whichever registry the image comes from.
         """
         for pattern, name in images.items():
             if fnmatchcase(image, pattern):
@@ -151,15 +154,21 @@ class Catalog:
         ours = self.of_image(image)
         if ours is not None:
             return ours.name
-        return next((name for pattern, name in self._images.items() if fnmatchcase(image, pattern)), "")
+        public = _REGISTRY.sub("", image).removeprefix("library/")
+        return next((name for pattern, name in self._images.items() if fnmatchcase(public, pattern)), "")
 
-    def check_images(self, images: Mapping[str, str]) -> None:
-        """Look at a server's own patterns of images' names.
+    def meant(self, image: str) -> str:
+        """The image of ours whose name was given without what all of them begin with; empty for other names."""
+        runtime = None if "/" in image else self.of_image(IMAGE_PREFIX + image)
+        return runtime.image if runtime else ""
+
+    def check(self, images: Mapping[str, str]) -> None:
+        """Refuse patterns, such as those of a server's settings, that stand for no runtime and not for :data:`HOST`.
 
         Raises:
-            LocalmlError: ``INVALID``: one stands for no runtime.
+            LocalmlError: ``INVALID`` with field ``images``; it names the known ones.
         """
-        known = [HOST, *(one.name for one in self.runtimes())]
+        known = [HOST, *self._runtimes]
         for pattern, name in images.items():
             if name not in known:
                 raise invalid("images", f"{pattern!r} = {name!r}: must be one of {', '.join(known)}")

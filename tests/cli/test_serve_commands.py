@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from helpers.models import serving_server, times
+from helpers.rig import wait_until
 
 from localml.client.errors import ClientError
 from localml.testing import Localml
@@ -176,6 +178,24 @@ def test_a_kernel_runs_in_an_image_of_ones_own(serve: Cli, served: Localml, tmp_
     assert (rolled.code, rolled.json["variants"][0]["spec"]["image"]) == (0, "another")
     assert serve("predict", "own", "[1, 2]").out == "x FP32[2]\n[2.0, 4.0]\n"
     assert serve("stop", "own").code == 0
+
+
+def test_a_scale_that_finds_no_room_says_why_and_why_says_it_once(serve: Cli, served: Localml, tmp_path: Path) -> None:
+    (tmp_path / "many.onnx").write_bytes(times(2.0))
+    hogs = [served.client.run(["sleep", "600"], gpus=share, cpus=0.1).name for share in (1, 0.5)]
+    assert serve("serve", str(tmp_path / "many.onnx"), "--gpus", "0.25").code == 0
+    assert "asked for, this machine has 2" in serve("scale", "many", "9").err  # never
+    given_up = serve("scale", "many", "5", "--timeout", "5s")
+    assert given_up.code != 0
+    assert "0.25 GPUs (0 GPUs free)" in given_up.err
+    wait_until(lambda: str(served.client.endpoint("many").message).startswith("2 of 5"), 60)
+    first, waiting, held, *behind = serve("why", "many").out.splitlines()
+    assert first == "many is updating: 2 of 5 replicas are ready: waits for 0.25 GPUs (0 GPUs free)"
+    assert waiting.endswith(": waits for 0.25 GPUs (0 GPUs free)")
+    assert ": held by " in held
+    words = r"many-v1-\d+ and 1 more: waits behind 'many-v1-\d+', which waits for 0.25 GPUs \(0 GPUs free\)"
+    assert re.fullmatch(words, "\n".join(behind))
+    assert serve("rm", "many", *hogs).code == 0
 
 
 def test_a_rollout_needs_something_new(serve: Cli) -> None:

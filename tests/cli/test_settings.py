@@ -154,6 +154,7 @@ service_logs = "1G"
         ("keep_logs", "20", "keep_logs: '20' is not valid: 20 is 20 bytes; did you mean 20G?"),
         ("images.a/*", "nope", "images: 'a/*' = 'nope': must be one of host, base, "),
         ("images", "a=b", "localml config set images.PATTERN RUNTIME"),
+        ("images.a/*", "nope", "'a/*' = 'nope': must be one of host, base, train-sklearn"),
         ("keep_logs", "9E", "must be a number with a unit"),
     ],
 )
@@ -169,6 +170,15 @@ def test_a_file_begins_with_the_first_setting(command: Cli, data: Path) -> None:
     assert (data / "localml.toml").read_text() == '[images]\n"a/*" = "host"\n'
     assert command("config", "set", "engine", "process").code == 0
     assert (data / "localml.toml").read_text() == 'engine = "process"\n\n[images]\n"a/*" = "host"\n'
+
+
+def test_a_pattern_may_be_in_quotes_as_in_the_file(command: Cli, data: Path) -> None:
+    for name in ('images."a/b:1*"', "images.'a/b:1*'", "images.a/b:1*"):
+        assert command("config", "set", name, "host").code == 0
+        assert load({}, data=data).images == {"a/b:1*": "host"}
+        assert command("config", "get", name).out == "host\n"
+        assert command("config", "unset", name).code == 0
+        assert load({}, data=data).images == {}
 
 
 TEXTS = st.sampled_from(

@@ -12,17 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from localml.cli import machine
 from localml.cli.live import Line
+from localml.cli.tools import _started
 from localml.cli.waiting import reason_words
 from localml.client import Reason
 from localml.client.errors import ClientError
+from localml.client.tools import Tool, Tools
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -59,6 +63,37 @@ def test_a_reason_in_one_line_says_what_who_since_when_and_until_when() -> None:
     reason = Reason("resources", "waits for 1 GPU (0 free)", ["gpu"], [7, 8], [holder], 1300.0)
     words = reason_words(reason, now=1000.0)
     assert words == "waits for 1 GPU (0 free); held by big (ann's, for 1m00s) and 1 more; expected to start in 5m00s"
+
+
+@pytest.mark.timeout(60)
+def test_a_notebook_that_waits_says_why(localml: Localml, taken: str) -> None:
+    command = [sys.executable, "-m", "localml.cli", "notebook", "start", "cannot-yet", "--gpus", "1"]
+    with subprocess.Popen(command, env=_environment(localml), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "held by" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        process.kill()
+    words = rf"cannot-yet is queued: waits for 1 GPU \(0 GPUs free\); held by {taken} \(\w+'s, for \d+s\)\n"
+    assert re.fullmatch(words, line), line
+    localml.client.delete(localml.client.tools.notebook("cannot-yet").workload_id)
+
+
+def test_how_long_a_runtime_takes_to_be_built_is_no_reason_to_give_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab = Tool(1, "lab", "notebook", "preparing", "", "me", 0, 0.0, None, None, 7, 1, False, "", *[None] * 5)
+    left = [replace(lab), replace(lab), replace(lab, state="running", ready=True)]
+    why = {"preparing": Reason("image", "building notebook, 40 s")}
+    tools = Tools(SimpleNamespace(json=lambda *_: None))  # type: ignore[arg-type]
+    monkeypatch.setattr(tools, "notebook", lambda _: left.pop(0))
+    monkeypatch.setattr("localml.cli.tools._READY_S", 0.0)
+    client: Any = SimpleNamespace(tools=tools, why=lambda number: why["preparing"])
+    assert _started(client, lab, quiet=False).ready
+    assert capsys.readouterr().err == "lab is preparing: building notebook, 40 s\n"
+    left[:] = [replace(lab)]
+    why["preparing"] = Reason("pending", "the engine has not begun it")
+    with pytest.raises(TimeoutError, match="lab does not answer after 0 s; it is preparing"):
+        _started(client, lab, quiet=True)
 
 
 def _environment(localml: Localml, **more: str) -> dict[str, str]:
@@ -128,7 +163,7 @@ def test_a_notebook_that_starts_says_why_it_waits(localml: Localml, taken: str) 
         while said[-1] and "held by" not in said[-1]:
             said.append(process.stderr.readline())
         assert f"held by {taken}" in said[-1], said
-        assert said[-1].startswith("waits-too (")
+        assert said[-1].startswith("waits-too is queued: ")
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -112,11 +112,12 @@ def test_builds_get_them_without_being_asked(docker_config: Path) -> None:
 def test_one_job_gets_those_of_who_submits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, str]] = []
 
-    def run(self: Client, *_: Any, **options: Any) -> Any:
-        given.append(options["env"])
+    def submit(self: Client, spec: Any, **_: Any) -> Any:
+        given.append(spec["roles"][0]["env"])
         raise ClientError("stopped", "enough is known")
 
-    monkeypatch.setattr(Client, "run", run)
+    monkeypatch.setattr(Client, "submit", submit)
+    monkeypatch.setattr("localml.cli.runs.known_pool", lambda client, pool: pool)
     monkeypatch.setenv("LOCALML_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("LOCALML_TOKEN", "none")
     monkeypatch.setenv("HTTPS_PROXY", "http://p:1")

@@ -71,6 +71,7 @@ class ServingRig(Rig):
         self.buckets = Buckets(data / "buckets")
         self.registry = Registry(self.db, self.clock, data, lambda _, uri, folder: self.buckets.get(uri, folder))
         self.prober = FakeProber()
+        self.reason = "there is no room"  # why whatever does not run waits
         self._gateway = FakeGateway() if gateway else None
         self.controller = self._controller()
         self.endpoints = Endpoints(self.db, self.clock)
@@ -83,7 +84,7 @@ class ServingRig(Rig):
                 CONTAINERS, "127.0.0.1", False, lambda path: self.data / path, lambda: self.data / "server"
             ),
             keys=Keys(lambda row: ("a" * 64,), lambda: ("b" * 64,), tuple, lambda attempt: f"token-{attempt}"),
-            why=lambda number: "there is no room",
+            why=lambda number: self.reason,
             owner=lambda row: ME,
         )
         gateway: Any = self._gateway

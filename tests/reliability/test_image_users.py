@@ -67,6 +67,11 @@ def test_a_user_of_an_image_writes_its_mounts_and_others_use_what_it_left(image:
             assert done["out"] == "1000\nthere\nmore\n"
             again = _run(api, tiny_image(), "cat /buckets/b/folder/new; rm -r /buckets/b/folder", "after")
             assert (again["state"], again["out"]) == ("succeeded", "mine\n")
+            later = _run(api, tiny_image(), "umask; mkdir -p /buckets/b/a/b; echo root > /buckets/b/a/b/f", "later")
+            assert (later["state"], later["out"]) == ("succeeded", "0022\n")
+            more = "cd /buckets/b/a/b; echo user >> f; cat f; mkdir c; rm f"
+            goes_on = _run(api, image, more, "goes-on")
+            assert (goes_on["state"], goes_on["out"]) == ("succeeded", "root\nuser\n"), goes_on["err"]
         finally:
             remove_all(api.get("/status")["install"])
     assert not bucket.stat().st_mode & 0o002, "and not with everybody"

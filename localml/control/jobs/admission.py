@@ -6,7 +6,8 @@ of what the head is short of and leave it the rest, or their time limit ends bef
 The same holds inside a pool that is at its limit.
 
 What asks for more cores than there are is not refused: it starts when it has a machine to itself. Services that named
-no cores are not waited for, because they do not end by themselves: what counts is what they leave.
+no cores are not waited for, because they do not end by themselves: what counts is what they leave. They overtake a head
+that waits for cores where it starts no later for them, whichever of those that hold some end.
 
 What a pass costs depends on how many *different* workloads wait, not on how many: those of the same pool, needs and
 time limit stand in one line (:class:`localml.control.jobs.queue.Queue`), and when one of a line does not fit, nobody
@@ -33,7 +34,7 @@ from localml.control.jobs.demands import (
     Shape,
     Waiting,
 )
-from localml.control.jobs.placing import fits_empty, place, place_alone, taken_from
+from localml.control.jobs.placing import fits_empty, place, place_alone, taken_from, waits_alike
 from localml.control.jobs.queue import Queue
 
 
@@ -192,13 +193,22 @@ class Pass:
             return None
         first, short = self.head
         needed = self._need(first.shape)
-        if job.shape.light and self.large[first.shape] is not None and short == {"cpu"}:
-            return None  # the head would run beside it
-        rest = self.free.minus(need)
-        if "replicas" not in short and not (need.uses() & short) and not (rest.short(needed) - short):
+        taken = need.uses() & short | self.free.minus(need).short(needed) - short
+        if "replicas" not in short and (not taken or (taken == {"cpu"} and self._beside(job.shape, first.shape))):
             return None
         words = f", which {self.misfits[first.shape].words}"
         return Reason("behind", words, short, (first.id,), ahead=first.name)
+
+    def _beside(self, shape: Shape, head: Shape) -> bool:
+        """Whether the head starts as early with this one beside it, which takes of its cores: see :attr:`Node.most`."""
+        if not shape.light or head.light:
+            return False
+        if self.large[head] is not None:
+            return True
+        nodes = list(self._open())
+        spare = nodes[0].most - head.need.cpu
+        held = (part for holder in self.holders for part in holder.parts)
+        return len(nodes) == 1 and waits_alike(spare, spare - shape.need.cpu, held)
 
     def _fit(self, job: Waiting, need: Amount) -> Placement | Reason:
         known = self.misfits.get(job.shape)
@@ -213,12 +223,18 @@ class Pass:
         return known
 
     def _place(self, shape: Shape) -> Placement | None:
-        need = self.large[shape]
-        if need is None:
+        if self.large[shape] is None:
             return place(shape, self._open(), spread=self.spread)
         found = place_alone(shape, self._open(), spread=self.spread)
-        words = f"asks for {_show('cpu', shape.need.cpu)} of {need.cpu:g} and has the machine to itself"
+        cores, light = self._cores()
+        words = f"asks for {_show('cpu', shape.need.cpu)} of {cores:g} and has the machine to itself"
+        words += f", but for services that hold {light:g}" if light else ""
         return None if found is None else replace(found, note=words)
+
+    def _cores(self) -> tuple[float, float]:
+        """Cores of the machine that leaves the most, and those of it that light services hold."""
+        most = max(self._open(), key=lambda node: node.most)
+        return most.cores, most.light
 
     def _crowded(self, shape: Shape) -> Reason | None:
         """That it waits for others to end although there is room, because only so many replicas run at a time."""
@@ -240,7 +256,7 @@ class Pass:
             self.nodes[name] = taken_from(self.nodes[name], placement.grants, demands)
         self.free = _sum(self._open())
         ends_by = self.now + job.time_limit if job.time_limit is not None else None
-        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by, job.shape.light))
+        self.holders.append(Holder(job.id, job.name, job.pool, need, ends_by, job.shape.light, job.shape.parts))
         for pool in self.chain(job.pool):
             used, count = self.pool_used[pool.name]
             self.pool_used[pool.name] = (used.plus(need), count + 1)
@@ -256,9 +272,11 @@ class Pass:
 
     def _not_alone(self, shape: Shape, need: Amount) -> Reason:
         """What asks for more cores than there are waits for all others to end that named some."""
+        cores, light = self._cores()
+        services = f"services hold {light:g} " if light else ""
         words = (
-            f"waits until it has the machine to itself: it asks for {_show('cpu', shape.need.cpu)}, "
-            f"there are {need.cpu:g}, and others hold {sum(node.busy for node in self._open()):g}"
+            f"waits until it has the machine to itself: it asks for {_show('cpu', shape.need.cpu)}, there are {cores:g}"
+            f", {services}and others hold {sum(node.busy for node in self._open()):g}"
         )
         holders = tuple(holder.id for holder in self.holders if holder.amount.cpu and not holder.light)
         return Reason("resources", words, frozenset({"cpu"}), holders, self._expected(need, self.free))

@@ -96,6 +96,11 @@ class Shape:
         return all(demand.light for demand in self.demands)
 
     @property
+    def parts(self) -> tuple[float, ...]:
+        """Cores of each replica that is not light."""
+        return tuple(demand.cpu for demand in self.demands if not demand.light for _ in range(demand.count))
+
+    @property
     def by_role(self) -> dict[str, Demand]:
         """What each replica of a role needs."""
         return {demand.role: demand for demand in self.demands}
@@ -130,7 +135,7 @@ class Waiting:
 @dataclass(frozen=True, slots=True)
 class Holder:
     """A workload that holds resources; ``ends_by`` is when its time limit ends it at the latest, ``light`` as in
-    :class:`Demand`."""
+    :class:`Demand`; ``parts`` are the cores of each of its replicas that are not light, which may end one by one."""
 
     id: int
     name: str
@@ -138,6 +143,7 @@ class Holder:
     amount: Amount
     ends_by: float | None = None
     light: bool = False
+    parts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ def holders_of(units: Iterable[Unit], specs: SpecCache) -> list[Holder]:
             _amount(unit, specs),
             _ends_by(unit, specs),
             specs.shape(unit.row.id).light,
+            _parts(unit, specs),
         )
         for unit in units
         if _holds(unit)
@@ -51,6 +52,12 @@ def _amount(unit: Unit, specs: SpecCache) -> Amount:
         if one.holds and (need := demands.get(one.role)) is not None:
             amount = amount.plus(Amount(need.cpu, need.memory, need.gpu))
     return amount
+
+
+def _parts(unit: Unit, specs: SpecCache) -> tuple[float, ...]:
+    demands = specs.shape(unit.row.id).by_role
+    held = (demands.get(one.role) for one in unit.current if one.holds)
+    return tuple(need.cpu for need in held if need is not None and not need.light)
 
 
 def _ends_by(unit: Unit, specs: SpecCache) -> float | None:

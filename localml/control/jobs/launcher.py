@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from localml.control.jobs.hostports import taken_port
 from localml.control.jobs.plans import Site, build, network_name
 from localml.control.jobs.pumps import LogPumps
 from localml.control.jobs.snapshot import AttemptRow, WorkloadRow
+from localml.core.catalog import HOST, IMAGE_PREFIX
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
 from localml.core.events.records import record_event
@@ -70,6 +71,14 @@ class Discarded:
 
 class _Unwanted(Exception):
     """The workload was stopped while its images were pulled or built."""
+
+
+def _mapped(image: str, found: str) -> str:
+    """That an environment of another name is an image's, where there are no images; empty where the name is its own."""
+    if image.split("@")[0].split(":")[0] == found:
+        return ""
+    name = "the Python of this machine" if found == HOST else f"the runtime {found.removeprefix(IMAGE_PREFIX)}"
+    return f"{image} is {name} here"
 
 
 def has_begun(seen: Observed) -> bool:
@@ -187,6 +196,8 @@ class Launcher:
             for role in spec.roles:
                 if role.name not in found:
                     found[role.name] = self._image(role, grants, partial(self._tell, row.id))
+            if not self._site.capabilities.images:
+                self._tell_mapped(row.id, spec, found)
             return found if row.id not in self._told or self._is_wanted(row.id) else None
         except _Unwanted:
             return None
@@ -220,6 +231,14 @@ class Launcher:
             self._db.write(lambda s: record_event(s, Subject.workload(number), reason, words, now=now))
         if not pulled and not self._is_wanted(number):
             raise _Unwanted
+
+    def _tell_mapped(self, number: int, spec: WorkloadSpec, found: Mapping[str, str]) -> None:
+        """Which of the images are environments that another name stands for."""
+        images = {(role.image, found[role.name]) for role in spec.roles if role.image}
+        told = [words for image, name in sorted(images) if (words := _mapped(image, name))]
+        if told:
+            subject, words, now = Subject.workload(number), "; ".join(told), self._clock.now()
+            self._db.write(lambda s: record_event(s, subject, "ImageMapped", words, now=now))
 
     def _is_wanted(self, number: int) -> bool:
         with self._db.read() as session:

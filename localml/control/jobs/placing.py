@@ -136,3 +136,22 @@ def place_alone(shape: Shape, nodes: Iterable[Node], *, spread: bool = False) ->
     """Places for what asks for more cores than there are, on machines that it has to itself then."""
     whole = Shape.of(*(replace(demand, cpu=0.0) for demand in shape.demands))
     return place(whole, [node for node in nodes if node.idle], spread=spread)
+
+
+def waits_alike(most: float, least: float, held: Iterable[float]) -> bool:
+    """Whether what starts when ``most`` cores or fewer are held would start no later if that were ``least``.
+
+    So it is where those who hold cores, whichever of them stay, never hold a sum between the two. When none are
+    held, it starts in any case.
+
+    Args:
+        most: not negative.
+        held: cores of each replica that may end.
+    """
+    parts = [cores * 1000 for cores in held]  # in thousandths, and how far their rounded sum may be off:
+    blur = sum(abs(part - round(part)) for part in parts) + EPSILON
+    highest = int(most * 1000 + blur)
+    sums, known = 1, (2 << highest) - 1  # bit n: they may hold n
+    for part in parts:
+        sums |= (sums << round(part)) & known
+    return sums >> max(1, int(least * 1000 - blur) + 1) == 0

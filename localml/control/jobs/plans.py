@@ -18,6 +18,7 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.serving.specs import TOKEN_VARIABLE
 from localml.core.work.code import CODE_IN_CONTAINER
 from localml.core.work.grants import Grants
+from localml.core.work.reservations import shared_memory
 from localml.core.work.specs import PIDS, RegistryAuth, WorkloadSpec
 from localml.core.work.states import Kind
 from localml.engines.base import (
@@ -34,8 +35,6 @@ from localml.engines.base import (
 from localml.engines.proxies import inherited
 from localml.objects.sharing import share
 
-LEAST_SHM = 64 << 20
-"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's own habit."""
 _NOT_IN_VARIABLES = re.compile(r"[^A-Z0-9_]")
 
 
@@ -171,7 +170,7 @@ def build(
         workdir=role.workdir if code is None else _in_code(top, role.workdir or ""),
         cpu=min(resources.cpu, site.host_cpus) if resources.cpu else None,
         memory=resources.memory,
-        shm=resources.shm or max(LEAST_SHM, (resources.memory or site.host_memory) // 2),
+        shm=shared_memory(resources, site.host_memory),
         pids=PIDS if resources.pids is None else resources.pids,
         gpus=tuple(_with_fraction(site.gpu(uuid), fraction) for uuid, fraction in one.gpus),
         binds=binds if site.capabilities.mounts or account is not None else (),

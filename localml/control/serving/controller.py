@@ -39,7 +39,7 @@ from localml.core.serving.specs import LIVE_VARIANTS, EndpointState, ReplicaStat
 from localml.core.serving.tables import Endpoint, EndpointReplica, Variant, VariantSample
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.causes import shortened
-from localml.core.work.states import Kind
+from localml.core.work.states import Kind, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Submission, Workloads
 
@@ -65,7 +65,7 @@ class Surroundings:
 
     Attributes:
         keys: who gets in where.
-        why: why a queued workload waits.
+        why: why a workload waits, for room or for its runtime; empty when it does not.
         owner: the caller in whose name an endpoint's replicas are submitted.
         changed: told the ids of endpoints that changed.
         learn: called with where a ready replica serves and its variant when the model's inputs are not known yet.
@@ -110,7 +110,7 @@ class ServingController:
         self._worker = Worker("serving", self.tick, what="serving", news=self._news, every=POLL_S)
         self._published = Published(around.data, around.keys)
         self._enough: dict[int, float] = {}  # endpoint -> since when fewer replicas would do
-        self._reasons: dict[int, tuple[float, str]] = {}
+        self._reasons: dict[tuple[int, State], tuple[float, str]] = {}
         self._watched: frozenset[int] = frozenset()
 
     # -- life ------------------------------------------------------------------------------------
@@ -318,12 +318,12 @@ class ServingController:
 
     def _why(self, workload: Workload) -> str:
         """Asked at most every few seconds: the answer takes a pass of the scheduler."""
-        number = workload.id or 0
-        found = self._reasons.get(number)
+        about = workload.id or 0, workload.state
+        found = self._reasons.get(about)
         if found is None or time.monotonic() - found[0] > SLOW_TICK_S:
             if len(self._reasons) > 1000:
                 self._reasons.clear()
-            found = self._reasons[number] = (time.monotonic(), self._around.why(number))
+            found = self._reasons[about] = (time.monotonic(), self._around.why(about[0]))
         return found[1]
 
     def _tail(self, attempt: Attempt) -> str:

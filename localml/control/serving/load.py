@@ -141,7 +141,7 @@ class Known:
     Attributes:
         answer: of the probe.
         told: whether the gateway has let go of a draining replica.
-        why: why a queued workload waits.
+        why: why a workload waits, for room or for its runtime; empty when it does not.
         tail: the last line that an ended attempt wrote.
         counts: (requests, errors) of a variant.
     """
@@ -226,4 +226,6 @@ def _message(one: ReplicaRecord, answer: Answer | None, known: Known) -> str:
         return known.why(workload)
     if workload.state in TERMINAL:
         return f"{name}: {workload.message}"
-    return f"{name} {answer.why}" if answer is not None else f"{name} is being started"
+    if answer is not None:
+        return f"{name} {answer.why}"
+    return (known.why(workload) if workload.state is State.PREPARING else "") or f"{name} is being started"

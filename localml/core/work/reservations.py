@@ -1,6 +1,6 @@
-"""How many cores are reserved for a replica: those that it names, or what is usual for its kind.
+"""What a replica has that names none: the cores that are reserved for it, and its shared memory.
 
-That is a reservation, no limit: a replica that names none may use whatever cores nobody else uses.
+Cores are a reservation, no limit: a replica that names none may use whatever cores nobody else uses.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ JOB_CORES = 1.0
 """Of a replica of a job or trial that names none."""
 SERVICE_CORES = 0.25
 """Of a notebook, TensorBoard or replica of an endpoint that names none: they wait for requests most of the time."""
+LEAST_SHM = 64 << 20
+"""Bytes of shared memory that who names none has at least, as Docker gives; half of the memory is Linux's own habit."""
 _SERVICES = frozenset({Kind.NOTEBOOK, Kind.TENSORBOARD, Kind.ENDPOINT})
 
 
@@ -30,3 +32,12 @@ def reserved_cores(resources: Resources, kind: str) -> float:
 def all_reserved_cores(spec: WorkloadSpec, kind: str) -> float:
     """Cores that are reserved for all replicas together."""
     return sum(reserved_cores(role.resources, kind) * role.count for role in spec.roles)
+
+
+def shared_memory(resources: Resources, machine: int) -> int:
+    """Bytes of shared memory (``/dev/shm``) of one replica.
+
+    Args:
+        machine: bytes of memory of its machine, which count where it has no limit of its own.
+    """
+    return resources.shm or max(LEAST_SHM, (resources.memory or machine) // 2)

@@ -83,9 +83,8 @@ class LaunchMaker:
     def _isolation(self, plan: ReplicaPlan, programs: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
         """A box sees the programs of its image; what the plan's own environment names is no reason to show it."""
         if plan.account is not None:
-            shm = plan.shm or plan.memory
             box = self._boxes.options(plan.name, plan.account, programs, (*plan.binds, *plan.buckets))
-            return (*box, *([("shm", str(shm))] if shm else []))
+            return (*box, *([("shm", str(plan.shm))] if plan.shm else []))
         return () if self._umask is None or self._boxes.trouble else (("umask", f"{self._umask:o}"),)
 
     def _limits(self, plan: ReplicaPlan) -> tuple[tuple[str, str], ...]:

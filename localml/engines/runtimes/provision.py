@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future
 from difflib import get_close_matches
 from pathlib import Path
@@ -41,16 +41,13 @@ class Provision:
         self._catalog = load_catalog(runtimes / CATALOG_FILE)
         self._environments = Environments(cache, runtimes)
         self._images = images
-        self._catalog.check_images(images)
+        self._catalog.check(images)
         self._lock = threading.Lock()
         self._making: dict[str, Future[None]] = {}
 
     def missing(self, image: str) -> str:
         """Why a name stands for no environment, and the setting that makes it one; empty where it does."""
         return "" if self._catalog.stands_for(image, self._images) else self._unmapped(image)
-
-    def _unmapped(self, image: str) -> str:
-        return _unmapped(image, [f"{IMAGE_PREFIX}{one.name}" for one in self._catalog.runtimes()])
 
     def resolve(self, image: str, progress: Progress | None = None, pull: bool = True) -> str:
         """The name of the environment that an image stands for, which is made now if need be.
@@ -73,8 +70,6 @@ class Provision:
             if not pull:
                 raise ImageMissing(f"the runtime '{name}' is not built yet")
             self._await(name, image, progress or (lambda words: None))
-        elif progress is not None and self._catalog.of_image(image) is None:
-            progress(f"{image} is the runtime {name} here")
         return found
 
     def env_for(self, name: str) -> Mapping[str, str]:
@@ -126,22 +121,24 @@ class Provision:
         else:
             future.set_exception(failure)
 
+    def _unmapped(self, image: str) -> str:
+        name = image.split("@")[0]
+        if name.startswith(IMAGE_PREFIX):
+            runtimes = [one.image for one in self._catalog.runtimes()]
+            near = get_close_matches(name.split(":")[0], runtimes, 1, _NEAR)
+            if near:
+                return f"image {image}: there is no such runtime; did you mean {near[0]}?"
+        folder, slash, last = name.rpartition("/")
+        pattern = f"{folder}{slash}{last.split(':')[0]}*"
+        runtime = "train-pytorch" if "torch" in name else "train-sklearn"
+        meant = self._catalog.meant(image)
+        return (
+            f"image {image}: this server has no containers, and the name stands for none of its runtimes; "
+            f"{f'did you mean {meant}? Or ' if meant else ''}choose one in its settings: "
+            f'[images] "{pattern}" = "{runtime}" (or LOCALML_IMAGES="{pattern}={runtime}"; '
+            f'"{HOST}" is the Python of this machine)'
+        )
+
 
 def _bare(image: str) -> str:
     return image.removeprefix(IMAGE_PREFIX).split("@")[0].split(":")[0]
-
-
-def _unmapped(image: str, runtimes: Sequence[str]) -> str:
-    name = image.split("@")[0]
-    if name.startswith(IMAGE_PREFIX):
-        near = get_close_matches(name.split(":")[0], runtimes, 1, _NEAR)
-        if near:
-            return f"image {image}: there is no such runtime; did you mean {near[0]}?"
-    folder, slash, last = name.rpartition("/")
-    pattern = f"{folder}{slash}{last.split(':')[0]}*"
-    runtime = "train-pytorch" if "torch" in name else "train-sklearn"
-    return (
-        f"image {image}: this server has no containers, and the name stands for none of its runtimes; choose one in "
-        f'its settings: [images] "{pattern}" = "{runtime}" (or LOCALML_IMAGES="{pattern}={runtime}"; '
-        f'"{HOST}" is the Python of this machine)'
-    )

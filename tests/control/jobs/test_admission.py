@@ -128,6 +128,70 @@ def test_services_that_named_no_cores_are_not_waited_for() -> None:
     assert full.reasons[8].message == "waits for 0.25 CPU cores (0 of 2 free)"
 
 
+def held(number: int, cpu: float, gpu: float = 0) -> Holder:
+    """One replica of a job that runs."""
+    return Holder(number, f"h{number}", "default", Amount(cpu=cpu, gpu=gpu), parts=(cpu,))
+
+
+SERVICE = Demand("main", cpu=0.25, light=True)
+
+
+@pytest.mark.parametrize(
+    ("head", "on", "holders", "starts"),
+    [
+        (Demand("main", cpu=2), busy(2, 1), [held(90, 1)], True),  # it waits for all others whatever starts
+        (Demand("main", cpu=1), busy(2, 1, light=0.25), [held(90, 1)], True),
+        (Demand("main", cpu=2), busy(8, 7), [held(90 + n, 1) for n in range(7)], False),  # one end, else two
+        (Demand("main", cpu=2), busy(8, 6.5, light=0.25), [held(90 + n, 1) for n in range(6)], True),  # one end anyway
+        (Demand("main", cpu=1), busy(4, 3.5), [held(90, 0.5), held(91, 3)], False),  # the half would be enough
+        (Demand("main", 2, cpu=0.5), busy(2, 1.5), [held(90, 1), held(91, 0.5)], False),
+        (SERVICE, busy(2, 1.75, light=0.25), [held(90, 1.75)], False),  # services wait for each other
+    ],
+)
+def test_a_service_starts_past_a_head_that_waits_no_longer_for_it(
+    head: Demand, on: Node, holders: list[Holder], starts: bool
+) -> None:
+    job = Waiting(1, "head", "default", 0, Shape.of(head))
+    notebook = Waiting(2, "nb", "default", 0, Shape.of(SERVICE))
+    found = run(job, notebook, on=on, holders=holders)
+    assert set(found.placements) == ({2} if starts else set())
+
+
+def test_a_service_starts_beside_a_head_that_waits_for_a_gpu_and_leaves_it_the_rest() -> None:
+    on = dataclasses.replace(busy(2, 1), gpus=(GpuSlot("A", "T", 0.0),))
+    holders = [held(90, 1, gpu=1)]
+    notebook = Waiting(2, "nb", "default", 0, Shape.of(SERVICE))
+    assert set(run(wait(1, cpu=2, gpu=1), notebook, on=on, holders=holders).placements) == {2}
+    assert not run(wait(1, cpu=1, gpu=1), notebook, on=on, holders=[*holders, held(91, 0)]).placements
+    greedy = Waiting(2, "nb", "default", 0, Shape.of(dataclasses.replace(SERVICE, memory=9 * GIB)))
+    assert not run(wait(1, cpu=3, memory=8 * GIB), greedy, on=on, holders=holders).placements
+
+
+@given(
+    st.sampled_from([1, 2, 3, 4]),
+    st.integers(0, 4),
+    st.lists(st.sampled_from([0.1, 0.25, 0.3, 0.5, 1, 1.5]), max_size=6),
+    st.sampled_from([0.25, 0.5, 0.75, 1, 1.5, 2, 5]),
+)
+def test_whoever_ends_the_head_starts_with_services_as_without(
+    size: float, quarters: int, parts: list[float], asked: float
+) -> None:
+    light = quarters / 4
+    if sum(parts) + light > size:
+        return
+    head = wait(1, cpu=asked)
+    holders = [held(90 + n, cpu) for n, cpu in enumerate(parts)]
+    notebook = Waiting(2, "nb", "default", 0, Shape.of(SERVICE))
+    found = run(head, notebook, on=busy(size, sum(parts), light), holders=holders)
+    if 1 in found.placements or 2 not in found.placements:
+        return
+    for left in range(1 << len(parts)):
+        stay = [one for n, one in enumerate(holders) if left >> n & 1]
+        cpu = sum(one.amount.cpu for one in stay)
+        without, beside = (run(head, on=busy(size, cpu, more), holders=stay) for more in (light, light + 0.25))
+        assert without.placements.keys() == beside.placements.keys()
+
+
 @given(
     st.lists(
         st.tuples(st.integers(-1, 1), st.integers(1, 5), st.sampled_from([0.25, 0.5, 1, 3, 70]), st.booleans()),

@@ -94,10 +94,38 @@ def test_more_cores_than_there_are_start_when_they_have_the_machine_to_themselve
 
 def test_a_notebook_that_named_no_cores_keeps_nobody_waiting(rig: Rig) -> None:
     notebook = rig.submit("nb", job(None), kind=Kind.NOTEBOOK)
-    large, other = rig.submit("large", cores(3)), rig.submit("other", cores(1))
+    before = rig.submit("before", cores(1))
+    large, other = rig.submit("large", cores(2)), rig.submit("other", cores(1))
+    assert running(rig, [notebook, before, large, other]) == [notebook, before]
+    assert why(rig, large).message == (
+        "waits until it has the machine to itself: it asks for 2 CPU cores, there are 2, services hold 0.25 and others "
+        "hold 1"
+    )
+    stop(rig, before)
     assert running(rig, [notebook, large, other]) == [notebook, large]
+    (scheduled,) = [event for event in rig.workloads.events(large) if event.reason == "Scheduled"]
+    assert scheduled.message.endswith(
+        "asks for 2 CPU cores of 2 and has the machine to itself, but for services that hold 0.25"
+    )
     stop(rig, large)
     assert running(rig, [notebook, other]) == [notebook, other]
+
+
+def test_a_service_starts_past_a_job_that_waits_for_cores_and_keeps_it_waiting_no_longer(rig: Rig) -> None:
+    one, job_that_runs = rig.submit("nb1", job(None), kind=Kind.NOTEBOOK), rig.submit("runs", job(None))
+    waits, endpoint = rig.submit("waits", job(None)), rig.submit("replica", job(None), kind=Kind.ENDPOINT)
+    behind = rig.submit("behind", job(None))
+    assert running(rig, [one, job_that_runs, waits, endpoint, behind]) == [one, job_that_runs, endpoint]
+    assert why(rig, waits).holders == (one, job_that_runs, endpoint)
+    stop(rig, job_that_runs)
+    assert running(rig, [one, waits, endpoint, behind]) == [one, waits, endpoint]
+
+
+def test_a_gang_that_gives_cores_back_one_by_one_is_waited_for_so(rig: Rig) -> None:
+    rig.machine = replace(rig.machine, cpu=4)
+    gang = rig.submit("gang", WorkloadSpec(roles=(Role(command=("run",), count=3),)))
+    waits, notebook = rig.submit("waits", cores(2)), rig.submit("nb", job(None), kind=Kind.NOTEBOOK)
+    assert running(rig, [gang, waits, notebook]) == [gang]  # one member's end is enough for who waits, and would not be
 
 
 def test_the_limit_of_containers_is_told(rig: Rig) -> None:

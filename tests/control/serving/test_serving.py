@@ -374,6 +374,23 @@ def test_more_replicas_than_there_are_cores_for_say_what_the_others_wait_for(tmp
     rig.close()
 
 
+def test_an_endpoint_whose_runtime_is_built_says_so(rig: ServingRig) -> None:
+    rig.reason = "building onnx-server, 40 s"
+    said: list[str] = []
+
+    def resolve(image: str, *rest: Any, **more: Any) -> str:
+        rig.controller.tick()
+        said.append(rig.endpoint(number).row.message)
+        return image
+
+    number = rig.create()
+    rig.controller.tick()
+    rig.engine.resolve_image = resolve  # type: ignore[method-assign]
+    rig.run()
+    assert said[0] == "building onnx-server, 40 s"
+    assert rig.at(number) == "ready"
+
+
 def test_replicas_are_children_of_their_variant_and_never_share_a_name(rig: ServingRig) -> None:
     number = rig.create()
     rig.endpoints.set_scaling(number, ME, minimum=3, maximum=3)

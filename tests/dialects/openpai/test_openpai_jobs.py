@@ -244,10 +244,12 @@ def test_a_job_waits_with_all_its_members_filled(client: PaiClient, platform: Pl
 
 
 def test_shared_memory_is_as_large_as_asked_for_and_else_as_anybodys(client: PaiClient, platform: Platform) -> None:
-    client.submit("j", role("asks", shmMB=64), role("silent"))
+    client.submit("j", role("asks", shmMB=65), role("silent", memoryMB=301), role("small"))
     number = platform.workloads.page(Query(dialect="openpai", limit=1)).items[0].id
     roles = platform.workloads.get(number).spec.roles
-    assert {one.name: one.resources.shm for one in roles} == {"asks": 64 << 20, "silent": None}
+    assert {one.name: one.resources.shm for one in roles} == {"asks": 65 << 20, "silent": None, "small": None}
+    said = {one.name: one.env["PAI_CURRENT_TASK_ROLE_SHM_MB"] for one in roles}
+    assert said == {"asks": "65", "silent": "150", "small": "64"}
 
 
 def test_a_job_goes_through_its_states(client: PaiClient, platform: Platform, engine: FakeEngine) -> None:

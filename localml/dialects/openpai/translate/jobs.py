@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.limits import MOST_PORTS, need_at_most
+from localml.core.work.reservations import shared_memory
 from localml.core.work.specs import Completion, Resources, RetryPolicy, Role, WorkloadSpec
 from localml.dialects.openpai.schemas import FOR_EVER, WITHOUT_FAULT, KeptConfig, TaskRole
 from localml.dialects.openpai.translate.clusters import DEFAULT
@@ -94,13 +95,14 @@ def job_spec(
     auth = folders["authFile"] or None
     _need_few_ports(job)
     ports = ports_of(job.taskRoles or (), mapped=platform.engine.capabilities.ports_mapped)
+    needs = {role.name: _resources(platform, job, role) for role in job.taskRoles or ()}
     roles = [
         Role(
             name=role.name,
             image=job.image or "",
             command=("/bin/sh", "-c", TASK_SCRIPT, "task", role.command, code),
-            env=env | role_env(role),
-            resources=_resources(platform, job, role),
+            env=env | role_env(role, shared_memory(needs[role.name], 0) // _MEGABYTE),
+            resources=needs[role.name],
             count=role.taskNumber,
             ports=ports[role.name],
             completion=Completion(min_failed=role.minFailedTaskCount, min_succeeded=role.minSucceededTaskCount),

@@ -94,14 +94,18 @@ def job_env(job: KeptConfig, folders: Mapping[str, str], *, user: str, cluster: 
     return {name: literal(value) for name, value in {**own, **ours}.items()} | hosts
 
 
-def role_env(role: TaskRole) -> dict[str, str]:
-    """Variables of one role's containers; placeholders stand for what is known when they are placed."""
+def role_env(role: TaskRole, shm: int) -> dict[str, str]:
+    """Variables of one role's containers; placeholders stand for what is known when they are placed.
+
+    Args:
+        shm: megabytes of shared memory that each of them has.
+    """
     current = {
         "NAME": role.name,
         "TASK_COUNT": role.taskNumber,
         "CPU_COUNT": role.cpuNumber,
         "MEM_MB": role.memoryMB,
-        "SHM_MB": role.shmMB,
+        "SHM_MB": shm,
         "GPU_COUNT": role.gpuNumber,
         "MIN_FAILED_TASK_COUNT": _or_null(role.minFailedTaskCount),
         "MIN_SUCCEEDED_TASK_COUNT": _or_null(role.minSucceededTaskCount),
