@@ -97,7 +97,7 @@ class Containers:
                 path, target, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(path)
             )
 
-        self._with_files(ref, replica, act, f"{path} -> {target}")
+        self._with_files(ref, replica, path, act)
         return copied
 
     def copy_in(
@@ -122,11 +122,11 @@ class Containers:
                 source, path, recurse=True, sparse=False, progress_handler=copied, error_handler=copied.noted(source)
             )
 
-        self._with_files(ref, replica, act, f"{source} -> {path}")
+        self._with_files(ref, replica, path, act)
         return copied
 
     def _with_files(
-        self, ref: Reference, replica: str | None, act: Callable[[SFTPClient], Coroutine[Any, Any, None]], what: str
+        self, ref: Reference, replica: str | None, path: str, act: Callable[[SFTPClient], Coroutine[Any, Any, None]]
     ) -> None:
         import asyncssh
 
@@ -139,11 +139,11 @@ class Containers:
         try:
             asyncio.run(run())
         except asyncssh.SFTPNoSuchFile as error:
-            raise ClientError("not_found", f"{what}: {_reason(error)}") from error
+            raise ClientError("not_found", f"{path}: {_reason(error)}") from error
         except asyncssh.SFTPPermissionDenied as error:
-            raise ClientError("forbidden", f"{what}: {_reason(error)}") from error
+            raise ClientError("forbidden", f"{path}: {_reason(error)}") from error
         except asyncssh.SFTPError as error:
-            raise self._ended(ref) or ClientError("invalid", f"{what}: {_reason(error)}") from error
+            raise self._ended(ref) or ClientError("invalid", f"{path}: {_reason(error)}") from error
         except (OSError, asyncssh.Error) as error:
             words = f"the copy broke off: {getattr(error, 'strerror', None) or error}"
             raise self._ended(ref) or ClientError("unavailable", words) from error
