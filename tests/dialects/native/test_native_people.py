@@ -331,7 +331,8 @@ def filled(path: str) -> str:
     """A path of the document as a request's, with the parameters that it needs."""
     known = {"name": "admin", "user": "admin", "dialect": "native"}
     path = re.sub(r"{(\w+)}", lambda found: known.get(found[1], "1"), path.removeprefix("/localml/v1"))
-    return path + ("?uri=fds://b/k" if path.startswith("/objects") else "")
+    needed = {"objects": "?uri=fds://b/k", "resolve": "?ref=admin"}
+    return path + needed.get(path.split("/")[1], "")
 
 
 BODIES: dict[tuple[str, str], Any] = {

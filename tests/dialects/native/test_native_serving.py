@@ -130,15 +130,10 @@ def test_all_versions_are_put_at_once(admin: Http, server: Localml, model: str) 
         ({"model": "net", "colour": "red"}, 400, "colour"),
         ({"model": "net", "request_timeout": 100_000}, 400, "request_timeout"),
         ({"model": "net", "health_path": "health"}, 400, "health_path"),
-        *(
-            ({"model": "net", **body}, 400, "number")
-            for body in (
-                {"scaling": {"target": "inf"}},
-                {"scaling": {"cooldown": "nan"}},
-                {"scaling": {"target": 10**400}},
-                {"bake": "Infinity"},
-            )
-        ),
+        ({"model": "net", "scaling": {"target": "inf"}}, 400, "finite number"),
+        ({"model": "net", "scaling": {"target": 10**400}}, 400, "number"),
+        ({"model": "net", "scaling": {"cooldown": "nan"}}, 400, "cooldown: must be a time"),
+        ({"model": "net", "bake": "Infinity"}, 400, "bake: must be a time"),
         ({"model": "net", "resources": {"gpu": 1}, "scaling": {"minimum": 40, "maximum": 40}}, 422, "GPUs"),
     ],
 )
@@ -149,19 +144,6 @@ def test_bad_endpoints_say_what_is_wrong(
     assert answer.status == status, answer.data
     assert words in answer.json["error"]["message"]
     assert admin("GET", "/endpoints").json["endpoints"] == []
-
-
-def test_a_runtime_that_is_not_built_is_named_with_the_command_that_builds_it(
-    localml: Localml, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("localml.engines.runtimes.environments.Environments.env_for", lambda self, image: None)
-    localml.client.put("s3://b/net.onnx", times(2.0))
-    localml.client.register("net", "s3://b/net.onnx")
-    caller = Http(localml.url, {"Authorization": f"Bearer {localml.platform.credentials.token}"})
-    answer = caller("POST", "/endpoints", {"model": "net"})
-    caller.close()
-    assert answer.status == 503
-    assert "localml images build onnx-server" in answer.json["error"]["message"]
 
 
 def test_an_endpoint_answers_on_a_port_of_its_own_until_it_is_stopped(admin: Http, server: Localml, model: str) -> None:
