@@ -28,7 +28,11 @@ _ENDS = f"""
         on e.subject_kind = 'workload' and e.subject_id = w.id and e.reason in {FINAL_EVENTS}
     group by w.id having count(e.id) != 1 or max(e.reason) != upper(substr(w.state, 1, 1)) || substr(w.state, 2)
 """
-_LOST = "select subject_id from event where subject_kind = 'workload' and reason = 'ContainerLost'"
+_LOST = """
+    select subject_id from event where subject_kind = 'workload' and reason = 'ContainerLost'
+    and message != 'the supervisor was killed'
+"""
+"""Supervisors are killed by those who try this."""
 _AFTER_END = f"""
     select w.name, e.reason from event e join workload w on e.subject_kind = 'workload' and w.id = e.subject_id
     where e.reason != 'Deleted' and e.id > (
