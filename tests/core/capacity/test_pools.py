@@ -127,4 +127,4 @@ def test_a_pool_without_a_name_that_an_earlier_version_took_in_stops_nothing(rig
     for name in ("one", "two"):
         rig.submit(name, job(None), pool="")
         rig.settle()
-    assert rig.pools.load("") == Load(Usage(workloads=2))
+    assert rig.pools.load("") == Load(Usage(cpu=2, workloads=2))
