@@ -197,13 +197,17 @@ def stop(
     """
     if everything == bool(names):
         raise invalid("NAMES", "give names, or --all")
+    over: set[int] = set()
     with connect(data) as client:
 
         def act(thing: Thing) -> Workload | Endpoint:
-            return client.stop_endpoint(thing.id) if thing.kind == ENDPOINT else client.stop(thing.id)
+            if thing.kind == ENDPOINT:
+                return client.stop_endpoint(thing.id)
+            if client.get(thing.id).state in ENDED:
+                over.add(thing.id)
+            return client.stop(thing.id)
 
         tried = each(_own(client) if everything else names, lambda name: act(client.resolve(name, RUNNING)))
-        over = {one.id for one in tried.done if not _is_endpoint(one) and one.state in ENDED}
         if wait:
             done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
             tried.done = done

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,8 @@ def test_top_is_live_on_a_terminal_until_ctrl_c(alone: Localml) -> None:
     master, slave = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200", "LINES": "40", "PYTHONUTF8": "1"}
     arguments = [sys.executable, "-m", "localml.cli", "top", "--every", "200ms"]
-    process = subprocess.Popen(arguments, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    process = subprocess.Popen(arguments, stdin=slave, stdout=slave, stderr=slave, env=environment, preexec_fn=heeds)
     os.close(slave)
     written = ""
     while "first-seen" not in written:

@@ -31,9 +31,8 @@ _NUMBERS = itertools.count()
 
 @pytest.fixture(scope="module")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    config = Config(
-        tmp_path_factory.mktemp("boxes"), engine="fake", gpus="none", port=7070, gateway_port=0
-    )  # nobody listens there
+    data = tmp_path_factory.mktemp("boxes")
+    config = Config(data, engine="fake", gpus="none", cpus=64, port=7070, gateway_port=0)  # nobody listens there
     opened = Platform(config)
     opened.start()
     opened.identity.create_user("user", "a password", admin=False)

@@ -20,6 +20,7 @@ from localml.core.errors import LocalmlError
 from localml.core.events import feed as feeds
 from localml.core.logs.reader import pieces
 from localml.core.logs.sources import ALL, Position
+from localml.core.metrics import reading
 from localml.core.people import attempts, recognition
 from localml.core.people.recognition import Caller
 from localml.core.prune import DAY, PruneRules, taken
@@ -34,9 +35,12 @@ from localml.platform import Platform
 
 SLACK = 5
 """Things more that may lie somewhere for a moment: replicas that the engine's last answer still had."""
-MOVES = ("seen._known", "engines.base.Observed", "samples._ids", "feed._versions", "seen._over", "_invoke_excepthook")
-"""What the engine said at the last full look, which the next replaces; what loses half or all when it is full; and
-what threads lead to outside of the server."""
+MOVES = (
+    *("metrics_watch._waiting", "seen._known", "engines.base.Observed", "samples._ids", "feed._versions"),
+    *("seen._over", "_invoke_excepthook"),
+)
+"""What is still to be read for metrics; what the engine said at the last full look, which the next replaces; what loses
+half or all when it is full; and what threads lead to outside of the server."""
 
 
 class House:
@@ -135,6 +139,8 @@ def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     """One whose bounded memories are small, so that they are full after the first use."""
     for module, name, most in (
         (feeds, "_MOST", 20),
+        (reading, "_MOST_OPEN", 8),
+        (reading, "_MOST_PASSED", 20),
         (recognition, "_MOST_CACHED", 8),
         (samples, "_MOST_IDS", 20),
         (attempts, "_MOST", 8),

@@ -43,7 +43,7 @@ MLBENCH = [
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Dashboard]:
     """A server whose jobs are child processes, of the administrator."""
-    one = open_dashboard(tmp_path / "data", "process")
+    one = open_dashboard(tmp_path / "data", "process", images={"any": "host"})
     yield one
     one.clean()
     one.server.close()

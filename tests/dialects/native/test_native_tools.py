@@ -257,7 +257,7 @@ def board(admin: Http, localml: Localml) -> Iterator[Callable[..., str]]:
 def test_tensorboards_that_nobody_looks_at_are_stopped_and_those_that_do_not_tell_are_not(
     board: Callable[..., str], localml: Localml, all_answer: threading.Event
 ) -> None:
-    ours, opened, foreign = board("ours", BOARD), board("open", BOARD, token=""), board("foreign", FOREIGN)
+    ours, opened, foreign = board("ours-tb", BOARD), board("open-tb", BOARD, token=""), board("foreign-tb", FOREIGN)
     platform, tools = localml.platform, localml.client.tools
     tools.wait_ready(tools.tensorboard(foreign), 60)
     tools.wait_ready(tools.tensorboard(ours), 60)

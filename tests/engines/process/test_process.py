@@ -58,7 +58,7 @@ def test_an_image_is_a_choice_of_environment(tmp_path: Path) -> None:
     engine = ProcessEngine(tmp_path, "i", environments=known.get)
     kit = ProcessKit(tmp_path)
     plan = kit.plan('echo "$PATH $WHO $ONLY"', env={"WHO": "plan"})
-    plan = ReplicaPlan(plan.name, "torch", plan.command, plan.env)
+    plan = ReplicaPlan(plan.name, "torch", plan.command, env=plan.env)
     engine.start(plan)
     wait_until(lambda: engine.inspect(plan.name).phase is Phase.EXITED, "end")
     data = b"".join(chunk.data for chunk in engine.logs(plan.name, {}, follow=False))
