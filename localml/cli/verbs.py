@@ -21,9 +21,10 @@ from localml.cli.common import (
     print_json,
 )
 from localml.cli.help import JOBS
-from localml.cli.names import ENDPOINT, MODEL, RUNNING, WORKLOADS
+from localml.cli.names import ENDPOINT, MODEL, RUNNING, TOOLS, WORKLOADS
 from localml.cli.several import Tried, each
 from localml.cli.work import LIVE
+from localml.client.errors import ClientError
 from localml.client.types import ENDED
 from localml.core.errors import invalid
 
@@ -207,13 +208,26 @@ def stop(
                 over.add(thing.id)
             return client.stop(thing.id)
 
-        tried = each(_own(client) if everything else names, lambda name: act(client.resolve(name, RUNNING)))
+        tried = each(_own(client) if everything else names, lambda name: _resolved(client, name, act))
         if wait:
             done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
             tried.done = done
     if everything and not tried.done and not tried.failed and not as_json:
         typer.echo("Nothing of yours waits or runs.")
     _answer(tried, lambda one: _stopped(one, over, wait=wait), as_json=as_json)
+
+
+def _resolved(
+    client: Client, name: str, act: Callable[[Thing], Workload | Endpoint], turns: int = 3
+) -> Workload | Endpoint:
+    """Do it to what has that name. Of a notebook or TensorBoard another run may begin meanwhile: then to that."""
+    thing = client.resolve(name, RUNNING)
+    try:
+        return act(thing)
+    except ClientError as error:
+        if error.code != "wrong_state" or thing.kind not in TOOLS or turns <= 1:
+            raise
+        return _resolved(client, name, act, turns - 1)
 
 
 def _stopped(one: Workload | Endpoint, over: Collection[int], *, wait: bool) -> str:
@@ -247,7 +261,7 @@ def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
         def act(thing: Thing) -> Workload | Endpoint:
             return client.delete_endpoint(thing.id) if thing.kind == ENDPOINT else client.delete(thing.id)
 
-        tried = each(names, lambda name: act(client.resolve(name, RUNNING)))
+        tried = each(names, lambda name: _resolved(client, name, act))
     _answer(tried, lambda _: "removed", as_json=as_json)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from localml.cli.common import seconds as parsed
+from localml.client.errors import ClientError
 from localml.core.errors import LocalmlError
+from localml.testing import Localml
 
 Cli = Callable[..., Any]
 
@@ -33,6 +35,19 @@ def drained(cli: Cli) -> Iterator[None]:
     assert cli("drain").code == 0
     yield
     cli("undrain")
+
+
+@pytest.mark.usefixtures("drained")
+def test_a_run_that_a_later_one_replaced_is_not_taken_for_its_notebook(cli: Cli, localml: Localml) -> None:
+    """Between a look at a name and the wish that it goes, a restart may begin another run."""
+    first = cli("notebook", "start", "replaced", "--detach", "--json").json["workload_id"]
+    assert cli("stop", "replaced", "--wait").code == 0
+    assert cli("start", "replaced", "--no-wait").code == 0
+    for act in (localml.client.delete, localml.client.stop):
+        with pytest.raises(ClientError, match=rf"workload {first} was replaced by \d+, a later run of 'replaced'"):
+            act(first)
+    assert cli("rm", "replaced").code == 0
+    assert "replaced" not in cli("notebooks").out
 
 
 @pytest.mark.usefixtures("drained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jsonschema
 import pytest
 from helpers.native import Http, sh
+from helpers.rig import wait_until
 
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import WorkloadSpec
@@ -85,6 +86,7 @@ def test_why_says_who_holds_what_is_short(admin: Http, localml: Localml) -> None
     held = admin("POST", "/workloads", {"spec": sh("sleep 600", resources={"gpu": count})}).json["id"]
     waits = admin("POST", "/workloads", {"spec": sh("true", resources={"gpu": 1})}).json["id"]
     try:
+        wait_until(lambda: admin("GET", f"/workloads/{held}").json["state"] == "running")  # since when, is told, too
         answer = admin("GET", f"/workloads/{waits}/why").json
         assert (answer["state"], answer["why"]["short"], answer["why"]["holders"]) == ("queued", ["gpu"], [held])
         assert admin("GET", f"/workloads/{waits}").json["why"] == answer["why"]

@@ -7,11 +7,12 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import invalid, not_found
+from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.instances.instances import InstanceFull
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
-from localml.core.subjects import Subject
+from localml.core.subjects import Noun, Subject
 from localml.core.work.states import TERMINAL, Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Full, Query, Submission
@@ -55,7 +56,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def delete(path: schemas.Reference) -> Any:
         """Stop and hide a workload; its output and events stay until they are pruned."""
         row = find(platform, caller(), path.ref, Action.DELETE).row
-        instance = platform.instances.of_run(row)
+        instance = _instance(platform, row)
         if instance is not None:  # whatever becomes of this run meanwhile
             return translate.workload(platform.instances.delete(instance.row.id or 0, caller()).run.row)
         return translate.workload(platform.workloads.delete(row.id or 0, caller()))
@@ -64,7 +65,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
     def stop(path: schemas.Reference) -> Any:
         """Ask for a workload to be stopped; one that is over stays as it is."""
         row = find(platform, caller(), path.ref, Action.STOP).row
-        instance = platform.instances.of_run(row)
+        instance = _instance(platform, row)
         if instance is not None:
             return translate.workload(platform.instances.stop(instance.row.id or 0, caller()).run.row)
         return translate.workload(platform.workloads.stop(row.id or 0, caller()))
@@ -148,6 +149,22 @@ def _query(platform: Platform, who: Caller, query: schemas.ListQuery) -> Query:
         limit=query.limit,
         after=query.after,
     )
+
+
+def _instance(platform: Platform, row: Workload) -> InstanceFull | None:
+    """The notebook or TensorBoard whose run this is, if it is one.
+
+    Raises:
+        LocalmlError: ``WRONG_STATE``: a later run took its place, perhaps just now: its name says which is meant.
+    """
+    found = platform.instances.of_run(row)
+    parent = row.parent
+    if found is None and parent is not None and parent.of.kind is Noun.INSTANCE:
+        later = platform.instances.get(parent.of.id)
+        if not later.deleted and later.run.row.id != row.id:
+            words = f"workload {row.id} was replaced by {later.run.row.id}, a later run of '{later.row.name}'"
+            raise LocalmlError(Code.WRONG_STATE, words)
+    return found
 
 
 def _full(platform: Platform, found: Full) -> dict[str, Any]:
