@@ -200,13 +200,14 @@ def _namespace(folder: ReplicaDir, account: Account) -> int:
         running = folder.running()
         if running is not None:
             with contextlib.suppress(OSError, psutil.NoSuchProcess), contextlib.ExitStack() as stack:
-                found = os.open(f"/proc/{running.child}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-                stack.callback(os.close, found)
                 child = psutil.Process(running.child)
-                # It becomes somebody else last. Whose parent is the living supervisor is no later one of its number.
-                if child.uids().real == account.uid and child.ppid() == folder.holder():
-                    stack.pop_all()
-                    return found
+                if child.uids().real == account.uid:  # it becomes somebody else last; before, this may be the machine's
+                    found = os.open(f"/proc/{running.child}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+                    stack.callback(os.close, found)
+                    # Whose parent is the living supervisor is no later one of its number.
+                    if child.uids().real == account.uid and child.ppid() == folder.holder():
+                        stack.pop_all()
+                        return found
         time.sleep(0.005)
     raise EngineError(f"{folder.path.name} does not run, or has not begun")
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -297,6 +299,30 @@ def test_a_command_beside_it_has_the_limit_of_files_of_before(
     assert (stream.read(), stream.read(), stream.wait()) == (("stdout", b"256\n"), None, 5)
     stream.close()
     assert boxed_kit.engine.exec(plan.name, ("no-such-program",)).exit_code == 127
+
+
+def test_a_command_that_comes_while_a_box_is_made_never_gets_what_is_around_it(
+    boxed_kit: BoxedKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is a box's namespace is looked up once its first process has become somebody else, which it does last."""
+    plan = boxed_kit.endless(account=BOB)
+    boxed_kit.engine.start(plan)
+    wait_until(lambda: boxed_kit.engine.exec(plan.name, ("true",)).exit_code == 0, "the box")
+    told: list[str] = []
+    real_open, real_uids = os.open, psutil.Process.uids
+
+    def opened(path: Any, *rest: Any, **more: Any) -> int:
+        told.extend(["namespace"] if str(path).endswith("/ns/mnt") else [])
+        return real_open(path, *rest, **more)
+
+    def uids(process: psutil.Process) -> Any:
+        told.append("who")
+        return SimpleNamespace(real=0) if len(told) < 3 else real_uids(process)  # its box is still being made
+
+    monkeypatch.setattr(boxes.os, "open", opened)
+    monkeypatch.setattr(psutil.Process, "uids", uids)
+    assert boxed_kit.engine.exec(plan.name, ("true",)).exit_code == 0
+    assert told == ["who", "who", "who", "namespace", "who"]
 
 
 def test_where_no_other_user_can_run_python_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
