@@ -23,7 +23,7 @@ from localml.cli.failures import in_words
 from localml.cli.help import DATA
 from localml.cli.places import object_uri
 from localml.client.errors import ClientError
-from localml.client.trees import AROUND, MOST_COPIES, TOO_OFTEN, Local, Tree, left_out, walk
+from localml.client.trees import AROUND, MOST_COPIES, OF_ALL_FILES, TOO_OFTEN, Local, Tree, left_out, walk
 from localml.client.types import LeftOut
 from localml.core.errors import invalid
 from localml.core.home import expanded
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from localml.client import Client
 
 SCHEMES = ("fds://", "obs://", "s3://", "hdfs://")
-_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
-"""What is wrong with the disk, and so for each file."""
 KEPT_NAMES = ".localml-part-"
 """The beginning of names of files that are being written; no object has such a name."""
 _MOST_NAMED = 100
@@ -219,7 +217,7 @@ def _get(client: Client, source: str, target: str, quiet: bool) -> Copied:
 
 def _of_one_file(error: ClientError | OSError) -> bool:
     """Whether a failure is one file's, so that the others of its folder can be copied out all the same."""
-    return error.errno not in _OF_ALL if isinstance(error, OSError) else error.code == "not_found"
+    return error.errno not in OF_ALL_FILES if isinstance(error, OSError) else error.code == "not_found"
 
 
 @dataclass(frozen=True, slots=True)

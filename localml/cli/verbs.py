@@ -204,7 +204,7 @@ def stop(
         def act(thing: Thing) -> Workload | Endpoint:
             if thing.kind == ENDPOINT:
                 return client.stop_endpoint(thing.id)
-            if client.get(thing.id).state in ENDED:
+            if thing.state in ENDED:
                 over.add(thing.id)
             return client.stop(thing.id)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from localml.client.errors import ClientError
 from localml.client.jobs import Reference
+from localml.client.trees import OF_ALL_FILES
 from localml.client.trees import left_out as told
 from localml.client.types import ENDED, LeftOut
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from localml.client.types import Workload
 
-_OF_ALL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE, errno.ECONNRESET)
+_OF_ALL = (*OF_ALL_FILES, errno.ECONNRESET)
 """What is wrong with the disk or the connection, and so for each file."""
 Progress = Callable[[int], None]
 """Told how many bytes more have been copied."""

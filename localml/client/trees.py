@@ -15,6 +15,8 @@ from pathlib import Path
 
 from localml.client.types import LeftOut
 
+OF_ALL_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPIPE)
+"""What is wrong with the disk, and so for each file of a folder."""
 MOST_COPIES = 16
 """How often one folder is copied, to each place from which a link leads to it."""
 AROUND = "a link to a folder that it lies in"

@@ -198,8 +198,6 @@ class Tools:
         if [one.target for one in work] != [WORK_FOLDER]:
             raise LocalmlError(Code.WRONG_STATE, "the notebook was submitted as a spec, so its settings cannot change")
         image, command = _own(role, NOTEBOOK_IMAGE, _NOTEBOOK_COMMAND)
-        if _is_ours(image) and command == _NOTEBOOK_COMMAND:
-            command = ()
         return Notebook(
             folder=work[0].source.removeprefix("workspace:"),
             token=self._opened(owner, role, _NOTEBOOK_TOKEN),
@@ -265,11 +263,11 @@ def _is_ours(image: str) -> bool:
     return image.removesuffix(":latest") in NOTEBOOK_IMAGES
 
 
-def _own(role: Role, ours: str, command: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Image and command of one's own; empty where they are ours."""
-    if role.image != ours:
-        return role.image, role.command
-    return "", () if role.command == command else role.command
+def _own(role: Role, usual: str, command: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Image and command of one's own; empty where they are the usual ones, the command also in any image of ours."""
+    image = "" if role.image == usual else role.image
+    ours = not image or _is_ours(image)
+    return image, () if ours and role.command == command else role.command
 
 
 _COMPUTED = frozenset({"LOCALML_WORK", "MEM_LIMIT", "CPU_LIMIT"})
