@@ -69,6 +69,21 @@ MOST_POOL_LEVELS = 16
 MOST_POOL_PATH = 1_024
 """Characters of a pool's path."""
 
+MOST_DIMENSIONS = 200
+"""Parameters of a study's search space; each costs at every proposal."""
+MOST_CHOICES = 10_000
+"""Values that one parameter chooses from."""
+MOST_GRID_POINTS = 100_000
+"""Points of a grid, and experiments of a search that lists them: each is a trial, with a row and a container."""
+MOST_TRIALS = 1_000_000
+"""Trials of one study."""
+MOST_PARALLEL = 1_000
+"""Trials of one study at a time."""
+MOST_STUDIES = 10_000
+"""Studies of one user that were not deleted."""
+MOST_ALGORITHMS = 100
+"""Algorithms that were installed, of everybody together: each may have an environment of its own."""
+
 MOST_CONNECTIONS = 32
 """Ssh connections of one user to one replica: each is a task, and what runs in it."""
 MOST_COMMANDS = 64

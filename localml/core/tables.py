@@ -11,5 +11,6 @@ import localml.core.registry.tables
 import localml.core.rows
 import localml.core.series.tables
 import localml.core.serving.tables
+import localml.core.studies.tables
 import localml.core.tallies
 import localml.core.work.tables  # noqa: F401

@@ -31,7 +31,7 @@ REGISTRY = (
     Registered("cloudml", ("/cloud_ml",), PoolsFor.MEMBERS),
     Registered("openpai", ("/api/v1",), PoolsFor.GRANTED),
     Registered("mlbench", ("/api/pods", "/api/metrics", "/api/runs", "/api/openapi.json")),
-    Registered("wmla"),
+    Registered("wmla", ("/platform/rest/deeplearning/v1", "/auth/v1")),
     Registered("modelarts"),
 )
 

@@ -14,6 +14,8 @@ class ThingKind(StrEnum):
     WORKLOAD = "workload"  # jobs, notebooks, TensorBoards, replicas
     ENDPOINT = "endpoint"
     MODEL = "model"
+    STUDY = "study"
+    ALGORITHM = "algorithm"  # one that was installed
     WORKSPACE = "workspace"
     POOL = "pool"
     BUCKET = "bucket"  # and who may at what is in it
@@ -96,6 +98,10 @@ NEEDS: dict[ThingKind, dict[Action, Need]] = {
     ThingKind.WORKLOAD: _IN_WORKSPACES,
     ThingKind.ENDPOINT: _IN_WORKSPACES,
     ThingKind.MODEL: _IN_WORKSPACES,
+    ThingKind.STUDY: _IN_WORKSPACES,
+    ThingKind.ALGORITHM: _needs(
+        Need.ADMIN, read=Need.ANYBODY, use=Need.ANYBODY, create=Need.ANYBODY, change=Need.SELF, delete=Need.SELF
+    ),
     ThingKind.WORKSPACE: _needs(
         Need.ADMIN,
         read=Need.VIEWER,

@@ -1,0 +1,34 @@
+"""How this API words failures. The document has no body for them: clients rely on the status, people on the words."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+from localml.core.errors import Code, LocalmlError
+
+ERRORS: dict[Code, HTTPStatus] = {
+    Code.INVALID: HTTPStatus.BAD_REQUEST,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.NO_ROUTE: HTTPStatus.NOT_FOUND,
+    Code.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
+    Code.CONFLICT: HTTPStatus.CONFLICT,
+    Code.WRONG_STATE: HTTPStatus.CONFLICT,
+    Code.QUOTA: HTTPStatus.BAD_REQUEST,
+    Code.CAPACITY: HTTPStatus.BAD_REQUEST,
+    Code.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Code.MEDIA_TYPE: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    Code.TOO_MANY_REQUESTS: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.STORAGE: HTTPStatus.INSUFFICIENT_STORAGE,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""Code -> HTTP status, unless an operation lists others (``details["status"]``)."""
+
+
+def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of a failure."""
+    status = HTTPStatus(error.details.get("status", ERRORS[error.code]))
+    return int(status), {"error": {"code": int(status), "field": error.field, "message": error.message}}

@@ -1,0 +1,9 @@
+"""Execute: training tasks."""
+
+from __future__ import annotations
+
+from localml.dialects.kit import Operations
+from localml.dialects.wmla.document import SCHEME
+from localml.dialects.wmla.environment import BASE
+
+api = Operations("wmla_execs", __name__, url_prefix=BASE, abp_security=[{SCHEME: []}])

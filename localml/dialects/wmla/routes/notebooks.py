@@ -1,0 +1,9 @@
+"""Notebooks: a service for each user, and its kernels."""
+
+from __future__ import annotations
+
+from localml.dialects.kit import Operations
+from localml.dialects.wmla.document import SCHEME
+from localml.dialects.wmla.environment import BASE
+
+api = Operations("wmla_notebooks", __name__, url_prefix=BASE, abp_security=[{SCHEME: []}])

@@ -1,0 +1,1 @@
+"""The bodies, a module for each of the document's groups."""

@@ -1,0 +1,1 @@
+"""Who proposes the trials of a search: algorithms, each in a process of its own."""
