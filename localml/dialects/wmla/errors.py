@@ -1,4 +1,6 @@
-"""How this API words failures. The document has no body for them: clients rely on the status, people on the words."""
+"""How this API words failures. The document has no body for them: clients rely on the status, people on the words,
+which the vendor's client looks for in ``error``.
+"""
 
 from __future__ import annotations
 
@@ -31,4 +33,4 @@ ERRORS: dict[Code, HTTPStatus] = {
 def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a failure."""
     status = HTTPStatus(error.details.get("status", ERRORS[error.code]))
-    return int(status), {"error": {"code": int(status), "field": error.field, "message": error.message}}
+    return int(status), {"error": error.message, "field": error.field, "code": int(status)}
