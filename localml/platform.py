@@ -62,6 +62,7 @@ from localml.core.people.workspaces import Workspaces
 from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
+from localml.core.studies.studies import Studies
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
 from localml.core.work.code import kept_attempts
 from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
@@ -227,6 +228,7 @@ class Platform:
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
         )
+        self.studies = Studies(self.db, self.clock, changed=self.feed.changed)
         self.restarts = Restarts(self.instances)
         self.leavers = Leavers(self.instances)
         shared = not self.engine.capabilities.ports_mapped

@@ -69,6 +69,7 @@ class Study(SQLModel, table=True):
     state: StudyState = enum_column(StudyState, StudyState.WAITING)
     outcome: StudyState | None = enum_column(StudyState)  # the state that 'stopping' leads to
     desired: Desired = enum_column(Desired, Desired.RUN)
+    forced: bool = False  # its trials get no time to end by themselves
     message: str = ""
     run: int = 1  # grows when it is started over
     first: int = 1  # the number of this run's first trial
@@ -86,6 +87,7 @@ class Study(SQLModel, table=True):
     created_at: float
     updated_at: float
     started_at: float | None = None
+    deadline: float | None = None  # set with the first trial where its time is limited, and again when it is resumed
     ended_at: float | None = None
     deleted_at: float | None = None
 
