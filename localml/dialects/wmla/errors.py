@@ -7,7 +7,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
+from flask import request
+
 from localml.core.errors import Code, LocalmlError
+from localml.dialects.wmla.environment import BASE
 
 ERRORS: dict[Code, HTTPStatus] = {
     Code.INVALID: HTTPStatus.BAD_REQUEST,
@@ -30,7 +33,13 @@ ERRORS: dict[Code, HTTPStatus] = {
 """Code -> HTTP status, unless an operation lists others (``details["status"]``)."""
 
 
+_WITHOUT_FORBIDDEN = (f"{BASE}/execs", f"{BASE}/hypersearch/algorithm/debug")
+"""Where the document lists no 403; its 401 says that the request was denied, too."""
+
+
 def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a failure."""
-    status = HTTPStatus(error.details.get("status", ERRORS[error.code]))
-    return int(status), {"error": error.message, "field": error.field, "code": int(status)}
+    status = int(error.details.get("status", ERRORS[error.code]))
+    if error.code is Code.FORBIDDEN and "refused" not in error.details and request.path.startswith(_WITHOUT_FORBIDDEN):
+        status = int(HTTPStatus.UNAUTHORIZED)
+    return status, {"error": error.message, "field": error.field, "code": status}
