@@ -27,6 +27,10 @@ MOST_ARGUMENTS = 1 << 20
 (a quarter of the usual stack), and the engine and the image add variables of their own."""
 MOST_MOUNTS = 100
 """Mounts of a workload; each is looked at, for every replica."""
+MOST_FILES = 100
+"""Small files that a workload brings in its spec."""
+MOST_FILE_BYTES = 256 << 10
+"""Bytes of all of them with their names: they are kept with each workload. What is larger is code, or data."""
 MOST_OBJECTS = 1_000
 """Object URIs that a workload names."""
 MOST_DEPENDENCIES = 1_000

@@ -175,3 +175,13 @@ def _out(live: Live, number: int, index: int, there: Path) -> str:
         live.user.copy_out(number, "who", there / "who", replica=f"main/{index}")
         return (there / "who").read_text()
     return ""
+
+
+def test_files_of_the_spec_lie_where_the_job_starts(live: Live) -> None:
+    role = {"image": live.image, "command": ["/bin/sh", "-c", "cat config.json; echo own > config.json; echo $PWD"]}
+    spec = {"roles": [role], "files": {"config.json": "{}\n"}}
+    job = live.user.wait(live.user.submit(spec, name="files").id, 60)
+    text = live.user.text(job.id)
+    assert (job.state, text.splitlines()[0]) == ("succeeded", "{}"), (job.message, text)
+    assert not live.image or text == "{}\n/code\n"
+    live.user.delete(job.id)

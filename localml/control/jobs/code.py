@@ -7,7 +7,7 @@ is to stay belongs into a bucket.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,11 +32,18 @@ class CodeFolders:
         self.archives = CodeArchives(data)
         self._folder = data.resolve() / FOLDER / "runs"
 
-    def ready(self, attempt: str, workspace: str, code: str) -> Path:
+    def ready(
+        self, attempt: str, workspace: str, code: str | None, files: Mapping[str, str] | None = None, below: str = ""
+    ) -> Path:
         """The folder of an attempt, by its name; complete when this returns.
 
+        Args:
+            code: None: nothing but the files.
+            files: path -> text, of files that are written into it.
+            below: where in it these paths begin.
+
         Raises:
-            EngineError: the archive is gone, or the disk is full.
+            EngineError: the archive is gone, or the disk is full; a link of the code leads a file elsewhere.
         """
         place = self._folder / attempt
         if place.exists():
@@ -44,13 +51,18 @@ class CodeFolders:
         making = self._folder / f"{attempt}{_MAKING}"
         try:
             self.drop(making.name)  # of a start that was cut short
-            self._unpack(workspace, code, making)
+            if code is None:
+                making.mkdir(parents=True)
+            else:
+                self._unpack(workspace, code, making)
+            for name, text in (files or {}).items():
+                _write(making, making / below / name, text)
             _open_to_all(making)
             FAILPOINTS.hit("after-unpack")
             making.rename(place)
             FAILPOINTS.hit("after-copy")
         except (LocalmlError, OSError) as error:
-            raise EngineError(f"its code cannot be unpacked: {error}") from error
+            raise EngineError(f"{'its files' if code is None else 'its code'} cannot be unpacked: {error}") from error
         return place
 
     @contextmanager
@@ -86,6 +98,15 @@ class CodeFolders:
         if self._folder.is_dir():
             for name in {one.name for one in self._folder.iterdir()} - set(attempts):
                 self.drop(name)
+
+
+def _write(top: Path, path: Path, text: str) -> None:
+    """Write a file in place of what code has there; never where a link in it leads."""
+    if not path.parent.resolve().is_relative_to(top.resolve()):
+        raise OSError(f"a link in the code leads {path.name} elsewhere")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
 
 
 def _open_to_all(folder: Path) -> None:

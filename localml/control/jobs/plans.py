@@ -188,12 +188,14 @@ def build(
 
 
 def _code(site: Site, spec: WorkloadSpec, one: AttemptRow, grants: Grants) -> Path | None:
-    """The folder of code that an attempt has to itself, if it has code."""
-    if spec.code is None:
+    """The folder of code and files that an attempt has to itself, if it has some."""
+    if spec.code is None and not spec.files:
         return None
     if site.code is None:
         raise EngineError("its code is kept nowhere")
-    return site.code.ready(one.name, grants.code, spec.code)
+    start = _in_code(CODE_IN_CONTAINER, spec.role(one.role).workdir or "")
+    below = start[len(CODE_IN_CONTAINER) + 1 :] if f"{start}/".startswith(f"{CODE_IN_CONTAINER}/") else ""
+    return site.code.ready(one.name, grants.code, spec.code, spec.files, below)
 
 
 def _in_code(top: str, wanted: str) -> str:

@@ -134,21 +134,23 @@ class Possible:
         caller, code = submission.caller, submission.spec.code
         place = submission.workspace or caller.workspace
         if code is not None:
-            self._check_code(submission.spec, place)
+            self._code.use(place, code)
+        if code is not None or submission.spec.files:
+            _check_mounts(submission.spec)
         # last: it makes the buckets that there are not yet
         grants = self._mounts.decide(submission.spec, caller, place, submission.sees)
         return grants if code is None else grants.model_copy(update={"code": place})
-
-    def _check_code(self, spec: WorkloadSpec, workspace: str) -> None:
-        self._code.use(workspace, spec.code or "")
-        if any(mount.target.rstrip("/") == CODE_IN_CONTAINER for mount in spec.mounts):
-            raise invalid("mounts", f"{CODE_IN_CONTAINER} is where the code is; choose another target")
 
     def _check_ports(self, role: Role) -> None:
         """Nobody waits at the server's or gateway's own door for its next restart, and the tokens that come then."""
         for port in role.ports:
             if port.host in self._own_ports or port.prefer in self._own_ports:
                 raise invalid("ports", f"port {port.host or port.prefer} is localml's own")
+
+
+def _check_mounts(spec: WorkloadSpec) -> None:
+    if any(mount.target.rstrip("/") == CODE_IN_CONTAINER for mount in spec.mounts):
+        raise invalid("mounts", f"{CODE_IN_CONTAINER} is where the code is; choose another target")
 
 
 def _check_share(role: Role) -> None:

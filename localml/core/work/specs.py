@@ -6,8 +6,9 @@ is also the body of our own API; the dialects translate their vendors' bodies in
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -246,7 +247,8 @@ class WorkloadSpec(Frozen):
     TensorBoards only: see :mod:`localml.control.watch.idle`). ``objects`` are URIs that its programs use:
     their buckets are seen, too, if the owner may read them; those of its workspace are seen anyway. ``code`` names an
     archive that was sent before: each replica has a copy of what is in it, where it starts, and below which a relative
-    ``workdir`` lies.
+    ``workdir`` lies. ``files`` are small texts by their paths below the folder where each replica starts: the copy of
+    its code, or an empty folder of the same kind.
     """
 
     roles: Annotated[tuple[Role, ...], Field(min_length=1)]
@@ -258,6 +260,7 @@ class WorkloadSpec(Frozen):
     mounts: tuple[Mount, ...] = ()
     objects: tuple[str, ...] = ()
     code: str | None = Field(default=None, pattern=f"^{CODE.pattern}$")
+    files: dict[str, str] = Field(default_factory=dict)
     min_succeeded: int | None = Field(default=None, ge=1)
     until_stopped: bool = False
     idle_limit: Seconds | None = Field(default=None, gt=0)
@@ -266,6 +269,16 @@ class WorkloadSpec(Frozen):
     @classmethod
     def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(value))
+
+    @field_validator("files")
+    @classmethod
+    def _paths(cls, value: dict[str, str]) -> dict[str, str]:
+        for path in value:
+            if not _is_path_below(path):
+                raise ValueError(f"{path!r} is no path below a folder")
+            if any(str(parent) in value for parent in PurePosixPath(path).parents):
+                raise ValueError(f"{path!r} lies in what is a file itself")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> WorkloadSpec:
@@ -294,6 +307,11 @@ class WorkloadSpec(Frozen):
     def role(self, name: str) -> Role:
         """The role of that name."""
         return next(role for role in self.roles if role.name == name)
+
+
+def _is_path_below(path: str) -> bool:
+    parts = path.split("/")
+    return "\0" not in path and all(0 < len(os.fsencode(part)) <= 255 and part not in (".", "..") for part in parts)
 
 
 def _known(one: Reference, role: Role | None) -> bool:

@@ -20,6 +20,7 @@ _ADDRESS = 80
 _MOST = {
     "roles": limits.MOST_ROLES,
     "mounts": limits.MOST_MOUNTS,
+    "files": limits.MOST_FILES,
     "objects": limits.MOST_OBJECTS,
     "depends_on": limits.MOST_DEPENDENCIES,
 }
@@ -59,6 +60,9 @@ def need_within(spec: WorkloadSpec, *, gang: int | None = None) -> None:
     ports = sum(len(role.ports) * role.count for role in spec.roles)
     need_at_most("ports", ports, limits.MOST_PORTS, "ports of all replicas together")
     need_at_most("mounts", len(spec.mounts), limits.MOST_MOUNTS, "mounts")
+    need_at_most("files", len(spec.files), limits.MOST_FILES, "files")
+    size = sum(_size(name) + _size(text) for name, text in spec.files.items())
+    need_at_most("files", size, limits.MOST_FILE_BYTES, "bytes of files with their names")
     need_at_most("objects", len(spec.objects), limits.MOST_OBJECTS, "URIs of objects")
     need_at_most("depends_on", len(spec.depends_on), limits.MOST_DEPENDENCIES, "workloads to wait for")
     for field, seconds in _times(spec):
