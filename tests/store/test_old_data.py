@@ -22,7 +22,7 @@ from localml.store.database import FILE_NAME
 from localml.store.schema import HEAD, alembic_config, current, prepare
 from localml.testing import Localml, start
 
-SCHEMAS = ("0003", "0004", "0005", "0006")
+SCHEMAS = ("0003", "0004", "0005", "0006", "0007")
 """Of which there is a directory."""
 ASSETS = ("endpoint", "variant", "endpoint_replica", "model", "model_version", "pool", "pool_grant", "user", "token")
 TABLES = (*ASSETS, "access_key", "workload", "workload_detail", "attempt", "gpu_lease", "event", "series", "sample")
