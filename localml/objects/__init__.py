@@ -1,7 +1,7 @@
 """Objects by URI, one folder for each bucket; and archives that are safe to unpack."""
 
 from localml.objects.access import BucketsFor
-from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, unpack, unpack_in_place
+from localml.objects.archives import ArchiveInfo, Limits, inspect_archive, list_archive, unpack, unpack_in_place
 from localml.objects.buckets import Buckets, ObjectInfo
 from localml.objects.fetching import fetch_unpacked, file_names, inspect_object
 from localml.objects.uris import ObjectUri, parse
@@ -17,6 +17,7 @@ __all__ = [
     "file_names",
     "inspect_archive",
     "inspect_object",
+    "list_archive",
     "parse",
     "unpack",
     "unpack_in_place",

@@ -20,7 +20,7 @@ from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.objects.archive_readers import CHUNK, Member, sniff, tar_members, zip_members
 from localml.objects.archive_rules import ArchiveInfo, Limits, MemberKind, Meter, Tree, corrupt, refused
 
-__all__ = ["ArchiveInfo", "Limits", "inspect_archive", "unpack"]
+__all__ = ["ArchiveInfo", "Limits", "inspect_archive", "list_archive", "unpack"]
 
 DEFAULT_LIMITS = Limits()
 UNPACK_PREFIX = ".localml-unpack-"
@@ -61,6 +61,13 @@ def inspect_archive(source: Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) ->
     """
     with _opened(source) as file:
         return _read_through(file, limits, _Nowhere())
+
+
+def list_archive(source: Path | BinaryIO, limits: Limits = DEFAULT_LIMITS) -> tuple[ArchiveInfo, frozenset[str]]:
+    """As :func:`inspect_archive`; also the paths of the files and links that would be made."""
+    names = _Names()
+    with _opened(source) as file:
+        return _read_through(file, limits, names), frozenset(names.found)
 
 
 def unpack(
@@ -203,6 +210,26 @@ class _Nowhere:
 
     def symlink(self, path: str, target: str) -> None:
         """Make a link. Called after everything else, so that nothing is ever written through a link."""
+
+
+class _Names(_Nowhere):
+    """Keeps the paths alone."""
+
+    def __init__(self) -> None:
+        self.found: set[str] = set()
+
+    def clear(self, path: str) -> None:
+        self.found.discard(path)
+
+    def file(self, path: str, blocks: Iterator[bytes], mode: int) -> None:
+        super().file(path, blocks, mode)
+        self.found.add(path)
+
+    def hardlink(self, path: str, target: str) -> None:
+        self.found.add(path)
+
+    def symlink(self, path: str, target: str) -> None:
+        self.found.add(path)
 
 
 class _Folder(_Nowhere):
