@@ -62,6 +62,7 @@ from localml.core.people.workspaces import Workspaces
 from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
+from localml.core.series.uses import Uses
 from localml.core.studies.studies import Studies
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
 from localml.core.work.code import kept_attempts
@@ -149,6 +150,7 @@ class Platform:
         self.logs = LogStore(self.data, service_limit(self.db, self.config.service_logs))
         self.pools = Pools(self.db)
         self.samples = Samples(self.db)
+        self.uses = Uses(self.samples, self.clock)
         self.buckets = Buckets(self.data / "buckets")
         self.bucket_records = BucketRecords(self.db, self.clock)
         users, admin = self.identity.users(), self.identity.user(ADMIN)

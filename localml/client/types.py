@@ -141,7 +141,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A pool with its limits (None: none) and what is asked of it."""
+    """A pool with its limits (None: none) and what is asked of it; ``labels`` are those of a resource plan."""
 
     name: str
     parent: str | None
@@ -150,6 +150,7 @@ class Pool:
     gpu: float | None
     max_workloads: int | None
     used: dict[str, float]
+    labels: list[tuple[str, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,8 @@ MOST_POOL_LEVELS = 16
 """Pools in each other: each asks its ancestors."""
 MOST_POOL_PATH = 1_024
 """Characters of a pool's path."""
+MOST_LABELS = 100
+"""Labels of a resource plan."""
 
 MOST_DIMENSIONS = 200
 """Parameters of a study's search space; each costs at every proposal."""

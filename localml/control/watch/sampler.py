@@ -20,6 +20,8 @@ from localml.core.clock import Clock
 from localml.core.ports import Store
 from localml.core.series.samples import Samples, replica_name
 from localml.core.series.thinning import thin
+from localml.core.series.uses import CPU as CPU
+from localml.core.series.uses import MEMORY as MEMORY
 from localml.core.sql import table_of
 from localml.core.subjects import Subject
 from localml.core.work.states import AttemptState
@@ -35,10 +37,8 @@ FIRST_S = 1.0
 THIN_S = 600.0
 _AT_A_TIME = 8
 
-CPU = "container_cpu_usage_seconds_total"
 CPU_USER = "container_cpu_user_seconds_total"
 CPU_SYSTEM = "container_cpu_system_seconds_total"
-MEMORY = "container_memory_usage_bytes"
 RECEIVED = "container_network_receive_bytes_total"
 SENT = "container_network_transmit_bytes_total"
 GPU_MEMORY = "container_accelerator_memory_used_bytes"

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import sqlalchemy
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import func
 from sqlmodel import Session, col, select
 
 from localml.core.capacity.freed import freed
 from localml.core.capacity.tables import Pool, PoolGrant
+from localml.core.capacity.uses import need_unused
 from localml.core.errors import Code, LocalmlError, invalid, not_found
 from localml.core.instances.tables import Instance
 from localml.core.limits import MOST_POOL_LEVELS, MOST_POOL_PATH, MOST_POOLS, need_at_most
@@ -26,6 +26,8 @@ from localml.core.work.tables import Workload
 
 ROOT = "default"
 _EPSILON = 1e-9
+Labels = tuple[tuple[str, str], ...]
+"""Key and value of each, in the order in which they were given."""
 _SUMS = "SELECT pool, sum(cpu), sum(memory), sum(gpu), sum(number) FROM workload_tally"
 _WANTED = (
     f"closed_at IS NULL AND deleted_at IS NULL AND desired = '{Desired.RUN}' AND state != '{EndpointState.FAILED}'"
@@ -61,7 +63,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
-    """A pool with its limits (None: no limit) and what is asked of it and of those below it."""
+    """A pool with its limits (None: no limit) and what is asked of it and of those below it. ``labels`` are those of a
+    resource plan, pairs of key and value; None for a pool that was not made as one."""
 
     name: str
     parent: str | None
@@ -70,6 +73,7 @@ class PoolInfo:
     gpu: float | None
     max_workloads: int | None
     used: Usage
+    labels: Labels | None = None
 
 
 def ensure(session: Session, path: str) -> Pool:
@@ -135,24 +139,58 @@ class Pools:
                 return
         self.set_limits(path, max_workloads=max_workloads)
 
+    def create(self, path: str, labels: Labels, *, below: str) -> None:
+        """Make a pool as a resource plan.
+
+        Args:
+            below: the node in whose tree its last name may be another one's just as little as its path.
+
+        Raises:
+            LocalmlError: ``CONFLICT`` for a name that is taken, ``INVALID`` beyond the limits of pools.
+        """
+
+        def act(session: Session) -> None:
+            _need_free_name(session, path, below)
+            pool = ensure(session, path)
+            pool.labels = labels
+            session.add(pool)
+
+        self._store.write(act)
+
+    def change(self, path: str, labels: Labels, *, to: str) -> None:
+        """Give a pool other labels, and with ``to`` another place in the tree (its own path: it stays).
+
+        Raises:
+            LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` for one in use that is to be moved, as :meth:`delete`.
+        """
+
+        def act(session: Session) -> None:
+            pool = _row(session, path)
+            if to != path:
+                need_unused(session, pool)
+                parent = ensure(session, to.rpartition("/")[0])
+                need_at_most("pool", to.count("/") + 1, MOST_POOL_LEVELS, "pools in each other")
+                need_at_most("pool", len(to), MOST_POOL_PATH, "characters of its path")
+                pool.name, pool.parent_id = to, parent.id
+            pool.labels = labels
+            session.add(pool)
+
+        self._store.write(act)
+
     def delete(self, path: str) -> None:
         """Remove a pool that nothing uses.
 
         Raises:
             LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` with the numbers while there are pools below it, workloads,
-                endpoints or instances in it, or users it was granted to; and for the pool of those who name none.
+                endpoints, studies or instances in it, or users it was granted to; and for the pool of those who name
+                none.
         """
         if path == ROOT:
             raise LocalmlError(Code.WRONG_STATE, f"pool: '{ROOT}' is where everything goes that names no pool")
 
         def act(session: Session) -> None:
-            pool = session.exec(select(Pool).where(Pool.name == path)).first()
-            if pool is None:
-                raise not_found("pool", path)
-            uses = {what: count for what, count in _uses(session, pool).items() if count}
-            if uses:
-                words = ", ".join(f"{count} {what if count != 1 else what[:-1]}" for what, count in uses.items())
-                raise LocalmlError(Code.WRONG_STATE, f"pool: '{path}' is in use: {words}", field="pool", details=uses)
+            pool = _row(session, path)
+            need_unused(session, pool)
             session.delete(pool)
 
         self._store.write(act)
@@ -185,6 +223,7 @@ class Pools:
                 pool.gpu,
                 pool.max_workloads,
                 sums[number],
+                None if pool.labels is None else tuple((key, value) for key, value in pool.labels),
             )
             for number, pool in pools.items()
         ]
@@ -204,6 +243,11 @@ class Pools:
             held = usage_by_pool(session, HOLDING)
             waiting = usage_by_pool(session, frozenset({State.QUEUED}))
         return Load(_below(held, path), _below(waiting, path).workloads)
+
+    def held(self) -> dict[str, Usage]:
+        """Pool -> what its own started workloads hold; of those where there are any."""
+        with self._store.read() as session:
+            return usage_by_pool(session, HOLDING)
 
     def check_size(self, path: str, *, cpu: float, memory: int, gpu: float) -> None:
         """Whether this much can ever run in the pool, were it empty.
@@ -246,22 +290,18 @@ class Pools:
         self._store.write(act)
 
 
-_newest_run = col(Instance.workload_id) == col(Workload.id)
+def _row(session: Session, path: str) -> Pool:
+    pool = session.exec(select(Pool).where(Pool.name == path)).first()
+    if pool is None:
+        raise not_found("pool", path)
+    return pool
 
 
-def _uses(session: Session, pool: Pool) -> dict[str, int]:
-    """What keeps a pool from being removed -> how much of it there is."""
-
-    def count(*conditions: ColumnElement[bool]) -> int:
-        return int(session.execute(sqlalchemy.select(func.count()).where(*conditions)).scalar_one())
-
-    return {
-        "pools": count(col(Pool.parent_id) == pool.id),
-        "workloads": count(col(Workload.pool) == pool.name, col(Workload.state).in_([*ACTIVE])),
-        "endpoints": count(col(Endpoint.pool) == pool.name, col(Endpoint.closed_at).is_(None)),
-        "instances": count(col(Instance.pool) == pool.name, _newest_run, col(Workload.deleted_at).is_(None)),
-        "grants": count(col(PoolGrant.pool) == pool.name),
-    }
+def _need_free_name(session: Session, path: str, below: str) -> None:
+    last = path.rpartition("/")[2]
+    for name in session.exec(select(Pool.name)):
+        if name == path or (name.startswith(below + "/") and name.rpartition("/")[2] == last):
+            raise LocalmlError(Code.CONFLICT, f"name: '{last}' is already used by pool '{name}'", field="name")
 
 
 def _below(uses: dict[str, Usage], path: str) -> Usage:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Index, text
+from typing import Any
+
+from sqlalchemy import JSON, Column, Index, text
 from sqlmodel import Field, SQLModel
 
 
 class Pool(SQLModel, table=True):
-    """A node of the tree of limits; a limit left NULL is none. ``name`` is the path, such as ``cloudml/train``."""
+    """A node of the tree of limits; a limit left NULL is none. ``name`` is the path, such as ``cloudml/train``.
+
+    ``labels`` are a vendor's, a list of key and value; NULL for a pool that was not made as a resource plan.
+    """
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
@@ -16,6 +21,7 @@ class Pool(SQLModel, table=True):
     memory: int | None = None
     gpu: float | None = None
     max_workloads: int | None = None
+    labels: Any = Field(default=None, sa_column=Column(JSON(none_as_null=True)))
 
 
 class PoolGrant(SQLModel, table=True):

@@ -8,13 +8,13 @@ import math
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import ColumnElement, func
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.limits import MOST_SERIES, need_at_most
@@ -22,7 +22,7 @@ from localml.core.ports import Store
 from localml.core.series.tables import Sample, Series
 from localml.core.series.thinning import CHECK_EVERY, MICRO, first_due
 from localml.core.sql import IDS, driver, id_list, json_text, table_of
-from localml.core.subjects import Subject
+from localml.core.subjects import Noun, Subject
 
 log = logging.getLogger("localml.core")
 
@@ -275,6 +275,29 @@ class Samples:
             else:
                 points = {one: _last_points(session, one, after, until, last) for one in ids}
         return [Line(one.replica, one.name, one.cumulative, points.get(one.id or 0, [])) for one in series]
+
+    def latest(
+        self, kind: Noun, numbers: Collection[int], names: Collection[str], *, after: float, last: int = 2
+    ) -> dict[int, list[Line]]:
+        """Number of a subject of this kind -> its series of these names, with their last points later than ``after``;
+        of those that have any."""
+        if not numbers:
+            return {}
+        self.flush()
+        listed = func.json_each(id_list(numbers)).table_valued("value")
+        which = select(Series).where(
+            Series.subject_kind == kind,
+            col(Series.subject_id).in_(sqlalchemy.select(listed.c.value)),
+            col(Series.name).in_(list(names)),
+        )
+        found: dict[int, list[Line]] = {}
+        with self._store.read() as session:
+            for one in session.exec(which.order_by(Series.replica, Series.name)).all():
+                points = _last_points(session, one.id or 0, after, None, last)
+                if points:
+                    line = Line(one.replica, one.name, one.cumulative, points)
+                    found.setdefault(one.subject_id, []).append(line)
+        return found
 
 
 def _of(subject: Subject) -> tuple[bool, bool]:

@@ -34,8 +34,8 @@ def use_pool(platform: Platform, caller: Caller, path: str) -> None:
 def pools_seen(platform: Platform, caller: Caller) -> list[PoolInfo]:
     """The pools that a caller may know of, by name.
 
-    Those with a limit on them or below are for all to see, and so are granted ones. A pool of members is for these;
-    one that somebody made by naming it is for those who see something in it.
+    Those with a limit on them or below are for all to see, and so are granted ones and resource plans. A pool of
+    members is for these; one that somebody made by naming it is for those who see something in it.
     """
     pools = platform.pools.list()
     if caller.admin:
@@ -76,4 +76,4 @@ def _role_covers(caller: Caller, workspace: str, role: MemberRole) -> bool:
 
 
 def _limited(pool: PoolInfo) -> bool:
-    return any(limit is not None for limit in (pool.cpu, pool.memory, pool.gpu, pool.max_workloads))
+    return any(one is not None for one in (pool.cpu, pool.memory, pool.gpu, pool.max_workloads, pool.labels))

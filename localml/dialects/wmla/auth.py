@@ -23,9 +23,17 @@ def authenticate(platform: Platform, request: Request) -> Caller:
     found = caller_by(platform, request.authorization, request.remote_addr)
     if found is not None:
         return found
-    if token := request.headers.get(TOKEN_HEADER):
+    if token := given_token(request):
         return platform.identity.by_token(token)
     raise LocalmlError(
         Code.UNAUTHENTICATED,
         f"this API wants HTTP Basic, or a token as 'Authorization: Bearer TOKEN' or in {TOKEN_HEADER}",
     )
+
+
+def given_token(request: Request) -> str | None:
+    """The token that a request has, in one header or the other; None when it has none."""
+    given = request.authorization
+    if given is not None and given.type == "bearer":
+        return given.token
+    return request.headers.get(TOKEN_HEADER) or None

@@ -1,4 +1,4 @@
-"""What scripts for WMLA needs to know: where the API is, and the variables that it reads."""
+"""What scripts for WMLA need to know: where the API is, and the variables that they read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,17 @@ from localml.core.people.identity import Credentials
 
 BASE = "/platform/rest/deeplearning/v1"
 """What the API's endpoint adds to the server's URL."""
+_SDK = "DEEP_LEARNING_IMPACT_RES_TFUL_AP_IS_"
+"""How variables begin that the vendor's Python client reads in ``new_instance()``; its URL has no path."""
 
 
 def variables(credentials: Credentials, url: str, endpoint: str) -> dict[str, str]:
     """Environment variables with the server's ``url``, or the API's own ``endpoint``, and credentials."""
-    return {"WMLA_REST_URL": endpoint, "WMLA_USER": credentials.user, "WMLA_PASSWORD": credentials.password}
+    sdk = {"URL": url, "AUTH_TYPE": "basic", "USERNAME": credentials.user, "PASSWORD": credentials.password}
+    return {
+        "WMLA_REST_URL": endpoint,
+        "WMLA_USER": credentials.user,
+        "WMLA_PASSWORD": credentials.password,
+        "WMLA_TOKEN": credentials.token,
+        **{_SDK + name: value for name, value in sdk.items()},
+    }

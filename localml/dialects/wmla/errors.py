@@ -4,6 +4,8 @@ which the vendor's client looks for in ``error``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -43,3 +45,15 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     if error.code is Code.FORBIDDEN and "refused" not in error.details and request.path.startswith(_WITHOUT_FORBIDDEN):
         status = int(HTTPStatus.UNAUTHORIZED)
     return status, {"error": error.message, "field": error.field, "code": status}
+
+
+@contextmanager
+def answered(statuses: dict[Code, HTTPStatus]) -> Iterator[None]:
+    """Failures of these codes that are raised inside get the statuses that an operation lists for them."""
+    try:
+        yield
+    except LocalmlError as error:
+        if error.code not in statuses or "status" in error.details:
+            raise
+        told = {**error.details, "status": int(statuses[error.code])}
+        raise LocalmlError(error.code, error.message, field=error.field, details=told) from error

@@ -87,6 +87,7 @@ class PoolOut(BaseModel):
     gpu: float | None
     max_workloads: int | None
     used: dict[str, float]
+    labels: list[tuple[str, str]] | None
 
 
 class PoolsOut(BaseModel):

@@ -1,4 +1,4 @@
-"""studies: searches, their trials, what their suggesters remember, and installed algorithms"""
+"""studies: searches, their trials, what their suggesters remember, installed algorithms; labels of pools"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
+    op.add_column("pool", sa.Column("labels", sa.JSON(), nullable=True))
     op.create_table(
         "algorithm",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -107,3 +108,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in ("trial", "suggester_state", "study", "algorithm"):
         op.drop_table(table)
+    op.drop_column("pool", "labels")
