@@ -60,15 +60,28 @@ def load(path: Path) -> Job:
     Raises:
         LocalmlError: ``INVALID`` naming the file and the member that is wrong.
     """
-    where = path.name
-    found = _mapping(_plain(_parsed(path), where), where)
-    spec_members, role_members = _members()
+    return job_of(members_of(path), path.name, path.absolute().parent)
+
+
+def members_of(path: Path) -> dict[str, Any]:
+    """What a file says, as JSON values; members that say nothing are left out. Raises as :func:`load`."""
+    return need(_plain(_parsed(path), path.name), dict, path.name, "members, such as command: python train.py")
+
+
+def job_of(found: dict[str, Any], where: str, folder: Path) -> Job:
+    """A job from the members of a file, or of a part of one.
+
+    Args:
+        where: what is said of it where something is wrong.
+        folder: that ``code`` is seen from.
+    """
+    spec_members, role_members = known_members()
     known = {*_SUBMISSION, *spec_members} | (set() if "roles" in found else role_members)
-    _need_known(found, known, where)
+    need_known(found, known, where)
     spec = {key: value for key, value in found.items() if key in spec_members and key != "code"}
     if "roles" not in found:
         spec["roles"] = [{key: value for key, value in found.items() if key in role_members}]
-    roles = _need(spec["roles"], list, f"{where}: roles", "a list")
+    roles = need(spec["roles"], list, f"{where}: roles", "a list")
     several = "roles" in found
     spec["roles"] = [
         _role(one, role_members, f"{where}: roles.{at}" if several else where) for at, one in enumerate(roles)
@@ -76,12 +89,12 @@ def load(path: Path) -> Job:
     if isinstance(spec.get("retries"), int):
         spec["retries"] = {"limit": spec["retries"]}
     if "mounts" in spec:
-        given = _need(spec["mounts"], list, f"{where}: mounts", "a list")
+        given = need(spec["mounts"], list, f"{where}: mounts", "a list")
         spec["mounts"] = [mount(one) if isinstance(one, str) else one for one in given]
-    texts = {name: _need(found[name], str, f"{where}: {name}", "a text") for name in _SUBMISSION if name in found}
+    texts = {name: need(found[name], str, f"{where}: {name}", "a text") for name in _SUBMISSION if name in found}
     job = Job(spec, **texts)
     if job.code is not None and not job.code.startswith(CODE_PREFIX):
-        job.code = str(path.absolute().parent / expanded(job.code, "code"))
+        job.code = str(folder / expanded(job.code, "code"))
     return job
 
 
@@ -149,7 +162,7 @@ def _other_language(path: Path, text: str) -> str:
     return ""
 
 
-def _members() -> tuple[set[str], set[str]]:
+def known_members() -> tuple[set[str], set[str]]:
     """The members of a spec, and what a role may have in a file."""
     from localml.core.work.specs import Role, WorkloadSpec
 
@@ -169,17 +182,13 @@ def _plain(value: Any, where: str, level: int = 0) -> Any:
     raise invalid(where, f"must be a text, a number, a list or members, not {value}; quotes make a text of it")
 
 
-def _mapping(value: Any, where: str) -> dict[str, Any]:
-    return _need(value, dict, where, "members, such as command: python train.py")
-
-
-def _need(value: Any, kind: type[T], where: str, what: str) -> T:
+def need(value: Any, kind: type[T], where: str, what: str) -> T:
     if not isinstance(value, kind):
         raise invalid(where, f"must be {what}")
     return value
 
 
-def _need_known(found: Mapping[str, Any], known: set[str], where: str) -> None:
+def need_known(found: Mapping[str, Any], known: set[str], where: str) -> None:
     for name in found:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, 1)
@@ -192,11 +201,12 @@ def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
     """A role of a spec. Its command is given to its image's own entry point unless it says otherwise."""
     from localml.client.jobs import entered
 
-    role = dict(_mapping(given, where))
-    _need_known(role, members | {"name"}, where)
+    role = dict(need(given, dict, where, "members, such as command: python train.py"))
+    need_known(role, members | {"name"}, where)
     needs = {to: role.pop(name) for name, to in _NEEDS.items() if name in role}
     if needs or "resources" in role:
-        role["resources"] = {**_mapping(role.get("resources", {}), f"{where}: resources"), **needs}
+        given_needs = need(role.get("resources", {}), dict, f"{where}: resources", "members, such as gpu: 1")
+        role["resources"] = {**given_needs, **needs}
     for name in ("memory", "shm"):
         if type(needs.get(name)) in (int, str):
             needs[name] = parse_size(needs[name], f"{where}: {name}")
@@ -205,14 +215,14 @@ def _role(given: Any, members: set[str], where: str) -> dict[str, Any]:
     entrypoint = role.pop("entrypoint", None)
     keeps = {"keep_entrypoint": role["keep_entrypoint"]} if "keep_entrypoint" in role else {}
     role |= entered(role.get("image", ""), entrypoint, role.get("command", [])) | keeps
-    variables = _mapping(role.get("env", {}), f"{where}: env")
+    variables = need(role.get("env", {}), dict, f"{where}: env", "members, such as LR: 0.1")
     role["env"] = {name: _text(value) for name, value in variables.items()}
     return role
 
 
 def _words(value: Any, where: str) -> list[Any]:
     if not isinstance(value, str):
-        return _need(value, list, where, "a text or a list")
+        return need(value, list, where, "a text or a list")
     try:
         return shlex.split(value)
     except ValueError as error:

@@ -13,17 +13,32 @@ from localml.cli.common import (
     Json,
     Name,
     Place,
-    amount,
     as_dict,
     command,
     connect,
     known_pool,
     print_json,
-    seconds,
 )
-from localml.cli.completion import complete_gpu_types, complete_images, complete_pools
-from localml.cli.completion import words as any_of
 from localml.cli.help import JOBS
+from localml.cli.job_options import (
+    Code,
+    CodeLimit,
+    Cpus,
+    Entrypoint,
+    Env,
+    Gpus,
+    GpuType,
+    Image,
+    InheritProxy,
+    Memory,
+    Mounts,
+    Pool,
+    Priority,
+    Shm,
+    Workdir,
+    change,
+    variables,
+)
 from localml.cli.names import workload_id
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
@@ -34,12 +49,6 @@ if TYPE_CHECKING:
 
 _FILES = (".toml", ".yaml", ".yml", ".json")
 
-Env = Annotated[list[str], typer.Option("--env", "-e", metavar="NAME=VALUE", help="May be repeated.")]
-Code = Annotated[
-    Path | None,
-    typer.Option("--code", metavar="DIR", help="Send this folder, but for what .gitignore and .localmlignore name."),
-]
-CodeLimit = Annotated[str, typer.Option(metavar="SIZE", help="How large the folder of code may be.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Stop and remove the one that has this name.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Show its output; exit with its exit code.")]
 
@@ -73,46 +82,23 @@ def run(
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
-    gpus: Annotated[
-        str | None,
-        typer.Option("--gpus", "-g", help="GPUs; below 1 a share of one; or 'all'.", autocompletion=any_of("all")),
-    ] = None,
-    gpu_type: Annotated[
-        str | None,
-        typer.Option(help="Part of the GPU's name, such as A100.", autocompletion=complete_gpu_types),
-    ] = None,
-    cpus: Annotated[float | None, typer.Option("--cpus", "-c", help="CPU cores. [default: 1, and no limit]")] = None,
-    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory, such as 8G.")] = None,
-    shm: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Shared memory, such as 1G. [default: half of the memory]")
-    ] = None,
-    image: Annotated[
-        str | None, typer.Option("--image", "-i", help="Container image.", autocompletion=complete_images)
-    ] = None,
-    entrypoint: Annotated[
-        str | None, typer.Option(metavar="PROGRAM", help="In place of the image's own ENTRYPOINT; '' for none.")
-    ] = None,
+    gpus: Gpus = None,
+    gpu_type: GpuType = None,
+    cpus: Cpus = None,
+    memory: Memory = None,
+    shm: Shm = None,
+    image: Image = None,
+    entrypoint: Entrypoint = None,
     code: Code = None,
     code_limit: CodeLimit = "100M",
     env: Env = [],  # noqa: B006
-    inherit_proxy: Annotated[
-        bool, typer.Option("--inherit-proxy", help="Give it the proxies of this shell and of ~/.docker/config.json.")
-    ] = False,
-    mount: Annotated[
-        list[str], typer.Option("--mount", "-v", metavar="SRC:DST[:ro]", help="Folder, object URI or workspace:NAME.")
-    ] = [],  # noqa: B006
-    workdir: Annotated[
-        str | None, typer.Option("--workdir", "-w", help="Where it starts; with --code, seen from that folder.")
-    ] = None,
+    inherit_proxy: InheritProxy = False,
+    mount: Mounts = [],  # noqa: B006
+    workdir: Workdir = None,
     retries: Annotated[int | None, typer.Option(help="How often it is tried again when it fails.")] = None,
     time_limit: Annotated[str | None, typer.Option(metavar="TIME", help="Stop it after this time, such as 8h.")] = None,
-    priority: Annotated[
-        int | None, typer.Option(help="Higher goes first: -1000 to 100, for administrators to 1000.")
-    ] = None,
-    pool: Annotated[
-        str | None,
-        typer.Option(help="Pool whose limits count; 'default' unless one is given.", autocompletion=complete_pools),
-    ] = None,
+    priority: Priority = None,
+    pool: Pool = None,
     workspace: Place = None,
     replace: Replace = False,
     follow: Follow = False,
@@ -130,25 +116,18 @@ def run(
     for member, value in given.items():
         if value is not None:
             setattr(job, member, value)
-    needs = {
-        "--gpus": gpus,
-        "--gpu-type": gpu_type,
-        "--cpus": cpus,
-        "--memory": amount("--memory", memory),
-        "--shm": amount("--shm", shm),
-    }
-    _change_role(job, words, image, entrypoint, workdir, needs)
-    for role in job.spec["roles"]:
-        role["env"] = role.get("env", {}) | variables(env)
-        if inherit_proxy:
-            role["env"] |= _proxies(role["env"])
-    job.spec["mounts"] = [*job.spec.get("mounts", ()), *(job_file.mount(one) for one in mount)]
-    rest = {
-        "retries": None if retries is None else {"limit": retries},
-        "time_limit": seconds("--time-limit", time_limit),
-        "priority": priority,
-    }
-    job.spec |= {key: value for key, value in rest.items() if value is not None}
+    change(
+        job,
+        words=words,
+        image=image,
+        entrypoint=entrypoint,
+        workdir=workdir,
+        needs={"--gpus": gpus, "--gpu-type": gpu_type, "--cpus": cpus, "--memory": memory, "--shm": shm},
+        env=env,
+        inherit_proxy=inherit_proxy,
+        mount=mount,
+        members={"retries": retries, "time_limit": time_limit, "priority": priority},
+    )
     if not any(role.get("command") or role.get("image") for role in job.spec["roles"]):
         raise invalid("COMMAND", "say what to run: localml run -- python train.py, or a job file: -f job.yaml")
     with connect(data) as client:
@@ -157,12 +136,7 @@ def run(
 
 def submit(client: Client, job: Job, code_limit: str, *, replace: bool, quiet: bool) -> Workload:
     """Send the code of a job, if it has a folder, and submit it."""
-    for role in job.spec["roles"]:
-        needs = role.get("resources", {})
-        if "gpu" in needs:
-            needs["gpu"] = client.gpu_count(needs["gpu"], needs.get("gpu_type"))
-    if job.code is not None:
-        job.spec["code"] = send_code(client, Path(job.code), job.workspace, code_limit, quiet=quiet)
+    prepare(client, job, code_limit, quiet=quiet)
     pool = known_pool(client, job.pool or "default")
     try:
         return client.submit(job.spec, name=job.name, pool=pool, workspace=job.workspace, replace=replace)
@@ -171,6 +145,16 @@ def submit(client: Client, job: Job, code_limit: str, *, replace: bool, quiet: b
             words = f"{error.message}; --replace stops and removes it"
             raise ClientError(error.code, words, field=error.field, details=error.details) from None
         raise
+
+
+def prepare(client: Client, job: Job, code_limit: str, *, quiet: bool) -> None:
+    """Count the GPUs that a job asks for, and send its code, if it has a folder."""
+    for role in job.spec["roles"]:
+        needs = role.get("resources", {})
+        if "gpu" in needs:
+            needs["gpu"] = client.gpu_count(needs["gpu"], needs.get("gpu_type"))
+    if job.code is not None:
+        job.spec["code"] = send_code(client, Path(job.code), job.workspace, code_limit, quiet=quiet)
 
 
 def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *, quiet: bool) -> str:
@@ -185,49 +169,6 @@ def send_code(client: Client, folder: Path, workspace: str | None, limit: str, *
             typer.echo(f"code: left out: {one}", err=True)
 
     return client.send_code(str(folder), workspace=workspace, limit=parse_size(limit, "--code-limit"), tell=tell)
-
-
-def _change_role(
-    job: Job,
-    words: list[str],
-    image: str | None,
-    entrypoint: str | None,
-    workdir: str | None,
-    needs: dict[str, Any],
-) -> None:
-    """What the options say of the only role."""
-    from localml.client.jobs import entered
-
-    if image is not None or words or entrypoint is not None:
-        role = job.only_role("--image" if image is not None else "COMMAND")
-        role |= {"image": image} if image is not None else {}
-        role["command"] = words or role.get("command", [])
-        if image is not None or entrypoint is not None:
-            role.pop("keep_entrypoint", None)
-            role |= entered(role.get("image", ""), entrypoint, role["command"])
-    if workdir is not None:
-        job.only_role("--workdir")["workdir"] = workdir
-    for option, value in needs.items():
-        if value is not None:
-            member = {"--gpus": "gpu", "--cpus": "cpu"}.get(option, option.removeprefix("--").replace("-", "_"))
-            job.only_role(option).setdefault("resources", {})[member] = value
-
-
-def variables(given: list[str]) -> dict[str, str]:
-    """``NAME=VALUE`` each, as of ``--env``."""
-    found = {}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals:
-            raise invalid("--env", f"must be NAME=VALUE, not {one!r}")
-        found[name] = value
-    return found
-
-
-def _proxies(env: dict[str, str]) -> dict[str, str]:
-    from localml.engines.proxies import inherited, proxies
-
-    return dict(inherited(proxies(), env))
 
 
 @command

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from localml.client.metrics import Compared, Metric, Report
     from localml.client.names import Thing
     from localml.client.serving import Endpoint, Model, ModelVersion
+    from localml.client.studies import Algorithm, Study, StudyPage, Trial
     from localml.client.types import Event, Gpu, LogPiece, ObjectInfo, Output, Page, Pool, Reason, Replica, Workload
 
 __all__ = [
+    "Algorithm",
     "Client",
     "ClientError",
     "Compared",
@@ -39,7 +41,10 @@ __all__ = [
     "Reason",
     "Replica",
     "Report",
+    "Study",
+    "StudyPage",
     "Thing",
+    "Trial",
     "Workload",
 ]
 

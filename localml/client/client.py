@@ -25,6 +25,7 @@ from localml.client.names import Names, Thing
 from localml.client.objects import Objects
 from localml.client.people import People
 from localml.client.serving import Endpoint, Model, ModelVersion, Serving
+from localml.client.studies import Algorithm, Studies, Study, StudyPage, Trial
 from localml.client.tools import Tools
 from localml.client.transport import FOLLOW_S, JSON, Transport, find_server
 from localml.client.types import (
@@ -38,11 +39,13 @@ from localml.client.types import (
     Reason,
     Replica,
     Workload,
+    lines_of,
     make,
     workload,
 )
 
 __all__ = [
+    "Algorithm",
     "Client",
     "ClientError",
     "Compared",
@@ -60,7 +63,10 @@ __all__ = [
     "Reason",
     "Replica",
     "Report",
+    "Study",
+    "StudyPage",
     "Thing",
+    "Trial",
     "Workload",
 ]
 
@@ -86,6 +92,7 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
         self._http = Transport(url, token)
         self.tools = Tools(self._http)
         self.people = People(self._http)
+        self.studies = Studies(self._http, self.send_code)
 
     @classmethod
     def connect(cls, data: Path | str | None = None) -> Client:
@@ -250,7 +257,7 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
         path = f"/workloads/{part(ref)}/logs"
         with self._http.stream("GET", path, headers=headers, timeout=FOLLOW_S, **query) as answer:
             members: dict[str, str] = {}
-            for line in _lines(answer.stream(_BLOCK)):
+            for line in lines_of(answer.stream(_BLOCK)):
                 if line:
                     name, _, value = line.partition(": ")
                     members[name] = value
@@ -314,7 +321,7 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
         """
         body = json.dumps({"names": list(names), "onto": onto}).encode()
         with self._http.stream("POST", "/images/build", body, headers=JSON, timeout=None) as answer:
-            for line in _lines(answer.stream(_BLOCK)):
+            for line in lines_of(answer.stream(_BLOCK)):
                 found = json.loads(line)
                 if "error" in found:
                     raise ClientError(found["error"]["code"], found["error"]["message"])
@@ -349,13 +356,3 @@ class Client(Jobs, Containers, Serving, Objects, Metrics, Names):
     def create_token(self, user: str, **members: Any) -> str:
         """A new token for a user; members as in :meth:`localml.client.people.People.create_token`."""
         return str(self.people.create_token(user, **members)["token"])
-
-
-def _lines(blocks: Iterator[bytes]) -> Iterator[str]:
-    rest = b""
-    for block in blocks:
-        *whole, rest = (rest + block).split(b"\n")
-        for line in whole:
-            yield line.decode()
-    if rest:
-        yield rest.decode()

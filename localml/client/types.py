@@ -5,7 +5,7 @@ Members that this version does not know are dropped, so that an older client rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -225,3 +225,14 @@ def workload(values: Mapping[str, Any]) -> Workload:
     nested["events"] = [make(Event, one) for one in values.get("events", ())]
     nested["why"] = make(Reason, values["why"]) if values.get("why") else None
     return make(Workload, nested)
+
+
+def lines_of(blocks: Iterator[bytes]) -> Iterator[str]:
+    """Whole lines of what comes in blocks, without their ends."""
+    rest = b""
+    for block in blocks:
+        *whole, rest = (rest + block).split(b"\n")
+        for line in whole:
+            yield line.decode()
+    if rest:
+        yield rest.decode()

@@ -153,10 +153,10 @@ _ODDER = ["null", "x", "[]", "[[1]]", "[null]", "{}", "{a: 1}", "{name: {a: 1}}"
 
 def test_whatever_a_file_holds_is_a_job_or_named(cli: Cli, tmp_path: Path, long_form: bool) -> None:
     """Each member with values of every kind: what is no job is refused by the file's reader or the server's."""
-    from localml.cli.job_file import _members
+    from localml.cli.job_file import known_members
 
     file = tmp_path / "odd.yaml"
-    spec, role = _members()
+    spec, role = known_members()
     for name in sorted({*spec, *role, "name", "pool", "workspace", "code"}):
         for value in _ODD + _ODDER * long_form:
             file.write_text(f"command: 'true'\n{name}: {value}\n" if name != "command" else f"command: {value}\n")

@@ -104,13 +104,19 @@ class Api:
 PLACES = {
     **{"workloads": ("job", "done", "gang", "never", "queued", "pruned"), "notebooks": ("lab",)},
     **{"tensorboards": ("board",), "endpoints": ("end",), "models": ("model",), "workspaces": ("team",)},
-    **{"users": ("vera", "bob"), "buckets": ("bucket",), "pools": ("pool",)},
+    **{"users": ("vera", "bob"), "buckets": ("bucket",), "pools": ("pool",), "studies": ("study",)},
 }
 """Collection -> what its ``{ref}`` or ``{name}`` may be."""
 _ROLE = {"command": ["run"], "resources": {"cpu": 0.01, "memory": "4M"}, "env": {"FAKE_SECONDS": "0"}}
 _SMALL = {"cpu_limit": "0.1", "memory_limit": "64M"}
 _TASK = {"name": "main", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "run"}
 _POINT = {"name": "loss", "value": 0.5, "at": 5.0}
+_SPACE = [{"name": "lr", "low": 1e-5, "high": 0.1, "log": True}, {"name": "batch", "choices": [16, 32]}]
+_STUDY = {
+    **{"space": _SPACE, "algorithm": {"name": "random"}, "objective": {"metric": "loss", "goal": "minimize"}},
+    **{"max_trials": 2, "parallel": 1, "early_stopping": {"min_trials": 1}, "metrics": {"acc": "maximize"}, "seed": 1},
+    **{"max_time": "1m", "max_failures": 1, "trial": {"roles": [_ROLE]}},
+}
 _METRIC = {"name": "loss", "date": "2018-08-03T09:21:44.331823Z", "value": "0.5", "run_id": "{#run}"}
 
 _NATIVE = Api(
@@ -134,6 +140,8 @@ _NATIVE = Api(
         f"POST {NATIVE}/endpoints/{{}}/rollout": {"model": "{model}", "weight": 50},
         f"PUT {NATIVE}/endpoints/{{}}/variants": {"variants": [{"model": "{model}", "weight": 100}]},
         f"POST {NATIVE}/endpoints/{{}}/scale": {"minimum": 0, "maximum": 2, "idle": 60, "target": 1.5, "cooldown": 1},
+        f"POST {NATIVE}/studies": {"name": "{new}", "workspace": "{team}", "spec": _STUDY},
+        f"POST {NATIVE}/studies/{{}}/resume": {"max_trials": 3},
         f"POST {NATIVE}/buckets": {"name": "{new}", "workspace": "{team}"},
         f"POST {NATIVE}/workspaces": {"name": "{new}"},
         f"POST {NATIVE}/users/{{}}/tokens": {"name": "{new}", "scope": ["workload:read"], "lifetime": 60},

@@ -15,6 +15,8 @@ from typing import Any
 from helpers.rig import wait_until
 from helpers.two_users import MARK, User, World
 from localml.core.errors import LocalmlError
+from localml.core.studies.studies import StudyQuery
+from localml.core.studies.tables import OVER
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Query
 
@@ -173,7 +175,10 @@ class FuzzWorld(World):
         return True
 
     def tidy(self) -> None:
-        """Delete what was submitted since, once it is much."""
+        """Delete what was submitted since, once it is much. Searches are stopped at once: each has a process."""
+        active = [row for row in self.platform.studies.page(StudyQuery(limit=1000)).items if row.state not in OVER]
+        for study in active:
+            self.platform.studies.stop(study.id or 0, self.admin.caller, force=True)
         rows = [row for row in self.platform.workloads.page(Query(limit=1000)).items if row.id not in self.seeds]
         if len(rows) > _MOST_ROWS:
             for row in rows:

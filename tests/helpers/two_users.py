@@ -29,6 +29,7 @@ from localml.control.serving.gateway_process import stop
 from localml.core.people.identity import Caller
 from localml.core.people.rights import MemberRole
 from localml.core.people.scopes import Scope
+from localml.core.studies.tables import OVER, Trial, TrialState
 from localml.dialects import DIALECTS
 from localml.engines.fake.engine import FakeEngine
 from localml.platform import Platform
@@ -289,14 +290,21 @@ class World:
         self.do(alice, "POST", f"{native}/models", model)
         served = {"name": f"{MARK}-end", "workspace": team, "model": f"{MARK}-model", "ready_timeout": 1e6}
         end = self.do(alice, "POST", f"{native}/endpoints", served)["id"]
+        study = self._study(job)
         tokens = self.do(alice, "GET", f"{native}/users/{MARK}/tokens")["tokens"]
         self._of_vendors()
         wait_until(lambda: bool(self.do(alice, "GET", "/api/pods/", dialect="mlbench")))
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
-            **{"model": f"{MARK}-model:1", "token": tokens[0]["id"], "key": alice.key[0], "run": str(self.run["id"])},
+            **{
+                "study": str(study),
+                "model": f"{MARK}-model:1",
+                "token": tokens[0]["id"],
+                "key": alice.key[0],
+                "run": str(self.run["id"]),
+            },
         }
-        self.names = {label: f"{MARK}-{label}" for label in ("team", "job", "lab", "board", "end", "model")}
+        self.names = {label: f"{MARK}-{label}" for label in ("team", "job", "lab", "board", "end", "model", "study")}
         self.names |= {"token": f"{MARK}-tok", "key": f"{MARK}-key"}
         both = {
             **{"user": MARK, "org": alice.caller.org, "pool": f"{MARK}-pool", "bucket": f"{MARK}-bucket"},
@@ -311,6 +319,21 @@ class World:
         with self.platform.db.read_raw() as connection:
             self.subjects = set(connection.execute("SELECT subject_kind, subject_id FROM event"))
         self.subjects.remove(("workload", int(self.bobs)))
+
+    def _study(self, job: int) -> int:
+        """One that is over, with a trial that the job was: what runs changes by itself."""
+        trial = self._job("trial", gpu=0)["spec"]
+        space = [{"name": MARK, "low": 0, "high": 1}]
+        spec = {"space": space, "objective": {"metric": "loss"}, "max_trials": 3, "trial": trial}
+        body = {"name": f"{MARK}-study", "workspace": f"{MARK}-team", "spec": spec}
+        number = int(self.do(self.alice, "POST", "/localml/v1/studies", body)["id"])
+        self.do(self.alice, "POST", f"/localml/v1/studies/{number}/stop")
+        wait_until(lambda: self.platform.studies.get(number).state in OVER)
+        params = {MARK: 0.5}
+        trial_row = Trial(study_id=number, number=1, workload_id=job, params=params, asked=1, told=2, created_at=1.0)
+        trial_row.state, trial_row.value = TrialState.COMPLETE, 1.0
+        self.platform.db.write(lambda session: session.add(trial_row))
+        return number
 
     def _job(self, name: str, *, gpu: float, **rest: Any) -> dict[str, Any]:
         env = {"FAKE_OUTPUT": f"{MARK} wrote this", "WORD": MARK}

@@ -13,6 +13,8 @@ _TRAIN = {"module_name": "trainer.task", "trainer_uri": "fds://{bucket}/trainer.
 _OWN_TRAIN = {"module_name": "m", "trainer_uri": "fds://bobs/x", "docker_image": "i", "docker_command": "true"}
 _ROLE = {"name": "m", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "run"}
 _POINT = {"name": "loss", "date": "2026-01-01T00:00:00Z", "value": "1"}
+_SPACE = [{"name": "lr", "low": 0, "high": 1}]
+_STUDY = {"space": _SPACE, "objective": {"metric": "loss"}, "max_trials": 1, "trial": _SPEC}
 _PASSWORD = {"username": "{user}", "password": "another"}
 
 
@@ -40,7 +42,13 @@ def _native() -> dict[str, tuple[Try, ...]]:
         **_reads(f"{job}/wait", hidden(ref="job"), own("timeout=0", ref="bobs")),
         **_reads(f"{job}/logs", hidden(ref="job"), hidden("follow=true", ref="job")),
         **_reads(f"{job}/events", hidden(ref="job")),
-        **_reads("/resolve", hidden("ref={job}"), hidden("ref=id/{number}"), hidden("ref=model/{model}")),
+        **_reads(
+            "/resolve",
+            hidden("ref={job}"),
+            hidden("ref=id/{number}"),
+            hidden("ref=model/{model}"),
+            hidden("ref=study/{study}"),
+        ),
         **_reads("/names", own(), own("prefix={user}"), own("prefix=model/")),
         **_reads("/events", hidden("subject_kind=workload&subject_id={number}"), hidden()),
         f"POST {job}/samples": (hidden(body={"points": [{"name": "loss", "value": 1.0}]}, ref="job"),),
@@ -56,6 +64,7 @@ def _native() -> dict[str, tuple[Try, ...]]:
             taken(body={"name": "x", "logdir": "fds://{bucket}/logs"}),
         ),
         f"PATCH {board}": (hidden(body={"time_limit": 60}, ref="board"),),
+        **_studies("/studies/<ref>"),
         **_machine(),
         **_serving(end),
         **_people(),
@@ -73,6 +82,28 @@ def _native() -> dict[str, tuple[Try, ...]]:
         "parent_kind=instance&parent_id={number}",
     ):
         found["GET /workloads"] += (own(query),)
+    return found
+
+
+def _studies(study: str) -> dict[str, tuple[Try, ...]]:
+    found = {
+        "POST /studies": (
+            hidden(body={"name": "x", "workspace": "{team}", "spec": _STUDY}),
+            used({"name": "x", "spec": {**_STUDY, "trial": {**_SPEC, "depends_on": ["{#number}"]}}}),
+            Try("granted", body={"name": "x", "pool": "{orgpool}", "spec": _STUDY}),
+            own(body={"name": "{new}", "spec": _STUDY}),
+        ),
+        **_reads("/studies", hidden("workspace={team}"), own(), own("owner={user}"), own("contains={user}")),
+        **_reads(study, hidden(ref="study")),
+        f"DELETE {study}": (hidden(ref="study"),),
+        f"POST {study}/stop": (hidden(ref="study"), hidden("force=true", ref="study")),
+        f"POST {study}/restart": (hidden(ref="study"),),
+        f"POST {study}/resume": (hidden(body={"max_trials": 9}, ref="study"),),
+        **_reads(f"{study}/trials/<int:number>", hidden(ref="study", number="1")),
+        **_reads("/algorithms", own()),
+    }
+    for below in ("wait", "events", "follow", "trials", "export"):
+        found |= _reads(f"{study}/{below}", hidden(ref="study"))
     return found
 
 

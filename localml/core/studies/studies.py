@@ -60,8 +60,10 @@ class StudyQuery:
 
     dialect: str | None = None
     workspaces: Collection[str] | None = None
+    owner: str | None = None
     owner_id: int | None = None
     states: tuple[StudyState, ...] = ()
+    name: str | None = None
     contains: str | None = None
     limit: int = 50
     after: str | None = None
@@ -313,10 +315,9 @@ class Studies:
         if not 1 <= query.limit <= MAX_PAGE:
             raise invalid("limit", f"must be between 1 and {MAX_PAGE}, not {query.limit}")
         wanted = _newest(select(Study), query.workspaces)
-        if query.dialect is not None:
-            wanted = wanted.where(col(Study.dialect) == query.dialect)
-        if query.owner_id is not None:
-            wanted = wanted.where(col(Study.owner_id) == query.owner_id)
+        for column in ("dialect", "owner", "owner_id", "name"):
+            if (value := getattr(query, column)) is not None:
+                wanted = wanted.where(col(getattr(Study, column)) == value)
         if query.states:
             wanted = wanted.where(col(Study.state).in_(query.states))
         if query.contains:

@@ -14,6 +14,8 @@ from localml.core.people.identity import ADMIN, Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.registry.registry import Registered
 from localml.core.serving.records import EndpointFull
+from localml.core.studies.studies import StudyQuery
+from localml.core.studies.tables import Study
 from localml.core.work.workloads import Full, Query
 from localml.dialects.kit.authorization import caller_by
 from localml.platform import Platform
@@ -96,6 +98,31 @@ def find_model(platform: Platform, caller: Caller, reference: str, action: Actio
     found = platform.registry.find(reference, places(caller), prefer=_prefer(caller), only=seen)
     allow(caller, action, Thing.of(ThingKind.MODEL, found.model, reference))
     return found
+
+
+def find_study(platform: Platform, caller: Caller, reference: str, action: Action = Action.READ) -> Study:
+    """A study by name or id that the caller may do this to; fails as :func:`find` does."""
+    query = StudyQuery(name=reference, workspaces=places(caller), limit=1000)
+    seen = [row for row in platform.studies.page(query).items if _seen(caller, ThingKind.STUDY, row)]
+    found = [row for row in seen if row.workspace == _prefer(caller)] or seen
+    if not found and (number := whole(reference)) is not None:
+        found = [row for row in _studies_by_id(platform, number) if _seen(caller, ThingKind.STUDY, row)]
+    if not found:
+        raise not_found(ThingKind.STUDY, reference)
+    if len(found) > 1:
+        words = ", ".join(f"{row.id} ({row.dialect}, {row.owner}'s)" for row in found)
+        raise LocalmlError(Code.CONFLICT, f"several studies are named '{reference}'; say which by id: {words}")
+    allow(caller, action, Thing.of(ThingKind.STUDY, found[0], reference))
+    return found[0]
+
+
+def _studies_by_id(platform: Platform, number: int) -> list[Study]:
+    """The one with this id that was not deleted, if there is one."""
+    try:
+        row = platform.studies.get(number)
+    except LocalmlError:
+        return []
+    return [row] if row.deleted_at is None else []
 
 
 def _by_id(platform: Platform, caller: Caller, reference: str) -> Full | None:

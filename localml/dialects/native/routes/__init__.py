@@ -19,6 +19,7 @@ from localml.dialects.native.routes import (
     people,
     samples,
     ssh,
+    studies,
     things,
     tools,
     workloads,
@@ -42,6 +43,7 @@ _THINGS = (
     code,
     models,
     endpoints,
+    studies,
     things,
 )
 _ERRORS: Any = {str(status): ErrorAnswer for status in (400, 401, 403, 404, 409, 413, 429, 422, 500, 503, 507)}

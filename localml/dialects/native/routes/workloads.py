@@ -7,7 +7,7 @@ from typing import Any
 
 from flask_openapi.blueprint import APIBlueprint
 
-from localml.core.errors import Code, LocalmlError, invalid, not_found
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.instances.instances import InstanceFull
 from localml.core.people.allow import Thing, allow
 from localml.core.people.identity import Caller
@@ -91,8 +91,7 @@ def add(api: APIBlueprint, platform: Platform) -> None:
 def _submit(platform: Platform, who: Caller, body: schemas.Submit) -> Workload:
     place = workspace_for(platform, who, body.workspace, ThingKind.WORKLOAD)
     use_pool(platform, who, body.pool)
-    for number in body.spec.depends_on:
-        _need_seen(platform, who, number)
+    translate.need_seen(platform, who, body.spec)
     submission = Submission(body.name or "", body.spec, who, kind=body.kind, pool=body.pool, workspace=place)
     if body.replace:
         submission = replace(submission, instead_of=_instead_of(platform, who, body, place))
@@ -113,12 +112,6 @@ def _instead_of(platform: Platform, who: Caller, body: schemas.Submit, place: st
         return None
     allow(who, Action.DELETE, Thing.of(ThingKind.WORKLOAD, found.row, body.name))
     return found.row.id
-
-
-def _need_seen(platform: Platform, who: Caller, number: int) -> None:
-    """Who waits for a workload learns how it ends: what the caller may not see is none to depend on."""
-    if translate.seen(platform, who, number) is None:
-        raise not_found("depends_on: workload", number)
 
 
 def _parent(query: schemas.ListQuery) -> Subject | None:

@@ -17,15 +17,16 @@ from localml.core.numerals import whole
 from localml.core.people.allow import InWorkspace, Thing, may, places, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
+from localml.core.studies.studies import StudyQuery
 from localml.core.work.states import Kind
 from localml.core.work.tables import Workload
 from localml.core.work.workloads import Query
 from localml.platform import Platform
 
-REPLICA, ENDPOINT, MODEL = "replica", "endpoint", "model"
+REPLICA, ENDPOINT, MODEL, STUDY = "replica", "endpoint", "model", "study"
 WORKLOADS = tuple(REPLICA if kind is Kind.ENDPOINT else str(kind) for kind in Kind)
 """The kinds of workloads, as people call them: those of kind ``endpoint`` are an endpoint's replicas."""
-KINDS = (*WORKLOADS, ENDPOINT, MODEL)
+KINDS = (*WORKLOADS, ENDPOINT, MODEL, STUDY)
 _ID = "id"
 _MOST = 100
 _LISTED = 3
@@ -51,6 +52,8 @@ class Named:
             return f"{self.kind}/{self.name}", f"{_ID}/{self.id}"
         if self.kind == ENDPOINT:
             return f"{ENDPOINT}/{self.name}", f"{ENDPOINT}/{self.route}", f"{ENDPOINT}/{self.id}"
+        if self.kind == STUDY:
+            return f"{STUDY}/{self.name}", f"{STUDY}/{self.id}"
         return (f"{self.kind}/{self.name}",)
 
 
@@ -240,9 +243,26 @@ def _models(
             yield Named(MODEL, row.id or 0, asked.name, "", row)
 
 
+def _studies(
+    platform: Platform, caller: Caller, kinds: Collection[str], asked: _Asked | None, prefix: str
+) -> Iterator[Named]:
+    if STUDY not in kinds:
+        return
+    if asked is None:
+        query = StudyQuery(contains=prefix or None, workspaces=reach(caller, ThingKind.STUDY), limit=_MOST)
+        rows = [row for row in platform.studies.page(query).items if row.name.startswith(prefix)]
+    else:
+        rows = platform.studies.page(StudyQuery(name=asked.name, workspaces=places(caller), limit=_MOST)).items
+        if not rows and asked.explicit and (number := whole(asked.name)) is not None:
+            with suppress(LocalmlError):
+                rows = [row for row in (platform.studies.get(number),) if row.deleted_at is None]
+    for row in _seen(caller, ThingKind.STUDY, rows):
+        yield Named(STUDY, row.id or 0, row.name, str(row.state), row)
+
+
 def _seen(caller: Caller, noun: ThingKind, rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if may(caller, Action.READ, Thing.of(noun, row))]
 
 
 _Finder = Callable[[Platform, Caller, Collection[str], _Asked | None, str], Iterator[Named]]
-_FINDERS: tuple[_Finder, ...] = (_workloads, _endpoints, _models)
+_FINDERS: tuple[_Finder, ...] = (_workloads, _endpoints, _models, _studies)

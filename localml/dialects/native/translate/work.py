@@ -10,13 +10,14 @@ from sqlmodel import col, select
 
 from localml.core.capacity.pools import PoolInfo
 from localml.core.capacity.tables import GpuLease
-from localml.core.errors import LocalmlError
+from localml.core.errors import LocalmlError, not_found
 from localml.core.events.tables import Event
 from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.work.causes import CAUSES
 from localml.core.work.listing import last_exits
+from localml.core.work.specs import WorkloadSpec
 from localml.core.work.states import TERMINAL, State
 from localml.core.work.tables import Attempt, Workload
 from localml.core.work.workloads import Full
@@ -105,6 +106,13 @@ def seen(platform: Platform, who: Caller, number: int) -> Workload | None:
     except LocalmlError:
         return None
     return row if may(who, Action.READ, Thing.of(ThingKind.WORKLOAD, row)) else None
+
+
+def need_seen(platform: Platform, who: Caller, spec: WorkloadSpec) -> None:
+    """Who waits for a workload learns how it ends: what the caller may not see is none to depend on."""
+    for number in spec.depends_on:
+        if seen(platform, who, number) is None:
+            raise not_found("depends_on: workload", number)
 
 
 def _leases(platform: Platform, number: int) -> list[GpuLease]:

@@ -1,0 +1,210 @@
+"""Studies, trials and algorithms as JSON values, whose members are those of the answers in ``schemas.studies``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sqlmodel import col, select
+
+from localml.core.errors import LocalmlError
+from localml.core.events.tables import Event
+from localml.core.metrics.summary import Summary, of_first, summaries
+from localml.core.studies.algorithms import BUILT_IN, GRID
+from localml.core.studies.space import grid_points
+from localml.core.studies.specs import StudySpec
+from localml.core.studies.tables import Study, Trial, TrialState
+from localml.core.work.tables import Workload
+from localml.dialects.native.translate import work
+from localml.platform import Platform
+
+PAGE = 1000
+"""Trials that are read at a time."""
+_PLAIN = (
+    "id",
+    "name",
+    "dialect",
+    "workspace",
+    "owner",
+    "pool",
+    "algorithm",
+    "seed",
+    "state",
+    "desired",
+    "message",
+    "run",
+    "first",
+    "asked",
+    "running",
+    "complete",
+    "pruned",
+    "failed",
+    "stopped",
+    "best",
+    "best_value",
+    "created_at",
+    "updated_at",
+    "started_at",
+    "ended_at",
+    "deleted_at",
+)
+_OF_TRIAL = ("number", "run", "state", "workload_id", "params", "value", "message", "created_at", "ended_at")
+_SHOWN_BY = {"minimize": "min", "maximize": "max", "latest": "latest"}
+_EXPORTED = ("number", "run", "state", "value")
+_EXPORTED_LAST = ("workload", "created_at", "started_at", "ended_at", "message")
+
+
+def study(platform: Platform, row: Study) -> dict[str, Any]:
+    """A study as lists show it."""
+    spec = platform.studies.spec(row)
+    return {
+        **{name: getattr(row, name) for name in _PLAIN},
+        "metric": spec.objective.metric,
+        "goal": spec.objective.goal,
+        "planned": _planned(row, spec),
+        "parallel": spec.parallel,
+    }
+
+
+def _planned(row: Study, spec: StudySpec) -> int | None:
+    """How many trials its run will have, as far as that is known."""
+    counts = [spec.max_trials] if spec.max_trials is not None else []
+    if spec.experiments:
+        counts.append(len(spec.experiments))
+    elif row.algorithm.lower() == GRID:
+        try:
+            counts.append(grid_points(spec.space))
+        except LocalmlError:  # of an API whose grids are others
+            return min(counts, default=None)
+    return min(counts, default=None)
+
+
+def full(platform: Platform, row: Study, events: Sequence[Event]) -> dict[str, Any]:
+    """Everything about a study but its trials."""
+    best = platform.studies.best(row.id or 0)
+    spec = platform.studies.spec(row)
+    return {
+        **study(platform, row),
+        "spec": spec.model_dump(mode="json", exclude_defaults=True),
+        "request": row.request,
+        "best_trial": trials(platform, [best])[0] if best is not None else None,
+        "curve": _curve(platform, row, spec.objective.goal.sign),
+        "events": [work.event(one) for one in events],
+    }
+
+
+def _curve(platform: Platform, row: Study, sign: int) -> list[tuple[int, float]]:
+    """(number, value) of each trial of this run that was better than all before it."""
+    query = select(Trial.number, Trial.value).where(
+        col(Trial.study_id) == row.id, col(Trial.number) >= row.first, col(Trial.state) == TrialState.COMPLETE
+    )
+    found: list[tuple[int, float]] = []
+    with platform.db.read() as session:
+        for number, value in session.exec(query.order_by(col(Trial.number))):
+            if value is not None and (not found or sign * value < sign * found[-1][1]):
+                found.append((number, value))
+    return found
+
+
+def trials(platform: Platform, rows: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Trials, with what their workloads are now; those that run with what they have reported so far."""
+    numbers = [row.workload_id for row in rows]
+    with platform.db.read() as session:
+        there = {one.id: one for one in session.exec(select(Workload).where(col(Workload.id).in_(numbers)))}
+    live = [row.workload_id for row in rows if row.state is TrialState.RUNNING]
+    reported = summaries(platform.db, live) if live else {}
+    return [_trial(row, there.get(row.workload_id), reported.get(row.workload_id, ())) for row in rows]
+
+
+def _trial(row: Trial, workload: Workload | None, reported: Sequence[Summary]) -> dict[str, Any]:
+    """A workload that was pruned is not there any more."""
+    return {
+        **{name: getattr(row, name) for name in _OF_TRIAL},
+        "workload": workload.name if workload is not None else "",
+        "workload_state": workload.state if workload is not None else "",
+        "started_at": workload.started_at if workload is not None else None,
+        "metrics": row.metrics or {name: _so_far(one) for name, one in of_first(reported).items()},
+    }
+
+
+def _so_far(one: Summary) -> dict[str, Any]:
+    latest = one.last if math.isfinite(one.last) else None
+    return {"min": one.least, "max": one.most, "latest": latest, "steps": one.count}
+
+
+# -- all of them ---------------------------------------------------------------------------------------
+
+
+def exported(platform: Platform, row: Study, run: int | None, kind: str) -> Iterator[bytes]:
+    """A study with its trials as CSV, a line each, or as JSON; block by block."""
+    pages = (trials(platform, page) for page in _pages(platform, row, run))
+    return _as_csv(platform, row, pages) if kind == "csv" else _as_json(platform, row, pages)
+
+
+def _pages(platform: Platform, row: Study, run: int | None) -> Iterator[list[Trial]]:
+    after = 0
+    while page := platform.studies.trials(row.id or 0, run=run, after=after, limit=PAGE):
+        yield page
+        after = page[-1].number
+
+
+def _as_json(platform: Platform, row: Study, pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    head = {**study(platform, row), "spec": platform.studies.spec(row).model_dump(mode="json", exclude_defaults=True)}
+    yield b'{"study": ' + json.dumps(head).encode() + b', "trials": ['
+    first = True
+    for page in pages:
+        yield (b"" if first else b",\n") + ",\n".join(map(json.dumps, page)).encode()
+        first = False
+    yield b"]}\n"
+
+
+def _as_csv(platform: Platform, row: Study, pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
+    """Columns: the trial's own, ``params_NAME`` and ``metrics_NAME``, as data frames of Optuna call them."""
+    spec = platform.studies.spec(row)
+    named = [*(one.name for one in spec.space), *(name for one in spec.experiments for name in one)]
+    params = list(dict.fromkeys(named))
+    metrics = {name: _SHOWN_BY[strategy] for name, strategy in spec.metrics.items()}
+    titles = [*(f"params_{name}" for name in params), *(f"metrics_{name}" for name in metrics)]
+    yield _lines([[*_EXPORTED, *titles, *_EXPORTED_LAST]])
+    for page in pages:
+        yield _lines([_line(one, params, metrics) for one in page])
+
+
+def _line(one: dict[str, Any], params: Sequence[str], metrics: dict[str, str]) -> list[Any]:
+    given, reported = one["params"] or {}, one["metrics"]
+    return [
+        *(one[name] for name in _EXPORTED),
+        *(given.get(name) for name in params),
+        *(reported.get(name, {}).get(which) for name, which in metrics.items()),
+        *(one[name] for name in _EXPORTED_LAST),
+    ]
+
+
+def _lines(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+# -- algorithms ----------------------------------------------------------------------------------------
+
+
+def built_in() -> list[dict[str, Any]]:
+    """The algorithms that are always there."""
+    return [
+        {
+            "name": one.name,
+            "builtin": True,
+            "owner": "",
+            "description": one.what,
+            "params": [
+                {"name": option.name, "type": option.kind, "default": option.default, "description": option.what}
+                for option in one.options
+            ],
+        }
+        for one in BUILT_IN.values()
+    ]

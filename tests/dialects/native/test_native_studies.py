@@ -1,0 +1,207 @@
+"""Studies through our own API."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from typing import Any
+
+import jsonschema
+import pytest
+from helpers.native import Http, sh
+from helpers.rig import wait_until
+
+from localml.core.studies.tables import Trial, TrialState
+from localml.core.work.specs import single
+from localml.core.work.workloads import Submission
+from localml.dialects.native.schemas import studies as schemas
+from localml.testing import Localml
+
+SPACE = [{"name": "lr", "low": 0.001, "high": 0.1, "log": True}, {"name": "batch", "choices": [16, 32, "full"]}]
+
+
+def spec(**members: Any) -> dict[str, Any]:
+    """A search whose trials print what they were given."""
+    return {"space": SPACE, "objective": {"metric": "loss"}, "trial": sh("echo loss={lr}"), "max_trials": 3, **members}
+
+
+def stopped(admin: Http, name: str, **members: Any) -> int:
+    """A study that is over, without trials, so that tests may give it some."""
+    made = admin("POST", "/studies", {"name": name, "spec": spec(**members)})
+    assert made.status == 201, made.data
+    admin("POST", f"/studies/{name}/stop?force=true")
+    ended = admin("GET", f"/studies/{name}/wait?timeout=60").json
+    assert ended["state"] == "stopped"
+    return int(made.json["id"])
+
+
+def add_trial(localml: Localml, study: int, number: int, value: float | None, **members: Any) -> None:
+    """A trial as the driver leaves it, with a workload that never ran."""
+    who = localml.platform.identity.user("admin")
+    workload = localml.platform.workloads.submit(Submission(f"trial-{study}-{number}", single(("true",)), who))
+    wait_until(lambda: localml.platform.workloads.state(workload) == "succeeded")
+    told = None if members.get("state") is TrialState.RUNNING else 2 * number
+    params = {"lr": 0.01 * number, "batch": 16}
+    given = {"params": params, "created_at": time.time(), "asked": 2 * number - 1, "told": told, **members}
+    row = Trial(study_id=study, number=number, workload_id=workload, value=value, **given)
+    row.state = members.get("state", TrialState.COMPLETE)
+    localml.platform.db.write(lambda session: session.add(row))
+
+
+def test_a_study_is_made_listed_and_shown_as_documented(admin: Http) -> None:
+    number = stopped(admin, "first", seed=7, metrics={"acc": "maximize"})
+    shown = admin("GET", "/studies/first").json
+    assert (shown["id"], shown["seed"], shown["metric"], shown["goal"]) == (number, 7, "loss", "minimize")
+    assert (shown["planned"], shown["parallel"], shown["best"], shown["curve"]) == (3, 1, None, [])
+    assert shown["spec"]["space"][0] == SPACE[0]
+    assert next(one["reason"] for one in shown["events"]) == "Created"
+    listed = admin("GET", "/studies?contains=firs&state=stopped").json
+    assert [one["name"] for one in listed["studies"]] == ["first"]
+    assert admin("GET", f"/studies/{number}").json["name"] == "first"
+    for path, model in (
+        ("/studies/first", schemas.StudyFull),
+        ("/studies?limit=2", schemas.StudiesOut),
+        ("/studies/first/trials", schemas.TrialsOut),
+        ("/algorithms", schemas.AlgorithmsOut),
+    ):
+        jsonschema.validate(admin("GET", path).json, {**model.model_json_schema(), "additionalProperties": False})
+
+
+def test_a_study_without_a_name_gets_one_and_a_taken_name_is_refused(admin: Http) -> None:
+    made = admin("POST", "/studies", {"spec": spec()}).json
+    assert made["name"].count("-") == 2
+    again = admin("POST", "/studies", {"name": made["name"], "spec": spec()})
+    assert (again.status, again.json["error"]["field"]) == (409, "name")
+    assert admin("DELETE", f"/studies/{made['name']}").json["deleted_at"] is not None
+    assert admin("GET", f"/studies/{made['id']}").status == 404
+
+
+@pytest.mark.parametrize(
+    ("members", "field", "words"),
+    [
+        ({"space": [{"name": "lr", "low": 2, "high": 1}]}, "spec.space.0", "low (2) is above high (1)"),
+        ({"space": [{"name": "lr", "low": 1}]}, "spec.space.0", "needs both low and high"),
+        ({"space": [{"name": "lr", "low": 0, "high": 1, "step": 0}]}, "spec.space.0.step", "greater than 0"),
+        ({"space": [SPACE[0], SPACE[0]]}, "lr", "is there twice"),
+        ({"space": [{"name": str(n), "value": 1} for n in range(201)]}, "spec.space", "200"),
+        ({"space": []}, "spec", "give one of space and experiments"),
+        ({"parallel": 0}, "spec.parallel", "greater than or equal to 1, not 0"),
+        ({"parallel": 1001}, "spec.parallel", "less than or equal to 1000, not 1001"),
+        ({"max_trials": 1_000_001}, "spec.max_trials", "less than or equal to 1000000"),
+        ({"max_time": "soon"}, "max_time", "must be a time"),
+        ({"max_time": "-1s"}, "max_time", "must be a time"),
+        ({"seed": 1 << 32}, "spec.seed", "less than"),
+        ({"objective": {"metric": ""}}, "spec.objective.metric", "at least 1 character"),
+        ({"objective": {"metric": "loss", "goal": "small"}}, "spec.objective.goal", "'minimize' or 'maximize'"),
+        ({"early_stopping": {"min_trials": 0}}, "spec.early_stopping.min_trials", "greater than or equal to 1"),
+        ({"trial": {"roles": []}}, "spec.trial.roles", "at least 1 item"),
+        ({"nonsense": 1}, "spec.nonsense", "extra inputs are not permitted"),
+        ({"trial": {"roles": [{}] * 101}}, "spec.trial.roles", "at most 100"),
+    ],
+)
+def test_what_is_wrong_is_named(admin: Http, members: dict[str, Any], field: str, words: str) -> None:
+    refused = admin("POST", "/studies", {"name": "wrong", "spec": spec(**members)})
+    error = refused.json["error"]
+    assert (refused.status, error["field"]) == (400, field), refused.data
+    assert words in error["message"]
+    assert admin("GET", "/studies/wrong").status == 404
+
+
+def test_numbers_that_json_has_not_are_refused(admin: Http) -> None:
+    body = json.dumps({"name": "wrong", "spec": spec(space=[{"name": "lr", "low": 0, "high": 5}])})
+    refused = admin("POST", "/studies", body.replace("5}", "Infinity}").encode())
+    assert (refused.status, refused.json["error"]["code"]) == (400, "invalid")
+
+
+def test_a_study_that_is_not_over_cannot_be_resumed_and_what_had_all_its_trials_neither(
+    admin: Http, localml: Localml
+) -> None:
+    number = stopped(admin, "resumable")
+    assert admin("POST", "/studies/resumable/resume", {"max_trials": 0}).json["error"]["field"] == "max_trials"
+    assert admin("GET", f"/studies/{number}/trials/7").status == 404
+    again = admin("POST", "/studies/resumable/restart").json
+    assert (again["run"], again["state"]) == (2, "waiting")
+    assert admin("POST", "/studies/resumable/resume", {}).status == 409
+    assert admin("DELETE", "/studies/resumable").status == 200
+
+
+def test_trials_come_page_by_page_and_as_csv_and_json(admin: Http, localml: Localml) -> None:
+    number = stopped(admin, "paged", metrics={"acc": "maximize"})
+    reported = {"acc": {"min": 0.1, "max": 0.9, "latest": 0.5, "steps": 3}}
+    for at, value in enumerate((3.0, 1.0, 2.0), start=1):
+        add_trial(localml, number, at, value, metrics=reported)
+    add_trial(localml, number, 4, None, state=TrialState.FAILED, message='no loss, and a "quote"')
+    first = admin("GET", f"/studies/{number}/trials?limit=3").json
+    assert ([one["number"] for one in first["trials"]], first["next"]) == ([1, 2, 3], 3)
+    rest = admin("GET", f"/studies/{number}/trials?limit=3&after=3").json
+    assert ([one["number"] for one in rest["trials"]], rest["next"]) == ([4], None)
+    failed = admin("GET", f"/studies/{number}/trials?state=failed").json["trials"]
+    assert [(one["number"], one["workload_state"]) for one in failed] == [(4, "succeeded")]
+    assert admin("GET", f"/studies/{number}/trials/2").json["params"] == {"lr": 0.02, "batch": 16}
+    assert admin("GET", f"/studies/{number}").json["curve"] == [[1, 3.0], [2, 1.0]]
+    answer = admin("GET", f"/studies/{number}/export")
+    assert answer.headers["Content-Type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(answer.data.decode())))
+    assert [(one["value"], one["params_lr"], one["metrics_acc"]) for one in rows[1:3]] == [
+        ("1.0", "0.02", "0.9"),
+        ("2.0", "0.03", "0.9"),
+    ]
+    assert (rows[3]["value"], rows[3]["message"]) == ("", 'no loss, and a "quote"')
+    found = admin("GET", f"/studies/{number}/export?format=json").json
+    assert (found["study"]["name"], len(found["trials"]), found["trials"][1]["value"]) == ("paged", 4, 1.0)
+    assert admin("GET", f"/studies/{number}/export?run=2").data.count(b"\n") == 1
+
+
+def events_of(data: bytes) -> list[tuple[str, str, Any]]:
+    """(event, id, body) of each of them."""
+    found = []
+    for block in data.decode().split("\n\n"):
+        members = dict(line.split(": ", 1) for line in block.splitlines() if line[:1] != ":")
+        if "data" in members:
+            found.append((members["event"], members.get("id", ""), json.loads(members["data"])))
+    return found
+
+
+def test_who_follows_gets_each_trial_and_the_end_and_can_go_on(admin: Http, localml: Localml) -> None:
+    number = stopped(admin, "followed")
+    for at in (1, 2):
+        add_trial(localml, number, at, float(at))
+    all_of_it = events_of(admin("GET", "/studies/followed/follow").data)
+    assert [(kind, body.get("number")) for kind, _, body in all_of_it] == [("trial", 1), ("trial", 2), ("end", None)]
+    assert all_of_it[-1][2]["state"] == "stopped"
+    rest = admin("GET", "/studies/followed/follow", headers={"Last-Event-ID": "2"})
+    assert [body.get("number") for _, _, body in events_of(rest.data)] == [2, None]
+    refused = admin("GET", "/studies/followed/follow", headers={"Last-Event-ID": "x"})
+    assert (refused.status, refused.json["error"]["field"]) == (400, "Last-Event-ID")
+
+
+def test_a_name_means_a_study_too(admin: Http) -> None:
+    number = stopped(admin, "meant")
+    assert admin("GET", "/resolve?ref=meant").json["ref"] == "study/meant"
+    assert admin("GET", f"/resolve?ref=study/{number}").json["name"] == "meant"
+    assert [one["kind"] for one in admin("GET", "/names?prefix=mea").json["things"]] == ["study"]
+    admin("POST", "/workloads", {"name": "meant", "spec": sh("true")})
+    two = admin("GET", "/resolve?ref=meant")
+    assert two.status == 409
+    assert {one["ref"] for one in two.json["error"]["details"]["candidates"]} == {"study/meant", "job/meant"}
+
+
+def test_others_find_nothing(admin: Http, bob: Http) -> None:
+    number = stopped(admin, "private")
+    assert [one["name"] for one in bob("GET", "/studies").json["studies"]] == []
+    for method, path in (
+        *(("GET", f"/studies/{number}{rest}") for rest in ("", "/trials", "/export", "/follow", "/events", "/wait")),
+        *(("POST", f"/studies/private/{verb}") for verb in ("stop", "restart")),
+        ("DELETE", "/studies/private"),
+    ):
+        assert bob(method, path).status == 404
+    assert admin("GET", "/studies/private").json["state"] == "stopped"
+
+
+def test_the_built_in_algorithms_say_what_they_take(admin: Http) -> None:
+    found = {one["name"]: one for one in admin("GET", "/algorithms").json["algorithms"]}
+    assert {"random", "tpe", "bayesian", "hyperband", "grid"} <= found.keys()
+    warm_up = next(one for one in found["tpe"]["params"] if one["name"] == "WarmUp")
+    assert (warm_up["type"], warm_up["default"]) == ("integer", "20")
