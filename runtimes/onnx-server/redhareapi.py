@@ -7,10 +7,13 @@ of its own; requests come over the socket pair that it hands over.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from onnx_server import wire
@@ -50,6 +53,18 @@ class TaskContext:
         """Number of the request within its batch, from 0."""
         return str(self._number)
 
+    def get_session_id(self) -> str:
+        """Requests have no sessions here: as :meth:`get_id`."""
+        return self.get_id()
+
+    def get_model_name(self) -> str:
+        """Name of the model."""
+        return _described("name")
+
+    def get_version(self) -> str:
+        """Tag of the model."""
+        return _described("tag")
+
     def get_input_data(self) -> str:
         """The request's text."""
         return self._input
@@ -61,6 +76,20 @@ class TaskContext:
     def next(self) -> TaskContext | None:
         """The next request; None after the last one."""
         return self._following
+
+
+class _Started:
+    """A method that kernels call on an instance, or on a class: then of a new instance, for ``Kernel`` itself of the
+    class that was made last."""
+
+    def __init__(self, method: Callable[[Any], None]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, kernel: Any, kind: Any) -> Callable[[], None]:
+        if kernel is None:
+            kernel = (Kernel.__subclasses__()[-1] if kind is Kernel and Kernel.__subclasses__() else kind)()
+        return partial(self._method, kernel)
 
 
 class Kernel:
@@ -76,6 +105,7 @@ class Kernel:
     def on_kernel_shutdown(self) -> None:
         """Clean up."""
 
+    @_Started
     def run(self) -> None:
         """Serve until the server ends.
 
@@ -129,6 +159,10 @@ class Kernel:
     def log_error(message: str) -> None:
         """Write a line to the log."""
         _log("E", message)
+
+
+def _described(member: str) -> str:
+    return str(json.loads(os.environ[wire.MODEL_DESCRIPTION]).get(member, ""))
 
 
 def _log(level: str, message: str) -> None:

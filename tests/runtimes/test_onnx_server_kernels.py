@@ -163,6 +163,44 @@ def test_a_wmla_kernel_runs_unchanged(folder: Path) -> None:
     assert (folder.parent / "shut").exists()
 
 
+SPEAKING = """
+import os
+import redhareapiversion
+from redhareapi import Kernel
+
+folder = os.environ["REDHARE_MODEL_PATH"]
+os.chdir(folder)
+os.makedirs(f"{folder}/packages", exist_ok=True)
+print("set up", os.environ["REDHARE_MODEL_NAME"], os.environ["MSD_POD_NAME"])
+
+class Speaking(Kernel):
+    def __init__(self):
+        self.asked = 0
+
+    def on_task_invoke(self, task):
+        self.asked += 1
+        print("asked", task.get_session_id())
+        for log in (Kernel.log_info, Kernel.log_warn, Kernel.log_debug, Kernel.log_error):
+            log("heard")
+        task.set_output_data(f"{task.get_model_name()} {task.get_version()}: {self.asked}")
+
+if __name__ == "__main__":
+    {run}
+"""
+
+
+@pytest.mark.parametrize("run", ["Speaking().run()", "Speaking.run()", "Kernel.run()"])
+def test_a_wmla_kernel_may_be_started_as_an_instance_or_a_class_and_print_what_it_likes(folder: Path, run: str) -> None:
+    """One without a start, a shutdown and a loop, with a constructor of its own, that writes into its folder."""
+    (folder / "own.py").write_text(SPEAKING.replace("{run}", run))
+    (folder / "model.json").write_text(json.dumps({"name": "speaker", "tag": "v2", "kernel_path": "own.py"}))
+    with serving(folder) as server:
+        for number in (1, 2):
+            assert server.http.post("/dlim/v1/inference/m", content=b"any text").text == f"speaker v2: {number}"
+        assert "set up speaker m-0" in server.log
+        assert server.log.count("heard") == 8
+
+
 def test_a_wmla_kernel_whose_start_fails_is_told(folder: Path) -> None:
     (folder / "own.py").write_text(WMLA)
     (folder / "model.json").write_text(json.dumps({"kernel_path": "own.py", "weight_path": "missing"}))

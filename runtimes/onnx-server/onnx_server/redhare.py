@@ -63,5 +63,6 @@ def kernel_command(plan: WorkerPlan) -> tuple[list[str], str, dict[str, str]]:
         wire.MODEL_DESCRIPTION: json.dumps(told),
         "REDHARE_MODEL_NAME": str(told["name"]),
         "REDHARE_MODEL_PATH": str(folder),
+        "MSD_POD_NAME": f"{plan.name}-0",
     }
     return [sys.executable, str(kernel)], str(folder), variables
