@@ -7,7 +7,7 @@ with the state that it gave and the history since, is the one that there was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,10 +18,11 @@ from localml.core.studies.specs import Goal
 
 @dataclass(frozen=True, slots=True)
 class Plugin:
-    """An installed algorithm: the folder of its class, what its log shows, and whose it is."""
+    """An installed algorithm: the folder of its class, whose it is (a user's number), and what its log shows."""
 
     name: str
     folder: Path
+    owner_id: int = 0
     log_level: str = "INFO"
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -100,10 +101,21 @@ class Suggester(Protocol):
 class Suggesters(Protocol):
     """Opens suggesters."""
 
-    def open(self, setup: Setup, history: Sequence[Happening] = (), state: bytes | None = None) -> Suggester:
+    def open(
+        self,
+        setup: Setup,
+        history: Sequence[Happening] = (),
+        state: bytes | None = None,
+        progress: Callable[[str], None] = lambda _: None,
+    ) -> Suggester:
         """Begin an algorithm's process.
 
         Args:
-            history: what it was asked and told in order; with ``state`` only what came after it.
+            history: what it was asked and told in order, in this run of the study; with ``state`` only what came after
+                it.
+            progress: gets sentences while an environment is made, which takes minutes, once.
+
+        Raises:
+            LocalmlError: as the calls of a suggester do; ``UNAVAILABLE`` where its environment cannot be made.
         """
         ...

@@ -1,0 +1,102 @@
+"""Environments of algorithms that need more than localml itself: torch and scipy for one, whatever an installed one
+asks for in its ``requirements.txt``. Each is made when it is first used, and kept in the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from localml.core.errors import Code, LocalmlError
+from localml.engines.base import EngineError
+from localml.engines.runtimes.environments import READY, locked
+from localml.engines.runtimes.wheels import PIP, lines_of
+
+Progress = Callable[[str], None]
+NEEDS: dict[str, dict[str, str]] = {"bayesian": {"torch": "torch==2.13.0", "scipy": "scipy==1.17.1"}}
+"""Algorithm -> modules that it imports -> what is installed for them."""
+_FOLDER = "algorithms"
+
+
+class Environments:
+    """Virtual environments of algorithms below ``cache/algorithms``, each named by what is in it.
+
+    Args:
+        cache: the cache folder; made when needed.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._folder = cache / _FOLDER
+
+    def built_in(self, algorithm: str, progress: Progress) -> str:
+        """The Python of a built-in algorithm: this process's own where that has all it needs.
+
+        Raises:
+            LocalmlError: ``UNAVAILABLE`` with pip's last lines.
+        """
+        needs = NEEDS.get(algorithm, {})
+        if all(importlib.util.find_spec(module) for module in needs):
+            return sys.executable
+        return self._ensure(algorithm, "\n".join(needs.values()), (), progress)
+
+    def installed(self, name: str, folder: Path, progress: Progress, *, wheels_only: bool = False) -> str:
+        """The Python of an installed algorithm: this process's own where its folder has no ``requirements.txt``.
+
+        Args:
+            wheels_only: take no packages whose installation runs code.
+
+        Raises:
+            LocalmlError: ``UNAVAILABLE`` with pip's last lines, ``INVALID`` for a file that is no text.
+        """
+        try:
+            text = (folder / "requirements.txt").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return sys.executable
+        except (OSError, ValueError) as error:
+            raise LocalmlError(Code.INVALID, f"{name}: its requirements.txt cannot be read: {error}") from error
+        return self._ensure(name, text, ("--only-binary", ":all:") if wheels_only else (), progress)
+
+    def _ensure(self, name: str, requirements: str, options: Sequence[str], progress: Progress) -> str:
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        key = hashlib.sha256("\0".join((version, requirements, *options)).encode()).hexdigest()[:16]
+        folder = self._folder / key
+        python = str(folder / "bin" / "python")
+        if (folder / READY).is_file():
+            return python
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder) as lock:
+            if not (folder / READY).is_file():
+                try:
+                    self._make(name, folder, requirements, options, partial(lines_of, held=(lock,)), progress)
+                except EngineError as error:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    raise LocalmlError(Code.UNAVAILABLE, str(error)) from error
+        return python
+
+    def _make(
+        self,
+        name: str,
+        folder: Path,
+        requirements: str,
+        options: Sequence[str],
+        run: Callable[..., None],
+        progress: Progress,
+    ) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        failure = f"the environment of the algorithm '{name}' could not be made"
+        progress(f"making the environment of the algorithm '{name}'")
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], progress, failure)
+        wanted = folder / "requirements.txt"
+        wanted.write_text(requirements, encoding="utf-8")
+        python = str(folder / "bin" / "python")
+        install = [*PIP, "--python", python, "install", "--no-input", "--progress-bar", "off", *options]
+        run([*install, "--requirement", str(wanted)], progress, failure)
+        with (folder / READY).open("w") as mark:
+            os.fsync(mark.fileno())
+        progress(f"the environment of the algorithm '{name}' is made")
