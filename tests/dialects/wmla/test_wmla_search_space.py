@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from localml.core.errors import LocalmlError
 from localml.core.studies.space import Parameter
 from localml.core.studies.specs import Goal, Strategy, StudySpec
-from localml.core.work.specs import single
 from localml.dialects.kit.errors import from_pydantic
 from localml.dialects.wmla.schemas.searches import HpoTaskRequest
 from localml.dialects.wmla.schemas.searches_space import HyperParam
@@ -21,7 +20,7 @@ from localml.dialects.wmla.translate.searches import parameter, study_spec
 
 
 def study(request: HpoTaskRequest) -> StudySpec:
-    return study_spec(request, request.algoDef, single(("true",)), "s3://bucket/{trial}")
+    return study_spec(request, request.algoDef)
 
 
 DOUBLE: dict[str, Any] = {"name": "lr", "type": "Range", "dataType": "double", "minDbVal": 0.001, "maxDbVal": 0.1}

@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from localml.core.errors import invalid
-from localml.core.studies.algorithms import BAYESIAN, GRID, HYPERBAND, RANDOM, TPE, built_in, only_known
+from localml.core.studies.algorithms import BAYESIAN, GRID, HYPERBAND, RANDOM, TPE, built_in, checked, only_known
 from localml.core.studies.space import Parameter, Type, Values
 from localml.core.studies.specs import AlgorithmChoice, Goal, Objective, ResultFile, StudySpec
-from localml.core.work.specs import WorkloadSpec
+from localml.core.work.specs import WorkloadSpec, single
 from localml.dialects.wmla.schemas.searches import AlgoDefBase
 from localml.dialects.wmla.schemas.searches_space import GRID as GRID_NAME
 from localml.dialects.wmla.schemas.searches_space import Experiment, HyperParam, Space
@@ -33,28 +33,30 @@ def algorithm_name(given: str) -> str:
     return ours or given
 
 
-def study_spec(space: Space, algo: AlgoDefBase, trial: WorkloadSpec, result: str) -> StudySpec:
-    """What a search task asks for.
-
-    Args:
-        trial: what a training runs.
-        result: object URI of its metrics, with ``{trial}`` in it.
+def study_spec(space: Space, algo: AlgoDefBase) -> StudySpec:
+    """What a search task asks for, with a trial that does nothing; see :func:`with_trial`.
 
     Raises:
         LocalmlError: ``INVALID`` naming the member that cannot be honoured.
     """
-    return StudySpec(
+    spec = StudySpec(
         space=tuple(parameter(index, one) for index, one in enumerate(space.hyperParams or ())),
         experiments=tuple(values(one) for one in space.experiments or ()),
         algorithm=choice(algo),
         objective=Objective(metric=algo.objectiveMetric or "loss", goal=algo.objective or Goal.MINIMIZE),
         metrics=algo.strategies,
-        trial=trial,
+        trial=single(("true",)),
         max_trials=_limit(algo.maxJobNum),
         parallel=algo.maxParalleJob,
         max_time=None if algo.maxRunTime <= 0 else algo.maxRunTime * 60.0,
-        result=ResultFile(uri=result),
     )
+    checked(spec.algorithm, spec)
+    return spec
+
+
+def with_trial(spec: StudySpec, trial: WorkloadSpec, result: str) -> StudySpec:
+    """The same with what a training runs, and the object URI of its metrics, with ``{trial}`` in it."""
+    return spec.model_copy(update={"trial": trial, "result": ResultFile(uri=result)})
 
 
 def _limit(given: int) -> int | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from localml.core.studies.specs import StudySpec
 from localml.core.studies.tables import Study, StudyState, Trial, TrialState
 from localml.dialects.kit.times import iso_time
+from localml.dialects.wmla.translate.ids import app_id
+from localml.dialects.wmla.translate.states import state_word
+from localml.platform import Platform
 
 STATES: dict[StudyState, str] = {
     StudyState.WAITING: "SUBMITTED",
@@ -28,40 +30,58 @@ TRIAL_STATES: dict[TrialState, str] = {
 _TYPES: dict[type, str] = {int: "int", float: "double", str: "str"}
 
 
-class Experiments:
-    """The trials of one search as experiments.
+def search_answer(platform: Platform, row: Study) -> dict[str, Any]:
+    """A search with its experiments, which are those since it was last started over."""
+    spec = platform.studies.spec(row)
+    trials = platform.studies.trials(row.id or 0, run=row.run)
+    made = _Experiments(platform, row, spec)
+    experiments = {trial.number: made.answer(trial) for trial in trials}
+    found = {
+        "hpoName": row.name,
+        "state": STATES[row.state],
+        "running": row.running,
+        "complete": row.complete,
+        "failed": row.failed,
+        "progress": progress(row, spec),
+        "duration": duration(row, platform.clock.now()),
+        "creator": row.owner,
+        "createtime": iso_time(row.created_at),
+        "best": experiments.get(row.best or 0),
+        "experiments": list(experiments.values()),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
-    Args:
-        app_id: workload's number -> the application's id.
-        state: workload's number -> the word for the state of one that is not over.
-    """
 
-    def __init__(self, row: Study, spec: StudySpec, app_id: Callable[[int], str], state: Callable[[int], str]) -> None:
-        self._first = row.first
+class _Experiments:
+    """The trials of one search as experiments."""
+
+    def __init__(self, platform: Platform, row: Study, spec: StudySpec) -> None:
+        self._platform, self._first = platform, row.first
         self._objective = spec.objective.metric
         self._metrics = list(dict.fromkeys((spec.objective.metric, *spec.metrics)))
         self._ids = [one["id"] for one in (row.request or {}).get("experiments") or ()]
-        self._app_id, self._state = app_id, state
 
     def answer(self, trial: Trial) -> dict[str, Any]:
         """One experiment. Its ``id`` is the one that the request gave it, else its place among all, from 0."""
         metrics = trial.metrics or {}
-        over = trial.state is not TrialState.RUNNING
         found = {
             "id": self._id(trial.number - self._first),
-            "state": TRIAL_STATES[trial.state] if over else self._state(trial.workload_id),
+            "state": TRIAL_STATES.get(trial.state) or self._state(trial.workload_id),
             "metricVal": trial.value,
             "metrics": [metric(name, metrics[name]) for name in self._metrics if name in metrics],
             "maxiteration": metrics.get(self._objective, {}).get("steps", 0),
             "hyperParams": [fixed(name, value) for name, value in (trial.params or {}).items()],
-            "appId": self._app_id(trial.workload_id),
+            "appId": app_id(self._platform, trial.workload_id),
             "startTime": iso_time(trial.created_at),
-            "endTime": iso_time(trial.ended_at) if trial.ended_at else None,
+            "endTime": None if trial.ended_at is None else iso_time(trial.ended_at),
         }
         return {name: value for name, value in found.items() if value is not None}
 
     def _id(self, place: int) -> int:
         return int(self._ids[place]) if 0 <= place < len(self._ids) else place
+
+    def _state(self, workload: int) -> str:
+        return state_word(self._platform.workloads.get(workload).row)
 
 
 def metric(name: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -76,25 +96,6 @@ def fixed(name: str, value: Any) -> dict[str, Any]:
     return {"name": name, "type": "fix", "dataType": kind, "fixedVal": text, "userDefined": False}
 
 
-def task_state(row: Study, spec: StudySpec, experiments: list[dict[str, Any]], now: float) -> dict[str, Any]:
-    """A search with its experiments, which are those since it was last started over."""
-    best = None if row.best is None else row.best - row.first
-    found = {
-        "hpoName": row.name,
-        "state": STATES[row.state],
-        "running": row.running,
-        "complete": row.complete,
-        "failed": row.failed,
-        "progress": progress(row, spec),
-        "duration": duration(now if row.ended_at is None else row.ended_at, row.started_at),
-        "creator": row.owner,
-        "createtime": iso_time(row.created_at),
-        "best": None if best is None or not 0 <= best < len(experiments) else experiments[best],
-        "experiments": experiments,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def progress(row: Study, spec: StudySpec) -> str:
     """``3/12``: trainings that are over, and how many there will be, where that is known."""
     over = row.complete + row.failed + row.pruned + row.stopped
@@ -104,12 +105,8 @@ def progress(row: Study, spec: StudySpec) -> str:
     return str(over) if total is None else f"{over}/{total}"
 
 
-def duration(until: float, since: float | None) -> str:
-    """``00:02:16``: hours, minutes, seconds; more than 99 hours where it takes longer."""
-    seconds = 0 if since is None else max(0, int(until - since))
+def duration(row: Study, now: float) -> str:
+    """``00:02:16``: hours, minutes, seconds since its first training; hours are as many as it takes."""
+    until = now if row.ended_at is None else row.ended_at
+    seconds = 0 if row.started_at is None else max(0, int(until - row.started_at))
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-
-
-def states_of(trials: Iterable[Trial]) -> list[int]:
-    """Numbers of the workloads of trials that run, whose states are to be asked for."""
-    return [trial.workload_id for trial in trials if trial.state is TrialState.RUNNING]

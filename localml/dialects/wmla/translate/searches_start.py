@@ -1,0 +1,101 @@
+"""How a search begins: a form with a model and a request becomes a study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from localml.core.errors import invalid
+from localml.core.events.records import record_event
+from localml.core.people.identity import Caller
+from localml.core.studies.studies import StudySubmission, subject_of
+from localml.core.work.specs import WorkloadSpec
+from localml.dialects.kit.errors import renamed
+from localml.dialects.kit.multipart import FilePart, Form
+from localml.dialects.wmla.schemas.searches import HpoTaskRequest
+from localml.dialects.wmla.translate.args import TaskArgs, parse_args
+from localml.dialects.wmla.translate.ids import DIALECT, new_exec_id
+from localml.dialects.wmla.translate.literals import parse_object
+from localml.dialects.wmla.translate.model_upload import FIELD, keep_model
+from localml.dialects.wmla.translate.places import need_datastore, places_of
+from localml.dialects.wmla.translate.plans import usable_plan
+from localml.dialects.wmla.translate.searches import study_spec, with_trial
+from localml.dialects.wmla.translate.tasks import Task, notes, task_spec
+from localml.platform import Platform
+
+DATA, ARGS = "data", "modelSpec.args"
+RESULT = "val_dict_list.json"
+"""Where a training leaves its metrics, in its result folder."""
+MOST_VALUES = 500_000
+"""Of JSON, in one request: a grid lists each of its trainings, with three members for each of its values."""
+
+
+def start_search(platform: Platform, who: Caller, workspace: str, form: Form) -> str:
+    """Begin what a form asks for; the name of the search.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the member that is wrong, ``CONFLICT`` for a name that is taken.
+    """
+    given = parse_object(need_text(form, DATA), DATA, most_values=MOST_VALUES)
+    asked = HpoTaskRequest.model_validate(given)
+    spec = study_spec(asked, asked.algoDef)
+    args = parse_args(asked.modelSpec.args, ARGS)
+    with renamed(args=ARGS, consumer=ARGS):
+        pool = usable_plan(platform, who, args.consumer)
+        trial, result = _trial(platform, who, workspace, asked, args, form.file(FIELD))
+    new = StudySubmission(
+        name=asked.hpoName,
+        spec=with_trial(spec, trial, f"{result}/{RESULT}"),
+        caller=who,
+        dialect=DIALECT,
+        workspace=workspace,
+        pool=pool,
+        request=given,
+    )
+    with renamed(name="hpoName"):
+        row = platform.studies.create(new)
+    told = notes(args)
+    if told:
+        _tell(platform, row.id or 0, told)
+    return row.name
+
+
+def need_text(form: Form, name: str) -> str:
+    """A field of a form, also where a client sends it as a file.
+
+    Raises:
+        LocalmlError: ``INVALID`` if there is none.
+    """
+    text = form.text(name)
+    if text is None and form.files.get(name):
+        text = _decoded(form.file(name))
+    if text is None:
+        raise invalid(name, "is required, as a part of this name")
+    return text
+
+
+def _decoded(part: FilePart) -> str:
+    try:
+        return part.path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise invalid(part.name, "is not UTF-8 text") from None
+
+
+def _trial(
+    platform: Platform, who: Caller, workspace: str, asked: HpoTaskRequest, args: TaskArgs, file: FilePart
+) -> tuple[WorkloadSpec, str]:
+    """What a training runs, and the object URI of its result folder."""
+    need_datastore(args.datastore)
+    view = platform.buckets_for(who, workspace)
+    at = places_of(view, who, f"{new_exec_id()}-{{trial}}", args.datastore, asked.modelSpec.dataSource)
+    model = keep_model(platform, workspace, file, args)
+    return task_spec(platform, Task(args, model, at)), at.result_uri
+
+
+def _tell(platform: Platform, number: int, told: list[tuple[str, str]]) -> None:
+    now = platform.clock.now()
+
+    def act(session: Any) -> None:
+        for reason, words in told:
+            record_event(session, subject_of(number), reason, words, now=now)
+
+    platform.db.write(act)
