@@ -19,6 +19,11 @@ from localml.server import Server
 EACH = 64
 NOTICED_S = 2.0
 TRAINER = "fds://code/trainer.tar.gz"
+SEARCH = {
+    "space": [{"name": "x", "low": 0, "high": 1}],
+    "objective": {"metric": "loss"},
+    "trial": sh("sleep 600"),
+}
 CLOUDML = "/cloud_ml/v1/train/talk/logs"
 
 
@@ -49,6 +54,7 @@ def opened(server: Server, line: str, headers: dict[str, str]) -> list[Talk]:
 
 def test_many_of_each_kind_wait_and_everybody_else_is_answered(server: Server, admin: Http) -> None:
     number = admin("POST", "/workloads", {"spec": sh("sleep 600"), "name": "long"}).json["id"]
+    assert admin("POST", "/studies", {"name": "search", "spec": SEARCH}).status == 201
     admin("POST", "/endpoints", {"name": "slow", "image": "none/none:1", "ready_timeout": 3600})
     given = server.platform.credentials
     cloudml = SignedClient(given.access_key, given.secret_key, over(server.url))
@@ -63,13 +69,15 @@ def test_many_of_each_kind_wait_and_everybody_else_is_answered(server: Server, a
     kinds = {
         "wait": opened(server, "GET /localml/v1/workloads/long/wait?timeout=60", admin.headers),
         "settle": opened(server, "GET /localml/v1/endpoints/slow/wait?timeout=60", admin.headers),
+        "study": opened(server, "GET /localml/v1/studies/search/wait?timeout=60", admin.headers),
+        "news": opened(server, "GET /localml/v1/studies/search/follow", events),
         "follow": opened(server, "GET /localml/v1/workloads/long/logs?follow=true", admin.headers),
         "events": opened(server, "GET /localml/v1/workloads/long/logs", events),
         "lines": opened(server, f"GET {CLOUDML}?follow=True", vendor),
     }
     try:
         wait_until(lambda: waiting(server.platform) == len(kinds) * EACH)
-        for kind in ("follow", "events", "lines"):
+        for kind in ("follow", "events", "lines", "news"):
             assert {talk.head().status for talk in kinds[kind]} == {200}
         assert admin.pool.request("GET", f"{server.url}/healthz", timeout=10).status == 200
         assert admin("POST", "/workloads", {"spec": sh("true")}).status == 201
@@ -85,7 +93,8 @@ def test_many_of_each_kind_wait_and_everybody_else_is_answered(server: Server, a
         assert {b"event: end" in list(talk.chunks())[-1] for talk in kinds["events"]} == {True}
         assert {b"".join(talk.chunks()) for talk in kinds["follow"]} == {b""}
         server.platform.feed.close()
-        assert {talk.answer().status for talk in kinds["settle"]} == {200}
+        assert {talk.answer().status for kind in ("settle", "study") for talk in kinds[kind]} == {200}
+        assert all(any(b"event: study" in chunk for chunk in talk.chunks()) for talk in kinds["news"])
         assert {b"".join(talk.chunks()) for talk in kinds["lines"]} == {b""}
     finally:
         for talks in kinds.values():
