@@ -9,7 +9,7 @@ from localml.core.serving.specs import REPLICA_TOKEN
 from localml.httpd.headers import FRAMING, Header, dropped
 
 VARIANT = b"x-localml-variant"
-TOKEN_HEADERS = ("authorization", "x-auth-token")
+TOKEN_HEADERS = ("authorization", "x-auth-token", "x-user-token")
 """Where clients put their token, the first first."""
 REPLICA = REPLICA_TOKEN.lower().encode()
 # the gateway is what clients see, so what a client says of proxies before it is not believed
@@ -70,9 +70,9 @@ def failure_body(status: int, code: str, message: str) -> bytes:
     return json.dumps({"error": message, "code": code, "status": status}).encode() + b"\n"
 
 
-def tokens_of(authorization: bytes | None, x_auth_token: bytes | None) -> list[bytes]:
+def tokens_of(authorization: bytes | None, *others: bytes | None) -> list[bytes]:
     """The tokens in the values of :data:`TOKEN_HEADERS`; the first is the one that counts."""
     found = []
     if authorization is not None and authorization[:7].lower() == b"bearer ":
         found.append(authorization[7:].strip())
-    return found if x_auth_token is None else [*found, x_auth_token]
+    return [*found, *(one for one in others if one is not None)]

@@ -51,6 +51,8 @@ class NewVersion:
         workload_id: the workload that wrote it.
         reuse: take the newest version with the same files, if there is one, and register nothing.
         allowed: asked before a version is added to a model that there is; raises for who may not.
+        fill: puts the files into a new folder, in place of copying them from ``source``, which then only says whence
+            they come.
     """
 
     name: str
@@ -62,6 +64,7 @@ class NewVersion:
     workload_id: int | None = None
     reuse: bool = False
     allowed: Callable[[Model], None] = lambda _: None
+    fill: Callable[[Path], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,10 @@ class Registry:
         part = self._data / FOLDER / f"{_PART}{secrets.token_hex(8)}"
         part.mkdir(parents=True)
         try:
-            self._fetch(new.caller, new.source, part)
+            if new.fill is not None:
+                new.fill(part)
+            else:
+                self._fetch(new.caller, new.source, part)
             described = describe(part, new.format)
             _let_read(part)
             checksum, size = digest(part)

@@ -97,7 +97,7 @@ class Alias(_Frozen):
     """A further path prefix of an endpoint.
 
     ``target`` takes the prefix's place in the path that the replica sees: empty removes it, the prefix itself keeps
-    it. ``/endpoints/NAME`` (removed) and ``/v2/models/NAME`` (kept) need no alias.
+    it. ``/endpoints/NAME`` (removed), ``/v2/models/NAME`` and WMLA's ``/dlim/v1/inference/NAME`` (kept) need no alias.
     """
 
     prefix: Annotated[str, AfterValidator(_checked_prefix)]
@@ -127,7 +127,7 @@ class EndpointRoute(_Frozen):
 
     Args:
         token_hashes: SHA-256 (hex) of the tokens that may call it, given as ``Authorization: Bearer`` or
-            ``X-Auth-Token``; None lets everybody in, an empty tuple nobody.
+            ``X-Auth-Token`` or ``X-User-Token``; None lets everybody in, an empty tuple nobody.
         retry_infer: a POST has no effects at the replica, so one that failed may be sent to another replica.
         scale_to_zero: when no replica is ready, hold requests and write the wake file instead of answering 503. Also
             set while a version is brought up in place of another.
@@ -157,7 +157,8 @@ class EndpointRoute(_Frozen):
 
     def prefixes(self) -> dict[str, str]:
         """prefix -> what takes its place in the replica's path; an alias may redefine a built-in one."""
-        own = {f"/endpoints/{self.name}": "", f"/v2/models/{self.name}": f"/v2/models/{self.name}"}
+        kept = (f"/v2/models/{self.name}", f"/dlim/v1/inference/{self.name}")
+        own = {f"/endpoints/{self.name}": "", **{prefix: prefix for prefix in kept}}
         return own | {alias.prefix: alias.target for alias in self.aliases}
 
 

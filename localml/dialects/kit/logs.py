@@ -15,7 +15,7 @@ from localml.core.events.feed import Feed
 from localml.core.logs.files import LogStore
 from localml.core.logs.follower import Follower
 from localml.core.logs.reader import BLOCK, Lines, Piece, last_bytes, marked, pieces, tail
-from localml.core.logs.sources import ALL, Position
+from localml.core.logs.sources import ALL, Position, Selection
 from localml.core.subjects import Subject
 from localml.core.work.workloads import Full
 from localml.dialects.kit.held import Pause
@@ -67,7 +67,9 @@ def followed(
             yield beat
 
 
-def log_blocks(store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None) -> Iterator[bytes]:
+def log_blocks(
+    store: LogStore, full: Full, *, lines: int | None = None, limit: int | None = None, selection: Selection = ALL
+) -> Iterator[bytes]:
     """All output of a workload, both streams merged line by line in the order of their writing.
 
     With several replicas each line starts with its replica (``[worker-0] ``); a retry starts with a line that says so.
@@ -76,8 +78,9 @@ def log_blocks(store: LogStore, full: Full, *, lines: int | None = None, limit: 
     Args:
         lines: only so many last lines.
         limit: bytes of output at most, :data:`MAX_TEXT` when None; of more, the last ones are given.
+        selection: of this output alone, of all tries.
     """
-    found = _blocks(store, full, lines, limit)
+    found = _blocks(store, full, lines, limit, selection)
     return joined(found if lines is None else _last(found, lines))
 
 
@@ -164,8 +167,8 @@ class _Shown:
         return b"".join(b"[localml] the job is tried again (try %d)\n" % one for one in new)
 
 
-def _blocks(store: LogStore, full: Full, lines: int | None, limit: int | None) -> Iterator[bytes]:
-    sources, shown = ALL.sources(full.attempts), _Shown(full)
+def _blocks(store: LogStore, full: Full, lines: int | None, limit: int | None, selection: Selection) -> Iterator[bytes]:
+    sources, shown = selection.sources(full.attempts), _Shown(full)
     end = Position.end(store, sources)
     size, most = sum(end.offsets), MAX_TEXT if limit is None else limit
     kept = size - sum(Position.start(store, sources).offsets)
@@ -203,8 +206,15 @@ def json_answer(member: str, blocks: Iterator[bytes]) -> Response:
 
 def json_blocks(member: str, blocks: Iterable[bytes]) -> Iterator[bytes]:
     """An object with one text as JSON, block by block, so that no answer is ever held as a whole."""
+    yield f"{{{json.dumps(member)}: ".encode()
+    yield from json_text(blocks)
+    yield b"}\n"
+
+
+def json_text(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """A text as JSON, block by block. Bytes that are no UTF-8 become U+FFFD."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    yield f'{{{json.dumps(member)}: "'.encode()
+    yield b'"'
     for block in blocks:
         yield json.dumps(decoder.decode(block))[1:-1].encode()
-    yield json.dumps(decoder.decode(b"", final=True))[1:-1].encode() + b'"}\n'
+    yield json.dumps(decoder.decode(b"", final=True))[1:-1].encode() + b'"'

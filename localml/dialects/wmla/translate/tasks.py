@@ -99,6 +99,11 @@ def task_spec(platform: Platform, task: Task) -> WorkloadSpec:
     return WorkloadSpec(roles=(role,), objects=places.uris, code=task.model.code)
 
 
+def check_options(platform: Platform, args: TaskArgs) -> None:
+    """Refuse options that :func:`task_spec` would refuse, before a model is kept."""
+    _image(platform, args, _resources(platform, args))
+
+
 def notes(args: TaskArgs) -> list[tuple[str, str]]:
     """What its submitter should know of a task's options: an event's reason and its words, for each."""
     found = []

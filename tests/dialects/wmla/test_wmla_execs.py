@@ -1,0 +1,159 @@
+"""Training tasks over the API: what is started, shown, stopped and deleted, and whose it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from helpers.people import tree_of
+from helpers.wmla import WmlaClient, packed, part
+
+from localml.core.work.states import Kind
+from localml.core.work.workloads import Query
+from localml.platform import Platform
+
+ARGS = "--exec-start PyTorch --model-main main.py"
+MODEL = packed({"main.py": "print(1)\n"}, "m")
+NewUser = Callable[[str], WmlaClient]
+
+
+def started(client: WmlaClient, args: str = ARGS, **more: Any) -> dict[str, Any]:
+    answer = client.start(args, MODEL, **more)
+    assert answer.status == 200, answer.data
+    return dict(answer.json)
+
+
+def newest(platform: Platform) -> Any:
+    row = platform.workloads.page(Query(dialect="wmla", kinds=(Kind.JOB,), limit=1)).items[0]
+    return platform.workloads.get(row.id or 0)
+
+
+def test_a_task_is_started_shown_and_listed(client: WmlaClient) -> None:
+    made = started(client, f"{ARGS} --appName mine --epochs 3 --conda-env-name x")
+    assert made["uid"] == made["id"]
+    assert made["href"] == f"/platform/rest/deeplearning/v1/execs/{made['id']}"
+    shown = client.get(f"/execs/{made['id']}").json
+    assert {**made, **shown} == made
+    assert (shown["creator"], shown["appName"], shown["state"]) == ("admin", "mine", "PENDING_JOB_SCHEDULER")
+    assert shown["args"] == f"{ARGS} --appName mine --epochs 3 --conda-env-name x"
+    assert (
+        "OptionsPassedOn: these options are none of the service's, and go on to the program: --epochs"
+        in shown["events"]
+    )
+    assert "OptionsWithoutEffect" in shown["events"]
+    assert shown["workDir"] == f"s3://wmla-admin/admin/batchworkdir/{made['id']}"
+    assert shown["appId"].startswith("app-")
+    assert made["id"] in {one["id"] for one in client.get("/execs/").json}
+
+
+def test_a_task_is_found_by_the_ids_of_its_application_and_submission(client: WmlaClient) -> None:
+    made = started(client)
+    for other in (made["appId"], made["submissionId"]):
+        assert client.get(f"/execs/{other}").json["id"] == made["id"]
+
+
+def test_stop_keeps_the_task_and_delete_removes_it(client: WmlaClient, platform: Platform) -> None:
+    made = started(client)
+    assert client.post(f"/execs/{made['id']}/stop").status == 204
+    assert client.get(f"/execs/{made['id']}").status == 200
+    gone = client.delete(f"/execs/{made['id']}")
+    assert (gone.status, gone.data) == (204, b"")
+    for call in ("", "/log", "/result"):
+        assert client.get(f"/execs/{made['id']}{call}").status == 400
+
+
+@pytest.mark.parametrize("execId", ["exec-000", "1", "app-0", "x" * 3000])
+def test_what_is_not_there_is_answered_400(client: WmlaClient, execId: str) -> None:
+    answers = [
+        client.get(f"/execs/{execId}"),
+        client.delete(f"/execs/{execId}"),
+        client.post(f"/execs/{execId}/stop"),
+        client.get(f"/execs/{execId}/log"),
+        client.get(f"/execs/{execId}/result"),
+        client.post(f"/execs/{execId}/deploy", {"name": "x"}),
+    ]
+    for answer in answers:
+        assert answer.status == 400
+        assert answer.json["field"] == "execId"
+
+
+def test_each_user_has_tasks_of_its_own(client: WmlaClient, new_user: NewUser) -> None:
+    eve, bob = new_user("eve"), new_user("bob")
+    hers, his = started(eve)["id"], started(bob)["id"]
+    assert [one["id"] for one in eve.get("/execs").json] == [hers]
+    assert {hers, his} <= {one["id"] for one in client.get("/execs").json}
+    for call in (bob.get(f"/execs/{hers}"), bob.delete(f"/execs/{hers}"), bob.post(f"/execs/{hers}/stop")):
+        assert call.status == 400
+    assert bob.delete("/execs").status == 204
+    assert bob.get("/execs").json == []
+    assert client.get(f"/execs/{his}").status == 400
+    assert eve.get(f"/execs/{hers}").status == 200
+    assert bob.delete("/execs").status == 204
+
+
+def test_options_come_in_the_query_or_with_the_data(client: WmlaClient) -> None:
+    data = json.dumps({"args": ARGS, "hardwareSpec": {"nodes": {"num_nodes": 2}}})
+    made = client.form("/execs", part("data", data.encode()), part("file", MODEL, "x.modelDir.tar"))
+    assert made.status == 200, made.data
+    assert (made.json["args"], made.json["numWorker"]) == (ARGS, 2)
+    assert started(client, f"{ARGS} --lr 1", data=data)["args"] == f"{ARGS} --lr 1"
+    assert client.form("/execs?args=%20", part("file", MODEL)).status == 400
+
+
+def test_data_is_json_or_what_python_writes_and_its_source_goes_before_the_options(
+    client: WmlaClient, platform: Platform
+) -> None:
+    tree_of(platform).make_folder("s3://mnist/train")
+    source = [{"type": "fs", "location": {"paths": "mnist/train"}}]
+    for data in (json.dumps({"dataSource": source}), str({"dataSource": source})):
+        started(client, f"{ARGS} --cs-datastore-meta type=fs,data_path=nowhere", data=data)
+        assert newest(platform).spec.roles[0].command[6] == "mnist/train"
+
+
+@pytest.mark.parametrize(
+    ("args", "data", "field"),
+    [
+        ("--exec-start 'x", None, "args"),
+        ("--model-main main.py", None, "args"),
+        ("--exec-start caffe", None, "args"),
+        (f"{ARGS} --cs-datastore-meta type=fs,data_path=nowhere", None, "args: --cs-datastore-meta: data_path"),
+        (f"{ARGS} --cs-datastore-meta type=cos", None, "args"),
+        (f"{ARGS} --consumer nowhere", None, "args: --consumer"),
+        (f"{ARGS} --workerMemory 900t", None, "args"),
+        (f"{ARGS} --workerDeviceType gpu --workerDeviceNum 100", None, "args"),
+        (ARGS, "nonsense", "data"),
+        (ARGS, "{'dataSource': 3}", "dataSource"),
+        (ARGS, "{'dataSource': [{'type': 'x'}]}", "dataSource.0.type"),
+        (ARGS, "{'hardwareSpec': {'nodes': 1}}", "hardwareSpec.nodes"),
+    ],
+)
+def test_what_cannot_be_started_is_refused_and_nothing_is_made(
+    client: WmlaClient, platform: Platform, args: str, data: str | None, field: str
+) -> None:
+    before = len(client.get("/execs").json)
+    answer = client.start(args, MODEL, data)
+    assert (answer.status, answer.json["field"]) == (400, field), answer.data
+    assert len(client.get("/execs").json) == before
+    assert list((platform.data / "uploads").iterdir()) == []
+
+
+def test_a_form_without_a_model_or_that_is_none_is_refused(client: WmlaClient) -> None:
+    for answer in (
+        client.form(f"/execs?{urlencode({'args': ARGS})}", part("data", b"{}")),
+        client.form(f"/execs?{urlencode({'args': ARGS})}", part("file", MODEL), part("file", MODEL)),
+        client.post(f"/execs?{urlencode({'args': ARGS})}", {"file": "x"}),
+        client.start(ARGS, b"\x1f\x8b not gzip"),
+    ):
+        assert answer.status == 400, answer.data
+
+
+def test_frameworks_are_those_of_the_catalogue(client: WmlaClient) -> None:
+    found = {one["name"]: one for one in client.get("/execs/frameworks").json}
+    assert {"PyTorch", "distPyTorch", "scikit-learn", "Python"} <= set(found)
+    assert found["PyTorch"]["frameworkVersion"] == "2.13.0"
+    assert found["PyTorch"]["distributeStrategy"] == "MultiWorkerMirroredStrategy"
+    for name in found:
+        assert started(client, f"--exec-start {name.upper()} --model-main main.py")["framework"] == name.upper()
