@@ -73,6 +73,7 @@ from localml.engines.choice import Chosen, choose_engine, container_ids, end_the
 from localml.engines.runtimes import Images, open_images, server_folder, unmapped
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
+from localml.hpo.installed import open_algorithms
 from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
 from localml.objects.access import adopt
 from localml.objects.results import Results
@@ -231,6 +232,7 @@ class Platform:
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
         )
         self.studies = Studies(self.db, self.clock, changed=self.feed.changed)
+        self.algorithms, self.suggesters = open_algorithms(self.config, self.db, self.clock, self.identity.owner)
         self.restarts = Restarts(self.instances)
         self.leavers = Leavers(self.instances)
         shared = not self.engine.capabilities.ports_mapped
@@ -313,6 +315,7 @@ class Platform:
         self.sampler.close()
         self.metrics_watch.close()
         self.samples.flush()
+        self.suggesters.close()
         self.engine.close()
         self._pins.close()
         self.gpus.close()

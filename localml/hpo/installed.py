@@ -1,0 +1,90 @@
+"""Installed algorithms as suggesters get them, and whom their processes run as."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+from localml.config import Config
+from localml.core.clock import Clock
+from localml.core.errors import Code, LocalmlError
+from localml.core.people.identity import Caller
+from localml.core.ports import Store
+from localml.core.studies.algorithms import built_in
+from localml.core.studies.installed import MOST_BYTES, MOST_FILES, Algorithms
+from localml.engines.base import Account
+from localml.hpo.base import Plugin
+from localml.hpo.processes import Processes, sweep
+from localml.objects.archives import Limits, unpack
+
+
+def open_algorithms(
+    config: Config, store: Store, clock: Clock, user: Callable[[int], Caller]
+) -> tuple[Algorithms, Processes]:
+    """The installed algorithms of an installation, and what begins the processes of these and the built-in ones.
+
+    Args:
+        user: a user by number, also one that was removed.
+    """
+    accounts = PluginAccounts(trusted=config.trust_users, first=config.uids, user=user)
+    limits = Limits(files=MOST_FILES, size=MOST_BYTES)
+    algorithms = Algorithms(store, clock, config.data, unpack=partial(unpack, limits=limits), admits=accounts.check)
+    sweep()
+    return algorithms, Processes(config.cache, account=accounts.of)
+
+
+def plugin_of(algorithms: Algorithms, name: str) -> Plugin | None:
+    """The installed algorithm of a name; None for a built-in one.
+
+    Raises:
+        LocalmlError: ``NOT_FOUND``: there is neither (any more).
+    """
+    if built_in(name) is not None:
+        return None
+    row = algorithms.get(name)
+    return Plugin(row.name, algorithms.folder(row), row.owner_id, row.log_level)
+
+
+class PluginAccounts:
+    """Whom an installed algorithm runs as: its owner, where that is no administrator.
+
+    It is a program of somebody else on the server's machine, whatever the engine that jobs run on; so there must be an
+    account of its own, which only root can give it, as for jobs that are child processes.
+
+    Args:
+        trusted: everybody's programs may run as the server.
+        first: the number that the users' accounts begin with.
+        user: a user by number, also one that was removed.
+    """
+
+    def __init__(self, *, trusted: bool, first: int, user: Callable[[int], Caller], root: bool | None = None) -> None:
+        self._trusted = trusted
+        self._first = first
+        self._user = user
+        self._root = os.geteuid() == 0 if root is None else root
+
+    def check(self, caller: Caller) -> None:
+        """Refuse the algorithm of a user from whom nobody can be protected here.
+
+        Raises:
+            LocalmlError: ``FORBIDDEN``.
+        """
+        self.of(caller.id)
+
+    def of(self, owner_id: int) -> Account | None:
+        """The account of a user's algorithms; None: they run as the server does.
+
+        Raises:
+            LocalmlError: ``FORBIDDEN``.
+        """
+        if self._trusted or owner_id == 0:
+            return None
+        owner = self._user(owner_id)
+        if owner.admin:
+            return None
+        if not self._root:
+            words = f"{owner.name} may install no algorithms here, being no administrator: they would run as the server"
+            advice = "run localml as root, or trust all users: localml up --trust-users"
+            raise LocalmlError(Code.FORBIDDEN, f"{words}; {advice}", details={"refused": True})
+        return Account(self._first + owner.id, self._first + owner.id)
