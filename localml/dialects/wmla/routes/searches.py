@@ -30,8 +30,13 @@ from localml.dialects.wmla.translate.searches_start import start_search
 TAGS: list[Any] = [{"name": "HyperSearch"}]
 PAGE = 1000
 
-api = Operations("wmla_searches", __name__, url_prefix=BASE, abp_security=[{SCHEME: []}])
+api = Operations("wmla_searches", __name__, final_slash=True, url_prefix=BASE, abp_security=[{SCHEME: []}])
 LISTED = failures(400, 403, 404)
+BY_UPLOADS = {
+    Code.TOO_LARGE: HTTPStatus.BAD_REQUEST,
+    **dict.fromkeys((Code.UNAVAILABLE, Code.STORAGE), HTTPStatus.INTERNAL_SERVER_ERROR),
+}
+"""Failures of an upload, in the statuses that the document lists."""
 
 
 @api.get(
@@ -58,7 +63,7 @@ def start_hpo() -> dict[str, str]:
     workspace = who.scope.workspace or who.workspace
     with answered({Code.NOT_FOUND: HTTPStatus.FORBIDDEN}):
         allow(who, Action.CREATE, Thing(ThingKind.STUDY, workspace=workspace))
-    with answered({Code.TOO_LARGE: HTTPStatus.BAD_REQUEST}), read_form(RULES) as form:
+    with answered(BY_UPLOADS), read_form(RULES) as form:
         name = start_search(platform(), who, workspace, form)
     return {"uid": name, "href": f"{BASE}/hypersearch/{quote(name, safe='')}"}
 

@@ -80,13 +80,6 @@ class InstallRequest(Lenient):
     logLevel: Annotated[StrictStr, Field(min_length=1, max_length=40)] = "INFO"
 
 
-class InstallForm(BaseModel):
-    """For the document: the parts of the form."""
-
-    file: bytes | None = Field(default=None, description="A tar of the algorithm's folder, to upload it")
-    data: str = Field(description="The algorithm as the text of JSON or of a Python dict")
-
-
 def _iterations(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 

@@ -85,7 +85,7 @@ class ModelSpec(Lenient):
     """What a training runs, in the options of ``POST /execs``."""
 
     args: StrictStr
-    dataSource: list[Any] = Field(default_factory=list)
+    dataSource: list[dict[str, Any]] = Field(default_factory=list, max_length=100)
 
 
 class HpoTaskRequest(Space):
@@ -99,13 +99,6 @@ class HpoTaskRequest(Space):
     def _space_fits(self) -> HpoTaskRequest:
         self.need_for(self.algoDef.algorithm)
         return self
-
-
-class HpoForm(BaseModel):
-    """For the document: the parts of the form, in either order."""
-
-    file: bytes = Field(description="The one model file, or a tar of the model's folder named *.modelDir.tar")
-    data: str = Field(description="A search as the text of JSON or of a Python dict")
 
 
 class Creation(BaseModel):

@@ -17,8 +17,13 @@ from localml.dialects.wmla.schemas.searches_space import Experiment, HyperParam,
 
 BUILT_IN = {"Random": RANDOM, "Tpe": TPE, "Bayesian": BAYESIAN, "Hyperband": HYPERBAND, GRID_NAME: GRID}
 """The document's name of each built-in algorithm -> the core's."""
-_LOWER = {name.lower(): ours for name, ours in BUILT_IN.items()}
+_NAMES = {name.lower(): name for name in BUILT_IN}
 _CHOICES = {"int": "discreteIntVal", "double": "discreteDbVal", "str": "discreateStrVal"}
+
+
+def built_in_name(given: str) -> str | None:
+    """The document's name of a built-in algorithm, which any case stands for; None for one that is none."""
+    return _NAMES.get(given.strip().lower())
 
 
 def algorithm_name(given: str) -> str:
@@ -27,10 +32,10 @@ def algorithm_name(given: str) -> str:
     Raises:
         LocalmlError: ``INVALID`` for a name that only the core has.
     """
-    ours = _LOWER.get(given.strip().lower())
-    if ours is None and built_in(given) is not None:
+    name = built_in_name(given)
+    if name is None and built_in(given) is not None:
         raise invalid("algoDef.algorithm", f"there is no algorithm '{given}'")
-    return ours or given
+    return given if name is None else BUILT_IN[name]
 
 
 def study_spec(space: Space, algo: AlgoDefBase) -> StudySpec:

@@ -18,8 +18,8 @@ from localml.dialects.wmla.translate.literals import parse_object
 from localml.dialects.wmla.translate.model_upload import FIELD, keep_model
 from localml.dialects.wmla.translate.places import need_datastore, places_of
 from localml.dialects.wmla.translate.plans import usable_plan
-from localml.dialects.wmla.translate.searches import study_spec, with_trial
-from localml.dialects.wmla.translate.tasks import Task, notes, task_spec
+from localml.dialects.wmla.translate.searches import built_in_name, study_spec, with_trial
+from localml.dialects.wmla.translate.tasks import Task, check_options, notes, task_spec
 from localml.platform import Platform
 
 DATA, ARGS = "data", "modelSpec.args"
@@ -38,6 +38,8 @@ def start_search(platform: Platform, who: Caller, workspace: str, form: Form) ->
     given = parse_object(need_text(form, DATA), DATA, most_values=MOST_VALUES)
     asked = HpoTaskRequest.model_validate(given)
     spec = study_spec(asked, asked.algoDef)
+    if built_in_name(asked.algoDef.algorithm) is None and platform.algorithms.find(spec.algorithm.name) is None:
+        raise invalid("algoDef.algorithm", f"there is no algorithm '{spec.algorithm.name}'")
     args = parse_args(asked.modelSpec.args, ARGS)
     with renamed(args=ARGS, consumer=ARGS):
         pool = usable_plan(platform, who, args.consumer)
@@ -84,11 +86,13 @@ def _trial(
     platform: Platform, who: Caller, workspace: str, asked: HpoTaskRequest, args: TaskArgs, file: FilePart
 ) -> tuple[WorkloadSpec, str]:
     """What a training runs, and the object URI of its result folder."""
+    check_options(platform, args)
     need_datastore(args.datastore)
     view = platform.buckets_for(who, workspace)
     at = places_of(view, who, f"{new_exec_id()}-{{trial}}", args.datastore, asked.modelSpec.dataSource)
-    model = keep_model(platform, workspace, file, args)
-    return task_spec(platform, Task(args, model, at)), at.result_uri
+    spec = task_spec(platform, Task(args, keep_model(platform, workspace, file, args), at))
+    view.make_folder(at.result_uri.rpartition("/")[0], shared=True)  # each training makes its own in there
+    return spec, at.result_uri
 
 
 def _tell(platform: Platform, number: int, told: list[tuple[str, str]]) -> None:
