@@ -27,6 +27,7 @@ from localml.control.leaving import wait_for_ends
 from localml.control.serving.parts import Parts, Serving
 from localml.control.serving.replicas import ServingSite
 from localml.control.shell.shells import Shells
+from localml.control.studies.parts import Searching
 from localml.control.watch.gpus import GpuWatch
 from localml.control.watch.idle import IdleWatch
 from localml.control.watch.leavers import Leavers
@@ -63,7 +64,6 @@ from localml.core.public_ids import PublicIds
 from localml.core.rows import install_id
 from localml.core.series.samples import Samples
 from localml.core.series.uses import Uses
-from localml.core.studies.studies import Studies
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
 from localml.core.work.code import kept_attempts
 from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
@@ -73,7 +73,6 @@ from localml.engines.choice import Chosen, choose_engine, container_ids, end_the
 from localml.engines.runtimes import Images, open_images, server_folder, unmapped
 from localml.gpus import Inventory, open_inventory
 from localml.gpus.selection import runs_in
-from localml.hpo.installed import open_algorithms
 from localml.objects import Buckets, BucketsFor, fetch_unpacked, file_names
 from localml.objects.access import adopt
 from localml.objects.results import Results
@@ -231,10 +230,20 @@ class Platform:
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
         )
-        self.studies = Studies(self.db, self.clock, changed=self.feed.changed)
-        self.algorithms, self.suggesters = open_algorithms(self.config, self.db, self.clock, self.identity.owner)
+        self.searching = Searching(
+            self.config,
+            self.db,
+            self.clock,
+            self.workloads,
+            self.metrics,
+            self.samples,
+            results,
+            owner=self.identity.owner,
+            changed=self.feed.changed,
+        )
+        self.studies, self.algorithms = self.searching.studies, self.searching.algorithms
         self.restarts = Restarts(self.instances)
-        self.leavers = Leavers(self.instances)
+        self.leavers = Leavers(self.instances, self.studies, self.searching.gone)
         shared = not self.engine.capabilities.ports_mapped
         self.idle = IdleWatch(self.workloads, self.tools, self.clock, shared=shared)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
@@ -296,6 +305,7 @@ class Platform:
         self.leavers.start()
         self.sampler.start()
         self.metrics_watch.start()
+        self.searching.driver.start()
         self.serving.start()
         self.ssh.start()
         self.gpu_watch.start()
@@ -311,11 +321,11 @@ class Platform:
         self.leavers.close()
         self.ssh.close()
         self.serving.close()
+        self.searching.close()
         self.reconciler.close()
         self.sampler.close()
         self.metrics_watch.close()
         self.samples.flush()
-        self.suggesters.close()
         self.engine.close()
         self._pins.close()
         self.gpus.close()
@@ -340,6 +350,7 @@ class Platform:
         self.idle.nudge()
         self.restarts.changed()
         self.serving.changed(workload_id)
+        self.searching.driver.changed(workload_id)
         self.ssh.changed(workload_id)
 
     def _people_changed(self) -> None:

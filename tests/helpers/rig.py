@@ -12,6 +12,7 @@ from typing import Any
 
 from helpers.people import add_workspaces
 from localml.control.jobs.acts import Acts
+from localml.control.jobs.code import CodeFolders
 from localml.control.jobs.holdings import Machine
 from localml.control.jobs.mounts import Mounts
 from localml.control.jobs.plans import Site
@@ -129,6 +130,7 @@ class Rig:
             host_cpus=64.0,
             host_memory=64 << 30,
             replica_token=lambda attempt: f"token-{attempt}",
+            code=CodeFolders(self.data),
         )
 
     def _loop(self) -> Reconciler:

@@ -61,6 +61,7 @@ class View:
     started_at: float | None = None
     attempts: tuple[AttemptView, ...] = ()
     condemned: str = ""  # why it cannot go on, by no fault of its own; empty when it can
+    grace: float | None = None  # other than the spec's
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,7 +357,7 @@ def _stops(view: View, attempts: Sequence[AttemptView], world: World) -> list[De
         if one.state is AttemptState.PLANNED:
             found.append(Discard(one))
         elif world.ended(one) is None:
-            found.append(Stop(one, view.spec.stop_grace))
+            found.append(Stop(one, view.spec.stop_grace if view.grace is None else view.grace))
     return found
 
 

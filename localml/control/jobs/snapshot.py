@@ -42,6 +42,7 @@ class WorkloadRow:
     not_before: float | None
     started_at: float | None
     deleted_at: float | None
+    grace: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,4 +197,5 @@ def view_of(unit: Unit, spec: WorkloadSpec, lost: Mapping[str, str], condemned: 
             for one in unit.current
         ),
         condemned,
+        row.grace,
     )

@@ -1,26 +1,34 @@
-"""What opens a shell to somebody who may not be inside any more is stopped: notebooks and TensorBoards of users who
-were removed, or are no members of its workspace any more.
+"""What opens a shell to somebody who may not be inside any more is stopped, and what begins more and more in that name:
+notebooks, TensorBoards and studies of users who were removed, or are no members of its workspace any more.
 
-Their address holds a token that the user knows. Jobs and endpoints go on.
+The address of the former holds a token that the user knows. Jobs and endpoints go on.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from localml.control.watch.idle import STOPPER
 from localml.control.worker import Worker
 from localml.core.errors import Code, LocalmlError
 from localml.core.instances.instances import Instances
+from localml.core.studies.studies import Studies
 
 log = logging.getLogger("localml.control")
 
 
 class Leavers:
-    """Looks when users have changed, and when the server starts."""
+    """Looks when users have changed, and when the server starts.
 
-    def __init__(self, instances: Instances) -> None:
+    Args:
+        gone: why nothing may begin in the name of a user (by number) in a workspace; empty where it may.
+    """
+
+    def __init__(self, instances: Instances, studies: Studies, gone: Callable[[int, str], str]) -> None:
         self._instances = instances
+        self._studies = studies
+        self._gone = gone
         self._worker = Worker("leavers", self.tick, what="stopping what was left behind")
 
     def start(self) -> None:
@@ -47,4 +55,8 @@ class Leavers:
                     raise
             else:
                 log.info("%s %s is stopped: its owner may not be inside any more", one.row.kind, one.row.name)
+        for study in self._studies.active():
+            if words := self._gone(study.owner_id, study.workspace):
+                self._studies.stop(study.id or 0, STOPPER, reason=words)
+                log.info("study %s is stopped: %s", study.name, words)
         return None

@@ -27,8 +27,9 @@ from localml.core.people import memberships
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
+from localml.core.studies.algorithms import built_in, checked, seed_of
 from localml.core.studies.specs import StudySpec, need_study
-from localml.core.studies.tables import OVER, Study, StudyState, SuggesterState, Trial, TrialState
+from localml.core.studies.tables import OVER, Algorithm, Study, StudyState, SuggesterState, Trial, TrialState
 from localml.core.subjects import Noun, Subject
 from localml.core.work.listing import MAX_PAGE, children_of
 from localml.core.work.specs import NAME
@@ -89,6 +90,8 @@ class Studies:
         check: asked before a study is stored, in the caller's name: raises for what can never run here, and gives back
             the spec as it is to be stored.
         changed: told of every study that a call changed; wakes followers.
+
+    Attributes:
         nudge: told its id, too, so that the control plane looks.
     """
 
@@ -120,13 +123,15 @@ class Studies:
             words = "must be 1 to 128 letters, digits, . _ ~ - (no - at its start), not '.' or '..'"
             raise invalid("name", f"{name!r} {words}")
         need_study(new.spec)
+        checked(new.spec.algorithm, new.spec)
         need_priority(new.caller, new.spec.trial.priority)
         spec = self._check(new)
-        seed = secrets.randbelow(1 << 32) if spec.seed is None else spec.seed
-        row = self._row(new, name, spec, seed)
+        seed = seed_of(spec.algorithm, spec)
+        row = self._row(new, name, spec, secrets.randbelow(1 << 32) if seed is None else seed)
 
         def act(session: Session) -> int:
             memberships.need_live(session, row.workspace)
+            _need_algorithm(session, row)
             mine = col(Study.owner_id) == row.owner_id, col(Study.deleted_at).is_(None)
             rows.need_few(session, Study, "studies", *mine, most=MOST_STUDIES)
             pools.ensure(session, row.pool)
@@ -152,7 +157,7 @@ class Studies:
             pool=new.pool,
             spec=spec.model_dump_json(exclude_defaults=True),
             request=new.request,
-            algorithm=spec.algorithm.name,
+            algorithm=found.name if (found := built_in(spec.algorithm.name)) is not None else spec.algorithm.name,
             seed=seed,
             created_at=now,
             updated_at=now,
@@ -203,6 +208,7 @@ class Studies:
 
         def act(session: Session, row: Study) -> None:
             _need_over(row, "start over")
+            _need_algorithm(session, row)
             row.run, row.first = row.run + 1, row.asked + 1
             row.complete = row.pruned = row.failed = row.stopped = 0
             row.best = row.best_value = row.started_at = None
@@ -228,9 +234,11 @@ class Studies:
 
         def act(session: Session, row: Study) -> None:
             _need_over(row, "be resumed")
+            _need_algorithm(session, row)
             spec = StudySpec.model_validate_json(row.spec)
             if max_trials is not None:
                 spec = spec.model_copy(update={"max_trials": max_trials})
+                checked(spec.algorithm, spec)
                 row.spec = spec.model_dump_json(exclude_defaults=True)
             had = row.asked - row.first + 1
             if spec.max_trials is not None and spec.max_trials <= had:
@@ -245,6 +253,7 @@ class Studies:
 
     @staticmethod
     def _revive(row: Study) -> None:
+        row.life += 1
         row.desired, row.outcome, row.forced = Desired.RUN, None, False
         row.message, row.failing, row.ended_at, row.deadline = "", 0, None, None
 
@@ -271,6 +280,11 @@ class Studies:
         record_event(session, subject_of(row.id or 0), reason, words, now=self._clock.now())
 
     # -- questions -------------------------------------------------------------------------------
+
+    def active(self) -> list[Study]:
+        """Studies that are not over."""
+        with self._store.read() as session:
+            return list(session.execute(select(Study).where(col(Study.ended_at).is_(None))).scalars())
 
     def get(self, number: int) -> Study:
         """A study by its id, deleted ones included; ``NOT_FOUND`` if there is none."""
@@ -398,6 +412,12 @@ def end_if_idle(session: Session, row: Study, now: float) -> bool:
 def _need_over(row: Study, what: str) -> None:
     if row.state not in OVER:
         raise LocalmlError(Code.WRONG_STATE, f"study '{row.name}' is {row.state}; it can {what} once it is over")
+
+
+def _need_algorithm(session: Session, row: Study) -> None:
+    there = select(col(Algorithm.id)).where(col(Algorithm.name) == row.algorithm)
+    if built_in(row.algorithm) is None and session.execute(there).first() is None:
+        raise invalid("algorithm", f"there is no algorithm '{row.algorithm}'")
 
 
 def _newest(query: Any, workspaces: Collection[str] | None) -> Any:

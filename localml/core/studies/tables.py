@@ -72,6 +72,7 @@ class Study(SQLModel, table=True):
     forced: bool = False  # its trials get no time to end by themselves
     message: str = ""
     run: int = 1  # grows when it is started over
+    life: int = 1  # grows when it is resumed, too
     first: int = 1  # the number of this run's first trial
     asked: int = 0  # the number of its newest trial, of all runs
     running: int = 0
@@ -102,7 +103,7 @@ class Trial(SQLModel, table=True):
 
     study_id: int = Field(primary_key=True, foreign_key="study.id")
     number: int = Field(primary_key=True)
-    workload_id: int = Field(foreign_key="workload.id")
+    workload_id: int  # no reference: its trial stays when its records are pruned
     run: int = 1
     state: TrialState = enum_column(TrialState, TrialState.RUNNING)
     params: Any = Field(default=None, sa_column=Column("params", JSON))  # parameter -> value
@@ -110,6 +111,7 @@ class Trial(SQLModel, table=True):
     told: int | None = None
     value: float | None = None  # of the objective
     metrics: Any = Field(default=None, sa_column=Column("metrics", JSON))  # name -> {"min", "max", "latest", "steps"}
+    pruning: bool = False  # it is being stopped early
     message: str = ""  # why it failed or was stopped
     created_at: float
     ended_at: float | None = None

@@ -67,6 +67,7 @@ class Workload(SQLModel, table=True):
     pool: str
     priority: int = 0
     desired: Desired = enum_column(Desired, Desired.RUN)
+    grace: float | None = None  # seconds to end in, where whoever stops it gives other than its spec's
     state: State = enum_column(State, State.QUEUED)
     outcome: State | None = enum_column(State)  # the state that 'stopping' leads to
     cause: Cause | None = enum_column(Cause)

@@ -387,8 +387,12 @@ class Workloads:
         session.flush()
         return row
 
-    def want_stop(self, session: Session, number: int, words: str) -> Workload:
-        """:meth:`stop` as a part of another transaction; :meth:`told` comes after it."""
+    def want_stop(self, session: Session, number: int, words: str, *, grace: float | None = None) -> Workload:
+        """:meth:`stop` as a part of another transaction; :meth:`told` comes after it.
+
+        Args:
+            grace: seconds that it has to end by itself; None: as its spec says.
+        """
         row = session.get(Workload, number)
         if row is None:
             raise not_found("workload", number)
@@ -397,7 +401,7 @@ class Workloads:
             session.execute(
                 update(Workload)
                 .where(col(Workload.id) == number)
-                .values(desired=Desired.STOP, message=words, updated_at=now)
+                .values(desired=Desired.STOP, message=words, grace=grace, updated_at=now)
             )
             record_event(session, Subject.workload(number), "StopRequested", words, now=now)
             session.refresh(row)

@@ -9,6 +9,7 @@ down_revision = "0007"
 
 def upgrade() -> None:
     op.add_column("pool", sa.Column("labels", sa.JSON(), nullable=True))
+    op.add_column("workload", sa.Column("grace", sa.Float(), nullable=True))
     op.create_table(
         "algorithm",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -43,6 +44,7 @@ def upgrade() -> None:
         sa.Column("forced", sa.Boolean(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("run", sa.Integer(), nullable=False),
+        sa.Column("life", sa.Integer(), nullable=False),
         sa.Column("first", sa.Integer(), nullable=False),
         sa.Column("asked", sa.Integer(), nullable=False),
         sa.Column("running", sa.Integer(), nullable=False),
@@ -94,11 +96,11 @@ def upgrade() -> None:
         sa.Column("told", sa.Integer(), nullable=True),
         sa.Column("value", sa.Float(), nullable=True),
         sa.Column("metrics", sa.JSON(), nullable=True),
+        sa.Column("pruning", sa.Boolean(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("ended_at", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["study_id"], ["study.id"], name=op.f("fk_trial_study_id_study")),
-        sa.ForeignKeyConstraint(["workload_id"], ["workload.id"], name=op.f("fk_trial_workload_id_workload")),
         sa.PrimaryKeyConstraint("study_id", "number", name=op.f("pk_trial")),
     )
     op.create_index("ix_trial_running", "trial", ["study_id", "number"], sqlite_where=sa.text("told IS NULL"))
@@ -109,3 +111,4 @@ def downgrade() -> None:
     for table in ("trial", "suggester_state", "study", "algorithm"):
         op.drop_table(table)
     op.drop_column("pool", "labels")
+    op.drop_column("workload", "grace")
