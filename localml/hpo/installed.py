@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 
@@ -14,8 +13,9 @@ from localml.core.ports import Store
 from localml.core.studies.algorithms import built_in
 from localml.core.studies.installed import MOST_BYTES, MOST_FILES, Algorithms
 from localml.engines.base import Account
+from localml.engines.process.boxes import trouble as boxes_trouble
 from localml.hpo.base import Plugin
-from localml.hpo.processes import Processes, sweep
+from localml.hpo.processes import Processes
 from localml.objects.archives import Limits, unpack
 
 
@@ -30,8 +30,7 @@ def open_algorithms(
     accounts = PluginAccounts(trusted=config.trust_users, first=config.uids, user=user)
     limits = Limits(files=MOST_FILES, size=MOST_BYTES)
     algorithms = Algorithms(store, clock, config.data, unpack=partial(unpack, limits=limits), admits=accounts.check)
-    sweep()
-    return algorithms, Processes(config.cache, account=accounts.of)
+    return algorithms, Processes(config.cache, config.data, account=accounts.of)
 
 
 def plugin_of(algorithms: Algorithms, name: str) -> Plugin | None:
@@ -50,7 +49,7 @@ class PluginAccounts:
     """Whom an installed algorithm runs as: its owner, where that is no administrator.
 
     It is a program of somebody else on the server's machine, whatever the engine that jobs run on; so there must be an
-    account of its own, which only root can give it, as for jobs that are child processes.
+    account of its own, in a box as the process engine makes them for jobs.
 
     Args:
         trusted: everybody's programs may run as the server.
@@ -58,11 +57,10 @@ class PluginAccounts:
         user: a user by number, also one that was removed.
     """
 
-    def __init__(self, *, trusted: bool, first: int, user: Callable[[int], Caller], root: bool | None = None) -> None:
+    def __init__(self, *, trusted: bool, first: int, user: Callable[[int], Caller]) -> None:
         self._trusted = trusted
         self._first = first
         self._user = user
-        self._root = os.geteuid() == 0 if root is None else root
 
     def check(self, caller: Caller) -> None:
         """Refuse the algorithm of a user from whom nobody can be protected here.
@@ -83,8 +81,9 @@ class PluginAccounts:
         owner = self._user(owner_id)
         if owner.admin:
             return None
-        if not self._root:
-            words = f"{owner.name} may install no algorithms here, being no administrator: they would run as the server"
+        trouble = boxes_trouble()
+        if trouble:
+            words = f"algorithms of {owner.name}, who is no administrator, would run as the server: {trouble}"
             advice = "run localml as root, or trust all users: localml up --trust-users"
             raise LocalmlError(Code.FORBIDDEN, f"{words}; {advice}", details={"refused": True})
         return Account(self._first + owner.id, self._first + owner.id)

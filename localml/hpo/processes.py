@@ -5,12 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,21 @@ from localml.core.errors import Code, LocalmlError
 from localml.core.quantities import exact_memory
 from localml.core.studies.algorithms import trial_space
 from localml.engines.base import Account
-from localml.hpo.base import Asked, Happening, Plugin, Proposal, Setup, Suggester
+from localml.hpo.base import Asked, Happening, Proposal, Setup, Suggester
 from localml.hpo.environments import Environments, Progress
 from localml.hpo.link import Broken, Link
 from localml.hpo.proposals import cleaned
+from localml.hpo.runs import Run, Runs, module_folders
 
 _START = """
 import json, sys
 paths, first = json.loads(sys.argv[1])
 sys.path = paths + sys.path if first else sys.path + paths
 from localml.hpo.side.worker import main
-main(int(sys.argv[2]))
+main(int(sys.argv[2]), json.loads(sys.argv[3]))
 """
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One thread each: sums come out the same every time, and the machine's cores are for the trials."""
-_SCRATCH = "localml-algorithm-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +49,22 @@ class Processes:
 
     Args:
         cache: where environments are made.
+        data: the data directory, below which the processes of installed algorithms have their folders, and of which
+            they see nothing else where they run under an account.
         account: whom an installed algorithm of an owner (by number) runs as; None: as this process. Raises for an
             owner from whom nobody can be protected here.
     """
 
     def __init__(
-        self, cache: Path, *, account: Callable[[int], Account | None] = lambda _: None, limits: Limits = Limits()
+        self,
+        cache: Path,
+        data: Path,
+        *,
+        account: Callable[[int], Account | None] = lambda _: None,
+        limits: Limits = Limits(),
     ) -> None:
         self._environments = Environments(cache)
+        self._runs = Runs(data)
         self._account = account
         self._limits = limits
         # A process can be bound to the life of the thread that begins it, so that is one that stays.
@@ -71,48 +78,48 @@ class Processes:
         progress: Progress = lambda _: None,
     ) -> Suggester:
         """Begin an algorithm's process; see :class:`localml.hpo.base.Suggesters`."""
-        with _Opening() as opening:
-            python, account = self._python(setup, progress, opening)
-            command = [python, "-I", "-c", _START, _paths(python), str(os.getpid())]
-            child = self._beginner.submit(_begun, command, account, opening.folder).result()
-            found = _Suggester(setup, Link(child), self._limits, opening.folder)
-            try:
-                found.begin(history, state)
-            except BaseException:
-                found.close()
-                raise
-            opening.keep()
+        with ExitStack() as undo:
+            python, run = self._prepared(setup, progress, undo)
+            child = self._beginner.submit(_begun, python, run).result()
+            found = _Suggester(setup, Link(child), self._limits, run)
+            undo.callback(found.close)
+            found.begin(history, state)
+            undo.pop_all()
             return found
 
-    def _python(self, setup: Setup, progress: Progress, opening: _Opening) -> tuple[str, Account | None]:
+    def _prepared(self, setup: Setup, progress: Progress, undo: ExitStack) -> tuple[str, Run | None]:
+        """The Python to run, and the folder of an installed algorithm to run in."""
         if setup.plugin is None:
             return self._environments.built_in(setup.algorithm, progress), None
-        account = self._account(setup.plugin.owner_id)
-        copy = opening.copied(setup.plugin, account)
+        plugin = setup.plugin
+        account = self._account(plugin.owner_id)
         wheels_only = account is not None
-        return self._environments.installed(setup.plugin.name, copy, progress, wheels_only=wheels_only), account
+        python = self._environments.installed(plugin.name, plugin.folder, progress, wheels_only=wheels_only)
+        run = self._runs.begin(plugin, account, python)
+        undo.callback(run.end)
+        return python, run
 
     def close(self) -> None:
-        """Begin no more; those that there are end with this process, or when they are closed."""
+        """Begin no more; those that there are end."""
         self._beginner.shutdown()
 
 
 class _Suggester:
     """One algorithm's process. The first failure ends it, and every later call fails with the same."""
 
-    def __init__(self, setup: Setup, link: Link, limits: Limits, folder: Path | None) -> None:
+    def __init__(self, setup: Setup, link: Link, limits: Limits, run: Run | None) -> None:
         self._setup = setup
         self._name = setup.plugin.name if setup.plugin is not None else setup.algorithm
         self._space = trial_space(setup.algorithm, setup.params, setup.space) if setup.plugin is None else setup.space
         self._link = link
         self._limits = limits
-        self._folder = folder
+        self._run = run
         self._keeps = False
         self._failure: LocalmlError | None = None
 
     def begin(self, history: Sequence[Happening], state: bytes | None) -> None:
         request = {
-            "setup": _as_json(self._setup, self._folder),
+            "setup": _as_json(self._setup, self._run),
             "history": [
                 ["asked", one.number, one.values] if isinstance(one, Asked) else ["told", one.number, one.value]
                 for one in history
@@ -144,8 +151,8 @@ class _Suggester:
 
     def close(self) -> None:
         self._link.kill()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._run is not None:
+            self._run.end()
 
     def _call(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         if self._failure is not None:
@@ -170,7 +177,7 @@ class _Suggester:
 
     def _failed(self, words: str, trace: str) -> LocalmlError:
         self._link.kill()
-        own = f"{self._folder}{os.sep}" if self._folder is not None else ""
+        own = f"{self._run.folder}{os.sep}" if self._run is not None else ""
         words, trace, printed = (text.replace(own, "") if own else text for text in (words, trace, self._link.printed))
         details = {"algorithm": self._name, "traceback": trace, "printed": printed}
         words = f"the algorithm '{self._name}' {words}"
@@ -178,69 +185,27 @@ class _Suggester:
         return self._failure
 
 
-class _Opening:
-    """The scratch folder of a process that is being begun; gone again unless it is kept."""
-
-    def __init__(self) -> None:
-        self.folder: Path | None = None
-        self._kept = False
-
-    def __enter__(self) -> _Opening:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.folder is not None and not self._kept:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def keep(self) -> None:
-        self._kept = True
-
-    def copied(self, plugin: Plugin, account: Account | None) -> Path:
-        """A copy of an installed algorithm that its process may write to."""
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-"))
-        try:
-            shutil.copytree(plugin.folder, self.folder, symlinks=True, dirs_exist_ok=True)
-        except (OSError, shutil.Error) as error:
-            words = f"the files of the algorithm '{plugin.name}' cannot be read: {error}"
-            raise LocalmlError(Code.UNAVAILABLE, words, field="algorithm") from error
-        if account is not None:
-            for path in (self.folder, *self.folder.rglob("*")):
-                os.chown(path, account.uid, account.gid, follow_symlinks=False)
-        return self.folder
-
-
-def _begun(command: Sequence[str], account: Account | None, folder: Path | None) -> subprocess.Popen[bytes]:
+def _begun(python: str, run: Run | None) -> subprocess.Popen[bytes]:
+    box = [list(option) for option in run.box] if run is not None else []
+    folder = str(run.folder) if run is not None else "/"
     kept = {name: text for name, text in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
-    who: dict[str, Any] = {}
-    if account is not None:
-        who = {"user": account.uid, "group": account.gid, "extra_groups": list(account.groups)}
     return subprocess.Popen(
-        command,
+        [python, "-I", "-u", "-c", _START, _paths(python), str(os.getpid()), json.dumps(box)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        cwd=folder or "/",
-        env={**kept, **_THREADS, "HOME": str(folder or "/"), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=folder,
+        env={**kept, **_THREADS, "HOME": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         start_new_session=True,
-        **who,
     )
-
-
-def sweep() -> None:
-    """Remove the scratch folders of servers that are no more."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-        owner = folder.name.removeprefix(_SCRATCH).partition("-")[0]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _paths(python: str) -> str:
     """Where this process finds modules: an environment finds its own before them."""
-    paths = [os.path.abspath(path) for path in sys.path if path and os.path.exists(path)]
-    return json.dumps([paths, python == sys.executable])
+    return json.dumps([module_folders(), python == sys.executable])
 
 
-def _as_json(setup: Setup, folder: Path | None) -> dict[str, Any]:
+def _as_json(setup: Setup, run: Run | None) -> dict[str, Any]:
     plugin = setup.plugin
     return {
         "algorithm": setup.algorithm,
@@ -250,8 +215,8 @@ def _as_json(setup: Setup, folder: Path | None) -> dict[str, Any]:
         "seed": setup.seed,
         "experiments": list(setup.experiments),
         "plugin": None
-        if plugin is None
-        else {"name": plugin.name, "folder": str(folder), "log_level": plugin.log_level},
+        if plugin is None or run is None
+        else {"name": plugin.name, "folder": str(run.folder), "log_level": plugin.log_level},
     }
 
 

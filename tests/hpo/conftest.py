@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -10,16 +9,17 @@ from localml.hpo.processes import Limits, Processes
 
 
 @pytest.fixture(scope="module")
-def suggesters() -> Iterator[Processes]:
+def suggesters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Algorithms in processes of their own; environments are kept in the cache for the next tests."""
-    processes = Processes(cache_dir())
+    processes = Processes(cache_dir(), tmp_path_factory.mktemp("data"))
     yield processes
     processes.close()
 
 
 @pytest.fixture
-def strict(tmp_path: Path) -> Iterator[Processes]:
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Algorithms that may take little."""
-    processes = Processes(tmp_path / "cache", limits=Limits(begin=20, call=1.0, memory=256 << 20))
+    folder = tmp_path_factory.mktemp("strict")
+    processes = Processes(folder / "cache", folder / "data", limits=Limits(begin=20, call=1.0, memory=256 << 20))
     yield processes
     processes.close()

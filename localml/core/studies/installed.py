@@ -126,6 +126,8 @@ class Algorithms:
             raise invalid("path", f"must be a folder of the server, from /, and '{new.path}' is none")
         if not (source / OPTIMIZER).is_file():
             raise invalid("path", f"'{new.path}' has no {OPTIMIZER}")
+        if self._data.resolve().is_relative_to(source.resolve()):
+            raise invalid("path", "must not hold the server's own data")
         if not _fits(source):
             words = f"path: at most {MOST_FILES} files and {MOST_BYTES >> 20} MiB are an algorithm"
             raise LocalmlError(Code.TOO_LARGE, words, field="path")

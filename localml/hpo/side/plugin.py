@@ -75,7 +75,7 @@ def hyper_parameters(space: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _range(one: dict[str, Any]) -> dict[str, Any]:
     kind = _KIND[one["type"]]
-    number = int if kind == "INT" and one["power"] is None else float
+    number = int if kind == "INT" and all(float(one[end]).is_integer() for end in ("low", "high")) else float
     low, high = _BOUNDS[kind]
     found = {"name": one["name"], "type": "Range", "dataType": kind, low: number(one["low"]), high: number(one["high"])}
     return found | {name: f"{one[name]:g}" for name in ("step", "power") if one[name] is not None}

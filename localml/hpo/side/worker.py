@@ -42,12 +42,16 @@ class Algorithm(Protocol):
     def state(self) -> bytes: ...
 
 
-def main(parent: int) -> None:
+def main(parent: int, box: list[list[str]]) -> None:
     """Serve until the pipe is closed.
 
     Args:
         parent: the server's process number; this process ends with it.
+        box: options of :mod:`localml.engines.process.box`, to go on as another user, who sees no private folders;
+            empty: go on as who this is.
     """
+    if box:
+        _enter(box)
     requests, answers = _own_pipes()
     _end_with(parent)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=False)
@@ -60,12 +64,22 @@ def main(parent: int) -> None:
                 answer: dict[str, Any] = {"keeps": algorithm.keeps}
             else:
                 answer = _answered(algorithm, request)
-            text = json.dumps(answer, allow_nan=False)
+            text = json.dumps(answer)
         except BaseException as error:  # whatever a foreign algorithm raises, SystemExit among it
             _say(answers, json.dumps(_failure(error)))
             os._exit(1)
         _say(answers, text)
     os._exit(0)  # threads of a foreign algorithm do not keep it
+
+
+def _enter(box: list[list[str]]) -> None:
+    from localml.engines.process.box import enter, limit
+
+    folder = os.getcwd()
+    options = [(os.fsencode(name), os.fsencode(value)) for name, value in box]
+    limit(options)
+    enter(options)
+    os.chdir(folder)
 
 
 def _own_pipes() -> tuple[IO[str], IO[str]]:

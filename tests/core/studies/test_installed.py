@@ -106,6 +106,11 @@ def test_a_path_that_is_no_algorithm_is_refused(algorithms: Algorithms, path: st
     assert failing(algorithms, Installation("mine", ME)).field == "path"
 
 
+def test_a_folder_around_the_server_s_own_data_is_refused(algorithms: Algorithms, tmp_path: Path) -> None:
+    (tmp_path / "optimizer.py").write_bytes(OPTIMIZER)
+    assert "own data" in failing(algorithms, Installation("mine", ME, path=str(tmp_path))).message
+
+
 def test_bytes_that_are_no_archive_are_refused(algorithms: Algorithms) -> None:
     assert failing(algorithms, Installation("mine", ME, io.BytesIO(b"no archive"))).code is Code.INVALID
 
