@@ -50,6 +50,7 @@ def ask(gateway: GatewayProcess, path: str, **arguments: Any) -> dict[str, Any]:
         ("/v1/infers/abc", "/"),
         ("/v1/infers/abc/predict?x=1", "/predict?x=1"),
         ("/models/digits/infer", "/v2/models/other/infer"),
+        ("/dlim/v1/inference/digits", "/dlim/v1/inference/digits"),
         ("/endpoints/digits?x=1", "/?x=1"),
     ],
 )
@@ -229,10 +230,11 @@ def test_tokens_are_asked_for_and_not_passed_on(gateway: GatewayProcess) -> None
                 async with session.get("/endpoints/digits/x", headers=headers) as answer:
                     assert answer.status == 401
                     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-            for headers in ({"Authorization": "bearer right"}, {"X-Auth-Token": "other"}):
+            given = ({"Authorization": "bearer right"}, {"X-Auth-Token": "other"}, {"X-User-Token": "other"})
+            for headers in (*given, {"Authorization": "Basic right", "X-User-Token": "right"}):
                 async with session.get("/v2/models/digits/x", headers=headers) as answer:
                     seen = (await answer.json())["headers"]
-                    assert {"authorization", "x-auth-token"} & set(seen) == set()
+                    assert {"authorization", "x-auth-token", "x-user-token"} & set(seen) == set()
             async with session.get("/endpoints/closed/x", headers={"X-Auth-Token": "right"}) as answer:
                 assert answer.status == 404, "a token of somebody who has no right to it"
 

@@ -22,6 +22,28 @@ BASE = "/platform/rest/deeplearning/v1"
 BOUNDARY = "a-line-between-parts"
 OVER = ("FINISHED", "KILLED", "ERROR")
 """States that are the last one."""
+MEETS = """
+import json, os, socket, sys
+rank, address = int(os.environ["NODE_RANK"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+cluster = json.loads(os.environ["TF_CONFIG"])
+assert cluster["task"] == {"type": "worker", "index": rank}, cluster
+assert cluster["cluster"]["worker"][0] == "%s:%d" % address, cluster
+size = int(os.environ["WORLD_SIZE"])
+assert size == int(os.environ["WMLA_NWORKER"])
+if rank == 0:
+    with socket.create_server(address) as server:
+        names = sorted(server.accept()[0].makefile().readline() for _ in range(size - 1))
+    open(os.environ["RESULT_DIR"] + "/met.txt", "w").write("".join(names))
+else:
+    for _ in range(300):
+        try:
+            with socket.create_connection(address) as mine:
+                mine.sendall(f"worker {rank}\\n".encode())
+            break
+        except ConnectionRefusedError:
+            __import__("time").sleep(0.1)
+"""
+"""A program whose workers find each other; the first leaves in ``met.txt`` who came."""
 
 
 class WmlaClient:

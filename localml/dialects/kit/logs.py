@@ -152,8 +152,8 @@ class LineBody:
 class _Shown:
     """How lines look: marked with their replica where there are several, tries parted by lines that say so."""
 
-    def __init__(self, full: Full) -> None:
-        self._several = full.spec.replicas > 1
+    def __init__(self, full: Full, selection: Selection = ALL) -> None:
+        self._several = selection.several(full)
         self.tries = 1
 
     def lines(self, piece: Piece) -> bytes:
@@ -168,7 +168,7 @@ class _Shown:
 
 
 def _blocks(store: LogStore, full: Full, lines: int | None, limit: int | None, selection: Selection) -> Iterator[bytes]:
-    sources, shown = selection.sources(full.attempts), _Shown(full)
+    sources, shown = selection.sources(full.attempts), _Shown(full, selection)
     end = Position.end(store, sources)
     size, most = sum(end.offsets), MAX_TEXT if limit is None else limit
     kept = size - sum(Position.start(store, sources).offsets)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from helpers.outputs import counted
 
 from localml.core.events.feed import Feed
 from localml.core.logs.files import MARK, LogStore
+from localml.core.logs.sources import ALL
 from localml.core.subjects import Subject
 from localml.core.work.specs import Role, WorkloadSpec
 from localml.core.work.states import State
@@ -110,6 +112,21 @@ def test_lines_of_several_replicas_carry_their_names(tmp_path: Path) -> None:
     output.write(first, 2, b"a1\nrest")
     output.write(second, 3, b"b2\n")
     assert output.text() == "[worker-1] b1\n[worker-0] a1\n[worker-1] b2\n[worker-0] rest"
+
+
+def test_one_stream_or_replica_alone_is_shown_where_that_is_asked_for(tmp_path: Path) -> None:
+    output = Output(tmp_path, replicas=2)
+    first, second = output.attempt(0), output.attempt(1)
+    output.write(first, 1, b"out\n")
+    output.write(first, 2, b"err\n", "stderr")
+    output.write(second, 3, b"other\n")
+
+    def shown(**only: Any) -> bytes:
+        return b"".join(log_blocks(output.store, output.full, selection=replace(ALL, **only)))
+
+    assert shown(stream="stderr") == b"[worker-0] err\n"
+    assert shown(index=0, stream="stdout") == b"out\n"
+    assert shown(role="worker", index=1) == b"other\n"
 
 
 def test_retries_are_parted_by_a_line_that_says_so(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from helpers.cloudml import over
 from helpers.people import tree_of
 from helpers.rig import wait_until
-from helpers.wmla import OVER, WmlaClient, packed
+from helpers.wmla import MEETS, OVER, WmlaClient, packed
 
 from localml.server import Server
 
@@ -86,27 +86,7 @@ def test_a_program_is_told_where_everything_is_and_what_it_leaves_is_fetched_byt
 
 
 def test_several_workers_meet(live: WmlaClient, run: Callable[..., dict[str, Any]]) -> None:
-    program = """
-import json, os, socket, sys
-rank, address = int(os.environ["NODE_RANK"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
-cluster = json.loads(os.environ["TF_CONFIG"])
-assert cluster["task"] == {"type": "worker", "index": rank}, cluster
-assert cluster["cluster"]["worker"][0] == "%s:%d" % address, cluster
-assert os.environ["WORLD_SIZE"] == os.environ["WMLA_NWORKER"] == "3"
-if rank == 0:
-    with socket.create_server(address) as server:
-        names = sorted(server.accept()[0].makefile().readline() for _ in range(2))
-    open(os.environ["RESULT_DIR"] + "/met.txt", "w").write("".join(names))
-else:
-    for _ in range(300):
-        try:
-            with socket.create_connection(address) as mine:
-                mine.sendall(f"worker {rank}\\n".encode())
-            break
-        except ConnectionRefusedError:
-            __import__("time").sleep(0.1)
-"""
-    ended = run(program, "--numWorker 3")
+    ended = run(MEETS, "--numWorker 3")
     assert ended["state"] == "FINISHED", live.get(f"/execs/{ended['id']}/log").data
     assert results(live, ended["id"])["met.txt"] == b"worker 1\nworker 2\n"
 
