@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from localml.core.studies.outlines import Outline, outlines
 from localml.core.studies.specs import StudySpec
-from localml.core.studies.tables import Study, StudyState, Trial, TrialState
+from localml.core.studies.tables import Study, StudyState, TrialState
 from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.translate.ids import app_id
 from localml.dialects.wmla.translate.states import state_word
@@ -33,9 +34,8 @@ _TYPES: dict[type, str] = {int: "int", float: "double", str: "str"}
 def search_answer(platform: Platform, row: Study) -> dict[str, Any]:
     """A search with its experiments, which are those since it was last started over."""
     spec = platform.studies.spec(row)
-    trials = platform.studies.trials(row.id or 0, run=row.run)
     made = _Experiments(platform, row, spec)
-    experiments = {trial.number: made.answer(trial) for trial in trials}
+    experiments = {one.number: made.answer(one) for one in outlines(platform.db, row.id or 0, row.run)}
     found = {
         "hpoName": row.name,
         "state": STATES[row.state],
@@ -61,7 +61,7 @@ class _Experiments:
         self._metrics = list(dict.fromkeys((spec.objective.metric, *spec.metrics)))
         self._ids = [one["id"] for one in (row.request or {}).get("experiments") or ()]
 
-    def answer(self, trial: Trial) -> dict[str, Any]:
+    def answer(self, trial: Outline) -> dict[str, Any]:
         """One experiment. Its ``id`` is the one that the request gave it, else its place among all, from 0."""
         metrics = trial.metrics or {}
         found = {
