@@ -16,7 +16,7 @@ from typing import Any
 
 from localml.core.errors import Code, LocalmlError
 from localml.core.quantities import exact_memory
-from localml.core.studies.algorithms import trial_space
+from localml.core.studies.algorithms import built_in, trial_space
 from localml.engines.base import Account
 from localml.hpo.base import Asked, Happening, Proposal, Setup, Suggester
 from localml.hpo.environments import Environments, Progress
@@ -90,7 +90,7 @@ class Processes:
     def _prepared(self, setup: Setup, progress: Progress, undo: ExitStack) -> tuple[str, Run | None]:
         """The Python to run, and the folder of an installed algorithm to run in."""
         if setup.plugin is None:
-            return self._environments.built_in(setup.algorithm, progress), None
+            return self._environments.built_in(_name(setup), progress), None
         plugin = setup.plugin
         account = self._account(plugin.owner_id)
         wheels_only = account is not None
@@ -109,8 +109,8 @@ class _Suggester:
 
     def __init__(self, setup: Setup, link: Link, limits: Limits, run: Run | None) -> None:
         self._setup = setup
-        self._name = setup.plugin.name if setup.plugin is not None else setup.algorithm
-        self._space = trial_space(setup.algorithm, setup.params, setup.space) if setup.plugin is None else setup.space
+        self._name = _name(setup)
+        self._space = trial_space(self._name, setup.params, setup.space) if setup.plugin is None else setup.space
         self._link = link
         self._limits = limits
         self._run = run
@@ -208,7 +208,7 @@ def _paths(python: str) -> str:
 def _as_json(setup: Setup, run: Run | None) -> dict[str, Any]:
     plugin = setup.plugin
     return {
-        "algorithm": setup.algorithm,
+        "algorithm": _name(setup),
         "params": setup.params,
         "space": [one.model_dump(mode="json") for one in setup.space],
         "goal": setup.goal.value,
@@ -218,6 +218,12 @@ def _as_json(setup: Setup, run: Run | None) -> dict[str, Any]:
         if plugin is None or run is None
         else {"name": plugin.name, "folder": str(run.folder), "log_level": plugin.log_level},
     }
+
+
+def _name(setup: Setup) -> str:
+    """The algorithm's own name: that of a built-in one may be given in any case."""
+    found = built_in(setup.algorithm) if setup.plugin is None else None
+    return found.name if found is not None else setup.algorithm
 
 
 def _shown(values: Any) -> str:

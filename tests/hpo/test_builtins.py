@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from helpers.algorithms import SPACE, bowl, opened, run, setup_of
@@ -82,6 +83,12 @@ def test_a_replayed_order_of_asks_and_tells_proposes_the_same(
                 assert again.ask(one.number).values == one.values
             else:
                 again.tell(one.number, one.value)
+
+
+def test_a_name_is_taken_in_any_case(suggesters: Processes) -> None:
+    setup = setup_of("tpe")
+    with opened(suggesters, setup) as one, opened(suggesters, replace(setup, algorithm="TPE")) as other:
+        assert run(one, 8) == run(other, 8)
 
 
 def test_asking_again_for_a_trial_that_runs_gives_the_same(suggesters: Processes) -> None:

