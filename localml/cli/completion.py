@@ -189,6 +189,11 @@ def complete_scopes(incomplete: str) -> list[str]:
     ]
 
 
+def complete_algorithms(ctx: typer.Context, incomplete: str) -> list[Offer]:
+    """Who can propose trials."""
+    return _asked(ctx, incomplete, lambda client: ((one.name, one.description) for one in client.studies.algorithms()))
+
+
 def complete_backups(ctx: typer.Context, incomplete: str) -> list[Offer]:
     """Backups of the data directory; where none begins so the shell offers files."""
     from localml.client.transport import data_directory

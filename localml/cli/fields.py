@@ -11,8 +11,9 @@ from typing import Any, get_args, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 _PATH = re.compile(r"^((?:[a-z_]+|\d+)(?:\.[^\s:.]+)*): ")
-_LEFT_OUT = re.compile(r"^(?:spec\.)?(?:roles\.\d+\.)?(?:resources\.|scaling\.)?")
+_LEFT_OUT = re.compile(r"^(?:spec\.)?(?:trial\.)?(?:roles\.\d+\.)?(?:resources\.|scaling\.)?")
 _NOT_IN_FILE = re.compile(r"^spec\.|\bresources\.|(?<=\bretries)\.limit$")
+_ONLY_ROLE = re.compile(r"^(trial\.)?roles\.0\.")
 _ROLES = re.compile(r"""^[\s{\["']*roles\b""", re.MULTILINE)
 _AS_IN_FILE = re.compile(r"\b(?:cpu|gpu)$")
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +27,9 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "gateway_port": ("--gateway-port", "--port"),
     "options": ("--option",),
     "variants": ("--variant",),
+    "max_trials": ("--trials",),
+    "objective": ("--metric",),
+    "space": ("--param",),
     "keep_log_bytes": ("--keep",),
 }
 """Member -> what it may be called, where that is neither ``--member`` nor ``MEMBER``."""
@@ -55,7 +59,7 @@ def _in_file(path: str, file: Path) -> str:
     member = _AS_IN_FILE.sub(lambda one: f"{one[0]}s", _NOT_IN_FILE.sub("", path))
     with suppress(OSError):
         if not _ROLES.search(file.expanduser().read_text(errors="replace")):
-            member = member.removeprefix("roles.0.")
+            member = _ONLY_ROLE.sub(r"\1", member)
     return member
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-SERVER, JOBS, MODELS, TOOLS, DATA, MACHINE, PEOPLE, CARE = (
+SERVER, JOBS, STUDIES, MODELS, TOOLS, DATA, MACHINE, PEOPLE, CARE = (
     "Server",
     "Jobs",
+    "Studies",
     "Models and endpoints",
     "Notebooks and TensorBoards",
     "Data",
@@ -21,6 +22,7 @@ SERVER, JOBS, MODELS, TOOLS, DATA, MACHINE, PEOPLE, CARE = (
 GROUPS: Mapping[str, str] = {
     SERVER: "localml up --detach",
     JOBS: "localml run --gpus 1 --follow -- python train.py",
+    STUDIES: "localml tune sweep.toml --trials 50 --follow",
     MODELS: "localml serve model.onnx",
     TOOLS: "localml notebook start lab",
     DATA: "localml cp ./set fds://data/set",

@@ -17,8 +17,8 @@ T = TypeVar("T")
 
 WORKLOADS = ("job", "notebook", "tensorboard", "trial", "replica")
 TOOLS = ("notebook", "tensorboard")
-ENDPOINT, MODEL = "endpoint", "model"
-RUNNING = (*WORKLOADS, ENDPOINT)
+ENDPOINT, MODEL, STUDY = "endpoint", "model", "study"
+RUNNING = (*WORKLOADS, ENDPOINT, STUDY)
 """What runs, can be stopped and has output. A model is nothing of these."""
 
 

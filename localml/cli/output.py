@@ -15,7 +15,7 @@ from localml.cli.common import Data, Json, Name, as_dict, command, connect, prin
 from localml.cli.completion import complete_roles, words
 from localml.cli.help import JOBS
 from localml.cli.marked import Marked
-from localml.cli.names import ENDPOINT, RUNNING
+from localml.cli.names import ENDPOINT, RUNNING, STUDY
 
 if TYPE_CHECKING:
     from localml.cli.waiting import Waiting
@@ -37,7 +37,9 @@ def logs(
     ] = None,
     tail: Annotated[int | None, typer.Option("--tail", "--lines", "-n", help="So many last lines only.")] = None,
     role: Annotated[str | None, typer.Option(help="Only this role.", autocompletion=complete_roles)] = None,
-    index: Annotated[int | None, typer.Option(help="Only this replica, counted from 0.")] = None,
+    index: Annotated[
+        int | None, typer.Option(help="Only this replica, counted from 0; of a study the trial of this number.")
+    ] = None,
     attempt: Annotated[str | None, typer.Option(help="A try by number, or 'all'; the newest by default.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Let the terminal obey all that was written, not colours only.")
@@ -47,9 +49,10 @@ def logs(
 ) -> None:
     """Show what something wrote.
 
-    A job, notebook, TensorBoard, replica or endpoint.
+    A job, notebook, TensorBoard, replica, endpoint, study or trial.
 
-    Of an endpoint it is what its replicas wrote, each line marked with its replica where there are several.
+    Of an endpoint it is what its replicas wrote, each line marked with its replica where there are several; of a study
+    what its trials wrote, with --follow of each trial once it has ended.
 
     Example: localml logs --follow NAME
     """
@@ -62,6 +65,10 @@ def logs(
 
             wanted = Wanted(thing.id, query, follow=follow, raw=raw, as_json=as_json)
             raise typer.Exit(print_endpoint(client, wanted))
+        if thing.kind == STUDY:
+            from localml.cli.study_output import print_logs
+
+            raise typer.Exit(print_logs(client, thing.id, query, follow=follow, raw=raw, as_json=as_json))
         raise typer.Exit(_of_workload(client, thing, query, follow=follow, raw=raw, as_json=as_json))
 
 

@@ -21,15 +21,18 @@ from localml.cli.common import (
     print_json,
 )
 from localml.cli.help import JOBS
-from localml.cli.names import ENDPOINT, MODEL, RUNNING, TOOLS, WORKLOADS
+from localml.cli.names import ENDPOINT, MODEL, RUNNING, STUDY, TOOLS, WORKLOADS
 from localml.cli.several import Tried, each
-from localml.cli.work import LIVE
+from localml.cli.work import LIVE, is_study
 from localml.client.errors import ClientError
+from localml.client.studies import OVER
 from localml.client.types import ENDED
 from localml.core.errors import invalid
 
 if TYPE_CHECKING:
-    from localml.client import Client, Endpoint, Event, ModelVersion, Thing, Workload
+    from localml.client import Client, Endpoint, Event, ModelVersion, Study, Thing, Workload
+
+    Stopped = Workload | Endpoint | Study
 
 _MOST = 10_000
 
@@ -50,7 +53,7 @@ def show_one(
 ) -> None:
     """Everything about one thing.
 
-    A job, notebook, TensorBoard, endpoint, replica or model (model/NAME).
+    A job, notebook, TensorBoard, endpoint, replica, study, trial or model (model/NAME).
 
     Example: localml show NAME
     """
@@ -62,6 +65,10 @@ def show_one(
             _show_model(client.model(thing.name), as_json=as_json)
         elif thing.kind == ENDPOINT:
             show_endpoint(client, thing.id, as_json=as_json)
+        elif thing.kind == STUDY:
+            from localml.cli.studies import print_one
+
+            print_one(client, thing.id, as_json=as_json)
         else:
             _show_workload(client.get(thing.id), as_json=as_json)
 
@@ -116,6 +123,10 @@ def why(name: Name, data: Data = None, as_json: Json = False) -> None:
         thing = client.resolve(name, RUNNING)
         if thing.kind == ENDPOINT:
             _why_endpoint(client, thing, as_json=as_json)
+        elif thing.kind == STUDY:
+            from localml.cli.study_output import print_why
+
+            print_why(client, thing.id, as_json=as_json)
         else:
             _why_workload(client.get(thing.id), as_json=as_json)
 
@@ -181,6 +192,8 @@ def _happened(client: Client, name: str | None) -> list[Event]:
     if name is None:
         return client.events(limit=_MOST)
     thing = client.resolve(name, RUNNING)
+    if thing.kind == STUDY:
+        return list(client.studies.events(thing.id, limit=_MOST))
     return client.endpoint_events(thing.id) if thing.kind == ENDPOINT else client.events(thing.id, limit=_MOST)
 
 
@@ -192,34 +205,37 @@ def stop(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Stop jobs, notebooks, TensorBoards or endpoints.
+    """Stop jobs, notebooks, TensorBoards, endpoints or studies.
 
     Example: localml stop --wait NAME
     """
     if everything == bool(names):
         raise invalid("NAMES", "give names, or --all")
-    over: set[int] = set()
+    over: set[tuple[bool, int]] = set()
     with connect(data) as client:
 
-        def act(thing: Thing) -> Workload | Endpoint:
+        def act(thing: Thing) -> Stopped:
             if thing.kind == ENDPOINT:
                 return client.stop_endpoint(thing.id)
-            if thing.state in ENDED:
-                over.add(thing.id)
-            return client.stop(thing.id)
+            if thing.state in (OVER if thing.kind == STUDY else ENDED):
+                over.add((thing.kind == STUDY, thing.id))
+            return client.studies.stop(thing.id) if thing.kind == STUDY else client.stop(thing.id)
 
         tried = each(_own(client) if everything else names, lambda name: _resolved(client, name, act))
         if wait:
-            done = [client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id) for one in tried.done]
-            tried.done = done
+            tried.done = [_ended(client, one) for one in tried.done]
     if everything and not tried.done and not tried.failed and not as_json:
         typer.echo("Nothing of yours waits or runs.")
     _answer(tried, lambda one: _stopped(one, over, wait=wait), as_json=as_json)
 
 
-def _resolved(
-    client: Client, name: str, act: Callable[[Thing], Workload | Endpoint], turns: int = 3
-) -> Workload | Endpoint:
+def _ended(client: Client, one: Stopped) -> Stopped:
+    if is_study(one):
+        return client.studies.wait(one.id)
+    return client.wait_endpoint(one.id) if _is_endpoint(one) else client.wait(one.id)
+
+
+def _resolved(client: Client, name: str, act: Callable[[Thing], Stopped], turns: int = 3) -> Stopped:
     """Do it to what has that name. Of a notebook or TensorBoard another run may begin meanwhile: then to that."""
     thing = client.resolve(name, RUNNING)
     try:
@@ -230,16 +246,18 @@ def _resolved(
         return _resolved(client, name, act, turns - 1)
 
 
-def _stopped(one: Workload | Endpoint, over: Collection[int], *, wait: bool) -> str:
+def _stopped(one: Stopped, over: Collection[tuple[bool, int]], *, wait: bool) -> str:
     """What came of the wish that it stops."""
-    if not _is_endpoint(one) and one.id in over:
+    if not _is_endpoint(one) and (is_study(one), one.id) in over:
         return f"has ended already: {one.state}"
     return one.state if wait else "asked to stop"
 
 
 def _own(client: Client) -> Iterator[str]:
-    """What of the caller's waits or runs. Endpoints first: they would bring replicas back."""
+    """What of the caller's waits or runs. Endpoints and studies first: they would bring replicas and trials back."""
     me = client.people.me()
+    for study in client.studies.all(owner=me, state=["waiting", "running"]):
+        yield f"{STUDY}/{study.id}"
     for endpoint in client.endpoints():
         if endpoint.owner == me and endpoint.desired == "run":
             yield f"{ENDPOINT}/{endpoint.route}"
@@ -250,7 +268,7 @@ def _own(client: Client) -> Iterator[str]:
 
 @command
 def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
-    """Remove jobs, notebooks, TensorBoards or endpoints.
+    """Remove jobs, notebooks, TensorBoards, endpoints or studies.
 
     They are stopped first. Output and events stay until 'localml prune'.
 
@@ -258,24 +276,28 @@ def rm(names: SomeNames, data: Data = None, as_json: Json = False) -> None:
     """
     with connect(data) as client:
 
-        def act(thing: Thing) -> Workload | Endpoint:
+        def act(thing: Thing) -> Stopped:
+            if thing.kind == STUDY:
+                return client.studies.delete(thing.id)
             return client.delete_endpoint(thing.id) if thing.kind == ENDPOINT else client.delete(thing.id)
 
         tried = each(names, lambda name: _resolved(client, name, act))
     _answer(tried, lambda _: "removed", as_json=as_json)
 
 
-def _is_endpoint(one: Workload | Endpoint) -> bool:
+def _is_endpoint(one: Stopped) -> bool:
     from localml.client import Endpoint
 
     return isinstance(one, Endpoint)
 
 
-def _answer(tried: Tried[Workload | Endpoint], what: Callable[[Any], str], *, as_json: bool) -> None:
+def _answer(tried: Tried[Stopped], what: Callable[[Any], str], *, as_json: bool) -> None:
     if as_json:
-        answer = {"workloads": [as_dict(one) for one in tried.done if not _is_endpoint(one)]}
-        endpoints = [as_dict(one) for one in tried.done if _is_endpoint(one)]
-        print_json(answer | ({"endpoints": endpoints} if endpoints else {}) | tried.members())
+        answer: dict[str, list[Any]] = {"workloads": []}
+        for one in tried.done:
+            kind = "studies" if is_study(one) else "endpoints" if _is_endpoint(one) else "workloads"
+            answer.setdefault(kind, []).append(as_dict(one))
+        print_json(answer | tried.members())
     else:
         for one in tried.done:
             typer.echo(f"{one.name} {what(one)}")

@@ -22,17 +22,17 @@ from localml.cli.common import (
 )
 from localml.cli.completion import complete_pools, complete_users, words
 from localml.cli.help import JOBS
-from localml.cli.names import workload_id
+from localml.cli.names import STUDY, WORKLOADS
 from localml.cli.reports import Columns, print_columns
 from localml.cli.several import each
 from localml.core.quantities import format_duration
 
 if TYPE_CHECKING:
-    from localml.client import Client, Workload
+    from localml.client import Client, Study, Workload
 
 LIVE = ("queued", "preparing", "running", "stopping")
 STATES = (*LIVE, "succeeded", "failed", "stopped")
-KINDS = ("job", "notebook", "tensorboard", "replica")
+KINDS = ("job", "notebook", "tensorboard", "trial", "replica")
 SORTS = ("id", "name", "state", "owner", "priority", "created_at", "started_at", "ended_at")
 
 
@@ -70,11 +70,11 @@ def _explain_end(ended: Workload) -> None:
         typer.secho(ended.help, dim=True, err=True)
 
 
-def exit_code(ended: Workload) -> int:
-    """The code with which a command that waited for a job exits: the job's own where it has one."""
-    if ended.state == "succeeded":
+def exit_code(ended: Workload | Study) -> int:
+    """The code with which a command that waited for a job or study exits: the job's own where it has one."""
+    if ended.state in ("succeeded", "complete"):
         return 0
-    return ended.exit_code if ended.exit_code else 1
+    return getattr(ended, "exit_code", None) or 1
 
 
 @command
@@ -86,7 +86,10 @@ def ps(
     ] = [],  # noqa: B006
     kind: Annotated[
         list[str],
-        typer.Option(help="job, notebook, tensorboard or replica (of an endpoint).", autocompletion=words(*KINDS)),
+        typer.Option(
+            help="job, notebook, tensorboard, trial (of a study) or replica (of an endpoint).",
+            autocompletion=words(*KINDS),
+        ),
     ] = [],  # noqa: B006
     contains: Annotated[str | None, typer.Option(help="Only names with this in them.")] = None,
     owner: Annotated[str | None, typer.Option(help="Only this user's.", autocompletion=complete_users)] = None,
@@ -154,6 +157,18 @@ def _message(one: Workload) -> str:
     return one.message if one.why is None else reason_words(one.why)
 
 
+def is_study(one: object) -> bool:
+    """Whether it is a study, and no workload."""
+    from localml.client import Study
+
+    return isinstance(one, Study)
+
+
+def _awaited(client: Client, name: str) -> Workload | Study:
+    thing = client.resolve(name, (*WORKLOADS, STUDY))
+    return client.studies.get(thing.id) if thing.kind == STUDY else client.get(thing.id)
+
+
 @command
 def wait(
     names: SomeNames,
@@ -171,10 +186,10 @@ def wait(
     began = time.monotonic()
     alone = len(set(names)) == 1
 
-    def end(one: Workload) -> Workload:
+    def end(one: Workload | Study) -> Workload | Study:
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         try:
-            ended = client.wait(one.id, left)
+            ended = client.studies.wait(one.id, left) if is_study(one) else client.wait(one.id, left)
         except TimeoutError:
             raise TimeoutError(f"{one.name} has not ended after {format_duration(timeout)}") from None
         if not as_json:
@@ -182,7 +197,7 @@ def wait(
         return ended
 
     with connect(data) as client:
-        known = each(names, lambda name: (name, client.get(workload_id(client, name))))
+        known = each(names, lambda name: (name, _awaited(client, name)))
         known.tell(as_json=as_json)  # now: the others may take hours
         there = dict(known.done)
         tried = each(there, lambda name: (name, end(there[name])), alone=alone)
@@ -190,5 +205,7 @@ def wait(
     tried.failed |= known.failed
     codes = {name: exit_code(one) for name, one in tried.done}
     if as_json:
-        print_json({"workloads": as_dict([one for _, one in tried.done])} | tried.members())
+        answer = {"workloads": as_dict([one for _, one in tried.done if not is_study(one)])}
+        searched = as_dict([one for _, one in tried.done if is_study(one)])
+        print_json(answer | ({"studies": searched} if searched else {}) | tried.members())
     raise typer.Exit(next((code for name in names if (code := codes.get(name, FAILED))), 0))

@@ -28,6 +28,8 @@ NAMING = re.compile(
 """What an argument or option is called that takes the name of something, or one of some words."""
 NEW = {
     ("run", "name"),
+    ("tune", "name"),
+    ("tune", "metric"),
     ("serve", "name"),
     ("register", "name"),
     ("notebook start", "token"),

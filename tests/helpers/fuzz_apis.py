@@ -104,7 +104,7 @@ class Api:
 PLACES = {
     **{"workloads": ("job", "done", "gang", "never", "queued", "pruned"), "notebooks": ("lab",)},
     **{"tensorboards": ("board",), "endpoints": ("end",), "models": ("model",), "workspaces": ("team",)},
-    **{"users": ("vera", "bob"), "buckets": ("bucket",), "pools": ("pool",), "studies": ("study",)},
+    **{"users": ("vera", "bob"), "buckets": ("bucket",), "pools": ("pool",), "studies": ("study", "searched")},
 }
 """Collection -> what its ``{ref}`` or ``{name}`` may be."""
 _ROLE = {"command": ["run"], "resources": {"cpu": 0.01, "memory": "4M"}, "env": {"FAKE_SECONDS": "0"}}

@@ -16,7 +16,7 @@ from helpers.rig import wait_until
 from helpers.two_users import MARK, User, World
 from localml.core.errors import LocalmlError
 from localml.core.studies.studies import StudyQuery
-from localml.core.studies.tables import OVER
+from localml.core.studies.tables import OVER, StudyState
 from localml.core.work.states import TERMINAL
 from localml.core.work.workloads import Query
 
@@ -91,6 +91,8 @@ class Log(logging.Handler):
 class FuzzWorld(World):
     """The two users' server with jobs in all states besides, and a connection that stays open."""
 
+    searches = True
+
     def __init__(self, data: Path) -> None:
         super().__init__(data)
         self.log = Log()
@@ -123,12 +125,30 @@ class FuzzWorld(World):
         self.things |= {"note_uri": f"{bucket}/note", "folder_uri": f"{bucket}/model"}
         self.things |= {"trainer_uri": f"{bucket}/trainer.tar.gz", "paidone": f"{MARK}-paidone"}
         self._pai_done()
+        self.things["searched"] = str(self._searched())
         self.seeds = {row.id for row in self.platform.workloads.page(Query(limit=1000)).items}
 
     def _pai_done(self) -> None:
         role = {"name": "main", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "run"}
         body = {"jobName": f"{MARK}-paidone", "taskRoles": [role], "jobEnvs": {"FAKE_SECONDS": "0"}}
         self.do(self.alice, "POST", "/api/v1/jobs", body, "openpai")
+
+    def _searched(self) -> int:
+        """A study whose trials ended, each with a value."""
+        env = {"FAKE_SECONDS": "0", "FAKE_OUTPUT": "epoch=1 loss=0.5 acc=0.5\n"}
+        role = {"command": ["run"], "env": env, "resources": {"cpu": 0.01, "memory": "4M"}}
+        spec = {
+            "space": [{"name": "lr", "low": 0, "high": 1}, {"name": "batch", "choices": [16, 32]}],
+            "algorithm": {"name": "random"},
+            "objective": {"metric": "loss"},
+            "metrics": {"acc": "maximize"},
+            "max_trials": 3,
+            "trial": {"roles": [role]},
+        }
+        body = {"name": f"{MARK}-searched", "workspace": f"{MARK}-team", "spec": spec}
+        number = int(self.do(self.alice, "POST", f"{NATIVE}/studies", body)["id"])
+        wait_until(lambda: self.platform.studies.get(number).state == StudyState.COMPLETE)
+        return number
 
     def _submit(self, name: str, count: int = 1, gpu: float = 0, **env: str) -> int:
         role = {"command": ["run"], "count": count, "env": env, "resources": {"cpu": 0.01, "memory": "4M", "gpu": gpu}}

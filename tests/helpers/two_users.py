@@ -156,13 +156,21 @@ def filled(value: Any, things: Things) -> Any:
 
 
 class World:
-    """A running server with all that alice has, and those who want to know."""
+    """A running server with all that alice has, and those who want to know.
+
+    Attributes:
+        searches: whether studies are carried out; else nothing of theirs changes by itself.
+    """
+
+    searches = False
 
     def __init__(self, data: Path) -> None:
         config = Config(data, engine="fake", gpus="simulated:2", cpus=8, memory=16 << 30, port=0, gateway_port=0)
         self.server = Server(Platform(config, engine=FakeEngine()))
         self.server.start()
         self.platform = self.server.platform
+        if not self.searches:
+            self.platform.searching.driver.close()
         self.pool = urllib3.PoolManager(retries=False)
         self.admin = self._with_credentials(self.platform.identity.user("admin"), self.platform.credentials.password)
         self.alice, self.bob, self.vera = (self._user(name) for name in (MARK, "bob", "vera"))

@@ -90,6 +90,7 @@ def _studies(study: str) -> dict[str, tuple[Try, ...]]:
         "POST /studies": (
             hidden(body={"name": "x", "workspace": "{team}", "spec": _STUDY}),
             used({"name": "x", "spec": {**_STUDY, "trial": {**_SPEC, "depends_on": ["{#number}"]}}}),
+            hidden(body={"name": "x", "spec": {**_STUDY, "trial": {**_SPEC, "code": "sha256:{code}"}}}),
             Try("granted", body={"name": "x", "pool": "{orgpool}", "spec": _STUDY}),
             own(body={"name": "{new}", "spec": _STUDY}),
         ),

@@ -9,11 +9,11 @@ from flask_openapi.blueprint import APIBlueprint
 
 from localml.core.errors import invalid
 from localml.core.numerals import whole
-from localml.core.people.allow import Thing, allow, reach
+from localml.core.people.allow import Thing, allow, may, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.studies.studies import StudyQuery, StudySubmission, subject_of
-from localml.core.studies.tables import OVER, Study
+from localml.core.studies.tables import OVER, Algorithm, Study
 from localml.dialects.kit import caller
 from localml.dialects.kit.held import Following, hold_until, waited_for
 from localml.dialects.kit.logs import followed
@@ -151,9 +151,11 @@ def _add_trials(api: APIBlueprint, platform: Platform) -> None:
 def _add_algorithms(api: APIBlueprint, platform: Platform) -> None:
     @api.get("/algorithms", responses={"200": study_schemas.AlgorithmsOut})
     def list_algorithms() -> Any:
-        """Who can propose trials: the built-in algorithms, with their parameters."""
-        reach(caller(), ThingKind.ALGORITHM)
-        return {"algorithms": translate.built_in()}
+        """Who can propose trials: the built-in algorithms, with their parameters, and installed ones."""
+        who = caller()
+        reach(who, ThingKind.ALGORITHM)
+        installed = [translate.installed(one) for one in platform.algorithms.page() if _usable(who, one)]
+        return {"algorithms": translate.built_in() + installed}
 
 
 def _new(platform: Platform, who: Caller, body: study_schemas.StudyIn) -> StudySubmission:
@@ -175,6 +177,10 @@ def _query(platform: Platform, who: Caller, query: study_schemas.StudiesQuery) -
         limit=query.limit,
         after=query.after,
     )
+
+
+def _usable(who: Caller, one: Algorithm) -> bool:
+    return may(who, Action.USE, Thing(ThingKind.ALGORITHM, str(one.id), one.name, one.owner_id, owner_name=one.owner))
 
 
 def _run(row: Study, asked: int | None) -> int | None:

@@ -17,7 +17,7 @@ from localml.core.metrics.summary import Summary, of_first, summaries
 from localml.core.studies.algorithms import BUILT_IN, GRID
 from localml.core.studies.space import grid_points
 from localml.core.studies.specs import StudySpec
-from localml.core.studies.tables import Study, Trial, TrialState
+from localml.core.studies.tables import Algorithm, Study, Trial, TrialState
 from localml.core.work.tables import Workload
 from localml.dialects.native.translate import work
 from localml.platform import Platform
@@ -208,3 +208,8 @@ def built_in() -> list[dict[str, Any]]:
         }
         for one in BUILT_IN.values()
     ]
+
+
+def installed(row: Algorithm) -> dict[str, Any]:
+    """One that somebody installed; nothing is known of its parameters."""
+    return {"name": row.name, "builtin": False, "owner": row.owner, "description": "", "params": []}

@@ -1,0 +1,296 @@
+"""Searches from the command line: with options alone, from files, resumed, shown, exported, and by their names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from localml.cli import study_show
+from localml.testing import Localml
+
+Cli = Callable[..., Any]
+TRIAL = ("--", "sh", "-c", "echo step=1 loss={x}; echo {params} $LOCALML_TRIAL $LOCALML_STUDY")
+GRID = ("--algorithm", "grid", "--param", "x=3,1,2", "--metric", "loss")
+
+
+@pytest.fixture
+def grid(cli: Cli) -> Any:
+    """Runs the search of a small grid to its end."""
+
+    def run(name: str, *more: str) -> Any:
+        return cli("tune", *GRID, "--name", name, "--follow", *more, *TRIAL)
+
+    return run
+
+
+def test_a_search_from_options_alone_is_followed_to_its_best_trial(grid: Any) -> None:
+    done = grid("options")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert [line for line in lines if line.startswith("trial ")] == [
+        "trial 1 complete  loss=3 (best)  x=3",
+        "trial 2 complete  loss=1 (best)  x=1",
+        "trial 3 complete  loss=2  x=2",
+    ]
+    assert lines[3].startswith("options complete: 3 of 3 trials in ")
+    assert lines[4].startswith("best: loss=1 by trial 2 (")
+    assert lines[5:] == ["  x = 1", "  it ran: sh -c 'echo step=1 loss=1; echo --x 1 $LOCALML_TRIAL $LOCALML_STUDY'"]
+    assert "options is begun" in done.err
+
+
+def test_the_largest_is_the_best_where_that_is_asked_for(grid: Any) -> None:
+    assert "best: loss=3 by trial 1" in grid("largest", "--maximize").out
+
+
+def test_what_came_of_it_in_json(grid: Any, cli: Cli) -> None:
+    done = grid("as-json", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert (done.json["state"], done.json["best"], done.json["best_trial"]["params"]) == ("complete", 2, {"x": 1})
+    shown = cli("study", "as-json", "--json").json
+    assert (shown["complete"], shown["curve"]) == (3, [[1, 3.0], [2, 1.0]])
+    assert [one["number"] for one in cli("study", "trials", "as-json", "--json").json["trials"]] == [1, 2, 3]
+    best = cli("study", "trials", "as-json", "--best", "-n", "2", "--json").json["trials"]
+    assert [one["value"] for one in best] == [1.0, 2.0]
+    listed = cli("studies", "--all", "--contains", "as-json", "--json").json["studies"]
+    assert [(one["name"], one["told"] if "told" in one else one["complete"]) for one in listed] == [("as-json", 3)]
+
+
+def test_a_study_is_shown_with_its_space_its_best_and_its_trials(grid: Any, cli: Cli) -> None:
+    grid("shown")
+    shown = cli("study", "shown").out
+    for words in (
+        "Search:   minimize loss by grid",
+        "Param:    x: 3, 1, 2",
+        "Trials:   3 of 3 trials, 1 at a time",
+        "best: loss=1 by trial 2",
+        "2*     complete",
+    ):
+        assert words in shown
+    assert cli("show", "study/shown").out.splitlines()[0] == shown.splitlines()[0]
+    assert "TRIAL" in cli("study", "trials", "shown").out
+    assert "Created" in cli("events", "shown").out
+    assert cli("why", "shown").out == "shown is complete\n"
+
+
+def test_all_of_it_is_exported(grid: Any, cli: Cli, tmp_path: Path) -> None:
+    grid("exported")
+    rows = list(csv.DictReader(io.StringIO(cli("study", "export", "exported").out)))
+    assert [(one["number"], one["state"], one["value"], one["params_x"]) for one in rows] == [
+        ("1", "complete", "3.0", "3"),
+        ("2", "complete", "1.0", "1"),
+        ("3", "complete", "2.0", "2"),
+    ]
+    file = tmp_path / "trials.json"
+    assert cli("study", "export", "exported", "--json", "-o", str(file)).code == 0
+    assert [one["value"] for one in json.loads(file.read_text())["trials"]] == [3.0, 1.0, 2.0]
+    assert cli("study", "export", "nobody", "-o", str(tmp_path / "none")).code == 1
+    assert not (tmp_path / "none").exists()
+    assert cli("study", "export", "exported", "--json", "--csv").json["error"]["field"] == "--csv"
+
+
+def test_output_is_that_of_its_trials(grid: Any, cli: Cli) -> None:
+    grid("spoken")
+    said = cli("logs", "study/spoken").out.splitlines()
+    assert len(said) == 6
+    assert said[0].endswith("] step=1 loss=3")
+    assert said[1].endswith("] --x 3 1 spoken")
+    assert cli("logs", "spoken", "--index", "2").out == "step=1 loss=1\n--x 1 2 spoken\n"
+    assert len(cli("logs", "spoken", "--follow").out.splitlines()) == 6
+    trial = cli("study", "trials", "spoken", "--json").json["trials"][0]["workload"]
+    assert cli("logs", f"trial/{trial}").out == "step=1 loss=3\n--x 3 1 spoken\n"
+    assert cli("logs", "spoken", "--role", "main").err.startswith("error: --role: a study has no roles")
+
+
+def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
+    more = ("--param", "x=0.0..1.0", "--metric", "loss", "-a", "random", "--trials", "2", "--seed", "3")
+    assert cli("tune", *more, "--name", "longer", "-f", *TRIAL).code == 0
+    refused = cli("tune", "--resume", "longer")
+    assert (refused.code, "give more" in refused.err) == (1, True)
+    resumed = cli("tune", "--resume", "longer", "--trials", "4", "--follow")
+    assert resumed.code == 0, resumed.err
+    assert [one["number"] for one in cli("study", "trials", "longer", "--json").json["trials"]] == [1, 2, 3, 4]
+    again = cli("study", "restart", "longer")
+    assert again.out == "longer starts over: run 2\n"
+    assert cli("wait", "study/longer").out == "longer complete\n"
+    runs = cli("study", "trials", "longer", "--run", "0", "--json").json["trials"]
+    assert [one["run"] for one in runs] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert [one["params"] for one in runs[:4]] == [one["params"] for one in runs[4:]]  # the same seed
+    refused = cli("tune", "--resume", "longer", "--param", "x=1,2")
+    assert refused.err.startswith("error: --resume: goes on with what the study has")
+
+
+def test_stop_and_rm_take_studies(cli: Cli, localml: Localml) -> None:
+    made = cli("tune", *GRID, "--name", "endless", "--", "sleep", "600")
+    assert made.out == "endless\n"
+    stopped = cli("stop", "endless", "--wait")
+    assert (stopped.code, stopped.out) == (0, "endless stopped\n")
+    assert cli("stop", "study/endless").out == "endless has ended already: stopped\n"
+    assert cli("rm", "endless").out == "endless removed\n"
+    assert cli("study", "endless").code == 1
+    cli("tune", *GRID, "--name", "endless", "--", "sleep", "600")  # its name is free
+    assert cli("rm", "endless", "--json").json["studies"][0]["name"] == "endless"
+    assert localml.client.workloads(kind="trial", state=["running", "queued"], contains="endless").workloads == []
+
+
+def test_a_search_that_fails_says_why_and_exits_so(cli: Cli) -> None:
+    done = cli("tune", *GRID, "--name", "fails", "--max-failures", "2", "--follow", "--", "false")
+    assert done.code == 1
+    assert "trial 1 failed  x=3" in done.out
+    assert "fails failed: " in done.err
+
+
+SPEC = """
+name = "{name}"
+minimize = "loss"
+parallel = 2
+code = "project"
+metrics = ["acc"]
+
+[algorithm]
+name = "random"
+RandomSeed = 5
+
+[params]
+x = "0.0..1.0"
+kind = ["a", "b"]
+fixed = 7
+
+[trial]
+command = "python3 train.py --x {{x}} --kind {{kind}}"
+cpus = 0.1
+memory = "64M"
+env = {{ FIXED = "{{fixed}}" }}
+"""
+TRAIN = """
+import json, os, sys
+config = json.load(open("config.json"))
+assert sys.argv[1:] == ["--x", json.dumps(config["x"]), "--kind", config["kind"]], sys.argv
+assert json.loads(os.environ["LOCALML_PARAMS"]) == config and os.environ["FIXED"] == "7"
+print(f"epoch=1 loss={config['x']:.4f} acc={1 - config['x']:.4f}")
+"""
+
+
+def test_a_file_says_all_of_it_and_options_change_it(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "train.py").write_text(TRAIN)
+    file = tmp_path / "sweep.toml"
+    file.write_text(SPEC.format(name="filed"))
+    done = cli("tune", str(file), "--trials", "3", "-f", "--json")
+    assert done.code == 0, (done.out, done.err)
+    spec = done.json["spec"]
+    assert (spec["parallel"], spec["max_trials"], spec["metrics"]) == (2, 3, {"acc": "latest"})
+    assert spec["algorithm"]["name"] == "random"
+    [role] = spec["trial"]["roles"]
+    assert role["resources"] == {"cpu": 0.1, "memory": 64 << 20}
+    trial = cli("study", "trials", "filed", "--json").json["trials"][0]
+    assert trial["metrics"]["acc"]["latest"] == pytest.approx(1 - trial["value"], abs=1e-3)
+    assert trial["params"]["fixed"] == 7
+    changed = cli("tune", str(file), "--name", "changed", "-n", "1", "-p", "x=0.25", "-f", "--param", "kind=a")
+    assert changed.code == 0, changed.err
+    assert "loss=0.25" in changed.out
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("minimise = 'loss'", "sweep.toml: minimise: there is no such member; did you mean minimize?"),
+        ("[params]\nx = 'log:1'", "sweep.toml: params.x: 'log:1' is no range; write LOW..HIGH"),
+        ("[params]\nx = {low = 1, hihg = 2}", "sweep.toml: params.x.hihg: there is no such member; did you mean high?"),
+        ("[trial]\ncomand = 'x'", "sweep.toml: trial: comand: there is no such member; did you mean command?"),
+        ("[trial]\nname = 'x'", "sweep.toml: trial.name: is the study's; say it above [trial]"),
+        ("minimize = 'a'\nmaximize = 'b'", "sweep.toml: maximize: minimize says already what is searched for"),
+        ("objective = {metrik = 'a'}", "sweep.toml: objective: metrik: there is no such member; did you mean metric?"),
+        ("params = 3", "sweep.toml: params: must be a table"),
+        ("early_stopping = 3", "sweep.toml: early_stopping: must be true, false, or a table"),
+        ("[early_stopping]\nmin_trial = 3", "sweep.toml: early_stopping: min_trial: there is no such member; did you"),
+        ("metrics = {a = 'most'}", "sweep.toml: metrics: a: must be one of minimize, maximize, latest, not 'most'"),
+        ("", "sweep.toml has none; --metric loss"),
+        ("minimize = 'loss'", "sweep.toml: params: say what is searched"),
+        ("minimize = 'loss'\n[params]\nx = '1..2'", "sweep.toml: trial: say what a trial runs"),
+        ("x = ", "sweep.toml: "),
+    ],
+)
+def test_a_mistake_in_a_file_is_named_with_what_was_meant(cli: Cli, tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text(text)
+    refused = cli("tune", str(file))
+    assert refused.code == 1
+    assert told in refused.err
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        ("parallel = 0", "parallel: should be greater than or equal to 1, not 0"),
+        ("seed = -1", "seed: should be greater than or equal to 0"),
+        ("max_time = 'soon'", "max_time: must be a time"),
+        ("[trial]\ncommand = 'x'\ncpus = -1", "trial.cpus: should be greater than 0"),
+        ("[params]\nx = '2..1'\n[trial]\ncommand = 'x'", "params.x: low (2) is above high (1)"),
+        ("[params]\nx = '0..1:-1'\n[trial]\ncommand = 'x'", "params.x: "),
+    ],
+)
+def test_what_the_server_refuses_is_called_as_in_the_file(cli: Cli, tmp_path: Path, members: str, told: str) -> None:
+    file = tmp_path / "sweep.toml"
+    rest = "" if "[params]" in members else "\n[params]\nx = '1..2'"
+    rest += "" if "[trial]" in members else "\n[trial]\ncommand = 'x'"
+    file.write_text(f"minimize = 'loss'\n{members}{rest}\n")
+    assert cli("tune", str(file)).err.startswith(f"error: sweep.toml: {told}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--metric", "loss", "--", "true"), "error: --param: say what is searched, such as --param lr="),
+        (("-p", "x=1..2", "--", "true"), "error: --metric: say which metric counts"),
+        (("-p", "x=1..2", "--metric", "loss"), "error: COMMAND: say what a trial runs"),
+        (("-p", "x", "--metric", "loss", "--", "true"), "error: --param: must be NAME=VALUES"),
+        (("-p", "x=2..1", "--metric", "loss", "--", "true"), "error: --param x: low (2) is above high (1)"),
+        (
+            ("-p", "x=1..2", "--metric", "l", "-n", "0", "--", "true"),
+            "error: --trials: should be greater than or equal",
+        ),
+        (
+            ("-p", "x=1..2", "--metric", "l", "-j", "0", "--", "true"),
+            "error: --parallel: should be greater than or equal",
+        ),
+        (("-p", "x=1..2", "--metric", "l", "--cpus", "-1", "--", "true"), "error: --cpus: should be greater than 0"),
+        (("-p", "x=1..2", "--metric", "l", "--max-time", "x", "--", "true"), "error: --max-time: must be a time"),
+        (("-p", "x=1..2", "--metric", "l", "--option", "x", "--", "true"), "error: --option: must be NAME=VALUE"),
+        (("-p", "x=1..2", "--metric", "l", "--minimize", "--maximize", "--", "true"), "error: --maximize: "),
+        (("-p", "x=1..2", "--metric", "l", "--pool", "nowhere", "--", "true"), "error: --pool: there is no pool"),
+        (("/no/such.toml",), "error: --file: /no/such.toml does not exist"),
+    ],
+)
+def test_a_mistake_in_options_is_told_in_their_words(cli: Cli, arguments: tuple[str, ...], told: str) -> None:
+    refused = cli("tune", *arguments)
+    assert (refused.code, refused.err[: len(told)]) == (1, told)
+
+
+def test_a_command_without_dashes_is_a_usage_error(cli: Cli) -> None:
+    refused = cli("tune", "sweep.toml", "python", "train.py")
+    assert refused.code == 2
+    assert "what a trial runs stands behind --" in refused.err
+
+
+def test_what_looks_like_a_mistake_in_a_command_is_noted(cli: Cli) -> None:
+    first = ("tune", "-p", "rate=1,2", "-a", "grid", "--metric", "loss")
+    noted = cli(*first, "--", "true", "{ratee}").err
+    assert "{ratee} is no parameter, so it stays as it is; did you mean {rate}?" in noted
+    assert "no command has {rate}: trials find their values in config.json and in $LOCALML_PARAMS" in noted
+    assert cli(*first, "--", "echo", "{rate}", "{}", "${rat}").err == ""
+    assert cli(*first, "--json", "--", "true").err == ""
+
+
+def test_the_course_of_the_best_value_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [(1, 8.0), (3, 4.0), (8, 1.0)]
+    assert study_show.sparkline(points[:1], 1, 8) == ""
+    assert len(study_show.sparkline(points, 1, 8)) == 8
+    assert len(study_show.sparkline(points, 1, 1000, width=40)) == 40
+    monkeypatch.setattr(study_show, "_BLOCKS", "01234567")
+    assert study_show.sparkline(points, 1, 8) in ("77333330", "%%======_", "%%=====_")
