@@ -46,7 +46,7 @@ def trial_spec(spec: StudySpec, study: str, number: int, values: Values) -> Work
         "LOCALML_TRIAL": str(number),
         "LOCALML_PARAMS": literal(json_text(values)),
     }
-    shown = {"trial": str(number), **{name: text_of(value) for name, value in values.items()}}
+    shown = {**{name: text_of(value) for name, value in values.items()}, "trial": str(number)}
     roles = tuple(_role(role, shown, options(values), own) for role in spec.trial.roles)
     made: dict[str, Any] = {"roles": roles}
     if _has_folder(spec.trial):

@@ -1,0 +1,258 @@
+"""Searches that run, as processes: what a training finds and leaves, how searches end, who stops them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from helpers.cloudml import over
+from helpers.rig import wait_until
+from helpers.wmla import OVER, WmlaClient, packed
+
+from localml.dialects.kit.logs import log_blocks
+from localml.dialects.wmla.translate.ids import number_of
+from localml.server import Server
+
+END_S = 120.0
+GIVEN = """
+import json, os, sys
+given = json.load(open("config.json"))
+def leave(found, name="val_dict_list.json"):
+    with open(os.environ["RESULT_DIR"] + "/" + name, "w") as file:
+        file.write(found if isinstance(found, str) else json.dumps(found))
+"""
+LEARNS = (
+    GIVEN
+    + """
+x = given["x"]
+leave([{"step": n, "loss": (x - 3) ** 2 + 10 / n, "acc": x / n, "who": 1} for n in range(1, 5)])
+print("trained with", json.dumps(given, sort_keys=True))
+"""
+)
+X = {"name": "x", "type": "Range", "dataType": "double", "minDbVal": 0, "maxDbVal": 10}
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def clean(live: WmlaClient) -> Iterator[None]:
+    yield
+    for one in live.get("/hypersearch").json:
+        live.put(f"/hypersearch/{one['hpoName']}/force")
+    wait_until(lambda: live.delete("/hypersearch").status == 204, END_S)
+
+
+def start(client: WmlaClient, program: str, space: Any = None, **algo: Any) -> str:
+    """Begin a search; ``args``: options of the task; its name."""
+    listed = bool(space) and "id" in space[0]
+    args = algo.pop("args", "")
+    known = {"algorithm": "ExperimentGridSearch" if listed else "Random", "maxJobNum": 4, "maxParalleJob": 4}
+    data = {
+        "modelSpec": {"args": f"--exec-start Python --model-main main.py {args}"},
+        "algoDef": {**known, "objectiveMetric": "loss", "objective": "minimize", **algo},
+        "experiments" if listed else "hyperParams": space or [X],
+    }
+    answer = client.search(data, packed({"main.py": program, "config.json": '{"x": "the model\'s own"}'}, "m", gz=True))
+    assert answer.status == 200, answer.data
+    return str(answer.json["uid"])
+
+
+def shown(client: WmlaClient, name: str) -> Any:
+    answer = client.get(f"/hypersearch/{name}")
+    assert answer.status == 200, answer.data
+    return answer.json
+
+
+def ended(client: WmlaClient, name: str, state: str = "FINISHED") -> Any:
+    wait_until(lambda: shown(client, name)["state"] in OVER, END_S)
+    found = shown(client, name)
+    assert found["state"] == state, found
+    return found
+
+
+def running(client: WmlaClient, name: str) -> Any:
+    """A search whose first experiment runs."""
+    wait_until(lambda: "RUNNING" in [one["state"] for one in shown(client, name)["experiments"]], END_S)
+    return shown(client, name)
+
+
+def values(one: Any) -> dict[str, Any]:
+    return {param["name"]: param["fixedVal"] for param in one["hyperParams"]}
+
+
+def log_of(server: Server, one: Any) -> str:
+    """What a training wrote, found by the id that the scheduler's API knows it by."""
+    number = number_of(server.platform, one["appId"])
+    assert number is not None
+    full = server.platform.workloads.get(number)
+    return b"".join(log_blocks(server.platform.logs, full)).decode()
+
+
+def experiments(**named: list[Any]) -> list[dict[str, Any]]:
+    """One for each value, with ids from 1."""
+    ((name, given),) = named.items()
+    kind = {int: "int", float: "double", str: "str"}
+    return [
+        {"id": n, "hyperParams": [{"name": name, "dataType": kind[type(value)], "fixedVal": value}]}
+        for n, value in enumerate(given, 1)
+    ]
+
+
+def test_a_training_reads_its_values_and_leaves_its_metrics(server: Server, live: WmlaClient) -> None:
+    metrics = {"acc": "maximize", "who": "latest", "absent": "minimize"}
+    name = start(live, LEARNS, additionalMetrics=metrics, algoParams=[{"name": "RandomSeed", "value": "3"}])
+    found = ended(live, name)
+    assert (found["complete"], found["failed"], found["running"], found["progress"]) == (4, 0, 0, "4/4")
+    for one in found["experiments"]:
+        x = float(values(one)["x"])
+        loss, acc, who = one["metrics"]
+        assert (loss["name"], acc["name"], who["name"]) == ("loss", "acc", "who")
+        least = (x - 3) ** 2 + 2.5
+        assert one["metricVal"] == pytest.approx(least)
+        assert (loss["min"], loss["latest"]) == (pytest.approx(least), pytest.approx(least))
+        assert loss["max"] == pytest.approx((x - 3) ** 2 + 10)
+        assert (acc["max"], acc["latest"]) == (pytest.approx(x), pytest.approx(x / 4))
+        assert (one["state"], one["maxiteration"]) == ("FINISHED", 4)
+        assert one["startTime"] <= one["endTime"]
+        assert f'trained with {{"x": {values(one)["x"]}}}' in log_of(server, one)
+    assert found["best"]["metricVal"] == min(one["metricVal"] for one in found["experiments"])
+
+
+def test_the_same_seed_tries_the_same_again_after_a_restart(live: WmlaClient) -> None:
+    name = start(live, LEARNS, algoParams=[{"name": "RandomSeed", "value": "3"}], maxParalleJob=2)
+    first = ended(live, name)
+    assert live.put(f"/hypersearch/{name}/restart").status == 204
+    wait_until(lambda: shown(live, name)["state"] not in OVER or shown(live, name)["complete"] == 4, END_S)
+    second = ended(live, name)
+    assert list(map(values, second["experiments"])) == list(map(values, first["experiments"]))
+    assert [one["id"] for one in second["experiments"]] == [0, 1, 2, 3]
+    assert {one["appId"] for one in second["experiments"]}.isdisjoint(one["appId"] for one in first["experiments"])
+
+
+def test_a_grid_tries_what_it_lists_in_order(live: WmlaClient) -> None:
+    one_of_all = [
+        {"name": "x", "dataType": "double", "fixedVal": "2"},
+        {"name": "trial", "dataType": "int", "fixedVal": 77},  # a name that stands for something else in our own API
+        {"name": "opt", "dataType": "str", "fixedVal": "a 'b' {x}"},
+    ]
+    space = [*experiments(x=[1.0, 5.0]), {"id": 40, "fixedHyperParams": one_of_all}]
+    found = ended(live, start(live, LEARNS, space, maxJobNum=-1, maxParalleJobNum=2))
+    assert [one["id"] for one in found["experiments"]] == [1, 2, 40]
+    assert [values(one)["x"] for one in found["experiments"]] == ["1.0", "5.0", "2.0"]
+    assert values(found["experiments"][2]) == {"x": "2.0", "trial": "77", "opt": "a 'b' {x}"}
+    assert found["best"]["id"] == 40
+    assert found["progress"] == "3/3"
+
+
+RESULTS = (
+    GIVEN
+    + """
+kind = given["kind"]
+if kind == "one object": leave({"loss": 5})
+elif kind == "numbers as texts": leave([{"loss": "0.5"}])
+elif kind == "NaN": leave('[{"loss": NaN}]')
+elif kind == "no JSON": leave("{")
+elif kind == "another metric": leave([{"accuracy": 1}])
+elif kind == "another name": leave([{"loss": 1}], "other.json")
+elif kind == "an exit code": leave([{"loss": 1}]); sys.exit(3)
+elif kind == "a list of steps": leave([{"steps": 1, "loss": 4}, {"steps": 2, "loss": 3.5, "text": "x"}])
+"""
+)
+
+
+def test_a_training_without_a_result_fails_and_the_search_goes_on(server: Server, live: WmlaClient) -> None:
+    bad = ["NaN", "no JSON", "another metric", "another name", "an exit code", "nothing"]
+    kinds = [*bad[:3], "one object", *bad[3:], "a list of steps"]
+    found = ended(live, start(live, RESULTS, experiments(kind=kinds), maxJobNum=-1, maxParalleJob=1))
+    assert [one["state"] for one in found["experiments"]] == ["ERROR" if kind in bad else "FINISHED" for kind in kinds]
+    assert (found["complete"], found["failed"]) == (2, 6)
+    assert found["best"]["metricVal"] == 3.5
+    assert [one["maxiteration"] for one in found["experiments"] if one["state"] == "FINISHED"] == [1, 2]
+    row = server.platform.studies.find(dialect="wmla", name=found["hpoName"])
+    assert row is not None
+    words = [trial.message for trial in server.platform.studies.trials(row.id or 0)]
+    assert all(bool(word) == (kind in bad) for word, kind in zip(words, kinds, strict=True)), words
+
+
+def test_failures_in_a_row_end_a_search(live: WmlaClient) -> None:
+    found = ended(live, start(live, "raise SystemExit(1)", maxJobNum=50, maxParalleJob=1), "ERROR")
+    assert (found["complete"], found["failed"], len(found["experiments"])) == (0, 5, 5)
+    assert "best" not in found
+
+
+STUBBORN = (
+    GIVEN
+    + """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+leave([{"loss": 1}])
+print("runs", flush=True)
+while True: time.sleep(1)
+"""
+)
+POLITE = STUBBORN.replace("signal.SIG_IGN", "lambda *_: sys.exit(0)")
+
+
+def test_a_search_in_use_is_neither_deleted_nor_restarted(live: WmlaClient) -> None:
+    name = start(live, POLITE, maxParalleJob=2)
+    found = running(live, name)
+    assert found["state"] == "RUNNING"
+    assert live.delete(f"/hypersearch/{name}").status == 409
+    assert live.delete("/hypersearch").status == 409
+    assert live.put(f"/hypersearch/{name}/restart").status == 400
+    assert live.put(f"/hypersearch/{name}").status == 204
+    found = ended(live, name, "KILLED")
+    assert {one["state"] for one in found["experiments"]} == {"KILLED"}
+    assert (found["running"], len(found["experiments"])) == (0, 2)
+    assert live.delete(f"/hypersearch/{name}").status == 204
+    assert live.get("/hypersearch").json == []
+
+
+def test_by_force_nothing_is_waited_for(server: Server, live: WmlaClient) -> None:
+    """The orderly stop gives trainings ten seconds, which these would take."""
+    name = start(live, STUBBORN, maxParalleJob=2)
+    wait_until(lambda: all("runs" in log_of(server, one) for one in running(live, name)["experiments"]), END_S)
+    begun = time.monotonic()
+    assert live.put(f"/hypersearch/{name}/force").status == 204
+    ended(live, name, "KILLED")
+    assert time.monotonic() - begun < 9
+
+
+def test_hyperband_hands_out_its_resource(live: WmlaClient) -> None:
+    """As an integer, in ``config.json`` beside the others."""
+    program = GIVEN + "leave([{'loss': given['x'] / given['epochs'] if type(given['epochs']) is int else 'no'}])"
+    params = {"ResourceName": "epochs", "ResourceValue": "4", "eta": "2", "RandomSeed": "1"}
+    given = [{"name": name, "value": value} for name, value in params.items()]
+    found = ended(live, start(live, program, algorithm="Hyperband", maxJobNum=-1, algoParams=given))
+    epochs = {values(one)["epochs"] for one in found["experiments"]}
+    assert epochs == {"1", "2", "4"}
+    assert {param["dataType"] for one in found["experiments"] for param in one["hyperParams"]} == {"int", "double"}
+
+
+def test_data_and_workers_are_those_of_tasks(server: Server, live: WmlaClient) -> None:
+    with server.platform.buckets.open("s3://data/digits/first.txt", "wb") as file:
+        file.write(b"41")
+    program = (
+        GIVEN
+        + """
+if os.environ["NODE_RANK"] == "0":
+    leave([{"loss": int(open(os.environ["DATA_DIR"] + "/first.txt").read()), "workers": int(os.environ["WORLD_SIZE"])}])
+"""
+    )
+    args = "--numWorker 2 --cs-datastore-meta type=fs,data_path=data/digits"
+    found = ended(live, start(live, program, args=args, maxJobNum=1, additionalMetrics={"workers": "latest"}))
+    (one,) = found["experiments"]
+    assert [(metric["name"], metric["latest"]) for metric in one["metrics"]] == [("loss", 41.0), ("workers", 2.0)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="programs of others have accounts of their own where root starts them")
+def test_trainings_of_who_is_no_administrator(server: Server) -> None:
+    server.platform.identity.create_user("eve", "secret1")
+    eve = WmlaClient(over(server.url), "eve", "secret1")
+    name = start(eve, LEARNS, maxJobNum=2)
+    found = ended(eve, name)
+    assert (found["creator"], found["complete"]) == ("eve", 2)
+    assert eve.delete(f"/hypersearch/{name}").status == 204
