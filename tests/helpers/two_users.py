@@ -24,6 +24,8 @@ import urllib3
 from helpers.cloudml import put_trainer, signed
 from helpers.models import times
 from helpers.rig import wait_until
+from helpers.wmla import BASE as WMLA
+from helpers.wmla import BOUNDARY, multipart, packed, part
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.identity import Caller
@@ -232,7 +234,9 @@ class World:
         return Answer(f"{op.method} {target} {body.decode()}", got.status, dict(got.headers), got.data)
 
     def _headers(self, user: User | None, dialect: str, path: str, body: bytes) -> dict[str, str]:
-        kind = {"Content-Type": "application/json"} if body else {}
+        form = body.startswith(f"--{BOUNDARY}".encode())
+        said = f"multipart/form-data; boundary={BOUNDARY}" if form else "application/json"
+        kind = {"Content-Type": said} if body else {}
         if user is None:
             return kind
         if dialect == "cloudml":
@@ -319,6 +323,7 @@ class World:
             **{"number": str(job), "train": f"{MARK}-train", "dev": f"{MARK}-dev", "pai": f"{MARK}-pai"},
             **{"service": f"{MARK}-service", "tb": f"{MARK}-tb", "orgpool": f"cloudml/train/{alice.caller.org}"},
             "code": self._put_code(),
+            **{"task": self.task["id"], "application": self.task["appId"]},
             "pod": self.do(alice, "GET", "/api/pods/", dialect="mlbench")[0]["name"],
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
@@ -382,6 +387,11 @@ class World:
         self.do(alice, "POST", "/cloud_ml/v1/model", service, "cloudml")
         role = {"name": "main", "taskNumber": 1, "cpuNumber": 1, "memoryMB": 100, "gpuNumber": 0, "command": "run"}
         self.do(alice, "POST", "/api/v1/jobs", {"jobName": f"{MARK}-pai", "taskRoles": [role]}, "openpai")
+        form = multipart(part("file", packed({f"{MARK}.py": MARK}))).decode()
+        start = f"{WMLA}/execs?args=--exec-start+Python+--appName+{MARK}+--word+{MARK}"
+        self.task = self.do(alice, "POST", start, form, "wmla")
+        with self.platform.buckets.open(f"{self.task['workDir']}/{MARK}", "wb") as file:
+            file.write(b"its result")
         self.run = self.do(alice, "POST", "/api/runs/", run_body(MARK), "mlbench")
 
     def _wait_for_rest(self) -> None:

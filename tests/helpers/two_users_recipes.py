@@ -7,6 +7,8 @@ what somebody else finds there.
 from __future__ import annotations
 
 from helpers.two_users import Try, hidden, own, run_body, seen, taken, used
+from helpers.wmla import BASE as WMLA
+from helpers.wmla import multipart, packed, part
 
 _SPEC = {"roles": [{"command": ["true"]}]}
 _TRAIN = {"module_name": "trainer.task", "trainer_uri": "fds://{bucket}/trainer.tar.gz"}
@@ -278,6 +280,28 @@ def _mlbench() -> dict[str, tuple[Try, ...]]:
     }
 
 
+def _wmla() -> dict[str, tuple[Try, ...]]:
+    return {**_wmla_execs()}
+
+
+def _wmla_execs() -> dict[str, tuple[Try, ...]]:
+    one = "/execs/<execId>"
+    form = multipart(part("file", packed({"main.py": ""}))).decode()
+    data = "args=--exec-start+Python+--cs-datastore-meta+data_path%3D{bucket}"
+    return {
+        **_reads("/execs", own()),
+        "POST /execs": (hidden(data, form),),
+        "DELETE /execs": (own(),),
+        **_reads("/execs/frameworks", own()),
+        **_reads(one, hidden(execId="task"), hidden(execId="application")),
+        f"DELETE {one}": (hidden(execId="task"), hidden(execId="application")),
+        f"POST {one}/stop": (hidden(execId="task"),),
+        f"POST {one}/deploy": (hidden(body={"name": "x", "kernel": "{user}.py"}, execId="task"),),
+        **_reads(f"{one}/log", hidden(execId="task"), hidden("logType=errlog", execId="task")),
+        **_reads(f"{one}/result", hidden(execId="task")),
+    }
+
+
 def recipes() -> dict[str, tuple[Try, ...]]:
     """``METHOD rule`` -> what is tried."""
     found: dict[str, tuple[Try, ...]] = {}
@@ -287,9 +311,10 @@ def recipes() -> dict[str, tuple[Try, ...]]:
         "/cloud_ml/v1": _cloudml(),
         "/api/v1": _openpai(),
         "/api": {},
+        WMLA: _wmla(),
     }
     for prefix, made in {**documents, "/api": _mlbench()}.items():
         found |= {key.replace(" ", f" {prefix}", 1): tries for key, tries in made.items()}
-    for prefix in ("/localml/v1", "/cloud_ml", "/api/v1", "/api"):
+    for prefix in ("/localml/v1", "/cloud_ml", "/api/v1", "/api", WMLA):
         found |= _reads(f"{prefix}/openapi.json", own())
     return found

@@ -168,7 +168,7 @@ def test_data_sources_are_places_in_the_buckets(
     [
         ({"type": "ftp"}, "dataSource.0.type: must be one of fs, connection, data_asset"),
         ({"type": "fs", "location": {"paths": "a,b"}}, "is one folder for fs, not 2"),
-        ({"type": "fs", "location": {"paths": "nowhere"}}, "there is no 'nowhere' in the buckets"),
+        ({"type": "fs", "location": {"paths": "nowhere"}}, "'nowhere' does not exist in the buckets"),
         ({"type": "fs", "location": {"paths": "mnist/../x"}}, "'..'"),
         ({"type": "connection", "location": {"paths": "a"}}, "is required for a connection: the bucket"),
         ({"type": "connection", "location": {"bucket": "mnist"}}, "is required for a connection"),

@@ -8,6 +8,7 @@ from typing import Any
 from flask import Response, request
 
 from localml.core.errors import Code
+from localml.core.people.allow import MACHINE, allow
 from localml.core.people.rights import Action
 from localml.dialects.kit import Operations, caller, platform
 from localml.dialects.kit.bodies import body_limit
@@ -68,6 +69,8 @@ def delete_tasks() -> tuple[str, int]:
 )
 def list_frameworks() -> list[dict[str, Any]]:
     """List framework plugins"""
+    with answered({Code.NOT_FOUND: HTTPStatus.UNAUTHORIZED}):
+        allow(caller(), Action.READ, MACHINE)
     return [
         schemas.Framework(
             name=one.name,

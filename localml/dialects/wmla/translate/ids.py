@@ -79,5 +79,5 @@ def _live_exec(platform: Platform, exec_id: str) -> Full | None:
 
 
 def _missing(exec_id: str) -> LocalmlError:
-    words = f"execId: there is no task {exec_id[:_MOST_TEXT]!r}"
+    words = f"execId: the task {exec_id[:_MOST_TEXT]!r} does not exist"
     return LocalmlError(Code.NOT_FOUND, words, field="execId", details={"status": 400})

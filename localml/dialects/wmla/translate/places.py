@@ -121,7 +121,7 @@ def _found(view: BucketsFor, places: list[str], field: str) -> tuple[str, tuple[
     for place in places:
         uri = parse(SCHEME + place, field=field)
         if not view.exists(uri.text, field=field):
-            raise invalid(field, f"there is no {place!r} in the buckets that you may read")
+            raise invalid(field, f"{place!r} does not exist in the buckets that you may read")
         found.append("/".join(part for part in (uri.bucket, uri.key) if part))
         is_folder = view.stat(uri.text, field=field).is_folder
         folders.append(found[-1] if is_folder else posixpath.dirname(found[-1]))
