@@ -290,7 +290,7 @@ def _wmla_execs() -> dict[str, tuple[Try, ...]]:
     data = "args=--exec-start+Python+--cs-datastore-meta+data_path%3D{bucket}"
     return {
         **_reads("/execs", own()),
-        "POST /execs": (hidden(data, form),),
+        "POST /execs": (Try("used", {}, data, form),),
         "DELETE /execs": (own(),),
         **_reads("/execs/frameworks", own()),
         **_reads(one, hidden(execId="task"), hidden(execId="application")),

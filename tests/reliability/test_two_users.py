@@ -56,10 +56,10 @@ def faults(found: Callable[[World, Operation, Try, Things], Iterator[str]], worl
 
 def refuses(answer: Answer) -> bool:
     """Whether it is a refusal; OpenPAI's server says so with a 500 when there is no job to start or stop,
-    and with a 400 when there is no object."""
-    return answer.status in (401, 403, 404) or any(
-        words in answer.data for words in (b"could not find", b"does not exist")
-    )
+    and with a 400 when there is no object; WMLA's with a 400, where its document lists no 404."""
+    words = (b"could not find", b"does not exist")
+    without_words = answer.status == 400 and answer.asked.startswith("HEAD ")
+    return answer.status in (401, 403, 404) or without_words or any(one in answer.data for one in words)
 
 
 def told(answer: Answer, words: str) -> str:

@@ -57,7 +57,7 @@ class Places:
 def places_of(
     view: BucketsFor, caller: Caller, exec_id: str, datastore: Mapping[str, str], sources: Sequence[Mapping[str, Any]]
 ) -> Places:
-    """The places of a task. The user's bucket of results is made if there is none yet.
+    """The places of a task. Nothing is made: who makes the result folder makes the user's bucket, too.
 
     Args:
         view: the objects that its owner may use.
@@ -66,10 +66,9 @@ def places_of(
         sources: ``dataSource`` of the request.
 
     Raises:
-        LocalmlError: ``INVALID`` naming the data that is not there; what :class:`BucketsFor` says of the bucket.
+        LocalmlError: ``INVALID`` naming the data that is not there.
     """
     bucket = RESULTS_BUCKET + _NOT_IN_BUCKETS.sub("_", caller.name)
-    view.ensure(SCHEME + bucket, field="results")
     data, files = _data(view, datastore, sources)
     result = f"{bucket}/{caller.name}/{WORK}/{exec_id}"
     return Places(bucket, result, caller.name, exec_id, data, files)
