@@ -185,7 +185,7 @@ def rerun(
     data: Data = None,
     as_json: Json = False,
 ) -> None:
-    """Run a job once more.
+    """Run a job once more, or a trial of a study as a job.
 
     As it was asked for and with the code that it had, but for what is given.
 

@@ -68,7 +68,7 @@ def _print_end(client: Client, ended: Study) -> None:
 def _shown(client: Client, made: Study, *, quiet: bool) -> _Plain:
     if quiet:
         return _Plain(made)
-    return _Screen(client, client.studies.get(made.id)) if sys.stdout.isatty() else _Lines(made)
+    return Screen(client, client.studies.get(made.id)) if sys.stdout.isatty() else _Lines(made)
 
 
 class _Plain:
@@ -119,7 +119,7 @@ class _Lines(_Plain):
         return " (best)"
 
 
-class _Screen(_Plain):
+class Screen(_Plain):
     """A picture on a terminal: how far it is, the best, the trials that run and those that ended last."""
 
     def __init__(self, client: Client, study: Study) -> None:
@@ -136,7 +136,7 @@ class _Screen(_Plain):
         self._thread = threading.Thread(target=self._look_again, name="localml-trials", daemon=True)
         self._live: Live | None = None
 
-    def __enter__(self) -> _Screen:
+    def __enter__(self) -> Screen:
         from rich.console import Console
         from rich.live import Live
 

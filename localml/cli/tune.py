@@ -223,9 +223,8 @@ def _change_objective(search: Search, metric: str | None, *, minimize: bool, max
         raise invalid("--maximize", "and --minimize exclude each other")
     said = {"metric": metric, "goal": "maximize" if maximize else "minimize" if minimize else None, "take": take}
     found = search.spec.get("objective", {}) | {name: value for name, value in said.items() if value is not None}
-    if "metric" not in found:
-        raise invalid("--metric", f"say which metric counts: {search.where or 'localml tune'} has none; --metric loss")
-    search.spec["objective"] = found
+    if found:
+        search.spec["objective"] = found
 
 
 def _change_algorithm(search: Search, name: str | None, given: list[str]) -> None:
@@ -252,6 +251,9 @@ def _need_whole(search: Search) -> None:
     if not any(role.get("command") or role.get("image") for role in search.trial.spec["roles"]):
         words = "say what a trial runs: localml tune ... -- python train.py --lr {lr}"
         raise invalid(f"{where}trial" if where else "COMMAND", words)
+    if "metric" not in search.spec.get("objective", {}):
+        words = "say which of the metrics that trials print counts, such as "
+        raise invalid(f"{where}minimize" if where else "--metric", words + ('"loss"' if where else "--metric loss"))
 
 
 def _tell_of_braces(search: Search) -> None:

@@ -174,7 +174,7 @@ class Jobs:
         code: Path | str | None = None,
         replace: bool = False,
     ) -> Workload:
-        """Run a job once more, as it was asked for, with the code that it had.
+        """Run a job once more, as it was asked for, with the code that it had; or a trial of a study, as a job.
 
         Args:
             name: of the new one; by default the old one's with the next free number behind it.
@@ -183,11 +183,13 @@ class Jobs:
             replace: the new one takes the name of the old one, which is stopped and removed.
 
         Raises:
-            ClientError: ``wrong_state`` for what is no job.
+            ClientError: ``wrong_state`` for what is neither.
         """
         old = self.get(ref)
-        if old.kind != "job":
+        if old.kind not in ("job", "trial"):
             raise ClientError("wrong_state", f"{old.name} is a {old.kind}; 'localml start {old.name}' starts it again")
+        if replace and old.kind == "trial":
+            raise ClientError("wrong_state", f"{old.name} is a trial of a study, which stays; it is run as another job")
         spec = {key: value for key, value in old.spec.items() if key != "depends_on"}  # it has been waited for
         spec["roles"] = [{**role, "env": role.get("env", {}) | dict(env or {})} for role in spec["roles"]]
         if code is not None:
@@ -197,14 +199,14 @@ class Jobs:
             return self.submit(spec, name=name or old.name, replace=replace, **place)
         for turn in range(_NAME_TRIES):
             try:
-                return self.submit(spec, name=self._next_name(old.name, turn), **place)
+                return self.submit(spec, name=self._next_name(old.name, turn, old.kind), **place)
             except ClientError as error:
                 if error.code != "conflict" or error.field != "name":
                     raise
         return self.submit(spec, **place)
 
-    def _next_name(self, name: str, further: int) -> str:
-        found = _NUMBERED.fullmatch(name)
+    def _next_name(self, name: str, further: int, kind: str) -> str:
+        found = _NUMBERED.fullmatch(name) if kind == "job" else None  # a trial's number is the trial's
         base = found[1] if found else name
         others = (_NUMBERED.fullmatch(one.name) for one in self.all(contains=f"{base}-", kind="job"))
         numbers = [int(one[2]) for one in others if one and one[1] == base]

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from localml.cli import study_show
+from localml.cli import INTERRUPTED, study_show
+from localml.cli.study_live import Screen
+from localml.client.studies import Studies
 from localml.testing import Localml
 
 Cli = Callable[..., Any]
@@ -125,6 +128,17 @@ def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
     assert refused.err.startswith("error: --resume: goes on with what the study has")
 
 
+def test_a_trial_is_run_once_more_as_a_job(grid: Any, cli: Cli) -> None:
+    grid("best-again")
+    best = cli("study", "best-again", "--json").json["best_trial"]["workload"]
+    again = cli("rerun", f"trial/{best}", "--follow")
+    assert (again.code, again.out) == (0, "step=1 loss=1\n--x 1 2 best-again\n")
+    assert cli("rerun", best).out == f"{best}-3\n"
+    assert cli("rerun", best, "--replace").err.endswith(
+        "is a trial of a study, which stays; it is run as another job\n"
+    )
+
+
 def test_stop_and_rm_take_studies(cli: Cli, localml: Localml) -> None:
     made = cli("tune", *GRID, "--name", "endless", "--", "sleep", "600")
     assert made.out == "endless\n"
@@ -210,7 +224,7 @@ def test_a_file_says_all_of_it_and_options_change_it(cli: Cli, tmp_path: Path) -
         ("early_stopping = 3", "sweep.toml: early_stopping: must be true, false, or a table"),
         ("[early_stopping]\nmin_trial = 3", "sweep.toml: early_stopping: min_trial: there is no such member; did you"),
         ("metrics = {a = 'most'}", "sweep.toml: metrics: a: must be one of minimize, maximize, latest, not 'most'"),
-        ("", "sweep.toml has none; --metric loss"),
+        ("[params]\nx = '1..2'\n[trial]\ncommand = 'x'", "sweep.toml: minimize: say which of the metrics"),
         ("minimize = 'loss'", "sweep.toml: params: say what is searched"),
         ("minimize = 'loss'\n[params]\nx = '1..2'", "sweep.toml: trial: say what a trial runs"),
         ("x = ", "sweep.toml: "),
@@ -247,7 +261,7 @@ def test_what_the_server_refuses_is_called_as_in_the_file(cli: Cli, tmp_path: Pa
     ("arguments", "told"),
     [
         (("--metric", "loss", "--", "true"), "error: --param: say what is searched, such as --param lr="),
-        (("-p", "x=1..2", "--", "true"), "error: --metric: say which metric counts"),
+        (("-p", "x=1..2", "--", "true"), "error: --metric: say which of the metrics"),
         (("-p", "x=1..2", "--metric", "loss"), "error: COMMAND: say what a trial runs"),
         (("-p", "x", "--metric", "loss", "--", "true"), "error: --param: must be NAME=VALUES"),
         (("-p", "x=2..1", "--metric", "loss", "--", "true"), "error: --param x: low (2) is above high (1)"),
@@ -264,6 +278,7 @@ def test_what_the_server_refuses_is_called_as_in_the_file(cli: Cli, tmp_path: Pa
         (("-p", "x=1..2", "--metric", "l", "--option", "x", "--", "true"), "error: --option: must be NAME=VALUE"),
         (("-p", "x=1..2", "--metric", "l", "--minimize", "--maximize", "--", "true"), "error: --maximize: "),
         (("-p", "x=1..2", "--metric", "l", "--pool", "nowhere", "--", "true"), "error: --pool: there is no pool"),
+        ((), "error: --param: say what is searched"),
         (("/no/such.toml",), "error: --file: /no/such.toml does not exist"),
     ],
 )
@@ -294,3 +309,55 @@ def test_the_course_of_the_best_value_is_drawn(monkeypatch: pytest.MonkeyPatch) 
     assert len(study_show.sparkline(points, 1, 1000, width=40)) == 40
     monkeypatch.setattr(study_show, "_BLOCKS", "01234567")
     assert study_show.sparkline(points, 1, 8) in ("77333330", "%%======_", "%%=====_")
+
+
+class Interrupted:
+    """Somebody presses Ctrl-C once the first trial has ended."""
+
+    def __init__(self, follow: Any) -> None:
+        self._follow = follow
+
+    def __call__(self, *args: Any) -> Any:
+        for item in self._follow(*args):
+            yield item
+            if getattr(item, "number", 0) and item.ended:
+                raise KeyboardInterrupt
+
+
+def test_who_stops_looking_leaves_the_search_alone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(Studies, "follow", lambda *args, usual=Studies.follow: Interrupted(usual)(*args))
+        left = cli("tune", *GRID, "--name", "left", "--follow", *TRIAL)
+    assert left.code == INTERRUPTED
+    assert "left goes on; see it with: localml study follow left" in left.err
+    again = cli("study", "follow", "left")
+    assert (again.code, again.out.count("trial ")) == (0, 4)
+    assert "left complete: 3 of 3 trials" in again.out
+
+
+def test_a_terminal_shows_how_far_it_is_and_what_runs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    told = Screen.told
+
+    def watched(self: Screen, item: Any) -> None:
+        told(self, item)
+        console = Console(width=100, file=io.StringIO(), color_system=None)
+        console.print(self._picture())
+        seen.append(console.file.getvalue())  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Screen, "told", watched)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    done = cli("tune", *GRID, "--name", "looked-at", "-j", "2", "--follow", *TRIAL)
+    assert done.code == 0, done.err
+    last = seen[-1]
+    for words in (
+        "looked-at: minimize loss by grid, complete",
+        "[" + "#" * 30 + "] 3 of 3 trials",
+        "best loss=1 by trial 2: x=1",
+    ):
+        assert words in last
+    assert any(" of 3 trials, " in one and " running" in one for one in seen)
+    assert "TRIAL" in last
+    assert "\x1b[3" not in done.out  # no colours
+    assert done.out.endswith("  it ran: sh -c 'echo step=1 loss=1; echo --x 1 $LOCALML_TRIAL $LOCALML_STUDY'\n")

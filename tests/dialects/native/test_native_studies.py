@@ -205,3 +205,95 @@ def test_the_built_in_algorithms_say_what_they_take(admin: Http) -> None:
     assert {"random", "tpe", "bayesian", "hyperband", "grid"} <= found.keys()
     warm_up = next(one for one in found["tpe"]["params"] if one["name"] == "WarmUp")
     assert (warm_up["type"], warm_up["default"]) == ("integer", "10")
+
+
+# -- with trials that run ------------------------------------------------------------------------------
+
+
+def searched(admin: Http, name: str, **members: Any) -> Any:
+    """A study that has ended."""
+    made = admin("POST", "/studies", {"name": name, "spec": spec(**members)})
+    assert made.status == 201, made.data
+    ended = admin("GET", f"/studies/{name}/wait?timeout=60").json
+    assert ended["ended_at"] is not None, ended["state"]
+    return ended
+
+
+def test_trials_run_report_and_are_told_while_they_do(admin: Http) -> None:
+    """A stream that began before anything was proposed has everything in the end."""
+    body = {"name": "told", "spec": spec(algorithm={"name": "random"}, seed=3, parallel=2)}
+    assert admin("POST", "/studies", body).status == 201
+    told = events_of(admin("GET", "/studies/told/follow").data)
+    trials = [body for kind, _, body in told if kind == "trial"]
+    last = {one["number"]: one for one in trials}
+    assert sorted(last) == [1, 2, 3]
+    assert all(
+        one["state"] == "complete" and one["value"] == pytest.approx(one["params"]["lr"]) for one in last.values()
+    )
+    assert (told[-1][0], told[-1][2]["state"], told[-1][2]["complete"]) == ("end", "complete", 3)
+    full = admin("GET", "/studies/told").json
+    assert full["best_trial"]["value"] == min(one["value"] for one in last.values()) == full["best_value"]
+    workload = admin("GET", f"/workloads/{last[1]['workload_id']}").json
+    assert (workload["kind"], workload["parent_kind"], workload["parent_index"]) == ("trial", "study", 1)
+    listed = admin("GET", f"/workloads?parent_kind=study&parent_id={full['id']}").json["workloads"]
+    assert len(listed) == 3
+    for path, model in (("/studies/told", schemas.StudyFull), ("/studies/told/trials/1", schemas.TrialOut)):
+        jsonschema.validate(admin("GET", path).json, {**model.model_json_schema(), "additionalProperties": False})
+
+
+def test_a_trial_that_runs_shows_what_it_has_reported(admin: Http) -> None:
+    trial = sh("echo step=1 loss=0.5; sleep 60")
+    admin("POST", "/studies", {"name": "live", "spec": spec(trial=trial, algorithm={"name": "random"})})
+
+    def reported() -> bool:
+        found = admin("GET", "/studies/live/trials?state=running").json["trials"]
+        return [one["metrics"].get("loss", {}).get("latest") for one in found] == [0.5]
+
+    wait_until(reported)
+    [one] = admin("GET", "/studies/live/trials").json["trials"]
+    assert (one["state"], one["workload_state"], one["value"]) == ("running", "running", None)
+    gone = admin("DELETE", "/studies/live").json
+    assert (gone["state"], gone["running"], gone["deleted_at"] is not None) == ("stopped", 0, True)
+    assert admin("GET", f"/workloads/{one['workload_id']}").json["state"] == "stopped"
+
+
+def test_trials_wait_for_gpus_like_all_work_does(admin: Http) -> None:
+    trial = sh("echo loss={lr} $CUDA_VISIBLE_DEVICES", resources={"gpu": 1, "cpu": 0.1})
+    ended = searched(admin, "on-gpus", trial=trial, parallel=3, algorithm={"name": "random"}, max_trials=4)
+    assert (ended["state"], ended["complete"]) == ("complete", 4)
+    for one in admin("GET", "/studies/on-gpus/trials").json["trials"]:
+        [replica] = admin("GET", f"/workloads/{one['workload_id']}").json["replicas"]
+        assert len(replica["gpus"]) == 1
+    too_many = {"roles": [{"command": ["true"], "resources": {"gpu": 99}}]}
+    refused = admin("POST", "/studies", {"name": "no-such", "spec": spec(trial=too_many)})
+    assert (refused.status, refused.json["error"]["code"]) == (422, "capacity")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "words"),
+    [
+        ({"name": "nonsense"}, "nonsense"),
+        ({"name": "tpe", "params": {"warm_up": "0"}}, "WarmUp"),
+        ({"name": "tpe", "params": {"nope": "1"}}, "nope"),
+        ({"name": "grid"}, "a grid needs choices, integers or a step"),
+        ({"name": "hyperband"}, "ResourceName"),
+    ],
+)
+def test_what_an_algorithm_cannot_do_is_refused_at_once(admin: Http, algorithm: dict[str, Any], words: str) -> None:
+    refused = admin("POST", "/studies", {"name": "cannot", "spec": spec(algorithm=algorithm)})
+    assert refused.status == 400, refused.data
+    assert words in refused.json["error"]["message"]
+    assert admin("GET", "/studies/cannot").status == 404
+
+
+def test_bad_trials_are_stopped_early(admin: Http) -> None:
+    """The others are better at every step; nothing waits for the end of what has no chance."""
+    script = "for i in 1 2 3 4; do echo step=$i loss={loss}; done; [ {loss} = 9 ] && sleep 600; exit 0"
+    experiments = [{"loss": 1}, {"loss": 2}, {"loss": 9}, {"loss": 0.5}]
+    early = {"min_trials": 2, "min_steps": 2}
+    members = {"space": [], "experiments": experiments, "algorithm": {"name": "grid"}, "max_trials": None}
+    ended = searched(admin, "early", trial=sh(script), early_stopping=early, **members)
+    assert (ended["state"], ended["complete"], ended["pruned"], ended["best"]) == ("complete", 3, 1, 4)
+    [pruned] = admin("GET", "/studies/early/trials?state=pruned").json["trials"]
+    assert (pruned["number"], pruned["params"]) == (3, {"loss": 9})
+    assert "median" in pruned["message"]
