@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from localml.core.errors import invalid
 from localml.core.work.specs import NAME
 from localml.dialects.kit.parameters import Parameters
 from localml.dialects.wmla.schemas.searches import AlgoDefBase, HpoName, ModelSpec
@@ -116,8 +117,8 @@ class DebugRequest(Space):
     def _has_one_form(self) -> DebugRequest:
         for name in ("objectiveMetric", "objective"):
             if self.modelSpec is not None and getattr(self.algoDef, name) is None:
-                raise ValueError(f"algoDef.{name}: is required")
+                raise invalid(f"algoDef.{name}", "is required")
         if self.modelSpec is None and (self.modelName is None or self.resDef is None or self.hpoName is None):
-            raise ValueError("modelSpec: is required, or modelName, hpoName and resDef in its place")
+            raise invalid("modelSpec", "is required, or modelName, hpoName and resDef in its place")
         self.need_for(self.algoDef.algorithm)
         return self

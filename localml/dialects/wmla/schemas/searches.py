@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, StrictStr, model_validator
 
+from localml.core.errors import invalid
 from localml.core.limits import MOST_PARALLEL, MOST_SECONDS, MOST_TRIALS
 from localml.core.studies.specs import Goal, Strategy
 from localml.core.work.specs import NAME
@@ -65,7 +66,7 @@ class AlgoDefBase(Lenient):
     @model_validator(mode="after")
     def _each_once(self) -> AlgoDefBase:
         if twice := repeated([one.name for one in self.algoParams]):
-            raise ValueError(f"algoParams: {twice} is there twice")
+            raise invalid("algoDef.algoParams", f"{twice} is there twice")
         return self
 
     @property

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, model_validator
 
+from localml.core.errors import invalid
 from localml.core.limits import MOST_CHOICES, MOST_DIMENSIONS, MOST_GRID_POINTS
 
 GRID = "ExperimentGridSearch"
@@ -210,25 +211,25 @@ class Space(Lenient):
     @model_validator(mode="after")
     def _names_differ(self) -> Space:
         if twice := repeated([one.name for one in self.hyperParams or ()]):
-            raise ValueError(f"hyperParams: {twice} is there twice")
+            raise invalid("hyperParams", f"{twice} is there twice")
         for index, experiment in enumerate(self.experiments or ()):
             if twice := repeated([one.name for one in experiment.hyperParams]):
-                raise ValueError(f"experiments.{index}.hyperParams: {twice} is there twice")
+                raise invalid(f"experiments.{index}.hyperParams", f"{twice} is there twice")
         return self
 
     def need_for(self, algorithm: str) -> None:
         """Refuse what does not go with an algorithm; an empty list counts as absent.
 
         Raises:
-            ValueError: naming the member.
+            LocalmlError: ``INVALID`` naming the member.
         """
         if self.hyperParams and self.experiments:
-            raise ValueError("experiments: give one of hyperParams and experiments")
+            raise invalid("experiments", "give one of hyperParams and experiments")
         if algorithm.strip().lower() == GRID.lower():
             if not self.experiments:
-                raise ValueError(f"experiments: {GRID} needs them, and takes no hyperParams")
+                raise invalid("experiments", f"{GRID} needs them, and takes no hyperParams")
         elif not self.hyperParams:
-            raise ValueError(f"hyperParams: {algorithm} needs them; only {GRID} takes experiments")
+            raise invalid("hyperParams", f"{algorithm} needs them; only {GRID} takes experiments")
 
 
 def repeated(names: list[str]) -> str | None:
