@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, false, func, select, update
+from sqlalchemy import Select, delete, false, func, select, update
 from sqlmodel import Session, SQLModel, col
 
 from localml.core.capacity.tables import GpuLease
@@ -25,6 +25,7 @@ from localml.core.quantities import format_memory
 from localml.core.registry.tables import ModelVersion
 from localml.core.series.tables import Sample, Series
 from localml.core.serving.tables import EndpointReplica
+from localml.core.studies.forgetting import forget_studies, outdated, trials_of
 from localml.core.subjects import Noun, Subject
 from localml.core.work.code import drop, unused
 from localml.core.work.specs import WorkloadSpec
@@ -45,7 +46,8 @@ class PruneRules:
         logs_older_than: seconds since a workload ended after which its output goes; None: age does not matter.
         keep_log_bytes: how much output of ended workloads stays, the oldest goes first; None: size does not matter.
         deleted_older_than: seconds since a workload was deleted after which its records go; None: they all stay.
-        jobs_older_than: the same since a job ended, deleted or not. Those that are a child of something stay.
+        jobs_older_than: the same since a job or a study ended, deleted or not. Trials stay as long as their study, and
+            other children of something stay.
         events_older_than: the same for events, whatever they are about.
         code_older_than: seconds since code was last submitted with after which it goes; None: it stays. What something
             needs that is not over stays anyway.
@@ -70,6 +72,7 @@ class Pruned:
     log_bytes: int = 0
     logs_of: list[int] = field(default_factory=list)
     workloads: list[int] = field(default_factory=list)
+    studies: list[int] = field(default_factory=list)
     folders: int = 0
     events: int = 0
     database_bytes: int = 0
@@ -79,14 +82,15 @@ class Pruned:
     @property
     def some(self) -> bool:
         """Whether anything of a workload went, or code."""
-        return bool(self.logs_of or self.workloads or self.code_archives)
+        return bool(self.logs_of or self.workloads or self.studies or self.code_archives)
 
     def words(self) -> str:
         """What went, for people."""
         code = f"{format_memory(self.code_bytes)} of unused code, " if self.code_archives else ""
+        studies = f", of {len(self.studies)} study(ies)" if self.studies else ""
         return (
             f"{code}{format_memory(self.log_bytes)} of output of {len(set(self.logs_of))} workload(s), the records of "
-            f"{len(self.workloads)} and {self.events} event(s)"
+            f"{len(self.workloads)}{studies} and {self.events} event(s)"
         )
 
 
@@ -121,6 +125,7 @@ def prune(
         result.workloads += part
         if not dry_run:
             _drop_group(store, part)
+    result.studies = forget_studies(store, _outdated(rules, now), dry_run=dry_run, stopped=stopped)
     if rules.events_older_than is not None:
         result.events = forget(store, now - rules.events_older_than, dry_run=dry_run, stopped=stopped)
     result.folders = _drop_empty(store, data / LOGS_DIR, dry_run=dry_run)
@@ -147,6 +152,7 @@ def _forgotten(store: Store, rules: PruneRules, now: float) -> list[int]:
     old: Any = false()
     if rules.deleted_older_than is not None:
         old = old | (col(Workload.deleted_at) <= now - rules.deleted_older_than)
+    old = old | trials_of(_outdated(rules, now))
     if rules.jobs_older_than is not None:
         job = (col(Workload.kind) == Kind.JOB) & col(Workload.parent_kind).is_(None)
         old = old | (job & (col(Workload.ended_at) <= now - rules.jobs_older_than))
@@ -162,6 +168,11 @@ def _forgotten(store: Store, rules: PruneRules, now: float) -> list[int]:
             for one in WorkloadSpec.model_validate_json(spec).depends_on
         }
     return [number for number in found if number not in wanted]
+
+
+def _outdated(rules: PruneRules, now: float) -> Select[tuple[int | None]]:
+    ages = (rules.deleted_older_than, rules.jobs_older_than)
+    return outdated(*(None if age is None else now - age for age in ages))
 
 
 def _without_logs(store: Store, data: Path, rules: PruneRules, gone: set[int], now: float) -> list[int]:

@@ -17,6 +17,7 @@ from sqlmodel import col
 
 from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.ports import Store
+from localml.core.studies.tables import Study
 from localml.core.work.specs import CODE
 from localml.core.work.tables import Attempt, Workload, WorkloadDetail
 
@@ -118,11 +119,12 @@ def kept_attempts(store: Store) -> set[str]:
 
 
 def _needed(store: Store) -> set[str]:
-    """The contents that what is not over runs, in whatever workspace."""
+    """The contents that what is not over runs, or will run, in whatever workspace."""
     spec = col(WorkloadDetail.spec)
     live = select(spec).join(Workload).where(col(Workload.ended_at).is_(None), spec.contains('"code":"sha256:'))
+    searches = select(col(Study.spec)).where(col(Study.ended_at).is_(None))
     with store.read() as session:
-        specs = list(session.execute(live).scalars())
+        specs = [*session.execute(live).scalars(), *session.execute(searches).scalars()]
     return {found[0].removeprefix("sha256:") for text in specs for found in CODE.finditer(text)}
 
 
