@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, delete, false, func, select, update
+from sqlalchemy import delete, false, func, select, update
 from sqlmodel import Session, SQLModel, col
 
 from localml.core.capacity.tables import GpuLease
@@ -170,7 +170,7 @@ def _forgotten(store: Store, rules: PruneRules, now: float) -> list[int]:
     return [number for number in found if number not in wanted]
 
 
-def _outdated(rules: PruneRules, now: float) -> Select[tuple[int | None]]:
+def _outdated(rules: PruneRules, now: float) -> Any:
     ages = (rules.deleted_older_than, rules.jobs_older_than)
     return outdated(*(None if age is None else now - age for age in ages))
 

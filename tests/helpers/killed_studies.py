@@ -1,4 +1,4 @@
-"""A search whose server is killed again and again, and the same search asked and told once more in the recorded order."""
+"""A search whose server is killed again and again, and the same one asked and told once more in the recorded order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ SPACE = [
 _OVER = "select count(*) from study where ended_at is not null"
 _TOLD = "select count(*) as told from trial where told is not null"
 _TRIALS = "select number, state, params, value, asked, told from trial order by number"
-_ORDER = "select number, asked as at, params, value, 1 as asks from trial union all select number, told, params, value, 0 from trial order by 2"
+_ORDER = (
+    "select number, asked as at, params, value, 1 as asks from trial"
+    " union all select number, told, params, value, 0 from trial order by 2"
+)
 _STUDY = "select state, best, best_value, seed, complete, running from study"
 
 
@@ -68,7 +71,9 @@ class Search:
                 server.end()
                 count("kills of processes")
                 point = chance.choice([None, "before-commit", "after-commit", "after-intent", "after-start"])
-                server = found.start(point and f"{point}:{chance.randint(1, 60)}")
+                server = found.launch(point and f"{point}:{chance.randint(1, 60)}")
+                if not server.ready():  # it came early
+                    server = found.start()
             if server.poll() is not None:
                 server = found.start()
             self._finish(found, server)

@@ -183,6 +183,13 @@ class StudyRig(Rig):
         """(number, state, value) of all trials."""
         return [(one.number, str(one.state), one.value) for one in self.trials(number)]
 
+    def write(self, workload: int, text: str) -> None:
+        """What a trial writes while it runs."""
+        path = self.logs.path(workload, self.get(workload).attempts[-1].name, "stdout")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(text.encode())
+
     def need_replayed(self, number: int) -> None:
         """Whether a suggester that is asked and told the same in the recorded order proposes the same."""
         row = self.row(number)

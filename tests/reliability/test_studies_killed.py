@@ -9,6 +9,7 @@ from helpers.killed_studies import Search
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("algorithm", ["tpe", pytest.param("bayesian", marks=pytest.mark.long)])
 def test_one_trial_at_a_time_is_the_same_as_undisturbed(tmp_path: Path, algorithm: str, long_form: bool) -> None:
     trials, kills = (200, 20) if long_form else (16, 3)
@@ -23,6 +24,7 @@ def test_one_trial_at_a_time_is_the_same_as_undisturbed(tmp_path: Path, algorith
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_in_parallel_the_recorded_order_gives_the_same_proposals(tmp_path: Path, long_form: bool) -> None:
     trials, kills = (200, 20) if long_form else (16, 3)
     killed = Search(tmp_path / "killed", "tpe", trials, 4)

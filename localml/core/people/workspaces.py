@@ -29,6 +29,7 @@ from localml.core.ports import Store
 from localml.core.registry.tables import Model
 from localml.core.rows import need_few
 from localml.core.serving.tables import Endpoint
+from localml.core.studies.tables import Study
 from localml.core.work.states import TERMINAL
 from localml.core.work.tables import Workload
 
@@ -350,10 +351,11 @@ def _in_use(session: Session, row: Workspace) -> str:
     if session.exec(memberships.living().where(User.org == row.id)).first() is not None:
         return "is the organisation of users"
     found = [
-        f"{number} {word}{'s' if number > 1 else ''}"
+        f"{number} {_plural(word) if number > 1 else word}"
         for word, query in (
             ("workload", _count(Workload, row).where(col(Workload.state).not_in(TERMINAL))),
             ("stopped notebook or TensorBoard", _stopped(row)),
+            ("study", _count(Study, row).where(col(Study.ended_at).is_(None))),
             ("endpoint", _count(Endpoint, row).where(col(Endpoint.closed_at).is_(None))),
             ("model", _count(Model, row).where(col(Model.deleted_at).is_(None))),
             ("bucket", _count(Bucket, row)),
@@ -363,6 +365,10 @@ def _in_use(session: Session, row: Workspace) -> str:
     return f"holds {' and '.join(found)}" if found else ""
 
 
+def _plural(word: str) -> str:
+    return f"{word[:-1]}ies" if word.endswith("y") else f"{word}s"
+
+
 def _stopped(row: Workspace) -> SelectOfScalar[int]:
     """How many wait to be started again."""
     query = select(func.count()).select_from(Instance).where(Instance.workspace == row.id)
@@ -370,5 +376,5 @@ def _stopped(row: Workspace) -> SelectOfScalar[int]:
     return query.where(*over)
 
 
-def _count(kind: type[Workload | Endpoint | Model | Bucket], row: Workspace) -> SelectOfScalar[int]:
+def _count(kind: type[Workload | Study | Endpoint | Model | Bucket], row: Workspace) -> SelectOfScalar[int]:
     return select(func.count()).select_from(kind).where(kind.workspace == row.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from sqlalchemy import Select, delete, false, select
+from sqlalchemy import delete, false, select
 from sqlmodel import Session, col
 
 from localml.core.events.tables import Event
@@ -18,7 +18,7 @@ _GROUP: Final = 500
 """Trials whose records are removed in one transaction."""
 
 
-def outdated(deleted_before: float | None, ended_before: float | None) -> Select[tuple[int | None]]:
+def outdated(deleted_before: float | None, ended_before: float | None) -> Any:
     """The studies that were deleted, or ended, before such times; None: whenever that was, they stay."""
     old: Any = false()
     if deleted_before is not None:
@@ -28,14 +28,14 @@ def outdated(deleted_before: float | None, ended_before: float | None) -> Select
     return select(col(Study.id)).where(old, col(Study.ended_at).is_not(None))
 
 
-def trials_of(studies: Select[tuple[int | None]]) -> Any:
+def trials_of(studies: Any) -> Any:
     """Condition: a workload is a trial of one of these."""
     return (col(Workload.parent_kind) == Noun.STUDY) & col(Workload.parent_id).in_(studies)
 
 
 def forget_studies(
     store: Store,
-    wanted: Select[tuple[int | None]],
+    wanted: Any,
     *,
     dry_run: bool = False,
     stopped: Callable[[], bool] = lambda: False,
