@@ -26,6 +26,7 @@ PLACES = {
     "docs/security.md": (ROOT / "docs", ROOT),
     "docs/vendors.md": (ROOT,),
     "docs/metrics.md": (ROOT / "docs", ROOT),
+    "docs/studies.md": (ROOT / "docs", ROOT),
 }
 """Document -> the folders that its paths start from."""
 CODE = re.compile(r"`([^`\n]+)`")
