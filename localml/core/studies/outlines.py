@@ -19,6 +19,7 @@ class Outline(NamedTuple):
     params: Values
     value: float | None
     metrics: dict[str, dict[str, float]] | None
+    message: str
     created_at: float
     ended_at: float | None
 

@@ -129,10 +129,12 @@ class FixedValue(BaseModel):
 
 
 class HpoExperiment(BaseModel):
-    """One training of a search. ``maxiteration``: how many iterations it reported."""
+    """One training of a search. ``maxiteration``: how many iterations it reported. ``message``, which the document has
+    not: why it failed or was stopped."""
 
     id: int
     state: str
+    message: str | None = None
     metricVal: float | None = None
     metrics: list[Metric]
     maxiteration: int
@@ -143,10 +145,11 @@ class HpoExperiment(BaseModel):
 
 
 class HpoTaskState(BaseModel):
-    """A search and what came of it so far."""
+    """A search and what came of it so far. ``message``, which the document has not: why it ended as it did."""
 
     hpoName: str
     state: str
+    message: str | None = None
     running: int
     complete: int
     failed: int

@@ -46,6 +46,7 @@ def search_answer(platform: Platform, row: Study) -> dict[str, Any]:
         "duration": duration(row, platform.clock.now()),
         "creator": row.owner,
         "createtime": iso_time(row.created_at),
+        "message": row.message or None,
         "best": experiments.get(row.best or 0),
         "experiments": list(experiments.values()),
     }
@@ -67,6 +68,7 @@ class _Experiments:
         found = {
             "id": self._id(trial.number - self._first),
             "state": TRIAL_STATES.get(trial.state) or self._state(trial.workload_id),
+            "message": trial.message or None,
             "metricVal": trial.value,
             "metrics": [metric(name, metrics[name]) for name in self._metrics if name in metrics],
             "maxiteration": metrics.get(self._objective, {}).get("steps", 0),
