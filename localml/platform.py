@@ -67,6 +67,7 @@ from localml.core.series.uses import Uses
 from localml.core.subjects import PEOPLE, PLATFORM, Subject
 from localml.core.work.code import kept_attempts
 from localml.core.work.engines import Memory, abandon, kind_of, recall, remember
+from localml.core.work.survey import Surveys
 from localml.core.work.workloads import Workloads
 from localml.engines.base import Engine
 from localml.engines.choice import Chosen, choose_engine, container_ids, end_there, need_no_other
@@ -227,6 +228,7 @@ class Platform:
             self.accounts, self.mounts, self.sealer, self.hardware, own_ports, self.code.archives, gang
         )
         self.workloads = Workloads(self.db, self.clock, check=self._possible, changed=self._tell)
+        self.surveys = Surveys(self.db, self.clock)
         self.instances = Instances(
             self.db, self.clock, self.workloads, self.identity.owner, changed=self.feed.changed, gone=self._gone
         )
@@ -248,15 +250,8 @@ class Platform:
         self.idle = IdleWatch(self.workloads, self.tools, self.clock, shared=shared)
         self.gpu_watch = GpuWatch(self.gpus, self.hardware)
         self.upkeep = Upkeep(self.db, self.data, self.config, self.clock)
-        self.ssh = Shells(
-            self.data,
-            self._vault,
-            self.workloads,
-            self.engine,
-            self.buckets,
-            self._site.bind_address,
-            self.identity.users,
-        )
+        address, users = self._site.bind_address, self.identity.users
+        self.ssh = Shells(self.data, self._vault, self.workloads, self.engine, self.buckets, address, users)
 
     @property
     def real_gpus(self) -> bool:

@@ -186,6 +186,8 @@ def _env(task: Task, resources: Resources, *, gang: bool) -> dict[str, str]:
         "DLI_EXECID": places.exec_id,
         "TRAINING_ID": places.exec_id,
         "DLI_FRAMEWORK": args.framework,
+        "DLI_MODEL_MAIN": task.model.main or "",
+        "DLI_DATASET": places.data,
         "WMLA_NWORKER": str(args.workers),
         "WMLA_WORKER_NDEVICE": str(devices),
     }
