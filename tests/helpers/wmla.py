@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from helpers.cloudml import Answer, Send
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
+from localml.core.catalog import load_catalog
 from localml.platform import Platform
 from localml.server import Server
 
@@ -44,6 +45,31 @@ else:
             __import__("time").sleep(0.1)
 """
 """A program whose workers find each other; the first leaves in ``met.txt`` who came."""
+PLUGIN = """
+from plugins.core.logger import logger
+from plugins.core.base_plugin_opt import BasePluginOptimizer
+
+
+class PluginOptimizer(BasePluginOptimizer):
+    def __init__(self, name, hyper_parameters, **kwargs):
+        super().__init__(name, hyper_parameters, **kwargs)
+        self.asked = 0
+
+    def search(self, number_samples, last_exp_results):
+        logger.info("asked for %s", number_samples)
+        found = []
+        for _ in range(number_samples):
+            self.asked += 1
+            found.append({one["name"]: one["minDbVal"] for one in self.hyper_parameters})
+        return found
+
+    def get_state(self):
+        return {"asked": self.asked}
+
+    def set_state(self, state):
+        self.asked = state["asked"]
+"""
+"""A search algorithm in the vendor's layout, which proposes the lower end of each range."""
 
 
 class WmlaClient:
@@ -89,6 +115,12 @@ class WmlaClient:
         text = data if isinstance(data, str) else json.dumps(data)
         return self.form("/hypersearch", part("file", file, filename), part("data", text.encode()))
 
+    def install(self, data: Any, file: bytes | None = None) -> Answer:
+        """``POST /hypersearch/algorithm/install`` with ``data`` as JSON, or a text as it is."""
+        text = data if isinstance(data, str) else json.dumps(data)
+        files = [] if file is None else [part("file", file, "plugin.tar", "application/octet-stream")]
+        return self.form("/hypersearch/algorithm/install", part("data", text.encode(), kind="text/plain"), *files)
+
 
 def part(name: str, content: bytes, filename: str | None = None, kind: str | None = None) -> bytes:
     """One part of a form: its head and what it holds."""
@@ -124,7 +156,9 @@ def wmla_server(data: Path, engine: str = "process", **settings: Any) -> Iterato
         data: a folder that is the test's.
         settings: more of :class:`localml.config.Config`, or other values.
     """
-    given = {"gpus": "simulated:2", "cpus": 64, "images": {"any": "host"}, "cache": data / "cache", **settings}
+    bring = [one for one in load_catalog().runtimes() if not one.launcher]  # what the tests' Python has not
+    images = {f"{one.image}{tag}": one.name for one in bring for tag in ("", ":*")} | {"*": "host"}
+    given = {"gpus": "simulated:2", "cpus": 64, "images": images, "cache": data / "cache", **settings}
     one = Server(Platform(Config(data / "data", engine=engine, port=0, gateway_port=0, **given)))
     one.start()
     try:

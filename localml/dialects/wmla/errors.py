@@ -42,7 +42,11 @@ _WITHOUT_FORBIDDEN = (f"{BASE}/execs", f"{BASE}/hypersearch/algorithm/debug")
 def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
     """HTTP status and body of a failure."""
     status = int(error.details.get("status", ERRORS[error.code]))
-    if error.code is Code.FORBIDDEN and "refused" not in error.details and request.path.startswith(_WITHOUT_FORBIDDEN):
+    if (
+        status == HTTPStatus.FORBIDDEN
+        and "refused" not in error.details
+        and request.path.startswith(_WITHOUT_FORBIDDEN)
+    ):
         status = int(HTTPStatus.UNAUTHORIZED)
     return status, {"error": error.message, "field": error.field, "code": status}
 
