@@ -44,6 +44,11 @@ def rows(platform: Platform) -> list[Study]:
     return platform.studies.page(StudyQuery(limit=1000)).items
 
 
+def kept(platform: Platform) -> list[Path]:
+    """All that lies in the bucket tree, but buckets and the folder of a user in a bucket of results."""
+    return sorted(platform.buckets.root.glob("*/*/**/*"))
+
+
 def request(**changes: Any) -> dict[str, Any]:
     """A search; members of ``algoDef`` by their place and two underscores."""
     algo = {"algorithm": "Random", "objectiveMetric": "loss", "objective": "minimize", "maxJobNum": 4}
@@ -204,6 +209,10 @@ def test_a_grid_has_as_many_as_it_lists(client: WmlaClient) -> None:
         (request(modelSpec__args="--model-main main.py"), "--exec-start"),
         (request(modelSpec__args="--exec-start NoSuch --model-main main.py"), "modelSpec.args: --exec-start"),
         (request(modelSpec__args="--exec-start scikit-learn --model-main other.py"), "other.py"),
+        (request(modelSpec__args="--exec-start scikit-learn --workerMemory 900g"), "this machine has"),
+        (request(modelSpec__args="--exec-start scikit-learn --gpuPerWorker 3"), "3 GPUs were asked for"),
+        (request(modelSpec__args="--exec-start scikit-learn --cs-datastore-meta type=fs,data_path=no/such"), "no/such"),
+        (request(modelSpec__dataSource=[{"type": "ftp"}]), "dataSource.0.type"),
         (request(modelSpec__args="--exec-start scikit-learn --consumer nosuch"), "nosuch"),
         (request(algoDef__algorithm="NoSuch"), "algoDef.algorithm: there is no algorithm 'NoSuch'"),
         (request(algoDef__algorithm="grid"), "algoDef.algorithm: there is no algorithm 'grid'"),
@@ -221,8 +230,10 @@ def test_a_grid_has_as_many_as_it_lists(client: WmlaClient) -> None:
     ],
 )
 def test_bad_data(client: WmlaClient, platform: Platform, data: Any, words: str) -> None:
+    before = kept(platform)
     refused(client.search(data, MODEL), words)
     assert rows(platform) == []
+    assert kept(platform) == before
 
 
 @pytest.mark.parametrize(
