@@ -18,6 +18,7 @@ from bench.logs import followed, last_lines
 from bench.models import gateway, onnx_server
 from bench.pumps import pumped
 from bench.rows import Row
+from bench.searches import searches
 from bench.siege import siege
 from bench.submits import http_submit, vendors
 
@@ -38,6 +39,7 @@ MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "samples": samples,
     "onnx": onnx_server,
     "gateway": gateway,
+    "searches": searches,
     "siege": siege,
 }
 
