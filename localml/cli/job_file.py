@@ -63,9 +63,13 @@ def load(path: Path) -> Job:
     return job_of(members_of(path), path.name, path.absolute().parent)
 
 
-def members_of(path: Path) -> dict[str, Any]:
-    """What a file says, as JSON values; members that say nothing are left out. Raises as :func:`load`."""
-    return need(_plain(_parsed(path), path.name), dict, path.name, "members, such as command: python train.py")
+def members_of(path: Path, option: str = "--file") -> dict[str, Any]:
+    """What a file says, as JSON values; members that say nothing are left out. Raises as :func:`load`.
+
+    Args:
+        option: what it is called where there is no such file.
+    """
+    return need(_plain(_parsed(path, option), path.name), dict, path.name, "members, such as command: python train.py")
 
 
 def job_of(found: dict[str, Any], where: str, folder: Path) -> Job:
@@ -133,7 +137,7 @@ def mount(text: str) -> dict[str, Any]:
     return {"source": mount_source(source), "target": target, "read_only": read_only}
 
 
-def _parsed(path: Path) -> Any:
+def _parsed(path: Path, option: str) -> Any:
     import tomllib
 
     import yaml
@@ -141,14 +145,14 @@ def _parsed(path: Path) -> Any:
     readers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": json.loads}
     text = ""
     try:
-        text = expanded(path, "--file").read_text()
+        text = expanded(path, option).read_text()
         return readers.get(path.suffix.lower(), yaml.safe_load)(text)
     except FileNotFoundError:
-        raise invalid("--file", f"{path} does not exist") from None
+        raise invalid(option, f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise invalid("--file", f"{path} cannot be read: {error}") from error
+        raise invalid(option, f"{path} cannot be read: {error}") from error
     except (ValueError, yaml.YAMLError) as error:  # those of TOML and JSON are ValueErrors
-        raise invalid("--file", f"{path}: {' '.join(str(error).split())}{_other_language(path, text)}") from error
+        raise invalid(option, f"{path}: {' '.join(str(error).split())}{_other_language(path, text)}") from error
 
 
 def _other_language(path: Path, text: str) -> str:

@@ -49,7 +49,7 @@ def load(path: Path) -> Search:
     Raises:
         LocalmlError: ``INVALID`` naming the file and the member that is wrong.
     """
-    where, found = path.name, job_file.members_of(path)
+    where, found = path.name, job_file.members_of(path, "SPEC")
     need_known(found, MEMBERS, where)
     made = Search(where=where)
     for name in _SUBMISSION:

@@ -33,13 +33,17 @@ _ROOM = 14
 _BAR = 30
 
 
-def follow_to_end(client: Client, made: Study, data: Any, *, as_json: bool) -> int:
-    """Show a search until it is over, and then its best trial; the exit code: 0 if it is complete and has one."""
+def follow_to_end(client: Client, made: Study, data: Any, *, as_json: bool, known: int = 0) -> int:
+    """Show a search until it is over, and then its best trial; the exit code: 0 if it is complete and has one.
+
+    Args:
+        known: trials up to this number need not be told of.
+    """
     where = f" --data {data}" if data else ""
     if not as_json:
         typer.secho(f"{made.name} is begun; Ctrl-C leaves it alone", dim=True, err=True)
     try:
-        with _shown(client, made, quiet=as_json) as picture:
+        with _shown(client, made, known, quiet=as_json) as picture:
             for item in client.studies.follow(made.id):
                 picture.told(item)
         ended = client.studies.get(made.id)
@@ -65,10 +69,10 @@ def _print_end(client: Client, ended: Study) -> None:
     study_show.print_best(client, ended)
 
 
-def _shown(client: Client, made: Study, *, quiet: bool) -> _Plain:
+def _shown(client: Client, made: Study, known: int, *, quiet: bool) -> _Plain:
     if quiet:
         return _Plain(made)
-    return Screen(client, client.studies.get(made.id)) if sys.stdout.isatty() else _Lines(made)
+    return Screen(client, client.studies.get(made.id)) if sys.stdout.isatty() else _Lines(made, known)
 
 
 class _Plain:
@@ -90,8 +94,9 @@ class _Plain:
 class _Lines(_Plain):
     """A line for each trial that ended."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, known: int) -> None:
         super().__init__(study)
+        self._known = known
         self._best: float | None = None
 
     def told(self, item: Study | Trial) -> None:
@@ -99,7 +104,9 @@ class _Lines(_Plain):
         if isinstance(item, Study):
             self.study = item
         elif item.ended:
-            typer.echo(visible(self._line(item)))
+            line = self._line(item)
+            if item.number > self._known:
+                typer.echo(visible(line))
 
     def _line(self, one: Trial) -> str:
         parts = [f"trial {one.number} {one.state}"]
@@ -211,7 +218,7 @@ class Screen(_Plain):
         words = f"{study.goal} {study.metric} by {study.algorithm}"
         lines = [f"{study.name}: {words}, {study.state}" + (f" for {ran}" if study.started_at else "")]
         left = study_show.left(study, study_show.average(self._ended))
-        told = f"; about {format_duration(left)} left" if left is not None else ""
+        told = f"; about {format_duration(left)} left" if left else ""
         lines.append(f"{_bar(study)}{study_show.counts(study)}{told}")
         if self._best is not None:
             value = study_show.value(self._best.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 import time
@@ -87,7 +88,7 @@ def left(one: Study, took: float | None, now: float | None = None) -> float | No
     """
     found: list[float] = []
     if one.planned is not None and took is not None:
-        found.append(max(0, one.planned - one.told) * took / max(1, min(one.parallel, one.planned)))
+        found.append(math.ceil(max(0, one.planned - one.told) / one.parallel) * took)
     limit = one.spec.get("max_time")
     if limit is not None and one.started_at is not None:
         found.append(max(0.0, one.started_at + limit - (time.time() if now is None else now)))
@@ -138,6 +139,9 @@ def print_trials(study: Study, trials: Sequence[Trial]) -> None:
     """Trials as a table; the best one has a star."""
     titles, rows = table_of(study, trials)
     show.table(*titles, rows=rows, empty="No trials yet.")
+    if hidden := [name for name in dict.fromkeys(name for one in trials for name in one.params) if name not in titles]:
+        words = f"Not shown: {', '.join(hidden)}; see 'localml study export {study.name}'."
+        typer.secho(words, dim=True, err=True)
 
 
 def print_best(client: Client, one: Study) -> None:

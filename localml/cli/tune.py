@@ -34,6 +34,7 @@ from localml.cli.job_options import (
 )
 from localml.cli.names import STUDY, completer
 from localml.cli.runs import prepare
+from localml.cli.studies import find
 from localml.client.errors import ClientError
 from localml.core.errors import invalid
 
@@ -144,8 +145,8 @@ def tune(
         if file is not None or words or param:
             raise invalid("--resume", "goes on with what the study has; only --trials and --follow go with it")
         with connect(data) as client:
-            found = client.resolve(resume, [STUDY])
-            return _finish(client, client.studies.resume(found.id, trials=trials), data, follow, as_json)
+            made = client.studies.resume(find(client, resume), trials=trials)
+            return _finish(client, made, data, follow, as_json, known=made.asked)
     search = study_file.load(file) if file is not None else study_file.Search()
     given = {"name": name, "pool": pool, "workspace": workspace}
     for member, value in given.items():
@@ -271,11 +272,11 @@ def _tell_of_braces(search: Search) -> None:
         typer.echo(f"note: {words % sorted(named)[0]}", err=True)
 
 
-def _finish(client: Client, made: Study, data: Any, follow: bool, as_json: bool) -> None:
+def _finish(client: Client, made: Study, data: Any, follow: bool, as_json: bool, known: int = 0) -> None:
     from localml.cli.study_live import follow_to_end
 
     if follow:
-        raise typer.Exit(follow_to_end(client, made, data, as_json=as_json))
+        raise typer.Exit(follow_to_end(client, made, data, as_json=as_json, known=known))
     if as_json:
         print_json(as_dict(made))
     else:

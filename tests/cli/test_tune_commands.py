@@ -117,6 +117,8 @@ def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
     assert (refused.code, "give more" in refused.err) == (1, True)
     resumed = cli("tune", "--resume", "longer", "--trials", "4", "--follow")
     assert resumed.code == 0, resumed.err
+    told = [line.split()[1] for line in resumed.out.splitlines() if line.startswith("trial ")]
+    assert told == ["3", "4"]  # the others were told of before
     assert [one["number"] for one in cli("study", "trials", "longer", "--json").json["trials"]] == [1, 2, 3, 4]
     again = cli("study", "restart", "longer")
     assert again.out == "longer starts over: run 2\n"
@@ -279,7 +281,7 @@ def test_what_the_server_refuses_is_called_as_in_the_file(cli: Cli, tmp_path: Pa
         (("-p", "x=1..2", "--metric", "l", "--minimize", "--maximize", "--", "true"), "error: --maximize: "),
         (("-p", "x=1..2", "--metric", "l", "--pool", "nowhere", "--", "true"), "error: --pool: there is no pool"),
         ((), "error: --param: say what is searched"),
-        (("/no/such.toml",), "error: --file: /no/such.toml does not exist"),
+        (("/no/such.toml",), "error: SPEC: /no/such.toml does not exist"),
     ],
 )
 def test_a_mistake_in_options_is_told_in_their_words(cli: Cli, arguments: tuple[str, ...], told: str) -> None:

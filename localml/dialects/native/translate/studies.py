@@ -54,6 +54,14 @@ _PLAIN = (
 )
 _OF_TRIAL = ("number", "run", "state", "workload_id", "params", "value", "message", "created_at", "ended_at")
 _SHOWN_BY = {"minimize": "min", "maximize": "max", "latest": "latest"}
+_OfWorkload = tuple[int | None, str, str, float | None]
+_CURVE = """
+    SELECT number, value FROM (
+        SELECT number, value,
+            min(value * ?) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best
+        FROM trial WHERE study_id = ? AND number >= ? AND state = ? AND value IS NOT NULL
+    ) WHERE best IS NULL OR value * ? < best ORDER BY number
+"""
 _EXPORTED = ("number", "run", "state", "value")
 _EXPORTED_LAST = ("workload", "created_at", "started_at", "ended_at", "message")
 
@@ -99,34 +107,29 @@ def full(platform: Platform, row: Study, events: Sequence[Event]) -> dict[str, A
 
 def _curve(platform: Platform, row: Study, sign: int) -> list[tuple[int, float]]:
     """(number, value) of each trial of this run that was better than all before it."""
-    query = select(Trial.number, Trial.value).where(
-        col(Trial.study_id) == row.id, col(Trial.number) >= row.first, col(Trial.state) == TrialState.COMPLETE
-    )
-    found: list[tuple[int, float]] = []
-    with platform.db.read() as session:
-        for number, value in session.exec(query.order_by(col(Trial.number))):
-            if value is not None and (not found or sign * value < sign * found[-1][1]):
-                found.append((number, value))
-    return found
+    with platform.db.read_raw() as connection:
+        return list(connection.execute(_CURVE, (sign, row.id, row.first, TrialState.COMPLETE.value, sign)))
 
 
 def trials(platform: Platform, rows: Sequence[Trial]) -> list[dict[str, Any]]:
     """Trials, with what their workloads are now; those that run with what they have reported so far."""
     numbers = [row.workload_id for row in rows]
+    query = select(Workload.id, Workload.name, Workload.state, Workload.started_at)
     with platform.db.read() as session:
-        there = {one.id: one for one in session.exec(select(Workload).where(col(Workload.id).in_(numbers)))}
+        there = {one[0]: one for one in session.exec(query.where(col(Workload.id).in_(numbers)))}
     live = [row.workload_id for row in rows if row.state is TrialState.RUNNING]
     reported = summaries(platform.db, live) if live else {}
     return [_trial(row, there.get(row.workload_id), reported.get(row.workload_id, ())) for row in rows]
 
 
-def _trial(row: Trial, workload: Workload | None, reported: Sequence[Summary]) -> dict[str, Any]:
+def _trial(row: Trial, workload: _OfWorkload | None, reported: Sequence[Summary]) -> dict[str, Any]:
     """A workload that was pruned is not there any more."""
+    _, name, state, started_at = workload or (0, "", "", None)
     return {
-        **{name: getattr(row, name) for name in _OF_TRIAL},
-        "workload": workload.name if workload is not None else "",
-        "workload_state": workload.state if workload is not None else "",
-        "started_at": workload.started_at if workload is not None else None,
+        **{member: getattr(row, member) for member in _OF_TRIAL},
+        "workload": name,
+        "workload_state": state,
+        "started_at": started_at,
         "metrics": row.metrics or {name: _so_far(one) for name, one in of_first(reported).items()},
     }
 
