@@ -164,6 +164,12 @@ def _completed(cli: Cli, monkeypatch: pytest.MonkeyPatch, line: str) -> list[str
         ("localml ps --columns name,sta", "name,state"),
         ("localml compare help-job --value m", "min"),
         ("localml run --gpus a", "all"),
+        ("localml tune --algorithm ba", "bayesian"),
+        ("localml tune --take la", "last"),
+        ("localml tune --resume help-s", "help-study"),
+        ("localml study trials help-s", "help-study"),
+        ("localml studies --state comp", "complete"),
+        ("localml stop study/hel", "study/help-study"),
         ("localml up --gpus si", "simulated:"),
         ("localml config set engine pro", "process"),
         ("localml config set closed t", "true"),
@@ -177,6 +183,8 @@ def test_words_are_completed(cli: Cli, localml: Localml, monkeypatch: pytest.Mon
     if not localml.client.workloads(name="help-job").workloads:
         localml.client.run(["echo", "loss=0.5"], name="help-job", wait=True)
     localml.client.metrics("help-job")
+    if not localml.client.studies.list(contains="help-study").studies:
+        localml.client.studies.create(["true"], name="help-study", space={"x": [1]}, minimize="loss", algorithm="grid")
     (localml.platform.data / "backups").mkdir(exist_ok=True)
     (localml.platform.data / "backups" / "localml-20200101-000000.db").touch()
     assert any(one.startswith(word) for one in _completed(cli, monkeypatch, line))
