@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 from localml.control.asking import ask
 from localml.core.errors import Code, LocalmlError
 
 TIMEOUT_S = 5.0
+_KERNEL_USAGE = "/api/metrics/v1/kernel_usage/get_usage"
 _BUSY = ("busy", "starting", "restarting", "autorestarting")
 
 
@@ -91,6 +94,14 @@ class Jupyter:
             return Usage()
         return Usage(found.get("pss") or found.get("rss"), limit or None, found.get("cpu_percent"))
 
+    def kernel_usage(self, kernel: str) -> Usage:
+        """The same of one kernel, where both the server and the kernel can tell."""
+        found = self._get(f"{_KERNEL_USAGE}/{quote(kernel, safe='')}", missing={})
+        content = found.get("content") if isinstance(found, dict) else None
+        if not isinstance(content, dict):
+            return Usage()
+        return Usage(_number(content.get("kernel_memory")), None, _number(content.get("kernel_cpu")))
+
     def _terminals(self) -> list[dict[str, Any]]:
         return list(self._get("/api/terminals", missing=[]))
 
@@ -123,6 +134,10 @@ def _kernel(one: dict[str, Any]) -> Kernel:
         _seconds(one["last_activity"]),
         int(one["connections"]),
     )
+
+
+def _number(value: Any) -> Any:
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _seconds(text: str) -> float:
