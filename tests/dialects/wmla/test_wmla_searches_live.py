@@ -121,6 +121,16 @@ def test_a_training_reads_its_values_and_leaves_its_metrics(server: Server, live
     assert found["best"]["metricVal"] == min(one["metricVal"] for one in found["experiments"])
 
 
+def test_the_scheduler_knows_the_trainings(live: WmlaClient) -> None:
+    found = ended(live, start(live, LEARNS, maxJobNum=2))
+    for one in found["experiments"]:
+        (application,) = live.get("/scheduler/applications", applicationid=one["appId"]).json
+        assert (application["applicationid"], application["state"]) == (one["appId"], "FINISHED")
+        log = live.get(f"/scheduler/applications/{one['appId']}/driver/logs/stdout")
+        assert f'trained with {{"x": {values(one)["x"]}}}' in log.data.decode()
+        assert live.get(f"/execs/{one['appId']}").status == 400  # no task of its own
+
+
 def test_the_same_seed_tries_the_same_again_after_a_restart(live: WmlaClient) -> None:
     name = start(live, LEARNS, algoParams=[{"name": "RandomSeed", "value": "3"}], maxParalleJob=2)
     first = ended(live, name)
