@@ -20,7 +20,8 @@ from localml.core.studies.studies import StudyQuery, subject_of
 from localml.core.studies.tables import Study, StudyState, Trial, TrialState
 from localml.core.subjects import Parent
 from localml.core.work.specs import single
-from localml.core.work.states import Kind
+from localml.core.work.states import Kind, State
+from localml.core.work.tables import Workload
 from localml.core.work.workloads import Submission
 from localml.platform import Platform
 
@@ -471,6 +472,14 @@ def test_experiments_have_their_values_and_what_they_reported(client: WmlaClient
         "progress": "1/4",
         "duration": "01:02:03",
     }
+
+
+def test_an_experiment_runs_until_its_result_was_read(client: WmlaClient, platform: Platform) -> None:
+    client.search(request(), MODEL)
+    seen(platform, 1, {"lr": 0.1})
+    workload = platform.studies.trials(rows(platform)[0].id or 0)[0].workload_id
+    platform.db.write(lambda session: setattr(session.get(Workload, workload), "state", State.SUCCEEDED))
+    assert [one["state"] for one in client.get("/hypersearch/rs1").json["experiments"]] == ["RUNNING"]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,41 @@ def test_a_grid_tries_what_it_lists_in_order(live: WmlaClient) -> None:
     assert found["progress"] == "3/3"
 
 
+SPACE: list[dict[str, Any]] = [
+    X,
+    {"name": "layers", "type": "range", "dataType": "INT", "minIntVal": 2, "maxIntVal": 8, "step": "3"},
+    {"name": "lr", "type": "Range", "dataType": "double", "minDbVal": -4, "maxDbVal": -1, "power": "10"},
+    {"name": "batch", "type": "Range", "dataType": "int", "minIntVal": 4, "maxIntVal": 7, "power": "2"},
+    {"name": "drop", "type": "Discrete", "dataType": "DOUBLE", "discreteDbVal": [0, 0.5]},
+    {"name": "heads", "type": "Discreate", "dataType": "int", "discreteIntVal": [1, 2]},
+    {"name": "opt", "type": "discrete", "dataType": "STRING", "discreteStrVal": ["sgd", "adam"]},
+    {"name": "device", "type": "Fix", "dataType": "str", "fixedVal": "cpu"},
+    {"name": "seed", "type": "fix", "dataType": "int", "fixedVal": "7"},
+]
+TYPES = (
+    GIVEN
+    + """
+kinds = dict(x=float, layers=int, lr=float, batch=int, drop=float, heads=int, opt=str, device=str, seed=int)
+assert {name: type(value) for name, value in given.items()} == kinds, given
+assert 0 <= given["x"] <= 10 and given["layers"] in (2, 5, 8) and 1e-4 <= given["lr"] <= 0.1
+assert given["batch"] in (16, 32, 64, 128) and given["drop"] in (0, 0.5) and given["heads"] in (1, 2)
+assert given["opt"] in ("sgd", "adam") and given["device"] == "cpu" and given["seed"] == 7
+leave({"loss": given["x"] + given["batch"]})
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "params"), [("Random", {}), ("Tpe", {"WarmUp": "3", "GoodMax": "2", "RandomSeed": "1"})]
+)
+def test_values_have_their_types_and_bounds(live: WmlaClient, algorithm: str, params: dict[str, str]) -> None:
+    given = [{"name": name, "value": value} for name, value in params.items()]
+    found = ended(live, start(live, TYPES, SPACE, algorithm=algorithm, algoParams=given, maxJobNum=8))
+    assert (found["complete"], found["failed"]) == (8, 0), found
+    kinds = {param["name"]: param["dataType"] for param in found["experiments"][0]["hyperParams"]}
+    assert kinds == {one["name"]: one["dataType"].lower().replace("string", "str") for one in SPACE}
+
+
 RESULTS = (
     GIVEN
     + """

@@ -9,7 +9,7 @@ from localml.core.studies.specs import StudySpec
 from localml.core.studies.tables import Study, StudyState, TrialState
 from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.translate.ids import app_id
-from localml.dialects.wmla.translate.states import state_word
+from localml.dialects.wmla.translate.states import FINAL_WORDS, RUNNING, state_word
 from localml.platform import Platform
 
 STATES: dict[StudyState, str] = {
@@ -27,7 +27,7 @@ TRIAL_STATES: dict[TrialState, str] = {
     TrialState.FAILED: "ERROR",
     TrialState.STOPPED: "KILLED",
 }
-"""One that runs is where its workload is."""
+"""Those that are over; see :meth:`_Experiments._state` for the others."""
 _TYPES: dict[type, str] = {int: "int", float: "double", str: "str"}
 
 
@@ -83,7 +83,9 @@ class _Experiments:
         return int(self._ids[place]) if 0 <= place < len(self._ids) else place
 
     def _state(self, workload: int) -> str:
-        return state_word(self._platform.workloads.get(workload).row)
+        """Where one is that runs, until its result has been read."""
+        word = state_word(self._platform.workloads.get(workload).row)
+        return RUNNING if word in FINAL_WORDS else word
 
 
 def metric(name: str, found: dict[str, Any]) -> dict[str, Any]:
