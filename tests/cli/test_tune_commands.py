@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.counts import count
 from rich.console import Console
 
-from localml.cli import INTERRUPTED, study_show
+from localml.cli import INTERRUPTED, study_file, study_show
 from localml.cli.study_live import Screen
 from localml.client.studies import Studies
 from localml.testing import Localml
@@ -238,6 +239,29 @@ def test_a_mistake_in_a_file_is_named_with_what_was_meant(cli: Cli, tmp_path: Pa
     refused = cli("tune", str(file))
     assert refused.code == 1
     assert told in refused.err
+
+
+_ODD = ["5", "[1]", "{a: [1]}", ".inf", "true"]
+_ODDER = ["null", "x", "[]", "[[1]]", "{}", "{name: {a: 1}}", "1e999", "''", "-1", "[a, b]", "{a: {low: .nan}}"]
+
+
+def test_whatever_a_file_holds_is_a_search_or_named(cli: Cli, tmp_path: Path, long_form: bool) -> None:
+    """Each member with values of every kind: what is no search is refused by the file's reader or the server's."""
+    file = tmp_path / "odd.yaml"
+    usual = {"minimize": "loss", "params": "{x: [1]}", "trial": "{command: 'true'}", "trials": "1", "algorithm": "grid"}
+    for name in sorted(study_file.MEMBERS):
+        for value in _ODD + _ODDER * long_form:
+            members = {**usual, name: value}
+            members.pop({"maximize": "minimize", "objective": "minimize", "experiments": "params"}.get(name, ""), None)
+            file.write_text("".join(f"{key}: {one}\n" for key, one in members.items()))
+            done = cli("tune", str(file), "--json")
+            assert "Traceback" not in done.err
+            if done.code == 0:
+                cli("rm", f"study/{done.json['id']}")
+            else:
+                assert (done.code, set(done.json)) == (1, {"error"}), (name, value, done)
+                assert done.json["error"]["code"] in ("invalid", "not_found", "conflict"), (name, value, done)
+                count("requests tried")
 
 
 @pytest.mark.parametrize(

@@ -338,6 +338,9 @@ def filled(path: str) -> str:
 BODIES: dict[tuple[str, str], Any] = {
     ("post", "/workloads"): {"spec": sh("true")},
     ("post", "/workloads/{ref}/samples"): {"points": [{"name": "x", "value": 1}]},
+    ("post", "/studies"): {
+        "spec": {"space": [{"name": "x", "value": 1}], "objective": {"metric": "loss"}, "trial": sh("true")}
+    },
     ("post", "/endpoints"): {"name": "e", "image": "i"},
     ("post", "/endpoints/{ref}/rollout"): {"image": "i"},
     ("put", "/endpoints/{ref}/variants"): {"variants": [{"image": "i", "weight": 100}]},
