@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ from localml.core.work.states import Kind, State
 from localml.core.work.workloads import Query, Submission
 from localml.dialects.wmla.translate.applications import PATHS, SORTS
 from localml.dialects.wmla.translate.ids import app_id, submission_id
+from localml.dialects.wmla.translate.logs import log
 from localml.platform import Platform
 
 APPS, STATISTIC = "/scheduler/applications", "/scheduler/applicationStatistic"
@@ -133,7 +135,7 @@ def test_tasks_trials_and_notebooks_are_applications_the_newest_first(
     assert (b["username"], b["dltype"], b["model"], b["dataset"]) == ("admin", "PyTorch", "net.py", "cifar")
     assert b["apprunduration"] == 2.5
     assert "endtime" not in b
-    assert b["schedulerUrl"].endswith(APPS)
+    assert b["schedulerUrl"].endswith(f"{APPS}?applicationid={b['applicationid']}")
     assert [one["id"] for one in b["task12n"]] == ["1", "2", "3"]  # what the vendor's command line counts
     d = found["d"]
     assert (d["tunningname"], d["appReason"], d["appFailureDetail"]) == (
@@ -440,6 +442,20 @@ def test_an_unknown_application_is_not_found(
             assert client.get(f"{APPS}/{app}/{end}").status == 404
         assert eve.get(f"{logged}/{end}").status == 404
     assert client.get(f"{APPS}/{app_id(platform, some['c'])}/driver/logs/stdout").data == b""  # nothing yet
+
+
+def test_a_large_log_is_never_held(platform: Platform, logged: str, some: dict[str, int]) -> None:
+    number = some["b"]
+    path = platform.logs.path(number, f"b-{number}-worker-0-1", "stdout")
+    path.write_bytes(b"a line of a log that is long enough to be one\n" * 400_000)
+    full = platform.workloads.get(number)
+    for lines in (None, 200_000):
+        tracemalloc.start()
+        size = sum(map(len, log(platform, full, None, "stdout", lines)))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert size == path.stat().st_size // (1 if lines is None else 2)
+        assert most < 6 << 20
 
 
 # -- many --------------------------------------------------------------------------------------------

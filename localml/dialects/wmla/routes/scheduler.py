@@ -45,7 +45,7 @@ def list_applications(query: schemas.ApplicationQuery) -> Response:
     wanted = applications.survey_of(platform(), caller(), query)
     found = applications.page(platform(), wanted)
     explained = wanted.numbers is not None  # they are asked for by id
-    return _array(applications.details(platform(), found, request.base_url, explained=explained))
+    return _array(applications.details(platform(), found, explained=explained))
 
 
 @api.get(

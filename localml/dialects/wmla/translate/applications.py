@@ -16,15 +16,17 @@ from localml.core.work.placeholders import expand
 from localml.core.work.states import HOLDING, TERMINAL, Kind, State
 from localml.core.work.survey import Search, Shown, Source, Stages, Survey
 from localml.core.work.workloads import Full
+from localml.dialects.wmla.environment import BASE
 from localml.dialects.wmla.schemas.scheduler import ApplicationQuery, StatisticQuery
 from localml.dialects.wmla.translate.ids import APP, DIALECT, SUBMISSION, app_id, number_of, submission_id
 from localml.dialects.wmla.translate.plans import find_plan, name_of
-from localml.dialects.wmla.translate.states import FINAL_WORDS, RECOVERING, STATE_WORDS, state_word
+from localml.dialects.wmla.translate.states import RECOVERING, STATE_WORDS, state_word
 from localml.platform import Platform
 
 SOURCES = (Source((Kind.JOB, Kind.TRIAL), DIALECT), Source((Kind.NOTEBOOK,)))
 NAME = "$.appName"
 """Where a request has the name that its task was given."""
+SCHEDULER = f"{BASE}/scheduler/applications"
 BATCH, NOTEBOOK = "BATCH", "NOTEBOOK"
 _ENV = "$.roles[0].env."
 PATHS = {"dltype": f"{_ENV}DLI_FRAMEWORK", "model": f"{_ENV}DLI_MODEL_MAIN", "dataset": f"{_ENV}DLI_DATASET"}
@@ -111,11 +113,10 @@ def out_of_range(start: int) -> LocalmlError:
     return LocalmlError(Code.INVALID, words, field="start", details={"status": 416})
 
 
-def details(platform: Platform, numbers: Sequence[int], url: str, *, explained: bool) -> Iterator[dict[str, Any]]:
+def details(platform: Platform, numbers: Sequence[int], *, explained: bool) -> Iterator[dict[str, Any]]:
     """Applications as they are answered; however many there are, only some are held at a time.
 
     Args:
-        url: where the scheduler is.
         explained: with the reasons why they wait; to find out takes the control loop's time.
     """
     for first in range(0, len(numbers), _AT_A_TIME):
@@ -123,7 +124,7 @@ def details(platform: Platform, numbers: Sequence[int], url: str, *, explained: 
         holding = [one.row.id or 0 for one in some if one.row.state in HOLDING]
         uses = platform.uses.of(holding)
         for one in some:
-            yield _detail(platform, one, uses.get(one.row.id or 0, Use()), url, explained=explained)
+            yield _detail(platform, one, uses.get(one.row.id or 0, Use()), explained=explained)
 
 
 def statistics(platform: Platform, wanted: Survey) -> list[dict[str, Any]]:
@@ -242,7 +243,7 @@ def _has(platform: Platform, wanted: Survey) -> bool:
     return bool(platform.surveys.numbers(replace(wanted, length=1)))
 
 
-def _detail(platform: Platform, one: Shown, use: Use, url: str, *, explained: bool) -> dict[str, Any]:
+def _detail(platform: Platform, one: Shown, use: Use, *, explained: bool) -> dict[str, Any]:
     row = one.row
     number, holds = row.id or 0, row.state in HOLDING
     until = platform.clock.now() if row.ended_at is None else row.ended_at
@@ -260,7 +261,7 @@ def _detail(platform: Platform, one: Shown, use: Use, url: str, *, explained: bo
         "username": row.owner,
         "timestamp": _milliseconds(row.updated_at),
         "submittedtime": _milliseconds(row.created_at),
-        "schedulerUrl": url,
+        "schedulerUrl": f"{SCHEDULER}?applicationid={app_id(platform, number)}",
         "endtime": None if row.ended_at is None else _milliseconds(row.ended_at),
         "apprunduration": 0.0 if row.started_at is None else round(max(0.0, until - row.started_at), 3),
         "tunningname": one.study,
@@ -296,8 +297,3 @@ def _shown(value: Any) -> str | None:
 
 def _milliseconds(seconds: float) -> int:
     return int(seconds * 1000)
-
-
-def is_over(word: str) -> bool:
-    """Whether an application that is called so has ended."""
-    return word in FINAL_WORDS
