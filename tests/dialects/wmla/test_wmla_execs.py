@@ -150,6 +150,15 @@ def test_a_form_without_a_model_or_that_is_none_is_refused(client: WmlaClient) -
         assert answer.status == 400, answer.data
 
 
+def test_the_document_tells_forms_and_files(client: WmlaClient) -> None:
+    paths = client.get("/openapi.json").json["paths"]
+    base = "/platform/rest/deeplearning/v1"
+    form = paths[f"{base}/execs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert (set(form["properties"]), form["required"]) == ({"file", "data"}, ["file"])
+    assert set(paths[f"{base}/execs/{{execId}}/result"]["get"]["responses"]["200"]["content"]) == {"application/zip"}
+    assert paths[f"{base}/hypersearch"]["post"]["requestBody"]["required"]
+
+
 def test_frameworks_are_those_of_the_catalogue(client: WmlaClient) -> None:
     found = {one["name"]: one for one in client.get("/execs/frameworks").json}
     assert {"PyTorch", "distPyTorch", "scikit-learn", "Python"} <= set(found)

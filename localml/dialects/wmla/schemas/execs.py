@@ -50,16 +50,6 @@ class TaskData(Lenient):
     hardwareSpec: dict[str, Any] | None = None
 
 
-class StartForm(BaseModel):
-    """The form that starts a task; for the document alone, it is read while it arrives."""
-
-    file: str = Field(
-        description="The one model file, or a tar of the model directory named *.modelDir.tar",
-        json_schema_extra={"format": "binary"},
-    )
-    data: str | None = Field(default=None, description="TaskData, in JSON or as Python writes a dict")
-
-
 class Batch(BaseModel):
     """A task."""
 
