@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from localml.core.errors import Code, LocalmlError
+from localml.core.errors import Code, LocalmlError, not_found
 from localml.objects.access import BucketsFor
 from localml.objects.buckets import ObjectInfo
 
 _BLOCK = 1 << 18
 _LARGE = 1 << 30
 """Bytes from which an entry has 64-bit sizes: long before they could be needed, as what does not compress grows."""
+_SAMPLE, _WORTH = 1 << 16, 0.9
+"""Bytes of an object that are tried, and what is left of them where it is worth the time."""
 _FIRST, _LAST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
 """What the format can say of a time."""
 
@@ -24,16 +27,18 @@ def zip_blocks(view: BucketsFor, uri: str) -> Iterator[bytes]:
     Objects that are gone when it is their turn are left out.
 
     Raises:
-        LocalmlError: before the first block, when there is no such folder.
+        LocalmlError: before the first block; ``NOT_FOUND`` when there is no such folder, or nothing in it.
     """
     base = uri.rstrip("/")
     found = [one for one in view.list(uri, recursive=True) if not one.is_folder]
+    if not found:
+        raise not_found("object", f"{base}/")
     return _blocks(view, found, len(base) + 1)
 
 
 def _blocks(view: BucketsFor, found: list[ObjectInfo], start: int) -> Iterator[bytes]:
     sink = _Sink()
-    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(sink, "w") as archive:
         for one in found:
             try:
                 file = view.open(one.uri)
@@ -50,12 +55,20 @@ def _entry(archive: zipfile.ZipFile, sink: _Sink, file: BinaryIO, one: ObjectInf
     entry = zipfile.ZipInfo(name, _zip_time(one.modified))
     entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o100644 << 16
     left = one.size
+    block = file.read(min(left, _BLOCK))
+    entry._compresslevel = _level(block)  # type: ignore[attr-defined]  # of an entry it has no other name before 3.13
     with archive.open(entry, "w", force_zip64=one.size >= _LARGE) as target:
-        while left and (block := file.read(min(left, _BLOCK))):
+        while block:
             target.write(block)
             left -= len(block)
             if sink.size >= _BLOCK:
                 yield sink.taken()
+            block = file.read(min(left, _BLOCK))
+
+
+def _level(block: bytes) -> int:
+    """How hard to press what begins so: not at all what is pressed already, as weights and images are."""
+    return 1 if len(zlib.compress(block[:_SAMPLE], 1)) < len(block[:_SAMPLE]) * _WORTH else 0
 
 
 def _zip_time(seconds: float) -> tuple[int, int, int, int, int, int]:

@@ -55,10 +55,10 @@ def unzipped(view: BucketsFor) -> dict[str, bytes]:
 def test_every_name_and_every_byte_is_there(view: BucketsFor, files: dict[str, bytes]) -> None:
     view.make_folder(OUT)
     view.delete(OUT, recursive=True)
-    view.make_folder(OUT)
+    put(view, "first", b"")
     for name, content in files.items():
         put(view, f"deep/er/{name}", content)
-    assert unzipped(view) == {f"deep/er/{name}": content for name, content in files.items()}
+    assert unzipped(view) == {"first": b""} | {f"deep/er/{name}": content for name, content in files.items()}
 
 
 def test_links_to_objects_are_their_content_and_what_leads_out_is_left_out(view: BucketsFor, tmp_path: Path) -> None:
@@ -95,10 +95,21 @@ def test_old_and_far_away_times_are_as_near_as_a_zip_has_them(view: BucketsFor, 
         assert [one.date_time[0] for one in archive.infolist()] == [2107, 1980]
 
 
-def test_no_folder_is_said_before_anything_is_sent(view: BucketsFor) -> None:
-    with pytest.raises(LocalmlError) as found:
-        zip_blocks(view, "s3://results/none")
-    assert found.value.code is Code.NOT_FOUND
+def test_no_folder_and_an_empty_one_are_told_before_anything_is_sent(view: BucketsFor) -> None:
+    view.make_folder("s3://results/empty")
+    for name in ("none", "empty"):
+        with pytest.raises(LocalmlError) as found:
+            zip_blocks(view, f"s3://results/{name}")
+        assert found.value.code is Code.NOT_FOUND
+
+
+def test_what_is_pressed_already_is_not_pressed_again(view: BucketsFor) -> None:
+    put(view, "random", os.urandom(1 << 20))
+    put(view, "text", b"a line of a log\n" * 10_000)
+    with zipfile.ZipFile(io.BytesIO(b"".join(zip_blocks(view, OUT)))) as archive:
+        sizes = {one.filename: one.compress_size / one.file_size for one in archive.infolist()}
+    assert 1 <= sizes["random"] < 1.001
+    assert sizes["text"] < 0.1
 
 
 def test_a_large_result_takes_no_more_memory_than_a_small_one(view: BucketsFor) -> None:

@@ -1,16 +1,16 @@
 """Deploying what a task trained: a kernel of elastic inference, or an ONNX model, as an endpoint behind the gateway.
 
 The model's folder is what was sent with the task, with what the task left in its result folder put over it; kernel and
-weight are paths in that. A kernel runs in the image that the model was trained in, where localml's server is ready to
-run there (``localml images build --onto IMAGE``), else in the server's own; ``runtime`` may name a framework, a runtime
-or an image instead.
+weight are paths in that. What was sent is kept for as long as code is (``docs/retention.md``), the results stay. A
+kernel runs in the image that the model was trained in, where localml's server is ready to run there (``localml images
+build --onto IMAGE``), else in the server's own; ``runtime`` may name a framework, a runtime or an image instead.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,24 +52,46 @@ def deploy(platform: Platform, caller: Caller, task: Full, wanted: EDIModelDescr
             ``UNAVAILABLE`` when what it runs in is not there.
     """
     name, env = wanted.name or task.row.name, _environment(wanted)
-    if not ROUTE.fullmatch(name):
-        raise invalid("name", f"{name[:200]!r} {ROUTE_WORDS}")
+    _need_free(platform, name)
     for kind in (ThingKind.MODEL, ThingKind.ENDPOINT):
         allow(caller, Action.CREATE, Thing(kind, workspace=task.row.workspace))
-    if any(one.row.route == name for one in platform.endpoints.list()):
-        raise LocalmlError(Code.CONFLICT, f"name: there is an inference service '{name}' already", field="name")
     with renamed(source="kernel" if wanted.kernel else "weight"):
         registered = _register(platform, caller, task, wanted, name)
+    images = _images(platform, task, wanted.runtime) if registered.version.format in KERNELS else [""]
     try:
-        _serve(platform, caller, task, wanted, registered, name, env)
+        image = _serve(platform, _endpoint(caller, task, wanted, name), registered.version.id or 0, env, images)
     except LocalmlError:
         if registered.made:
             platform.registry.delete(registered, caller)
         raise
-    words = f"{registered.label} answers at {href_of(name)} of the gateway, once it is ready"
+    _tell(platform, task, f"{registered.label} answers at {href_of(name)} of the gateway, once it is ready", image)
+    return name
+
+
+def _need_free(platform: Platform, name: str) -> None:
+    if not ROUTE.fullmatch(name):
+        raise invalid("name", f"{name[:200]!r} {ROUTE_WORDS}")
+    if any(one.row.route == name for one in platform.endpoints.list()):
+        raise LocalmlError(Code.CONFLICT, f"name: there is an inference service '{name}' already", field="name")
+
+
+def _endpoint(caller: Caller, task: Full, wanted: EDIModelDescription, name: str) -> NewEndpoint:
+    return NewEndpoint(
+        name=name,
+        variants=(),
+        caller=caller,
+        dialect=DIALECT,
+        workspace=task.row.workspace,
+        pool=task.row.pool,
+        request={**wanted.model_dump(), "execId": task.row.name},
+        refuse_over_quota=True,
+    )
+
+
+def _tell(platform: Platform, task: Full, words: str, image: str) -> None:
+    words += f"; its kernel runs in {image}" if image else ""
     subject, now = Subject.workload(task.row.id or 0), platform.clock.now()
     platform.db.write(lambda session: record_event(session, subject, "Deployed", words, now=now))
-    return name
 
 
 def _environment(wanted: EDIModelDescription) -> dict[str, str]:
@@ -96,35 +118,17 @@ def _register(platform: Platform, caller: Caller, task: Full, wanted: EDIModelDe
     )
 
 
-def _serve(
-    platform: Platform,
-    caller: Caller,
-    task: Full,
-    wanted: EDIModelDescription,
-    registered: Registered,
-    name: str,
-    env: dict[str, str],
-) -> None:
-    images = _images(platform, task, wanted.runtime) if registered.version.format in KERNELS else [""]
-    for last, image in enumerate(images, 1 - len(images)):
-        variant = NewVariant(VariantSpec(env=env, image=image), registered.version.id)
+def _serve(platform: Platform, new: NewEndpoint, version: int, env: dict[str, str], images: list[str]) -> str:
+    """Make the endpoint with the first of these images that is there; returns it."""
+    for image in images:
+        variant = NewVariant(VariantSpec(env=env, image=image), version)
         try:
-            platform.endpoints.create(
-                NewEndpoint(
-                    name=name,
-                    variants=(variant,),
-                    caller=caller,
-                    dialect=DIALECT,
-                    workspace=task.row.workspace,
-                    pool=task.row.pool,
-                    request={**wanted.model_dump(), "execId": task.row.name},
-                    refuse_over_quota=True,
-                )
-            )
-            return
+            platform.endpoints.create(replace(new, variants=(variant,)))
+            break
         except LocalmlError as error:
-            if last == 0 or error.code is not Code.UNAVAILABLE:
+            if image == images[-1] or error.code is not Code.UNAVAILABLE:
                 raise
+    return image
 
 
 def _images(platform: Platform, task: Full, runtime: str | None) -> list[str]:
@@ -168,7 +172,7 @@ class _Folder:
 
     def _merge(self, merged: Path) -> None:
         request, code = self.task.request or {}, self.task.spec.code
-        if code is not None:
+        if code is not None and self.platform.code.archives.find(self.task.row.workspace, code) is not None:
             with self.platform.code.opened(self.task.row.workspace, code) as found:
                 shutil.copytree(found / request.get("folder", ""), merged, symlinks=True)
         merged.mkdir(exist_ok=True)

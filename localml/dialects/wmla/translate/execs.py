@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlmodel import Session
 
-from localml.core.errors import LocalmlError, invalid
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.events.records import record_event
 from localml.core.logs.sources import ALL
 from localml.core.people.allow import Thing, allow, reach
@@ -189,8 +189,10 @@ def task_result(platform: Platform, caller: Caller, full: Full) -> Iterator[byte
     Raises:
         LocalmlError: ``INVALID`` when there is nothing yet, or nothing at all.
     """
-    view, uri = platform.buckets_for(caller), (full.request or {}).get("result", "")
-    if not uri or not view.exists(uri) or not any(not one.is_folder for one in view.list(uri, recursive=True)):
-        words = "has no result yet" if full.row.ended_at is None else "left nothing in its result folder"
-        raise invalid("execId", f"the task {full.row.name} {words}")
-    return zip_blocks(view, uri)
+    try:
+        return zip_blocks(platform.buckets_for(caller), full.request["result"])
+    except LocalmlError as error:
+        if error.code is not Code.NOT_FOUND:
+            raise
+    words = "has no result yet" if full.row.ended_at is None else "left nothing in its result folder"
+    raise invalid("execId", f"the task {full.row.name} {words}")

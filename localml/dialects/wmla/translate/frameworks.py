@@ -63,5 +63,8 @@ def need_framework(catalog: Catalog, name: str, field: str = FIELD) -> Framework
     found = find_framework(catalog, name)
     if found is None:
         known = ", ".join(one.name for one in frameworks(catalog))
-        raise invalid(field, f"--exec-start: there is no framework {name[:80]!r}; there are {known}")
+        words = (
+            f"there is no framework {name[:80]!r}; there are {known}; --msd-image-name may name an image that has it"
+        )
+        raise invalid(field, f"--exec-start: {words}")
     return found
