@@ -55,7 +55,7 @@ def result(client: WmlaClient, framework: str) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One that has the cache of all, where environments are made once."""
-    with wmla_server(tmp_path_factory.mktemp("examples"), cache=cache_dir()) as one:
+    with wmla_server(tmp_path_factory.mktemp("examples"), images={}, cache=cache_dir()) as one:
         yield one
 
 
