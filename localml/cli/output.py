@@ -65,7 +65,10 @@ def logs(
 
             wanted = Wanted(thing.id, query, follow=follow, raw=raw, as_json=as_json)
             raise typer.Exit(print_endpoint(client, wanted))
-        if thing.kind == STUDY:
+        if thing.kind == STUDY and index is not None:
+            del query["index"]
+            thing = client.resolve(f"id/{client.studies.trial(thing.id, index).workload_id}")
+        elif thing.kind == STUDY:
             from localml.cli.study_output import print_logs
 
             raise typer.Exit(print_logs(client, thing.id, query, follow=follow, raw=raw, as_json=as_json))

@@ -51,6 +51,7 @@ def add(app: typer.Typer) -> None:
     )
     for name, function in (("show", show_study), ("trials", trials), ("export", export), ("follow", follow)):
         group.command(name)(function)
+    group.command("stop")(stop_study)
     group.command("restart")(restart)
     group.command("list", help=with_example(studies, "localml study list"))(studies)
     app.add_typer(group, rich_help_panel=STUDIES)
@@ -222,6 +223,25 @@ def follow(name: StudyName, data: Data = None, as_json: Json = False) -> None:
     with connect(data) as client:
         one = client.studies.get(find(client, name))
         raise typer.Exit(follow_to_end(client, one, data, as_json=as_json))
+
+
+@command
+def stop_study(
+    name: StudyName,
+    force: Annotated[bool, typer.Option("--force", help="Give its trials no time to end by themselves.")] = False,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """End a study: nothing more is proposed, and its trials are stopped.
+
+    Example: localml study stop NAME --force
+    """
+    with connect(data) as client:
+        one = client.studies.stop(find(client, name), force=force)
+    if as_json:
+        print_json(as_dict(one))
+    else:
+        typer.echo(f"{one.name} {'asked to stop' if not one.ended else one.state}")
 
 
 @command

@@ -40,8 +40,6 @@ def follow_to_end(client: Client, made: Study, data: Any, *, as_json: bool, know
         known: trials up to this number need not be told of.
     """
     where = f" --data {data}" if data else ""
-    if not as_json:
-        typer.secho(f"{made.name} is begun; Ctrl-C leaves it alone", dim=True, err=True)
     try:
         with _shown(client, made, known, quiet=as_json) as picture:
             for item in client.studies.follow(made.id):

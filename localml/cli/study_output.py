@@ -12,7 +12,6 @@ from localml.cli import INTERRUPTED
 from localml.cli.common import as_dict, print_json
 from localml.cli.details import explain
 from localml.cli.marked import Marked
-from localml.cli.output import print_output
 from localml.client.errors import ClientError
 from localml.client.studies import Trial
 from localml.core.errors import invalid
@@ -25,32 +24,24 @@ _MOST = 20
 
 
 def print_logs(client: Client, number: int, query: dict[str, Any], *, follow: bool, raw: bool, as_json: bool) -> int:
-    """What its trials wrote, each line marked with the trial; returns the exit code.
+    """What its trials wrote, each line marked with the trial; of those that run when they have ended, where it is
+    followed. Returns the exit code.
 
     Args:
-        query: as for a workload, whose ``index`` chooses a trial.
+        query: as for a workload.
     """
     if "role" in query:
         raise invalid("--role", "a study has no roles; --index chooses one of its trials")
-    only = query.pop("index", None)
-    one = client.studies.get(number)
     shown = _Shown(client, query, raw=raw, as_json=as_json)
-    if only is not None:
-        trial = client.studies.trial(number, only)
-        return _alone(client, trial, query, raw=raw) if not as_json and not follow else shown.whole([trial], one.name)
     if not follow:
-        return shown.whole(list(client.studies.trials(number)), one.name)
+        shown.whole(list(client.studies.trials(number)), client.studies.get(number).name)
+        return 0
     try:
         for item in client.studies.follow(number):
             if isinstance(item, Trial) and item.ended:
                 shown.add(item)
     except KeyboardInterrupt:
         return INTERRUPTED
-    return 0
-
-
-def _alone(client: Client, trial: Trial, query: dict[str, Any], *, raw: bool) -> int:
-    print_output(client, trial.workload_id, query, raw=raw)
     return 0
 
 
@@ -61,16 +52,15 @@ class _Shown:
         self._client, self._query = client, query
         self._marked, self._as_json = Marked(raw=raw), as_json
 
-    def whole(self, trials: list[Trial], name: str) -> int:
+    def whole(self, trials: list[Trial], name: str) -> None:
         """All of them as they are now."""
         if self._as_json:
-            print_json({"name": name, "text": "".join(map(self._text, trials))})
-            return 0
+            return print_json({"name": name, "text": "".join(map(self._text, trials))})
         for one in trials:
             self.add(one)
         if not trials:
             typer.echo(f"{name} has no trial yet", err=True)
-        return 0
+        return None
 
     def add(self, one: Trial) -> None:
         """One of them, as it is now."""

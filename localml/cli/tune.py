@@ -155,7 +155,8 @@ def tune(
     if code is not None:
         search.trial.code = str(code)
     members: dict[str, Any] = {"max_trials": trials, "parallel": parallel, "max_failures": max_failures, "seed": seed}
-    members |= {"max_time": seconds("--max-time", max_time), "early_stopping": {} if early_stopping else None}
+    members["max_time"] = seconds("--max-time", max_time)
+    members["early_stopping"] = search.spec.get("early_stopping") or {} if early_stopping else None
     search.spec |= {member: value for member, value in members.items() if value is not None}
     _change_space(search, param)
     _change_objective(search, metric, minimize=minimize, maximize=maximize, take=take)
@@ -276,6 +277,9 @@ def _finish(client: Client, made: Study, data: Any, follow: bool, as_json: bool,
     from localml.cli.study_live import follow_to_end
 
     if follow:
+        if not as_json:
+            words = "goes on" if known else "is begun"
+            typer.secho(f"{made.name} {words}; Ctrl-C leaves it alone", dim=True, err=True)
         raise typer.Exit(follow_to_end(client, made, data, as_json=as_json, known=known))
     if as_json:
         print_json(as_dict(made))

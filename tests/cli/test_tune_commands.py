@@ -105,7 +105,9 @@ def test_output_is_that_of_its_trials(grid: Any, cli: Cli) -> None:
     assert said[0].endswith("] step=1 loss=3")
     assert said[1].endswith("] --x 3 1 spoken")
     assert cli("logs", "spoken", "--index", "2").out == "step=1 loss=1\n--x 1 2 spoken\n"
+    assert cli("logs", "spoken", "--index", "2", "--follow").out == "step=1 loss=1\n--x 1 2 spoken\n"
     assert len(cli("logs", "spoken", "--follow").out.splitlines()) == 6
+    assert len(cli("logs", "spoken", "--json").json["text"].splitlines()) == 6
     trial = cli("study", "trials", "spoken", "--json").json["trials"][0]["workload"]
     assert cli("logs", f"trial/{trial}").out == "step=1 loss=3\n--x 3 1 spoken\n"
     assert cli("logs", "spoken", "--role", "main").err.startswith("error: --role: a study has no roles")
@@ -151,6 +153,7 @@ def test_stop_and_rm_take_studies(cli: Cli, localml: Localml) -> None:
     assert cli("rm", "endless").out == "endless removed\n"
     assert cli("study", "endless").code == 1
     cli("tune", *GRID, "--name", "endless", "--", "sleep", "600")  # its name is free
+    assert cli("study", "stop", "endless", "--force").out in ("endless asked to stop\n", "endless stopped\n")
     assert cli("rm", "endless", "--json").json["studies"][0]["name"] == "endless"
     assert localml.client.workloads(kind="trial", state=["running", "queued"], contains="endless").workloads == []
 
