@@ -43,6 +43,14 @@ class Nothing(Kernel):
 if __name__ == "__main__":
     Kernel.run()
 """
+_KERNEL = {"id": "k1", "name": "python3", "execution_state": "busy", "connections": 1}
+_USAGE = {"content": {"kernel_cpu": 150.0, "kernel_memory": 3 << 20, "pid": 7}}
+BUSY = JUPYTER.replace(
+    '"/api/kernels": []',
+    f'"/api/kernels": [{_KERNEL | {"last_activity": "2026-01-01T00:00:00.000000Z"}}],'
+    f'"/api/metrics/v1/kernel_usage/get_usage/k1": {_USAGE}',
+)
+"""A JupyterLab that says that it has a kernel."""
 APPLICATION = "/scheduler/applications/{world.application}"
 """The path of the task that is over, for the scheduler."""
 GRID: dict[str, Any] = {
@@ -114,7 +122,7 @@ class WmlaWorld:
         name = self.new("holder")
         self.user(name)
         with Client(self.server.url, self.platform.identity.create_token(self.platform.identity.user(name))) as own:
-            made = own.tools.start_notebook(name="lab", image="own", command=["python3", "-c", JUPYTER])
+            made = own.tools.start_notebook(name="lab", image="own", command=["python3", "-c", BUSY])
             own.tools.wait_ready(made, 30)
         return name
 
@@ -268,7 +276,7 @@ SUCCESSES: dict[str, Success] = {
     "getResplan": _of("GET", "/resplans/resplan/{world.plan}"),
     "delResplanByName": lambda world: world.admin.delete(f"/resplans/resplan/{world.new_plan()}"),
     "getResplanTree": _of("GET", "/resplans/resplantree"),
-    "getApplications": _list("/scheduler/applications", "done"),
+    "getApplications": lambda world: world.admin.get(f"/scheduler/applications?applicationid={world.application}"),
     "getApplicationStatistic": _list("/scheduler/applicationStatistic", "running"),
     "getDriverLog": _of("GET", f"{APPLICATION}/driver/logs/stdout"),
     "downloadDriverLogFile": _of("GET", f"{APPLICATION}/driver/logs/stdout/download"),
