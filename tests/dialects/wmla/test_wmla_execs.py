@@ -13,6 +13,7 @@ from helpers.wmla import WmlaClient, packed, part
 
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Query
+from localml.dialects.wmla.translate.forms import MOST_TEXT
 from localml.platform import Platform
 
 ARGS = "--exec-start PyTorch --model-main main.py"
@@ -101,6 +102,18 @@ def test_options_come_in_the_query_or_with_the_data(client: WmlaClient) -> None:
     assert (made.json["args"], made.json["numWorker"]) == (ARGS, 2)
     assert started(client, f"{ARGS} --lr 1", data=data)["args"] == f"{ARGS} --lr 1"
     assert client.form("/execs?args=%20", part("file", MODEL)).status == 400
+
+
+def test_data_is_taken_as_a_file_too_and_a_large_one_is_refused(client: WmlaClient) -> None:
+    path = f"/execs?{urlencode({'args': ARGS})}"
+    sent = client.form(
+        path, part("file", MODEL), part("data", b"{'hardwareSpec': {'nodes': {'num_nodes': 3}}}", "d.json")
+    )
+    assert sent.json["numWorker"] == 3
+    for name in (None, "d.json"):
+        large = client.form(path, part("file", MODEL), part("data", b" " * (MOST_TEXT + 1), name))
+        assert (large.status, large.json["field"]) == (400, "data")
+    assert client.form(path, part("file", MODEL), part("data", b"\xff", "d.json")).status == 400
 
 
 def test_data_is_json_or_what_python_writes_and_its_source_goes_before_the_options(

@@ -13,10 +13,11 @@ from localml.core.studies.tables import Algorithm
 from localml.dialects.kit.multipart import FORM, FilePart, Form, FormRules, read_form
 from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.schemas.algorithms import AlgorithmType, InstallRequest
+from localml.dialects.wmla.translate.forms import need_text
 from localml.dialects.wmla.translate.literals import parse_object
 from localml.dialects.wmla.translate.model_upload import FIELD
 from localml.dialects.wmla.translate.searches import BUILT_IN, built_in_name
-from localml.dialects.wmla.translate.searches_start import DATA, need_text
+from localml.dialects.wmla.translate.searches_start import DATA
 from localml.platform import Platform
 
 RULES = FormRules(files=frozenset({FIELD}), max_file=MOST_BYTES)

@@ -26,6 +26,7 @@ from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.environment import BASE
 from localml.dialects.wmla.schemas.execs import Batch, LogType, TaskData
 from localml.dialects.wmla.translate.args import FIELD, TaskArgs, parse_args
+from localml.dialects.wmla.translate.forms import find_text
 from localml.dialects.wmla.translate.ids import DIALECT, app_id, new_exec_id, submission_id
 from localml.dialects.wmla.translate.literals import parse_object
 from localml.dialects.wmla.translate.model_upload import FIELD as FILE
@@ -54,7 +55,7 @@ def task_data(form: Form) -> TaskData:
     Raises:
         LocalmlError: ``INVALID`` naming its member.
     """
-    text = form.text("data")
+    text = find_text(form, "data")
     if text is None or not text.strip():
         return TaskData()
     try:

@@ -19,15 +19,16 @@ from localml.core.errors import LocalmlError, invalid
 from localml.core.limits import MOST_CODE
 from localml.dialects.kit.multipart import FilePart, FormRules
 from localml.dialects.wmla.translate.args import TaskArgs
+from localml.dialects.wmla.translate.forms import MOST_TEXT
 from localml.objects import Limits, list_archive
 from localml.objects.archive_readers import sniff
 from localml.objects.files import explained
 from localml.platform import Platform
 
 FIELD = "file"
-RULES = FormRules(files=frozenset({FIELD}), max_file=MOST_CODE)
+RULES = FormRules(files=frozenset({FIELD}), max_field=MOST_TEXT, max_file=MOST_CODE)
 """Of forms that bring a model."""
-MOST_BODY = MOST_CODE + (4 << 20)
+MOST_BODY = MOST_CODE + MOST_TEXT + (1 << 20)
 """Bytes of such a form: a model, and the fields beside it."""
 _LIMITS = Limits(size=MOST_CODE)
 _BLOCK = 1 << 20

@@ -16,6 +16,7 @@ from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.multipart import FilePart, Form
 from localml.dialects.wmla.schemas.searches import HpoTaskRequest
 from localml.dialects.wmla.translate.args import TaskArgs, parse_args
+from localml.dialects.wmla.translate.forms import need_text
 from localml.dialects.wmla.translate.ids import DIALECT, new_exec_id
 from localml.dialects.wmla.translate.literals import parse_object
 from localml.dialects.wmla.translate.model_upload import FIELD, keep_model
@@ -71,27 +72,6 @@ def _need_possible(platform: Platform, workspace: str, asked: HpoTaskRequest, sp
         raise invalid("algoDef.algorithm", f"there is no algorithm '{algorithm}'")
     if name and platform.studies.find(dialect=DIALECT, name=name, workspaces={workspace}) is not None:
         raise LocalmlError(Code.CONFLICT, f"hpoName: '{name}' is already used by a search", field="hpoName")
-
-
-def need_text(form: Form, name: str) -> str:
-    """A field of a form, also where a client sends it as a file.
-
-    Raises:
-        LocalmlError: ``INVALID`` if there is none.
-    """
-    text = form.text(name)
-    if text is None and form.files.get(name):
-        text = _decoded(form.file(name))
-    if text is None:
-        raise invalid(name, "is required, as a part of this name")
-    return text
-
-
-def _decoded(part: FilePart) -> str:
-    try:
-        return part.path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise invalid(part.name, "is not UTF-8 text") from None
 
 
 def _trial(
