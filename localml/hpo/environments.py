@@ -9,6 +9,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,8 @@ Progress = Callable[[str], None]
 NEEDS: dict[str, dict[str, str]] = {"bayesian": {"torch": "torch==2.13.0", "scipy": "scipy==1.17.1"}}
 """Algorithm -> modules that it imports -> what is installed for them."""
 _FOLDER = "algorithms"
+_KEPT_S = 60 * 86_400.0
+"""How long an environment stays that is not used, once another one is made."""
 
 
 class Environments:
@@ -67,7 +70,7 @@ class Environments:
         key = hashlib.sha256("\0".join((version, requirements, *options)).encode()).hexdigest()[:16]
         folder = self._folder / key
         python = str(folder / "bin" / "python")
-        if (folder / READY).is_file():
+        if _used(folder):
             return python
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(folder) as lock:
@@ -77,7 +80,17 @@ class Environments:
                 except EngineError as error:
                     shutil.rmtree(folder, ignore_errors=True)
                     raise LocalmlError(Code.UNAVAILABLE, str(error)) from error
+                self._drop_old()
         return python
+
+    def _drop_old(self) -> None:
+        """Remove the environments that nothing was begun with for long."""
+        for mark in self._folder.glob(f"*/{READY}"):
+            if mark.stat().st_mtime < time.time() - _KEPT_S:
+                with locked(mark.parent, wait=False) as lock:
+                    if lock:
+                        mark.unlink(missing_ok=True)
+                        shutil.rmtree(mark.parent, ignore_errors=True)
 
     def _make(
         self,
@@ -100,3 +113,12 @@ class Environments:
         with (folder / READY).open("w") as mark:
             os.fsync(mark.fileno())
         progress(f"the environment of the algorithm '{name}' is made")
+
+
+def _used(folder: Path) -> bool:
+    """Whether an environment is there; noted that it is used."""
+    try:
+        os.utime(folder / READY)
+    except OSError:
+        return False
+    return True

@@ -7,6 +7,7 @@ import os
 import selectors
 import signal
 import subprocess
+import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -16,6 +17,8 @@ MOST_OUTPUT = 8 << 10
 """Bytes of what a process printed last that are kept."""
 MOST_ANSWER = 32 << 20
 """Bytes of an answer."""
+_LOOK_S = 0.5
+"""How often who waits for an answer looks whether another thread has ended the process."""
 _LAST_WORDS_S = 1.0
 """How long a process that hangs may take to say where."""
 
@@ -25,7 +28,7 @@ class Broken(Exception):
 
 
 class Link:
-    """The server's end. Not to be used by two threads at a time.
+    """The server's end. One thread asks at a time; any may end it meanwhile.
 
     Args:
         child: with pipes for stdin, stdout and stderr, and a session of its own.
@@ -39,6 +42,9 @@ class Link:
         self._stdin, self._stdout, self._stderr = child.stdin, child.stdout, child.stderr
         self._answer = bytearray()
         self._printed = bytearray()
+        self._ends = threading.RLock()  # held by who uses the pipes: nobody closes them under its hands
+        self._ending = threading.Lock()
+        self._killed = False
         for pipe in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(pipe.fileno(), False)
 
@@ -53,7 +59,10 @@ class Link:
         Raises:
             Broken: there was none.
         """
-        line = self._exchange(json.dumps(request).encode() + b"\n", time.monotonic() + seconds, seconds)
+        with self._ends:
+            if self._killed:
+                raise Broken("was ended")
+            line = self._exchange(json.dumps(request).encode() + b"\n", time.monotonic() + seconds, seconds)
         try:
             answer = json.loads(line)
         except ValueError:
@@ -70,7 +79,9 @@ class Link:
             ready.register(self._stdout, selectors.EVENT_READ)
             ready.register(self._stderr, selectors.EVENT_READ)
             while b"\n" not in self._answer:
-                keys = ready.select(max(deadline - time.monotonic(), 0))
+                keys = ready.select(min(max(deadline - time.monotonic(), 0), _LOOK_S))
+                if self._killed:
+                    raise Broken("was ended")
                 if not keys and time.monotonic() >= deadline:
                     raise self._hung(seconds)
                 for key, _ in keys:
@@ -108,8 +119,12 @@ class Link:
         return bool(found)
 
     def _ended(self) -> Broken:
-        with suppress(subprocess.TimeoutExpired):
-            self._child.wait(_LAST_WORDS_S)
+        deadline = time.monotonic() + _LAST_WORDS_S
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while self._child.returncode is None and os.waitid(os.P_PID, self._child.pid, look) is None:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.005)
         self.kill()
         code = self._child.returncode
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
@@ -130,15 +145,18 @@ class Link:
 
     def kill(self) -> None:
         """End the process and what it began, and reap it. May be called again."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._child.pid, signal.SIGKILL)
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._stderr, self._stdin, self._stdout):
-            if stream is self._stderr and not stream.closed:
+        with self._ending:
+            if self._child.returncode is None:  # once it is reaped its number may be another's
+                with suppress(ProcessLookupError):
+                    os.killpg(self._child.pid, signal.SIGKILL)
+                self._child.wait()
+            self._killed = True
+        with self._ends:
+            if not self._stderr.closed:
                 self._drain()
-            with suppress(OSError):
-                stream.close()
+            for stream in (self._stderr, self._stdin, self._stdout):
+                with suppress(OSError):  # what was not sent any more
+                    stream.close()
 
     def _drain(self) -> None:
         """What it printed last: it can print no more."""

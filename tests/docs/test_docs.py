@@ -34,6 +34,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)\)")
 NAMED = re.compile(r"([\w./-]+\.py)(?::([\w.]+))?")
 FOLDER = re.compile(r"[\w.-]+(?:/[\w.-]+)*/|(?:scripts|tests|localml|runtimes)/[\w./-]+")
 OTHERS = {"setup.py", "kernel.py", "auth.py", "errors.py", "schemas.py", "translate.py", "tables.py", "model/"}
+OTHERS |= {"optimizer.py"}
 """Files that users have, or that there are several of."""
 
 

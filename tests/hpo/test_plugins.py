@@ -9,16 +9,20 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 from helpers.algorithms import SPACE, opened, plugin_setup, run
+from helpers.gateway import wait_for
 
 from localml.core.errors import LocalmlError
 from localml.core.studies.space import Parameter, Type
 from localml.engines.base import Account
+from localml.engines.runtimes.environments import READY
 from localml.hpo.base import Asked, Proposal, Told
+from localml.hpo.environments import Environments
 from localml.hpo.processes import Limits, Processes
 
 HEAD = """
@@ -229,6 +233,18 @@ return [{"x": 1.0, "units": child.pid % 60 + 1}]
     assert not [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE]
 
 
+def test_another_thread_may_end_one_that_is_being_asked(suggesters: Processes, tmp_path: Path) -> None:
+    source = searching("open('begun', 'w').close()\nimport time; time.sleep(1e6)")
+    suggester = suggesters.open(plugin_setup(tmp_path, source))
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(suggester.ask, 1)
+        begun = suggester._run.folder / "begun"  # type: ignore[attr-defined]
+        wait_for(begun.exists)
+        suggester.close()
+        with pytest.raises(LocalmlError):
+            asking.result()
+
+
 def test_it_writes_into_a_copy_of_its_folder(suggesters: Processes, tmp_path: Path) -> None:
     source = searching("open('note', 'w').write('x')\nopen('optimizer.py', 'w').close()\nreturn []")
     with opened(suggesters, plugin_setup(tmp_path / "kept", source)) as suggester:
@@ -287,6 +303,18 @@ def test_requirements_get_an_environment_that_is_made_once(tmp_path: Path) -> No
         suggester.close()
     assert sum(line.startswith("making the environment") for line in told) == 1
     suggesters.close()
+
+
+def test_environments_that_are_long_not_used_go_when_another_is_made(tmp_path: Path) -> None:
+    environments = Environments(tmp_path)
+    made = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "requirements.txt").write_text(f"# {name}\n")
+        made.append(Path(environments.installed(name, tmp_path / name, lambda _: None)).parents[1])
+        os.utime(made[-1] / READY, (1.0, 1.0) if name == "one" else None)
+    assert [folder.exists() for folder in made] == [False, True, True]
+    environments.installed("two", tmp_path / "two", lambda _: None)
 
 
 def test_an_environment_that_cannot_be_made_says_why(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ warnings.simplefilter("ignore")  # of what is experimental; nobody reads them he
 _MOST_MODELLED = 500
 """Trials that a Gaussian process is fitted to: its time grows with their cube, its memory with their square."""
 
+_MOST_AT_ONCE = 4_000
+"""Points that are judged together: each takes memory for each trial and each parameter."""
+
 
 class Make(Protocol):
     """Makes the sampler of one trial."""
@@ -123,6 +126,19 @@ class Gaussian(GPSampler):
         few = _best_and_latest(completed_trials, study.direction is StudyDirection.MAXIMIZE)
         found: dict[str, Any] = super()._sample_relative_impl(study, few, running_trials, search_space)
         return found
+
+    def _optimize_acqf(self, acqf: Any, best_params: numpy.ndarray | None) -> numpy.ndarray:
+        """As Optuna does, with the memory of some of the points at a time."""
+        whole = acqf.eval_acqf_no_grad
+
+        def some(points: numpy.ndarray) -> numpy.ndarray:
+            if points.ndim != 2 or len(points) <= _MOST_AT_ONCE:
+                return numpy.asarray(whole(points))
+            parts = range(0, len(points), _MOST_AT_ONCE)
+            return numpy.concatenate([whole(points[start : start + _MOST_AT_ONCE]) for start in parts])
+
+        acqf.eval_acqf_no_grad = some
+        return numpy.asarray(super()._optimize_acqf(acqf, best_params))
 
 
 def _best_and_latest(trials: list[FrozenTrial], maximize: bool) -> list[FrozenTrial]:
