@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 import pytest
 from helpers.people import tree_of
 from helpers.wmla import WmlaClient, packed, part
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Query
@@ -19,6 +21,8 @@ from localml.platform import Platform
 ARGS = "--exec-start PyTorch --model-main main.py"
 MODEL = packed({"main.py": "print(1)\n"}, "m")
 NewUser = Callable[[str], WmlaClient]
+MAGIC = st.sampled_from((b"\x1f\x8b\x08", b"BZh9", b"\xfd7zXZ\x00", b"PK\x03\x04", MODEL[:512], MODEL[:1000]))
+"""How files begin that could be archives."""
 
 
 def started(client: WmlaClient, args: str = ARGS, **more: Any) -> dict[str, Any]:
@@ -161,6 +165,24 @@ def test_a_form_without_a_model_or_that_is_none_is_refused(client: WmlaClient) -
         client.start(ARGS, b"\x1f\x8b not gzip"),
     ):
         assert answer.status == 400, answer.data
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    file=st.binary(max_size=600) | st.builds(lambda head, rest: head + rest, MAGIC, st.binary(max_size=600)),
+    args=st.just(ARGS) | st.text(max_size=30).map(lambda text: f"--exec-start Python {text}"),
+    data=st.none() | st.text(max_size=60) | st.just("{'dataSource': [{'type': 'fs'}]}"),
+)
+def test_whatever_is_sent_is_started_or_refused_and_leaves_nothing_behind(
+    client: WmlaClient, platform: Platform, file: bytes, args: str, data: str | None
+) -> None:
+    answer = client.form(
+        f"/execs?{urlencode({'args': args})}",
+        part("file", file),
+        *([] if data is None else [part("data", data.encode("utf-8", "replace"))]),
+    )
+    assert answer.status in (200, 400), answer.data
+    assert list((platform.data / "uploads").iterdir()) == []
 
 
 def test_the_document_tells_forms_and_files(client: WmlaClient) -> None:
