@@ -54,6 +54,13 @@ def test_a_task_is_started_shown_and_listed(client: WmlaClient) -> None:
     assert made["id"] in {one["id"] for one in client.get("/execs/").json}
 
 
+def test_tokens_among_the_options_are_not_kept(client: WmlaClient) -> None:
+    for token in ("--cs-url-bearer abc.def", "--jwt-token='abc def'", '--jwt-token "abc def"'):
+        made = started(client, f"{ARGS} {token} --lr 1")
+        assert "abc" not in json.dumps(client.get(f"/execs/{made['id']}").json)
+        assert made["args"].endswith("*** --lr 1")
+
+
 def test_a_task_is_found_by_the_ids_of_its_application_and_submission(client: WmlaClient) -> None:
     made = started(client)
     for other in (made["appId"], made["submissionId"]):

@@ -21,6 +21,7 @@ from localml.core.work.specs import ENV_NAME
 FIELD = "args"
 _CONTINUED = re.compile(r"\\\r?\n")
 _PLAIN_NUMBER = re.compile(r"\s*[0-9]+\s*")
+_SECRET = re.compile(r"(--(?:cs-url-bearer|jwt-token)(?:=|\s+))(?:'[^']*'|\"[^\"]*\"|\S+)")
 _NEGATIVE = re.compile(r"-[0-9.]")
 _AMOUNT = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 
@@ -115,7 +116,7 @@ WITHOUT_EFFECT = frozenset(
     {
         *("--ig", "--submit-user", "--numDriver", "--numPs", "--debug-level", "--lsf-gpu-syntax"),
         *("--conda-env-name", "--conda-home", "--conda-env-yaml", "--conda-package"),
-        *("--cs-rmq-meta", "--cs-url-meta", "--cs-url-bearer"),
+        *("--cs-rmq-meta", "--cs-url-meta", "--cs-url-bearer", "--jwt-token"),
         *("--sc-runasuser", "--sc-runasgroup", "--sc-fsgroup"),
         *("--msd-attr", "--msd-label", "--msd-image-pull-secret", "--msd-image-pull-policy", "--msd-pack-id"),
         *("--msd-task0-node-selector", "--msd-task12n-node-selector", "--msd-pending-timeout", "--msd-priority"),
@@ -205,6 +206,11 @@ def split_words(text: str, field: str = FIELD) -> list[str]:
         return shlex.split(_CONTINUED.sub(" ", text))
     except ValueError as error:
         raise invalid(field, f"cannot be split into words: {str(error).lower()}") from None
+
+
+def without_secrets(text: str) -> str:
+    """Options as they may be shown: tokens, which are of no use here, are left out."""
+    return _SECRET.sub(r"\1***", text)
 
 
 class _Reader:

@@ -25,7 +25,7 @@ from localml.dialects.kit.multipart import Form
 from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.environment import BASE
 from localml.dialects.wmla.schemas.execs import Batch, LogType, TaskData
-from localml.dialects.wmla.translate.args import FIELD, TaskArgs, parse_args
+from localml.dialects.wmla.translate.args import FIELD, TaskArgs, parse_args, without_secrets
 from localml.dialects.wmla.translate.forms import find_text
 from localml.dialects.wmla.translate.ids import DIALECT, app_id, new_exec_id, submission_id
 from localml.dialects.wmla.translate.literals import parse_object
@@ -35,6 +35,7 @@ from localml.dialects.wmla.translate.places import need_datastore, places_of
 from localml.dialects.wmla.translate.plans import usable_plan
 from localml.dialects.wmla.translate.states import state_word
 from localml.dialects.wmla.translate.tasks import Task, check_options, notes, task_spec, with_hardware
+from localml.objects import BucketsFor
 from localml.objects.zips import zip_blocks
 from localml.platform import Platform
 
@@ -83,19 +84,28 @@ def start(platform: Platform, caller: Caller, args: str, data: TaskData, form: F
     exec_id, view = new_exec_id(), platform.buckets_for(caller, workspace)
     places = places_of(view, caller, exec_id, options.datastore, data.dataSource or [])
     model = keep_model(platform, workspace, form.file(FILE), options)
-    spec = task_spec(platform, Task(options, model, places))
-    view.make_folder(places.result_uri, shared=True)
-    request = _kept(text, options, model, places.result_uri)
-    submission = Submission(
-        exec_id, spec, caller, dialect=DIALECT, workspace=workspace, pool=pool, request=request, refuse_over_quota=True
+    new = Submission(
+        exec_id,
+        task_spec(platform, Task(options, model, places)),
+        caller,
+        dialect=DIALECT,
+        workspace=workspace,
+        pool=pool,
+        request=_kept(text, options, model, places.result_uri),
+        refuse_over_quota=True,
     )
+    return platform.workloads.get(_submitted(platform, new, options, view, places.result_uri))
+
+
+def _submitted(platform: Platform, new: Submission, options: TaskArgs, view: BucketsFor, result: str) -> int:
+    """Make the result folder and the workload, both or neither."""
+    view.make_folder(result, shared=True)
     try:
         with renamed(cpu=FIELD, memory=FIELD, gpu=FIELD, image=FIELD, env=FIELD, command=FIELD):
-            number = platform.workloads.submit(submission, also=lambda *at: _note(platform, options, *at))
+            return platform.workloads.submit(new, also=lambda *at: _note(platform, options, *at))
     except LocalmlError:
-        view.remove_empty(places.result_uri)
+        view.remove_empty(result)
         raise
-    return platform.workloads.get(number)
 
 
 def _note(platform: Platform, options: TaskArgs, session: Session, number: int) -> None:
@@ -106,7 +116,7 @@ def _note(platform: Platform, options: TaskArgs, session: Session, number: int) 
 def _kept(text: str, options: TaskArgs, model: Model, result: str) -> dict[str, Any]:
     """What is to be known of a task beside its spec."""
     return {
-        "args": text,
+        "args": without_secrets(text),
         "framework": options.framework,
         "appName": options.app_name or f"{options.framework}-{model.main or 'command'}",
         "workers": options.workers,
