@@ -14,15 +14,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import suppress
 from functools import partial
 
 from sqlmodel import Session
 
 from localml.control.studies.errands import Errands, words_of
-from localml.control.studies.known import Known
+from localml.control.studies.known import Known, Seen
 from localml.control.studies.looks import look
 from localml.control.studies.plan import Plan, Report, plan
 from localml.control.studies.results import Results
@@ -40,7 +39,7 @@ from localml.core.studies.template import trial_spec
 from localml.core.studies.trials import Asking, StudyRow, Superseded, TrialRow
 from localml.core.subjects import Parent, Subject
 from localml.core.work.room import need_room
-from localml.core.work.states import TERMINAL, Kind
+from localml.core.work.states import TERMINAL, Desired, Kind, State
 from localml.core.work.workloads import Submission, Workloads
 from localml.hpo.base import Plugin, Suggesters
 from localml.store.database import Database
@@ -202,37 +201,39 @@ class StudyDriver:
             known.failure = f"a defect of localml, not of the search; the server's log says more: {error}"
 
     def _one(self, study: int) -> None:
+        seen = self._load(study)
         for _ in range(_MOST_STEPS):
-            with self._db.read_raw() as connection:
-                row = trials.study_row(connection, study)
-                running = trials.running(connection, study) if row is not None else ()
-            if row is None:
+            if seen is None:
                 self._forget(study)
                 return
             known = self._known.get(study)
-            if known is None or known.life != row.life:
+            if known is None or known.life != seen.row.life:
                 self._forget(study)
-                known = self._begun(row, running)
-            known.deadline = row.deadline
+                known = self._begun(seen)
+            known.deadline = seen.row.deadline
             if known.answer is not None:
-                self._begin(known, row)
+                seen = self._begin(known, seen) or self._load(study)
                 continue
-            found = plan(known.view(row, running), self._clock.now())
+            found = plan(known.view(seen.row, seen.running), self._clock.now())
             if not found.writes:
-                self._act(known, row, running, found)
+                self._act(known, seen, found)
                 return
-            with suppress(Superseded):  # looked at again at once
-                self._write(row, found)
-                self._written(known, row, running, found)
+            seen = self._written(known, seen, found) or self._load(study)
         self.nudge(study)  # it is the others' turn
 
-    def _begun(self, row: StudyRow, running: Iterable[TrialRow]) -> Known:
+    def _load(self, study: int) -> Seen | None:
+        with self._db.read_raw() as connection:
+            row = trials.study_row(connection, study)
+            return None if row is None else Seen(row, trials.running(connection, study))
+
+    def _begun(self, seen: Seen) -> Known:
+        row = seen.row
         with self._db.read_raw() as connection:
             (text,) = connection.execute("SELECT spec FROM study WHERE id = ?", (row.id,)).fetchone()
         talk = Talk(self._db, self._suggesters, self._plugin, row.id, partial(self._tell, row.id))
         known = Known(row.life, StudySpec.model_validate_json(text), talk)
         self._known[row.id] = known
-        for one in running:
+        for one in seen.running:
             self._remember(row.id, known, one.workload_id)
         return known
 
@@ -255,8 +256,9 @@ class StudyDriver:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def _write(self, row: StudyRow, found: Plan) -> None:
-        now = self._clock.now()
+    def _written(self, known: Known, seen: Seen, found: Plan) -> Seen | None:
+        """Record what was planned. The study as it is then; None: it is to be loaded."""
+        row, now = seen.row, self._clock.now()
 
         def act(session: Session) -> None:
             trials.change(session, row, found.columns, now=now)
@@ -270,10 +272,16 @@ class StudyDriver:
             for reason, words, warning in found.events:
                 record_event(session, subject_of(row.id), reason, words, now=now, warning=warning)
 
-        self._db.write(act)
+        try:
+            self._db.write(act)
+        except Superseded:
+            return None
+        self._tell_of(known, seen, found)
+        return None if found.over or found.stops else seen.after(found)
 
-    def _written(self, known: Known, row: StudyRow, running: Iterable[TrialRow], found: Plan) -> None:
-        workloads = {one.number: one.workload_id for one in running}
+    def _tell_of(self, known: Known, seen: Seen, found: Plan) -> None:
+        """Those who wait are told of what was recorded."""
+        row, workloads = seen.row, {one.number: one.workload_id for one in seen.running}
         for place, one in enumerate(found.tells, start=1):
             if not known.asking:  # else the study ends
                 known.talk.told(row, one.number, one.outcome.value, row.sequence + place)
@@ -283,22 +291,25 @@ class StudyDriver:
             self._workloads.told(stop.trial.workload_id)
         self._changed(subject_of(row.id))
 
-    def _begin(self, known: Known, row: StudyRow) -> None:
-        """Record a proposal, with the workload that it is."""
+    def _begin(self, known: Known, seen: Seen) -> Seen | None:
+        """Record a proposal, with the workload that it is. The study as it is then; None: it is to be loaded."""
         answer, known.answer = known.answer, None
-        if answer is None or answer.number != row.asked + 1:
+        if answer is None or answer.number != seen.row.asked + 1:
             known.talk.close()  # it was asked for a study that is another one now
         elif answer.proposal.values is None:
             known.exhausted = answer.proposal.over
             known.waits = not answer.proposal.over
+            return seen
         else:
-            self._begin_trial(known, row, Asking(answer.number, answer.proposal.values, answer.state))
+            return self._begin_trial(known, seen, Asking(answer.number, answer.proposal.values, answer.state))
+        return None
 
-    def _begin_trial(self, known: Known, row: StudyRow, asking: Asking) -> None:
+    def _begin_trial(self, known: Known, seen: Seen, asking: Asking) -> Seen | None:
+        row = seen.row
         try:
             if words := self._gone(row.owner_id, row.workspace):
                 raise LocalmlError(Code.FORBIDDEN, words)
-            self._submit(known, row, asking)
+            begun = self._submit(known, seen, asking)
         except Superseded:
             known.talk.close()
         except LocalmlError as error:
@@ -311,9 +322,11 @@ class StudyDriver:
         else:
             known.went_well()
             self._changed(subject_of(row.id))
+            return begun
+        return None
 
-    def _submit(self, known: Known, row: StudyRow, asking: Asking) -> None:
-        now, max_time = self._clock.now(), known.spec.max_time
+    def _submit(self, known: Known, seen: Seen, asking: Asking) -> Seen:
+        row, columns = seen.row, trials.asked(seen.row, asking.number, self._clock.now(), known.spec.max_time)
         suffix = f"-{asking.number}"
         submission = Submission(
             name=row.name[: _LONGEST_NAME - len(suffix)] + suffix,
@@ -328,22 +341,24 @@ class StudyDriver:
 
         def also(session: Session, workload: int) -> None:
             need_room(session, row.owner_id)
-            trials.ask(session, row, asking, workload, now=now, max_time=max_time)
+            trials.ask(session, row, asking, columns, workload, now=self._clock.now())
+            self._remember(row.id, known, workload)  # before anybody hears of it
 
         workload = self._workloads.submit(submission, also=also)
-        self._remember(row.id, known, workload)
         self._workloads.told(workload)
+        return seen.begun(columns, TrialRow(asking.number, workload, False, State.QUEUED, Desired.RUN, None, "", None))
 
     # -- acting ----------------------------------------------------------------------------------
 
-    def _act(self, known: Known, row: StudyRow, running: tuple[TrialRow, ...], found: Plan) -> None:
+    def _act(self, known: Known, seen: Seen, found: Plan) -> None:
+        row = seen.row
         for one in found.reads:
             if one.number not in known.reading and not known.rests:
                 self._read(known, row, one)
         if found.asks and not known.rests:
             self._ask(known, row)
         if known.look_at is not None and known.look_at <= time.monotonic() and not known.looking:
-            self._look(known, row, running)
+            self._look(known, row, seen.running)
 
     def _ask(self, known: Known, row: StudyRow) -> None:
         known.asking, fresh = True, not known.talk.open

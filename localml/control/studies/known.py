@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from array import array
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from localml.control.studies.plan import Report, TalkState, View
+from localml.control.studies.plan import Plan, Report, TalkState, View
 from localml.control.studies.talk import Answer, Talk
 from localml.core.studies.specs import StudySpec
 from localml.core.studies.trials import StudyRow, TrialRow
@@ -14,6 +16,23 @@ from localml.core.studies.trials import StudyRow, TrialRow
 LOOK_S = 1.0
 """Seconds between two looks at the trials of a study, whatever they write."""
 FIRST_REST_S, LAST_REST_S = 1.0, 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A study as its records are, and its trials that are not told."""
+
+    row: StudyRow
+    running: tuple[TrialRow, ...]
+
+    def after(self, done: Plan) -> Seen:
+        """The same once a plan without stops was recorded."""
+        told = {one.number for one in done.tells}
+        return Seen(replace(self.row, **done.columns), tuple(one for one in self.running if one.number not in told))
+
+    def begun(self, columns: Mapping[str, Any], trial: TrialRow) -> Seen:
+        """The same once a trial was begun."""
+        return Seen(replace(self.row, **columns), (*self.running, trial))
 
 
 @dataclass(slots=True)

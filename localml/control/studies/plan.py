@@ -107,13 +107,15 @@ def plan(view: View, now: float) -> Plan:
     over = [one for one in view.trials if one.state is None or one.state in TERMINAL]
     reads = tuple(one for one in over if one.state is not None and one.number not in view.reports)
     tells = tuple(_tells(view, over))
-    after = replace(row, exhausted=row.exhausted or view.exhausted)
+    after = row if row.exhausted or not view.exhausted else replace(row, exhausted=True)
     for one in tells:
         after = told(after, one.outcome, one.number, view.spec)
     after, words = _ending(view, after, tells, now)
     if after.state is StudyState.STOPPING and not after.running:
         after = replace(after, state=after.outcome or StudyState.STOPPED)
-    columns = {name: getattr(after, name) for name in StudyRow.__slots__ if getattr(after, name) != getattr(row, name)}
+    columns: dict[str, Any] = {}
+    if after is not row:
+        columns = {name: new for name in _COLUMNS if (new := getattr(after, name)) != getattr(row, name)}
     final = after.state not in (StudyState.WAITING, StudyState.RUNNING, StudyState.STOPPING)
     if final:
         columns["ended_at"] = now
@@ -157,6 +159,11 @@ def _tells(view: View, over: Sequence[TrialRow]) -> Iterator[Tell]:
             yield Tell(one.number, judge(one, view.reports[one.number]))
 
 
+_COLUMNS = (
+    *("state", "outcome", "message", "running", "complete", "pruned", "failed", "stopped", "failing"),
+    *("best", "best_value", "sequence", "exhausted"),
+)
+"""Of a study: those that a plan changes."""
 _COUNTED = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",

@@ -182,23 +182,30 @@ def change(session: Session, row: StudyRow, values: Mapping[str, Any], *, now: f
         raise Superseded(f"study {row.id}")
 
 
-def ask(
-    session: Session, row: StudyRow, asking: Asking, workload_id: int, *, now: float, max_time: float | None
-) -> None:
-    """Record a trial with its workload, in the transaction that inserts that.
-
-    Raises:
-        Superseded: the study has changed.
-    """
-    sequence = row.sequence + 1
-    columns: dict[str, Any] = {
-        "asked": asking.number,
+def asked(row: StudyRow, number: int, now: float, max_time: float | None) -> dict[str, Any]:
+    """The columns of a study that the asking for a trial changes."""
+    return {
+        "asked": number,
         "running": row.running + 1,
-        "sequence": sequence,
+        "sequence": row.sequence + 1,
         "state": StudyState.RUNNING,
         "started_at": now if row.started_at is None else row.started_at,
         "deadline": now + max_time if row.deadline is None and max_time is not None else row.deadline,
     }
+
+
+def ask(
+    session: Session, row: StudyRow, asking: Asking, columns: Mapping[str, Any], workload_id: int, *, now: float
+) -> None:
+    """Record a trial with its workload, in the transaction that inserts that.
+
+    Args:
+        columns: what :func:`asked` says.
+
+    Raises:
+        Superseded: the study has changed.
+    """
+    sequence = columns["sequence"]
     change(session, row, columns, now=now)
     values = {
         "study_id": row.id,

@@ -20,6 +20,7 @@ from bench.pumps import pumped
 from bench.rows import Row
 from bench.searches import searches
 from bench.siege import siege
+from bench.studies import ask_and_tell, reopened, thousand_trials
 from bench.submits import http_submit, vendors
 
 MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
@@ -37,6 +38,9 @@ MEASUREMENTS: dict[str, Callable[[bool], Iterator[Row]]] = {
     "idle": idle,
     "scheduler": scheduler,
     "samples": samples,
+    "asks": ask_and_tell,
+    "reopen": reopened,
+    "trials": thousand_trials,
     "onnx": onnx_server,
     "gateway": gateway,
     "searches": searches,
