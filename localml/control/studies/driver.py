@@ -263,7 +263,8 @@ class StudyDriver:
         def act(session: Session) -> None:
             trials.change(session, row, found.columns, now=now)
             for place, one in enumerate(found.tells, start=1):
-                trials.tell(session, row.id, one.number, one.outcome, row.sequence + place, now=now)
+                place += row.sequence
+                trials.tell(session, row.id, one.number, one.outcome, place, improves=one.improves, now=now)
             for stop in found.stops:
                 grace = 0.0 if stop.now else None
                 self._workloads.want_stop(session, stop.trial.workload_id, stop.words, grace=grace)

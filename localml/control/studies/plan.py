@@ -59,10 +59,11 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Record what came of a trial."""
+    """Record what came of a trial. ``improves``: it is better than all before it."""
 
     number: int
     outcome: Outcome
+    improves: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,11 @@ def plan(view: View, now: float) -> Plan:
     row = view.row
     over = [one for one in view.trials if one.state is None or one.state in TERMINAL]
     reads = tuple(one for one in over if one.state is not None and one.number not in view.reports)
-    tells = tuple(_tells(view, over))
+    tells = []
     after = row if row.exhausted or not view.exhausted else replace(row, exhausted=True)
-    for one in tells:
-        after = told(after, one.outcome, one.number, view.spec)
+    for one in _tells(view, over):
+        before, after = after, told(after, one.outcome, one.number, view.spec)
+        tells.append(replace(one, improves=after.best == one.number != before.best))
     after, words = _ending(view, after, tells, now)
     if after.state is StudyState.STOPPING and not after.running:
         after = replace(after, state=after.outcome or StudyState.STOPPED)
@@ -122,7 +124,7 @@ def plan(view: View, now: float) -> Plan:
     stops = () if final else tuple(_stops(view, after, {one.number for one in tells}))
     return Plan(
         reads=reads,
-        tells=tells,
+        tells=tuple(tells),
         stops=stops,
         columns=columns,
         events=tuple(_events(row, after, words, final=final)),

@@ -98,6 +98,7 @@ class Trial(SQLModel, table=True):
 
     __table_args__ = (
         Index("ix_trial_running", "study_id", "number", sqlite_where=text("told IS NULL")),
+        Index("ix_trial_improving", "study_id", "number", sqlite_where=text("improves")),
         Index("uq_trial_workload_id", "workload_id", unique=True),
     )
 
@@ -110,6 +111,7 @@ class Trial(SQLModel, table=True):
     asked: int  # where the asking for it, and the telling of its result, stand in the study's sequence
     told: int | None = None
     value: float | None = None  # of the objective
+    improves: bool = False  # that is better than those of all trials that were told before it
     metrics: Any = Field(default=None, sa_column=Column("metrics", JSON))  # name -> {"min", "max", "latest", "steps"}
     pruning: bool = False  # it is being stopped early
     message: str = ""  # why it failed or was stopped

@@ -216,6 +216,7 @@ def ask(
         "params": asking.values,
         "asked": sequence,
         "pruning": False,
+        "improves": False,
         "message": "",
         "created_at": now,
     }
@@ -227,8 +228,13 @@ def ask(
         record_event(session, subject_of(row.id), "Started", words, now=now)
 
 
-def tell(session: Session, study: int, number: int, outcome: Outcome, sequence: int, *, now: float) -> None:
+def tell(
+    session: Session, study: int, number: int, outcome: Outcome, sequence: int, *, improves: bool, now: float
+) -> None:
     """Record what came of a trial; the study's own columns are written by :func:`change`.
+
+    Args:
+        improves: whether it is better than all before it.
 
     Raises:
         Superseded: it was recorded before.
@@ -237,6 +243,7 @@ def tell(session: Session, study: int, number: int, outcome: Outcome, sequence: 
         "state": outcome.state,
         "told": sequence,
         "value": outcome.value,
+        "improves": improves,
         "metrics": dict(outcome.metrics) if outcome.metrics is not None else None,
         "message": outcome.message,
         "ended_at": now,

@@ -34,6 +34,8 @@ def test_a_search_runs_its_trials_and_knows_the_best(rig: StudyRig) -> None:
     values = {one.number: one.value for one in trials}
     assert [one.params["x"] for one in trials] == list(values.values())
     assert (row.best, row.best_value) == min(values.items(), key=lambda one: one[1])
+    better = [n for n, value in values.items() if value == min(list(values.values())[:n])]
+    assert [one.number for one in trials if one.improves] == better
     assert rig.events_of(number)[:2] == ["Created", "Started"]
     assert rig.events_of(number)[-1] == "Ended"
     assert trials[0].metrics == {"loss": {"min": values[1], "max": values[1], "latest": values[1], "steps": 1}}

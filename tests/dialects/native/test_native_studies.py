@@ -131,7 +131,7 @@ def test_trials_come_page_by_page_and_as_csv_and_json(admin: Http, localml: Loca
     number = stopped(admin, "paged", metrics={"acc": "maximize"})
     reported = {"acc": {"min": 0.1, "max": 0.9, "latest": 0.5, "steps": 3}}
     for at, value in enumerate((3.0, 1.0, 2.0), start=1):
-        add_trial(localml, number, at, value, metrics=reported)
+        add_trial(localml, number, at, value, metrics=reported, improves=at < 3)
     add_trial(localml, number, 4, None, state=TrialState.FAILED, message='no loss, and a "quote"')
     first = admin("GET", f"/studies/{number}/trials?limit=3").json
     assert ([one["number"] for one in first["trials"]], first["next"]) == ([1, 2, 3], 3)

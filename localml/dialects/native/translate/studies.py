@@ -55,13 +55,7 @@ _PLAIN = (
 _OF_TRIAL = ("number", "run", "state", "workload_id", "params", "value", "message", "created_at", "ended_at")
 _SHOWN_BY = {"minimize": "min", "maximize": "max", "latest": "latest"}
 _OfWorkload = tuple[int | None, str, str, float | None]
-_CURVE = """
-    SELECT number, value FROM (
-        SELECT number, value,
-            min(value * ?) OVER (ORDER BY number ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best
-        FROM trial WHERE study_id = ? AND number >= ? AND state = ? AND value IS NOT NULL
-    ) WHERE best IS NULL OR value * ? < best ORDER BY number
-"""
+_CURVE = "SELECT number, value FROM trial WHERE study_id = ? AND number >= ? AND improves ORDER BY told"
 _EXPORTED = ("number", "run", "state", "value")
 _EXPORTED_LAST = ("workload", "created_at", "started_at", "ended_at", "message")
 
@@ -100,15 +94,15 @@ def full(platform: Platform, row: Study, events: Sequence[Event]) -> dict[str, A
         "spec": spec.model_dump(mode="json", exclude_defaults=True),
         "request": row.request,
         "best_trial": trials(platform, [best])[0] if best is not None else None,
-        "curve": _curve(platform, row, spec.objective.goal.sign),
+        "curve": _curve(platform, row),
         "events": [work.event(one) for one in events],
     }
 
 
-def _curve(platform: Platform, row: Study, sign: int) -> list[tuple[int, float]]:
-    """(number, value) of each trial of this run that was better than all before it."""
+def _curve(platform: Platform, row: Study) -> list[tuple[int, float]]:
+    """(number, value) of each trial of this run that was better than all that ended before it."""
     with platform.db.read_raw() as connection:
-        return list(connection.execute(_CURVE, (sign, row.id, row.first, TrialState.COMPLETE.value, sign)))
+        return list(connection.execute(_CURVE, (row.id, row.first)))
 
 
 def trials(platform: Platform, rows: Sequence[Trial]) -> list[dict[str, Any]]:

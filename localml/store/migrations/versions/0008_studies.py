@@ -95,6 +95,7 @@ def upgrade() -> None:
         sa.Column("asked", sa.Integer(), nullable=False),
         sa.Column("told", sa.Integer(), nullable=True),
         sa.Column("value", sa.Float(), nullable=True),
+        sa.Column("improves", sa.Boolean(), nullable=False),
         sa.Column("metrics", sa.JSON(), nullable=True),
         sa.Column("pruning", sa.Boolean(), nullable=False),
         sa.Column("message", sa.String(), nullable=False),
@@ -104,6 +105,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("study_id", "number", name=op.f("pk_trial")),
     )
     op.create_index("ix_trial_running", "trial", ["study_id", "number"], sqlite_where=sa.text("told IS NULL"))
+    op.create_index("ix_trial_improving", "trial", ["study_id", "number"], sqlite_where=sa.text("improves"))
     op.create_index("uq_trial_workload_id", "trial", ["workload_id"], unique=True)
 
 
