@@ -124,6 +124,8 @@ class Parameter(Frozen):
     def of_drawn(self, drawn: float) -> int | float:
         """The value for a number that was drawn from ``low`` to ``high``."""
         found = drawn if self.power is None else self.power**drawn
+        if self.step is not None and self.power is None:
+            found = float(f"{found:.12g}")  # 0.043, where adding steps makes 0.043000000000000003
         return round(found) if self.type is Type.INT else float(found)
 
     def takes(self, value: Any) -> bool:

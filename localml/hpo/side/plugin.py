@@ -127,7 +127,20 @@ class Installed:
             return []
         if not isinstance(found, list | tuple) or not all(isinstance(one, dict) for one in found):
             raise TypeError(f"search must return a list of dicts (name -> value), not {_shown(found)}")
-        return [{str(name): plain(value) for name, value in one.items()} for one in found]
+        return [{str(name): self._meant(str(name), plain(value)) for name, value in one.items()} for one in found]
+
+    def _meant(self, name: str, value: Any) -> Any:
+        """What a number stands for: of a range with a ``power`` an optimizer draws the exponent, as of any other range
+        it draws a number and leaves the steps to IBM's product."""
+        one = self._space.get(name)
+        if one is None or one["power"] is None or isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        low, high, step = one["low"], one["high"], one["step"]
+        if not low <= value <= high:
+            return value
+        most = 0 if step is None else int((high - low) / step + 1e-9)
+        drawn = value if step is None else low + min(round((value - low) / step), most) * step
+        return round(one["power"] ** drawn) if one["type"] == "int" else float(one["power"] ** drawn)
 
     def tell(self, number: int, value: float | None) -> None:
         """Keep a result until it is asked again; one that its state has already is no news."""

@@ -192,6 +192,25 @@ def test_values_have_their_types_and_bounds(live: WmlaClient, algorithm: str, pa
     assert kinds == {one["name"]: one["dataType"].lower().replace("string", "str") for one in SPACE}
 
 
+def test_steps_and_powers_are_made_of_what_an_optimizer_draws(live: WmlaClient) -> None:
+    """The vendor's examples draw from a range, and know neither its steps nor its power."""
+    space = [
+        {**X, "name": "rate", "minDbVal": 0.001, "maxDbVal": 0.1, "step": "0.002"},
+        {**X, "name": "lr", "minDbVal": -4, "maxDbVal": -1, "power": "10", "step": "1"},
+        {**X, "name": "last", "minDbVal": 0, "maxDbVal": 3, "power": "10", "step": "2"},
+        {"name": "batch", "type": "Range", "dataType": "INT", "minIntVal": 4, "maxIntVal": 7, "power": 2},
+    ]
+    expected = {"rate": "0.045", "lr": "0.01", "last": "100.0", "batch": "32"}
+    body = "return [{'rate': 0.0441634953, 'lr': -2.2, 'last': 3, 'batch': 5}]"
+    upload = part("file", packed({"optimizer.py": PLUGIN.format(body=body)}), "draws.tar")
+    assert live.form("/hypersearch/algorithm/install", part("data", b'{"name": "draws"}'), upload).status == 200
+    try:
+        found = ended(live, start(live, GIVEN + "leave({'loss': given['lr']})", space, algorithm="draws", maxJobNum=1))
+        assert values(found["experiments"][0]) == expected
+    finally:
+        assert live.delete("/hypersearch/algorithm/draws").status == 204
+
+
 RESULTS = (
     GIVEN
     + """
