@@ -17,9 +17,8 @@ from pydantic import (
 )
 
 from localml.core.errors import invalid
-from localml.core.work.specs import NAME
 from localml.dialects.kit.parameters import Parameters
-from localml.dialects.wmla.schemas.searches import AlgoDefBase, HpoName, ModelSpec
+from localml.dialects.wmla.schemas.searches import AlgoDefBase, HpoName, ModelSpec, plain_name
 from localml.dialects.wmla.schemas.searches_space import Lenient, Space, Whole
 
 
@@ -60,12 +59,6 @@ class HpoAlgorithms(RootModel[list[HpoAlgorithm]]):
     """Algorithms, the built-in ones first."""
 
 
-def _name(value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError("must be 1 to 128 letters, digits, '.', '_', '~' or '-', and no '-' at its start")
-    return value
-
-
 class InstallRequest(Lenient):
     """The form's ``data``: an algorithm to be installed.
 
@@ -73,7 +66,7 @@ class InstallRequest(Lenient):
     anyway, and a process of its own on this machine.
     """
 
-    name: Annotated[StrictStr, AfterValidator(_name)]
+    name: Annotated[StrictStr, AfterValidator(plain_name)]
     path: StrictStr | None = Field(default=None, max_length=4096)
     condaHome: StrictStr | None = Field(default=None, max_length=4096)
     condaEnv: StrictStr | None = Field(default=None, max_length=4096)

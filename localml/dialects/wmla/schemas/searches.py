@@ -17,14 +17,17 @@ RESERVED = "algorithm"
 UNLIMITED = -1
 
 
-def _name(value: str | None) -> str | None:
-    if not value:
-        return None
-    if value == RESERVED:
-        raise ValueError(f"'{RESERVED}' stands for the algorithms in URLs; take another name")
+def plain_name(value: str) -> str:
+    """A name of a search or an algorithm, which stands in URLs."""
     if not NAME.fullmatch(value):
         raise ValueError("must be 1 to 128 letters, digits, '.', '_', '~' or '-', and no '-' at its start")
     return value
+
+
+def _name(value: str | None) -> str | None:
+    if value == RESERVED:
+        raise ValueError(f"'{RESERVED}' stands for the algorithms in URLs; take another name")
+    return plain_name(value) if value else None
 
 
 HpoName = Annotated[StrictStr | None, AfterValidator(_name)]

@@ -139,7 +139,7 @@ class HyperParam(Lenient):
         max_length=MOST_CHOICES,
         validation_alias=AliasChoices(*_SPELLINGS["discreateStrVal"]),
     )
-    fixedVal: StrictStr | Any = None
+    fixedVal: Any = None
     power: Positive | None = None
     step: Positive | None = None
 
