@@ -178,6 +178,8 @@ def tune(
         made = submit(client, search, code_limit, quiet=as_json)
         if not as_json:
             _tell_of_braces(search)
+            if made.planned is None and search.spec.get("max_time") is None:
+                typer.echo("note: it goes on until it is stopped; --trials or --max-time end it", err=True)
         _finish(client, made, data, follow, as_json)
     return None
 

@@ -33,6 +33,14 @@ def grid(cli: Cli) -> Any:
     return run
 
 
+@pytest.fixture
+def done(cli: Cli, localml: Localml) -> str:
+    """The name of one that is complete; the same for all tests that only look."""
+    if not localml.client.studies.list(contains="of-three").studies:
+        assert cli("tune", *GRID, "--name", "of-three", "--follow", *TRIAL).code == 0
+    return "of-three"
+
+
 def test_a_search_from_options_alone_is_followed_to_its_best_trial(grid: Any) -> None:
     done = grid("options")
     assert done.code == 0, done.err
@@ -53,8 +61,10 @@ def test_the_largest_is_the_best_where_that_is_asked_for(grid: Any) -> None:
 
 
 def test_what_came_of_it_in_json(grid: Any, cli: Cli) -> None:
-    done = grid("as-json", "--json")
+    done = grid("as-json", "--json", "--early-stopping", "--take", "last", "--max-failures", "3")
     assert (done.code, done.err) == (0, "")
+    assert (done.json["spec"]["early_stopping"], done.json["spec"]["max_failures"]) == ({}, 3)
+    assert done.json["spec"]["objective"] == {"metric": "loss", "take": "last"}
     assert (done.json["state"], done.json["best"], done.json["best_trial"]["params"]) == ("complete", 2, {"x": 1})
     shown = cli("study", "as-json", "--json").json
     assert (shown["complete"], shown["curve"]) == (3, [[1, 3.0], [2, 1.0]])
@@ -65,9 +75,8 @@ def test_what_came_of_it_in_json(grid: Any, cli: Cli) -> None:
     assert [(one["name"], one["told"] if "told" in one else one["complete"]) for one in listed] == [("as-json", 3)]
 
 
-def test_a_study_is_shown_with_its_space_its_best_and_its_trials(grid: Any, cli: Cli) -> None:
-    grid("shown")
-    shown = cli("study", "shown").out
+def test_a_study_is_shown_with_its_space_its_best_and_its_trials(done: str, cli: Cli) -> None:
+    shown = cli("study", done).out
     for words in (
         "Search:   minimize loss by grid",
         "Param:    x: 3, 1, 2",
@@ -76,41 +85,39 @@ def test_a_study_is_shown_with_its_space_its_best_and_its_trials(grid: Any, cli:
         "2*     complete",
     ):
         assert words in shown
-    assert cli("show", "study/shown").out.splitlines()[0] == shown.splitlines()[0]
-    assert "TRIAL" in cli("study", "trials", "shown").out
-    assert "Created" in cli("events", "shown").out
-    assert cli("why", "shown").out == "shown is complete\n"
+    assert cli("show", f"study/{done}").out.splitlines()[0] == shown.splitlines()[0]
+    assert "TRIAL" in cli("study", "trials", done).out
+    assert "Created" in cli("events", done).out
+    assert cli("why", done).out == f"{done} is complete\n"
 
 
-def test_all_of_it_is_exported(grid: Any, cli: Cli, tmp_path: Path) -> None:
-    grid("exported")
-    rows = list(csv.DictReader(io.StringIO(cli("study", "export", "exported").out)))
+def test_all_of_it_is_exported(done: str, cli: Cli, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(cli("study", "export", done).out)))
     assert [(one["number"], one["state"], one["value"], one["params_x"]) for one in rows] == [
         ("1", "complete", "3.0", "3"),
         ("2", "complete", "1.0", "1"),
         ("3", "complete", "2.0", "2"),
     ]
     file = tmp_path / "trials.json"
-    assert cli("study", "export", "exported", "--json", "-o", str(file)).code == 0
+    assert cli("study", "export", done, "--json", "-o", str(file)).code == 0
     assert [one["value"] for one in json.loads(file.read_text())["trials"]] == [3.0, 1.0, 2.0]
     assert cli("study", "export", "nobody", "-o", str(tmp_path / "none")).code == 1
     assert not (tmp_path / "none").exists()
-    assert cli("study", "export", "exported", "--json", "--csv").json["error"]["field"] == "--csv"
+    assert cli("study", "export", done, "--json", "--csv").json["error"]["field"] == "--csv"
 
 
-def test_output_is_that_of_its_trials(grid: Any, cli: Cli) -> None:
-    grid("spoken")
-    said = cli("logs", "study/spoken").out.splitlines()
+def test_output_is_that_of_its_trials(done: str, cli: Cli) -> None:
+    said = cli("logs", f"study/{done}").out.splitlines()
     assert len(said) == 6
     assert said[0].endswith("] step=1 loss=3")
-    assert said[1].endswith("] --x 3 1 spoken")
-    assert cli("logs", "spoken", "--index", "2").out == "step=1 loss=1\n--x 1 2 spoken\n"
-    assert cli("logs", "spoken", "--index", "2", "--follow").out == "step=1 loss=1\n--x 1 2 spoken\n"
-    assert len(cli("logs", "spoken", "--follow").out.splitlines()) == 6
-    assert len(cli("logs", "spoken", "--json").json["text"].splitlines()) == 6
-    trial = cli("study", "trials", "spoken", "--json").json["trials"][0]["workload"]
-    assert cli("logs", f"trial/{trial}").out == "step=1 loss=3\n--x 3 1 spoken\n"
-    assert cli("logs", "spoken", "--role", "main").err.startswith("error: --role: a study has no roles")
+    assert said[1].endswith("] --x 3 1 of-three")
+    assert cli("logs", done, "--index", "2").out == "step=1 loss=1\n--x 1 2 of-three\n"
+    assert cli("logs", done, "--index", "2", "--follow").out == "step=1 loss=1\n--x 1 2 of-three\n"
+    assert len(cli("logs", done, "--follow").out.splitlines()) == 6
+    assert len(cli("logs", done, "--json").json["text"].splitlines()) == 6
+    trial = cli("study", "trials", done, "--json").json["trials"][0]["workload"]
+    assert cli("logs", f"trial/{trial}").out == "step=1 loss=3\n--x 3 1 of-three\n"
+    assert cli("logs", done, "--role", "main").err.startswith("error: --role: a study has no roles")
 
 
 def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
@@ -133,11 +140,10 @@ def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
     assert refused.err.startswith("error: --resume: goes on with what the study has")
 
 
-def test_a_trial_is_run_once_more_as_a_job(grid: Any, cli: Cli) -> None:
-    grid("best-again")
-    best = cli("study", "best-again", "--json").json["best_trial"]["workload"]
+def test_a_trial_is_run_once_more_as_a_job(done: str, cli: Cli) -> None:
+    best = cli("study", done, "--json").json["best_trial"]["workload"]
     again = cli("rerun", f"trial/{best}", "--follow")
-    assert (again.code, again.out) == (0, "step=1 loss=1\n--x 1 2 best-again\n")
+    assert (again.code, again.out) == (0, "step=1 loss=1\n--x 1 2 of-three\n")
     assert cli("rerun", best).out == f"{best}-3\n"
     assert cli("rerun", best, "--replace").err.endswith(
         "is a trial of a study, which stays; it is run as another job\n"
@@ -329,6 +335,9 @@ def test_what_looks_like_a_mistake_in_a_command_is_noted(cli: Cli) -> None:
     assert "no command has {rate}: trials find their values in config.json and in $LOCALML_PARAMS" in noted
     assert cli(*first, "--", "echo", "{rate}", "{}", "${rat}").err == ""
     assert cli(*first, "--json", "--", "true").err == ""
+    endless = cli("tune", "-p", "x=0.0..1.0", "--metric", "loss", "--name", "no-end", "--", "sleep", "{x}")
+    assert endless.err == "note: it goes on until it is stopped; --trials or --max-time end it\n"
+    cli("rm", "no-end")
 
 
 def test_the_course_of_the_best_value_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

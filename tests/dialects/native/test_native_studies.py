@@ -286,6 +286,14 @@ def test_what_an_algorithm_cannot_do_is_refused_at_once(admin: Http, algorithm: 
     assert admin("GET", "/studies/cannot").status == 404
 
 
+def test_an_algorithm_s_own_parameter_is_exported_too(admin: Http) -> None:
+    options = {"resource_name": "epochs", "ResourceValue": "3"}
+    searched(admin, "with-resource", algorithm={"name": "Hyperband", "params": options})
+    rows = list(csv.DictReader(io.StringIO(admin("GET", "/studies/with-resource/export").data.decode())))
+    assert {one["params_epochs"] for one in rows} == {"1"}
+    assert all(float(one["params_lr"]) == pytest.approx(float(one["value"])) for one in rows)
+
+
 def test_bad_trials_are_stopped_early(admin: Http) -> None:
     """The others are better at every step; nothing waits for the end of what has no chance."""
     script = "for i in 1 2 3 4; do echo step=$i loss={loss}; done; [ {loss} = 9 ] && sleep 600; exit 0"

@@ -14,7 +14,8 @@ from sqlmodel import col, select
 from localml.core.errors import LocalmlError
 from localml.core.events.tables import Event
 from localml.core.metrics.summary import Summary, of_first, summaries
-from localml.core.studies.algorithms import BUILT_IN, GRID
+from localml.core.studies.algorithms import BUILT_IN, GRID, checked, trial_space
+from localml.core.studies.algorithms import built_in as built_in_algorithm
 from localml.core.studies.space import grid_points
 from localml.core.studies.specs import StudySpec
 from localml.core.studies.tables import Algorithm, Study, Trial, TrialState
@@ -162,13 +163,21 @@ def _as_json(platform: Platform, row: Study, pages: Iterator[list[dict[str, Any]
 def _as_csv(platform: Platform, row: Study, pages: Iterator[list[dict[str, Any]]]) -> Iterator[bytes]:
     """Columns: the trial's own, ``params_NAME`` and ``metrics_NAME``, as data frames of Optuna call them."""
     spec = platform.studies.spec(row)
-    named = [*(one.name for one in spec.space), *(name for one in spec.experiments for name in one)]
-    params = list(dict.fromkeys(named))
+    params = _names(spec)
     metrics = {name: _SHOWN_BY[strategy] for name, strategy in spec.metrics.items()}
     titles = [*(f"params_{name}" for name in params), *(f"metrics_{name}" for name in metrics)]
     yield _lines([[*_EXPORTED, *titles, *_EXPORTED_LAST]])
     for page in pages:
         yield _lines([_line(one, params, metrics) for one in page])
+
+
+def _names(spec: StudySpec) -> list[str]:
+    """The parameters that trials have values of, an algorithm's own among them."""
+    space = spec.space
+    if (algorithm := built_in_algorithm(spec.algorithm.name)) is not None:
+        space = trial_space(algorithm.name, checked(spec.algorithm, spec), space)
+    named = [*(one.name for one in space), *(name for one in spec.experiments for name in one)]
+    return list(dict.fromkeys(named))
 
 
 def _line(one: dict[str, Any], params: Sequence[str], metrics: dict[str, str]) -> list[Any]:
