@@ -11,7 +11,7 @@ from localml.dialects.wmla.auth import authenticate
 from localml.dialects.wmla.document import SECURITY_SCHEMES, complete
 from localml.dialects.wmla.environment import BASE
 from localml.dialects.wmla.errors import render_error
-from localml.dialects.wmla.routes import algorithms, conf, execs, logon, notebooks, plans, scheduler, searches
+from localml.dialects.wmla.routes import algorithms, conf, engine, execs, logon, notebooks, plans, scheduler, searches
 from localml.platform import Platform
 
 __all__ = ["create_app"]
@@ -32,6 +32,7 @@ DIALECT = Dialect(
         notebooks.api,
         plans.api,
         scheduler.api,
+        engine.api,
     ),
     security_schemes=SECURITY_SCHEMES,
     document=complete,

@@ -45,7 +45,7 @@ def list_applications(query: schemas.ApplicationQuery) -> Response:
     wanted = applications.survey_of(platform(), caller(), query)
     found = applications.page(platform(), wanted)
     explained = wanted.numbers is not None  # they are asked for by id
-    return _array(applications.details(platform(), found, explained=explained))
+    return array(applications.details(platform(), found, explained=explained))
 
 
 @api.get(
@@ -115,7 +115,7 @@ def _file(blocks: Iterator[bytes], name: str) -> Response:
     return answer
 
 
-def _array(items: Iterable[dict[str, Any]]) -> Response:
+def array(items: Iterable[dict[str, Any]]) -> Response:
     """A JSON array, sent as it is made."""
     return _sent(joined(chain((b"[",), _with_commas(items), (b"]\n",))), "application/json")
 

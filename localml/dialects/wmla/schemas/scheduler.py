@@ -54,6 +54,28 @@ class ApplicationQuery(Parameters):
     length: Place = None
 
 
+class EngineQuery(Parameters):
+    """The same of the scheduler's engine, where other members have other names."""
+
+    state: Text = None
+    sort: Annotated[Annotated[str, Field(pattern=r"^-?[A-Za-z_0-9]+$")] | None, BeforeValidator(_text)] = None
+    start: Place = None
+    length: Place = None
+
+
+class ObjectQuery(Parameters):
+    """Which of Kubernetes' objects are asked for."""
+
+    type: Text = None
+    name: Text = None
+
+
+class ApplicationPath(BaseModel):
+    """An application in the URL."""
+
+    appid: str
+
+
 class ApplicationDetail(BaseModel):
     """An application: a task, a search's trial or a notebook. Times in milliseconds since the epoch, ``memused`` in MB,
     ``apprunduration`` in seconds. Members that say nothing of one are left out."""

@@ -119,12 +119,15 @@ def details(platform: Platform, numbers: Sequence[int], *, explained: bool) -> I
     Args:
         explained: with the reasons why they wait; to find out takes the control loop's time.
     """
+    return (_detail(platform, one, use, explained=explained) for one, use in seen(platform, numbers))
+
+
+def seen(platform: Platform, numbers: Sequence[int]) -> Iterator[tuple[Shown, Use]]:
+    """Applications with what they use now, some at a time."""
     for first in range(0, len(numbers), _AT_A_TIME):
         some = platform.surveys.shown(numbers[first : first + _AT_A_TIME], NAME, tuple(PATHS.values()))
-        holding = [one.row.id or 0 for one in some if one.row.state in HOLDING]
-        uses = platform.uses.of(holding)
-        for one in some:
-            yield _detail(platform, one, uses.get(one.row.id or 0, Use()), explained=explained)
+        uses = platform.uses.of([one.row.id or 0 for one in some if one.row.state in HOLDING])
+        yield from ((one, uses.get(one.row.id or 0, Use())) for one in some)
 
 
 def statistics(platform: Platform, wanted: Survey) -> list[dict[str, Any]]:
