@@ -279,14 +279,14 @@ class Samples:
     def latest(
         self, kind: Noun, numbers: Collection[int], names: Collection[str], *, after: float, last: int = 2
     ) -> dict[int, list[Line]]:
-        """Number of a subject of this kind -> its series of these names, with their last points later than ``after``;
-        of those that have any."""
+        """Number of a subject of this kind -> its measured series of these names, with their last points later than
+        ``after``; of those that have any. What is not on disk yet is left out: a second's worth at most."""
         if not numbers:
             return {}
-        self.flush()
         listed = func.json_each(id_list(numbers)).table_valued("value")
         which = select(Series).where(
             Series.subject_kind == kind,
+            col(Series.measured),
             col(Series.subject_id).in_(sqlalchemy.select(listed.c.value)),
             col(Series.name).in_(list(names)),
         )

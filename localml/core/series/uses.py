@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from localml.core.subjects import Noun
 CPU = "container_cpu_usage_seconds_total"
 MEMORY = "container_memory_usage_bytes"
 """Names under which Kubernetes' cAdvisor gives these figures."""
+_MOST = 1e15
 FRESH_S = 60.0
 """Older points are of what has ended, or cannot be measured any more."""
 
@@ -39,9 +41,14 @@ class Uses:
 
 
 def _use(lines: Collection[Line]) -> Use:
-    cpu = sum(_rate(line) for line in lines if line.name == CPU)
-    memory = sum(line.points[-1].value for line in lines if line.name == MEMORY and line.points)
+    cpu = sum(_amount(_rate(line)) for line in lines if line.name == CPU)
+    memory = sum(_amount(line.points[-1].value) for line in lines if line.name == MEMORY)
     return Use(cpu, int(memory))
+
+
+def _amount(value: float) -> float:
+    """A figure that can be; its owner may add points to a series, too, and may add any."""
+    return min(max(value, 0.0), _MOST) if math.isfinite(value) else 0.0
 
 
 def _rate(line: Line) -> float:
@@ -49,4 +56,4 @@ def _rate(line: Line) -> float:
     if len(line.points) < 2:
         return 0.0
     before, last = line.points[-2:]
-    return max(0.0, last.value - before.value) / (last.at - before.at) if last.at > before.at else 0.0
+    return (last.value - before.value) / (last.at - before.at) if last.at > before.at else 0.0

@@ -122,6 +122,7 @@ def test_what_was_measured_of_it_is_what_it_uses(native: Client, live: WmlaClien
     for at, seconds in ((now + 20, 10.0), (now + 25, 20.0)):
         samples.add_many(of, [(CPU, seconds, at)], replica="main-0", cumulative=True, measured=True)
         samples.add_many(of, [(MEMORY, float(100 << 20), at)], replica="main-0", measured=True)
+    samples.flush()
     found = live.get("/notebooks/admin/runningservices").json
     assert (found["cpuUsed"], found["memoryUsed"]) == (2, 100.0)
     assert isinstance(found["cpuUsed"], int)

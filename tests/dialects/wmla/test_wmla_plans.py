@@ -169,6 +169,7 @@ def test_the_tree_has_what_is_asked_for_and_in_use_with_all_that_lies_below(
         platform.samples.add_many(
             Subject.workload(running), [(CPU, value, at)], replica="main-0", cumulative=True, measured=True
         )
+    platform.samples.flush()
     tree = client.get(TREE).json
     assert (tree["id"], tree["pid"], tree["path"], tree["isParent"]) == ("wmla", "", "/wmla", "true")
     assert {one["name"] for one in tree["childTreeDto"]} == {"a", "default"}
@@ -215,7 +216,8 @@ def test_plans_are_for_everybody_and_made_by_administrators(
     caller = platform.identity.user("eve")
     assert usable_plan(platform, caller, "shared") == "wmla/shared"
     assert usable_plan(platform, caller, "/wmla/shared") == "wmla/shared"
-    assert usable_plan(platform, caller, None) == "wmla/default"
+    for named in (None, "", "wmla", "/wmla", "default", "/wmla/default"):
+        assert usable_plan(platform, caller, named) == "wmla/default"
 
 
 def test_nobody_without_credentials_sees_a_plan(nobody: WmlaClient) -> None:

@@ -105,8 +105,10 @@ def some(platform: Platform, clock: ManualClock, new_user: Callable[[str], WmlaC
     put(platform, made["e"], attempt=2)
     for at, seconds in ((now - 5, 1.0), (now, 3.0)):
         points = [(CPU, seconds, at), (MEMORY, 3 << 20, at)]
-        platform.samples.add_many(Subject.workload(made["b"]), points[:1], replica="worker-0", cumulative=True)
-        platform.samples.add_many(Subject.workload(made["b"]), points[1:], replica="worker-0")
+        for some_points, cumulative in ((points[:1], True), (points[1:], False)):
+            of = Subject.workload(made["b"])
+            platform.samples.add_many(of, some_points, replica="worker-0", cumulative=cumulative, measured=True)
+    platform.samples.flush()
     submit(platform, "other", dialect="openpai")  # none of these
     return made
 

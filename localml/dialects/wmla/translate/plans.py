@@ -62,7 +62,7 @@ def usable_plan(platform: Platform, caller: Caller, called: str | None, field: s
     Raises:
         LocalmlError: ``INVALID`` naming ``field`` when there is no such plan, ``FORBIDDEN``.
     """
-    if not called or called == path_of(ROOT):
+    if not called or called.strip("/") == ROOT:
         return DEFAULT
     found = find_plan(platform, caller, called)
     if found is None:
