@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -18,7 +20,6 @@ from localml.core.clock import ManualClock
 from localml.core.events.records import record_event
 from localml.core.people.scopes import Scope
 from localml.core.series.uses import CPU, MEMORY
-from localml.core.sql import driver
 from localml.core.studies.tables import Study
 from localml.core.subjects import Noun, Parent, Subject
 from localml.core.work.specs import Resources, Role, WorkloadSpec
@@ -468,20 +469,18 @@ def many(platform: Platform, count: int) -> None:
     seed = submit(platform, "seed")
     put(platform, seed, state="succeeded", started_at=1.0, ended_at=2.0)
 
-    def act(session: Any) -> None:
-        raw = driver(session)
+    with closing(sqlite3.connect(platform.data / "localml.db")) as raw, raw:
         columns = [row[1] for row in raw.execute("PRAGMA table_info(workload)") if row[1] not in ("id", "name")]
         listed = ", ".join(f'"{name}"' for name in columns)
         raw.execute(
             f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"
-            f" INSERT INTO workload (name, {listed}) SELECT 'many-' || i, {listed} FROM n, workload WHERE id = {seed}"
+            f" INSERT INTO workload (name, {listed}) SELECT 'many-' || i, {listed} FROM n,"
+            f" (SELECT * FROM workload WHERE id = {seed})"
         )
         raw.execute(
             "INSERT INTO workload_detail (workload_id, spec, request) SELECT w.id, d.spec, d.request"
             f" FROM workload w, workload_detail d WHERE d.workload_id = {seed} AND w.name LIKE 'many-%'"
         )
-
-    platform.db.write(act)
 
 
 MANY = (

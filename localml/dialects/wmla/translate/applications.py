@@ -55,7 +55,7 @@ SORTS = {
 _WORDS = sorted({*STATE_WORDS.values(), RECOVERING})
 _RANKS = {state: _WORDS.index(word) for state, word in STATE_WORDS.items()}
 _KINDS = {Kind.JOB: 0, Kind.TRIAL: 0, Kind.NOTEBOOK: 1}
-_PART_OF_ID = re.compile(r"(app-|driver-)?[0-9a-f-]{4,36}")
+_PART_OF_ID = re.compile(r"(app-|driver-)[0-9a-f-]*|[0-9a-f-]{8,36}")
 _AT_A_TIME = 500
 _MEGABYTE = 1 << 20
 
