@@ -299,6 +299,10 @@ def _wmla_execs() -> dict[str, tuple[Try, ...]]:
         f"POST {one}/deploy": (hidden(body={"name": "x", "kernel": "{user}.py"}, execId="task"),),
         **_reads(f"{one}/log", hidden(execId="task"), hidden("logType=errlog", execId="task")),
         **_reads(f"{one}/result", hidden(execId="task")),
+        **_reads("/scheduler/engine/applications", own()),
+        **_reads("/scheduler/engine/applications/<appid>", hidden(appid="application")),
+        "PUT /scheduler/applications/<appid>/stop": (hidden(appid="application"),),
+        **_reads("/scheduler/kubernetesobjects", own("type=pod")),
     }
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from localml.core.errors import Code, LocalmlError, invalid, not_found
-from localml.core.people.allow import Thing, allow, reach
+from localml.core.people.allow import Thing, may, reach
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.series.uses import Use
@@ -159,9 +159,8 @@ def find_application(platform: Platform, caller: Caller, appid: str) -> Full:
     """
     number = number_of(platform, appid)
     found = None if number is None else _live(platform, number)
-    if found is None:
+    if found is None or not may(caller, Action.READ, Thing.of(ThingKind.WORKLOAD, found.row)):
         raise not_found("application", appid)
-    allow(caller, Action.READ, Thing.of(ThingKind.WORKLOAD, found.row, appid))
     return found
 
 
