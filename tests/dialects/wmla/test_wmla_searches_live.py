@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -310,10 +309,16 @@ def test_by_force_nothing_is_waited_for(server: Server, live: WmlaClient) -> Non
     """The orderly stop gives trainings ten seconds, which these would take."""
     name = start(live, STUBBORN, maxParalleJob=2)
     wait_until(lambda: all("runs" in log_of(server, one) for one in running(live, name)["experiments"]), END_S)
-    begun = time.monotonic()
     assert live.put(f"/hypersearch/{name}/force").status == 204
-    ended(live, name, "KILLED")
-    assert time.monotonic() - begun < 9
+    found = ended(live, name, "KILLED")
+    studies, workloads = server.platform.studies, server.platform.workloads
+    row = studies.find(dialect="wmla", name=name)
+    assert row is not None
+    (asked,) = [event.at for event in studies.events(row.id or 0) if event.reason == "StopRequested"]
+    for one in found["experiments"]:
+        attempt = workloads.attempts(number_of(server.platform, one["appId"]) or 0)[-1]
+        assert attempt.exited_at is not None
+        assert attempt.exited_at - asked < 9
 
 
 def test_hyperband_hands_out_its_resource(live: WmlaClient) -> None:
