@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from localml.core.studies.space import Parameter
 from localml.hpo.side.spaces import Distributions
@@ -26,6 +27,8 @@ from localml.hpo.side.spaces import Distributions
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore")  # of what is experimental; nobody reads them here
 
+_LONG_AGO = datetime(2000, 1, 1)
+"""When trials of the history began and ended, of which no sampler wants to know."""
 _MOST_MODELLED = 500
 """Trials that a Gaussian process is fitted to: its time grows with their cube, its memory with their square."""
 
@@ -154,6 +157,14 @@ def _trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False)
 
 
+class _Recorded(FrozenTrial):
+    """A trial of the history. It was checked when it was proposed, and nothing changes it: so it is taken into the
+    study as it is, which is far faster than ``Study.add_trial`` with its copies."""
+
+    def __deepcopy__(self, _: object) -> _Recorded:
+        return self
+
+
 class Sampled:
     """An Optuna study in memory.
 
@@ -192,7 +203,8 @@ class Sampled:
         drawn = self._distributions.drawn
         places = self._distributions.places(values)
         self._places[number] = len(self._places)
-        self._study.add_trial(create_trial(state=state, params=places, distributions=drawn, value=value))
+        trial = _Recorded(-1, state, value, _LONG_AGO, _LONG_AGO if over else None, places, drawn, {}, {}, {}, -1)
+        self._study._storage.create_new_trial(self._study._study_id, trial)
 
     def ask(self, number: int) -> tuple[dict[str, Any] | None, bool]:
         """Draw a trial; one that runs already is the one that was drawn."""
