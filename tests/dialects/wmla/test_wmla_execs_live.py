@@ -85,6 +85,27 @@ def test_a_program_is_told_where_everything_is_and_what_it_leaves_is_fetched_byt
     assert (told["data"], told["here"]) == (["a.csv"], ["main.py"])
 
 
+SHOWS = """
+import os
+for one in os.environ["DATA_PATHS"].split(","):
+    print(open(one).read())
+print(os.environ["DATA_DIR"])
+"""
+
+
+def test_all_paths_of_a_data_source_are_told(
+    server: Server, live: WmlaClient, run: Callable[..., dict[str, Any]]
+) -> None:
+    for name in ("a b*.csv", "c.csv"):
+        with tree_of(server.platform).open(f"s3://several/train/{name}", "wb") as file:
+            file.write(name.encode())
+    source = {"type": "connection", "location": {"bucket": "several", "paths": "train/a b*.csv,train/c.csv"}}
+    ended = run(SHOWS, data=json.dumps({"dataSource": [source]}))
+    lines = live.get(f"/execs/{ended['id']}/log").data.decode().splitlines()
+    assert lines[:2] == ["a b*.csv", "c.csv"]
+    assert lines[2].endswith("/several/train")
+
+
 def test_several_workers_meet(live: WmlaClient, run: Callable[..., dict[str, Any]]) -> None:
     ended = run(MEETS, "--numWorker 3")
     assert ended["state"] == "FINISHED", live.get(f"/execs/{ended['id']}/log").data

@@ -49,8 +49,10 @@ export DLI_DATA_FS="$LOCALML_BUCKETS" DLI_RESULT_FS="$LOCALML_BUCKETS/$1" RESULT
 export DATA_DIR="$LOCALML_BUCKETS${3:+/}$3" LOG_DIR="$RESULT_DIR/log"
 mkdir -p "$LOG_DIR" || exit 1
 if [ -n "$4" ]; then
-  DATA_PATHS="$LOCALML_BUCKETS/$(printf %s "$4" | sed "s|,|,$LOCALML_BUCKETS/|g")"
-  export DATA_PATHS
+  export DATA_PATHS=""
+  IFS=, && set -f
+  for one in $4; do DATA_PATHS="$DATA_PATHS${DATA_PATHS:+,}$LOCALML_BUCKETS/$one"; done
+  unset IFS && set +f
 fi
 shift 4
 if [ -n "$WMLA_WORKERS" ]; then
