@@ -237,6 +237,7 @@ class Platform:
             self.db,
             self.clock,
             self.workloads,
+            self.logs,
             self.metrics,
             self.samples,
             results,

@@ -134,7 +134,7 @@ class StudyRig(Rig):
             self.clock,
             self.studies,
             self.workloads,
-            Results(self.db, metrics, self.samples, self.files),
+            Results(self.db, self.logs, metrics, self.samples, self.files),
             self.minds,
             owner=lambda number: Caller(number, ME.name, True, ME.workspace, "default"),
             gone=lambda *_: self.gone,

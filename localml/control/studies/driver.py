@@ -25,7 +25,7 @@ from localml.control.studies.known import Known, Seen
 from localml.control.studies.looks import look
 from localml.control.studies.plan import Plan, Report, plan
 from localml.control.studies.results import Results
-from localml.control.studies.talk import Answer, Talk
+from localml.control.studies.talk import Answer, Talk, close_idle
 from localml.control.worker import Worker
 from localml.core.clock import Clock
 from localml.core.errors import Code, LocalmlError
@@ -48,10 +48,6 @@ log = logging.getLogger("localml.control")
 
 CHECK_S = 60.0
 """Seconds between two looks at all studies that are not over, whatever was heard of them."""
-IDLE_S = 600.0
-"""A suggester's process that was not asked for so long is ended."""
-MOST_OPEN = 16
-"""Suggesters' processes at a time that are not being asked."""
 _LATER = (Code.STORAGE, Code.UNAVAILABLE, Code.TOO_MANY_REQUESTS, Code.QUOTA)
 """What says nothing of the study: it is tried again."""
 _MOST_TRIES, _MOST_WAITS = 3, 5
@@ -146,9 +142,15 @@ class StudyDriver:
 
     def tick(self) -> float | None:
         """One pass. Returns the seconds until the next one is due, None when only a nudge can bring work."""
-        for study in self._due():
-            self._safely(study)
-        self._close_idle()
+        due = self._due()
+        try:
+            while due:
+                self._safely(due[0])
+                del due[0]
+        finally:  # a full disk holds them all up
+            with self._lock:
+                self._dirty.update(due)
+        close_idle(known.talk for known in self._known.values() if not known.asking)
         return self._next()
 
     def _due(self) -> list[int]:
@@ -185,7 +187,6 @@ class StudyDriver:
             if error.code not in (Code.STORAGE, Code.UNAVAILABLE):
                 self._defect(study, error)
                 return
-            self.nudge(study)
             raise
         except Exception as error:
             self._defect(study, error)
@@ -411,16 +412,6 @@ class StudyDriver:
         self._errands.read(row.id, lambda: look(self._db, self._results, known, row, running), looked)
 
     # -- between ticks ---------------------------------------------------------------------------
-
-    def _close_idle(self) -> None:
-        now = time.monotonic()
-        idle = sorted(
-            (known.talk for known in self._known.values() if known.talk.open and not known.asking),
-            key=lambda one: one.used,
-        )
-        for place, talk in enumerate(idle):
-            if talk.used <= now - IDLE_S or place < len(idle) - MOST_OPEN:
-                talk.close()
 
     def _next(self) -> float | None:
         if not self._known:

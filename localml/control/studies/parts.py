@@ -10,6 +10,7 @@ from localml.control.studies.driver import StudyDriver
 from localml.control.studies.results import Results
 from localml.core.clock import Clock
 from localml.core.errors import LocalmlError
+from localml.core.logs.files import LogStore
 from localml.core.metrics.folders import Objects
 from localml.core.metrics.reading import Metrics
 from localml.core.people.allow import Thing, may
@@ -44,6 +45,7 @@ class Searching:
         db: Database,
         clock: Clock,
         workloads: Workloads,
+        logs: LogStore,
         metrics: Metrics,
         samples: Samples,
         objects: Objects,
@@ -60,7 +62,7 @@ class Searching:
             clock,
             self.studies,
             workloads,
-            Results(db, metrics, samples, objects),
+            Results(db, logs, metrics, samples, objects),
             self._suggesters,
             owner=owner,
             gone=self.gone,

@@ -28,11 +28,13 @@ class TalkState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a trial reported. ``trouble`` says why there is no value, where there is none."""
+    """What a trial reported. ``trouble`` says why there is no value, where there is none; ``said`` is the last line of
+    a program that failed."""
 
     value: float | None = None
     metrics: dict[str, Any] | None = None
     trouble: str = ""
+    said: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ def judge(trial: TrialRow, report: Report) -> Outcome:
             return Outcome(TrialState.FAILED, None, metrics, report.trouble or "it reported nothing")
         return Outcome(TrialState.COMPLETE, report.value, metrics)
     if trial.state is State.FAILED:
-        return Outcome(TrialState.FAILED, None, metrics, trial.message or "it failed")
+        words = f"{trial.message}: {report.said}" if report.said else trial.message
+        return Outcome(TrialState.FAILED, None, metrics, words or "it failed")
     if trial.pruning and trial.cause is Cause.STOPPED:
         return Outcome(TrialState.PRUNED, report.value, metrics, trial.message)
     words = trial.message if trial.state is not None else "its workload is there no more"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from localml.control.studies.plan import Report
 from localml.core.errors import Code, LocalmlError
+from localml.core.logs.files import LogStore
 from localml.core.metrics.folders import Objects
 from localml.core.metrics.reading import Metrics
 from localml.core.metrics.summary import of_first, summaries
@@ -19,6 +21,7 @@ from localml.core.studies.specs import Goal, Objective, StudySpec, Take
 from localml.core.studies.template import result_uri
 from localml.core.studies.trials import StudyRow, TrialRow
 from localml.core.subjects import Subject
+from localml.core.work.causes import Cause, shortened
 
 MOST_FILE = 8 << 20
 """Bytes of a file of results."""
@@ -27,6 +30,8 @@ MOST_ITEMS = 100_000
 MOST_NAMES = 100
 """Metrics of a trial that are kept, beside those that the study asks for."""
 _SLICE_S = 0.25
+_TAIL, _LONGEST_LINE = 4096, 400
+_FAILED = "SELECT name FROM attempt WHERE workload_id = ? AND cause = 'exit_code' ORDER BY id DESC LIMIT 1"
 
 
 class Results:
@@ -36,8 +41,9 @@ class Results:
         objects: objects as the owner of a study may read them.
     """
 
-    def __init__(self, store: Store, metrics: Metrics, samples: Samples, objects: Objects) -> None:
+    def __init__(self, store: Store, logs: LogStore, metrics: Metrics, samples: Samples, objects: Objects) -> None:
         self._store = store
+        self._logs = logs
         self._metrics = metrics
         self._samples = samples
         self._objects = objects
@@ -50,10 +56,22 @@ class Results:
             LocalmlError: ``STORAGE``, ``UNAVAILABLE``: it is to be read again.
         """
         if spec.result is not None:
-            uri = result_uri(spec.result, trial.number, row.run)
-            return self._file(row.owner_id, uri, spec)
-        self._catch_up(trial.workload_id)
-        found = of_first(summaries(self._store, [trial.workload_id]).get(trial.workload_id, []))
+            found = self._file(row.owner_id, result_uri(spec.result, trial.number, row.run), spec)
+        else:
+            found = self._output(trial.workload_id, spec)
+        return replace(found, said=self._said(trial.workload_id)) if trial.cause is Cause.EXIT_CODE else found
+
+    def _said(self, number: int) -> str:
+        """The last line of what failed."""
+        with self._store.read_raw() as connection:
+            failed = connection.execute(_FAILED, (number,)).fetchone()
+        tail = self._logs.tail(number, failed[0], "stderr", _TAIL) if failed is not None else b""
+        lines = tail.decode(errors="replace").strip().splitlines()
+        return shortened(lines[-1].strip(), _LONGEST_LINE) if lines else ""
+
+    def _output(self, workload: int, spec: StudySpec) -> Report:
+        self._catch_up(workload)
+        found = of_first(summaries(self._store, [workload]).get(workload, []))
         metrics = {
             name: {
                 "min": one.least,

@@ -19,6 +19,11 @@ from localml.core.studies.specs import StudySpec
 from localml.core.studies.trials import StudyRow, happenings, kept_state
 from localml.hpo.base import Asked, Happening, Plugin, Proposal, Setup, Suggester, Suggesters, Told
 
+IDLE_S = 600.0
+"""A suggester's process that was not asked for so long is ended."""
+MOST_OPEN = 16
+"""Suggesters' processes at a time that are not being asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -113,6 +118,15 @@ class Talk:
         if found is not None:
             with suppress(Exception):  # it may be dead: that is why it is closed
                 found.close()
+
+
+def close_idle(talks: Iterable[Talk]) -> None:
+    """Of those that are not being asked, close the ones that have not been for long, or for the longest where there are
+    too many."""
+    idle = sorted((one for one in talks if one.open), key=lambda one: one.used)
+    for place, one in enumerate(idle):
+        if one.used <= time.monotonic() - IDLE_S or place < len(idle) - MOST_OPEN:
+            one.close()
 
 
 def setup_of(row: StudyRow, spec: StudySpec, plugin: Plugin | None) -> Setup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -366,3 +367,44 @@ def test_an_idle_loop_sleeps(rig: StudyRig) -> None:
     assert rig.driver.tick() is None
     rig.run(rig.study(max_trials=1))
     assert rig.driver.tick() is None
+
+
+def test_a_failed_trial_says_what_its_program_said_last(rig: StudyRig) -> None:
+    number = rig.study(seconds=5, exit_code=3, max_trials=1)
+    rig.steps(3)
+    [trial] = rig.trials(number)
+    name = rig.get(trial.workload_id).attempts[0].name
+    rig.engine.write(name, "stderr", b"Traceback (most recent call last):\nValueError: lr is too large\n\n")
+    row = rig.run(number)
+    assert rig.trials(number)[0].message == "main-0: exit code 3: ValueError: lr is too large"
+    assert row.message.endswith("; the last one: main-0: exit code 3: ValueError: lr is too large")
+
+
+def test_a_full_disk_holds_a_search_up_and_takes_nothing_from_it(
+    rig: StudyRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = rig.study(max_trials=4)
+    write, full = rig.db.write, [0]
+
+    def sometimes(act: object) -> object:
+        full[0] += 1
+        if full[0] % 3 == 0:
+            raise LocalmlError(Code.STORAGE, "the disk is full")
+        return write(act)  # type: ignore[arg-type]
+
+    def look() -> None:
+        monkeypatch.setattr(rig.db, "write", sometimes)
+        for _ in range(4):
+            with suppress(LocalmlError):
+                for workload in list(rig.driver._study_of):
+                    rig.driver.changed(workload)
+                rig.driver.tick()
+            for known in rig.driver._known.values():
+                known.rest_until = 0.001  # the rest is over
+        monkeypatch.setattr(rig.db, "write", write)
+
+    monkeypatch.setattr(rig, "look", look)
+    row = rig.run(number)
+    assert (row.state, row.complete, row.asked) == (StudyState.COMPLETE, 4, 4)
+    assert full[0] > 3
+    rig.need_replayed(number)
