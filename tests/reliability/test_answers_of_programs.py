@@ -15,7 +15,7 @@ from localml.control.serving.probes import Page
 from localml.control.serving.probes import ask as ask_replica
 from localml.control.serving.probes import get as get_replica
 from localml.control.watch import jupyter, tensorboard
-from localml.control.watch.jupyter import Jupyter
+from localml.control.watch.jupyter import Jupyter, Usage
 from localml.core.errors import Code, LocalmlError
 
 Program = Callable[[bytes, bytes, float], str]
@@ -50,6 +50,14 @@ def program() -> Iterator[Program]:
     over.set()
     for one in sockets:
         one.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"null", b"{}", b'{"content": []}', b'{"content": {"kernel_cpu": "x", "kernel_memory": NaN}}'],
+)
+def test_a_kernel_may_say_anything_of_what_it_uses(program: Program, body: bytes) -> None:
+    assert Jupyter(program(HEAD + body, b"", 0), "t").kernel_usage("../k") == Usage()
 
 
 def notebook(base: str) -> None:

@@ -161,13 +161,16 @@ class Pools:
         """Give a pool other labels, and with ``to`` another place in the tree (its own path: it stays).
 
         Raises:
-            LocalmlError: ``NOT_FOUND``; ``WRONG_STATE`` for one in use that is to be moved, as :meth:`delete`.
+            LocalmlError: ``NOT_FOUND``; for one that is to be moved ``WRONG_STATE`` while it is in use, as
+                :meth:`delete`, and ``CONFLICT`` when there is another one at that place.
         """
 
         def act(session: Session) -> None:
             pool = _row(session, path)
             if to != path:
                 need_unused(session, pool)
+                if exists(session, to):
+                    raise LocalmlError(Code.CONFLICT, f"pool: there is '{to}' already", field="pool")
                 parent = ensure(session, to.rpartition("/")[0])
                 need_at_most("pool", to.count("/") + 1, MOST_POOL_LEVELS, "pools in each other")
                 need_at_most("pool", len(to), MOST_POOL_PATH, "characters of its path")

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from helpers.rig import ME, Rig, job
+from sqlmodel import Session
 
-from localml.core.capacity.pools import Load, Usage
+from localml.core.capacity.pools import Load, Usage, ensure
 from localml.core.capacity.tables import Pool
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import Identity
 from localml.core.people.secrets import Vault
+from localml.core.studies.tables import Study
 
 
 @pytest.fixture
@@ -128,3 +130,57 @@ def test_a_pool_without_a_name_that_an_earlier_version_took_in_stops_nothing(rig
         rig.submit(name, job(None), pool="")
         rig.settle()
     assert rig.pools.load("") == Load(Usage(cpu=2, workloads=2))
+
+
+def test_a_plan_has_a_name_of_its_own_and_labels(rig: Rig) -> None:
+    rig.pools.create("plans/a", (("k", "v"),), below="plans")
+    assert rig.pools.get("plans/a").labels == (("k", "v"),)
+    assert rig.pools.get("plans").labels is None  # it was only made to hold the other
+    rig.pools.create("elsewhere/a", (), below="elsewhere")
+    for path in ("plans/a", "plans/b/a"):
+        with pytest.raises(LocalmlError, match="name: 'a' is already used by pool 'plans/a'") as refused:
+            rig.pools.create(path, (), below="plans")
+        assert (refused.value.code, refused.value.field) == (Code.CONFLICT, "name")
+    assert [one.name for one in rig.pools.list()] == ["elsewhere", "elsewhere/a", "plans", "plans/a"]
+
+
+def test_a_pool_moves_with_its_limits_while_nothing_is_in_it(rig: Rig) -> None:
+    rig.pools.set_limits("a", gpu=1)
+    rig.pools.change("a", (("k", "v"),), to="b/c/a")
+    moved = rig.pools.get("b/c/a")
+    assert (moved.parent, moved.gpu, moved.labels) == ("b/c", 1, (("k", "v"),))
+    assert "a" not in {one.name for one in rig.pools.list()}
+    rig.pools.set_limits("d")
+    for path, to, code in (
+        ("b", "e/b", Code.WRONG_STATE),
+        ("d", "b/c", Code.CONFLICT),
+        ("nothing", "nothing", Code.NOT_FOUND),
+        ("d", "/".join("x" * 20), Code.INVALID),
+    ):
+        with pytest.raises(LocalmlError) as refused:
+            rig.pools.change(path, (), to=to)
+        assert refused.value.code is code
+    assert [one.name for one in rig.pools.list()] == ["b", "b/c", "b/c/a", "d"]
+
+
+def test_what_each_pools_own_workloads_hold(rig: Rig) -> None:
+    rig.pools.set_limits("a", gpu=1)
+    rig.submit("first", job(None, gpu=1), pool="a/b")
+    rig.submit("second", job(None, gpu=1), pool="a/b")
+    rig.settle()
+    assert rig.pools.held() == {"a/b": Usage(cpu=1, gpu=1, workloads=1)}
+
+
+def test_a_study_that_is_not_over_keeps_its_pool(rig: Rig) -> None:
+    def add(session: Session) -> None:
+        ensure(session, "a")
+        session.add(
+            Study(
+                **{"dialect": "native", "workspace": "w", "owner": "o", "name": "s", "pool": "a", "spec": "{}"},
+                **{"algorithm": "random", "seed": 1, "created_at": 1, "updated_at": 1},
+            )
+        )
+
+    rig.db.write(add)
+    with pytest.raises(LocalmlError, match="in use: 1 study"):
+        rig.pools.delete("a")

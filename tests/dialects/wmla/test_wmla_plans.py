@@ -153,6 +153,9 @@ def test_a_plan_moves_while_nothing_is_in_it(client: WmlaClient, platform: Platf
         assert answer.status == 400, answer.data
         assert words in answer.json["error"]
     assert client.put(ONE, {"name": "nobody"}).status == 404
+    platform.pools.set_limits("wmla/c/a")  # made elsewhere, where names need not be one plan's alone
+    answer = client.put(ONE, {"name": "a", "parent": "c"})
+    assert (answer.status, answer.json["error"]) == (400, "pool: there is 'wmla/c/a' already")
 
 
 def test_the_tree_has_what_is_asked_for_and_in_use_with_all_that_lies_below(

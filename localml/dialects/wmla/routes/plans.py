@@ -42,7 +42,7 @@ def create_plan(body: schemas.Resplan) -> tuple[str, int]:
 def update_plan(body: schemas.Resplan) -> tuple[str, int]:
     """Update a resource plan"""
     _need(Action.CHANGE, body.name or "")
-    with answered({Code.WRONG_STATE: HTTPStatus.BAD_REQUEST}):
+    with answered({Code.WRONG_STATE: HTTPStatus.BAD_REQUEST, Code.CONFLICT: HTTPStatus.BAD_REQUEST}):
         plans.update(platform(), caller(), body)
     return "", 204
 
