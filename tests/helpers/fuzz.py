@@ -144,8 +144,7 @@ class Fuzzer:
         served = world.do(world.admin, "GET", api.document, dialect=api.name)
         self.documents = [Document(f"{api.name}'s document", served)]
         if api.contract is not None:
-            said = yaml.safe_load((CONTRACTS / api.contract).read_text())
-            self.documents.append(Document(api.contract, said))
+            self.documents.append(Document(api.contract, contract(api.contract)))
         self.slashed = {_SLOT.sub("{}", path) for path in served["paths"] if path.endswith("/")}
         self.found: list[Trouble] = []
         self._labels = {"default": "default"} | world.ids | world.things
@@ -270,10 +269,16 @@ class Fuzzer:
             named["params"] = self._pointed(named["params"], (), dice)
         body = self._improved(case, dice)
         if body is not case.body:
-            form = "form" in (case.media_type or "") and isinstance(body, dict)
-            named["data"] = urlencode(body, errors="surrogatepass").encode() if form else json.dumps(body).encode()
-            for other in ("json", "files"):
+            for other in ("json", "files", "data"):
                 named.pop(other, None)
+            kind = case.media_type or "" if isinstance(body, dict) else ""
+            if kind == "multipart/form-data":
+                named["headers"].pop("Content-Type", None)  # it names the line between the parts
+                named["files"] = [(name, (None, _part(value))) for name, value in body.items()]
+            elif "form" in kind:
+                named["data"] = urlencode(body, errors="surrogatepass").encode()
+            else:
+                named["data"] = json.dumps(body).encode()
 
     def _signed(self, prepared: requests.PreparedRequest, who: str) -> Asked:
         target, body = prepared.path_url, prepared.body or b""
@@ -312,6 +317,24 @@ class Fuzzer:
 
     def _thing(self, label: str, dice: random.Random) -> str:
         return dice.choice((self._labels.get(label, label), self.world.names.get(label, label)))
+
+
+def contract(name: str) -> dict[str, Any]:
+    """A vendor's document, with all of each path in its paths."""
+    said: dict[str, Any] = yaml.safe_load((CONTRACTS / name).read_text())
+    base = said.get("servers", [{}])[0].get("url", "").rstrip("/")
+    if base and not any(path.startswith(base) for path in said["paths"]):
+        said["paths"] = {base + path: one for path, one in said["paths"].items()}
+        del said["servers"]
+    return said
+
+
+def _part(value: Any) -> bytes:
+    """A value as a part of a form: what is no text is JSON."""
+    if isinstance(value, bytes):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode(errors="surrogatepass")
 
 
 def escaped(text: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from helpers.fuzz_world import NATIVE
 from helpers.two_users import run_body
+from helpers.wmla import BASE, PLUGIN, packed
 
 UNFIT: tuple[Any, ...] = (
     *("", " ", "0", "-1", "null", "true", "a" * 300, "a" * 70_000, "..", ".", "/", "../../x", "%2e%2e", "a/b", "a\\b"),
@@ -202,4 +203,45 @@ _MLBENCH = Api(
     good={"POST /api/runs": run_body("{new}"), "POST /api/metrics": _METRIC},
 )
 
-APIS = {one.name: one for one in (_NATIVE, _CLOUDML, _OPENPAI, _MLBENCH)}
+_ARGS = "--exec-start PyTorch --model-main main.py --appName {new}"
+_MODEL = packed({"main.py": "print(1)"})
+_SPACE = [
+    {"name": "lr", "type": "Range", "dataType": "double", "minDbVal": -4, "maxDbVal": -1, "power": "10", "step": "0.5"},
+    {"name": "opt", "type": "Discrete", "dataType": "str", "discreateStrVal": ["sgd", "adam"]},
+]
+_SEARCH = {
+    "hpoName": "{new}",
+    "modelSpec": {"args": _ARGS, "dataSource": [{"type": "fs", "location": {"paths": "x"}}]},
+    "algoDef": {
+        **{"algorithm": "Tpe", "objectiveMetric": "loss", "objective": "minimize", "maxJobNum": 1, "maxRunTime": 1},
+        **{"maxParalleJob": 1, "algoParams": [{"name": "WarmUp", "value": "3"}], "additionalMetrics": {"a": "latest"}},
+    },
+    "hyperParams": _SPACE,
+}
+
+_WMLA = Api(
+    "wmla",
+    f"{BASE}/openapi.json",
+    _has(error=str, code=int),
+    "wmla.yaml",
+    things={
+        **{"execId": ("task",), "appid": ("app",), "applicationid": ("app",), "executorid": ("executor",)},
+        **{"hpoName": ("search",), "algoName": ("algorithm", "Tpe"), "username": ("vera", "user")},
+        **{"resplan_name": ("pool", "default"), "resourcePlan": ("pool", "default"), "parent": ("pool", "default")},
+        **{"type": ("stdout", "stderr", "launcherlog"), "name": ("pool", "algorithm")},
+    },
+    good={
+        f"POST {BASE}/execs": {"file": _MODEL, "data": {"args": _ARGS}},
+        f"POST {BASE}/hypersearch": {"file": _MODEL, "data": _SEARCH},
+        f"POST {BASE}/hypersearch/algorithm/install": {
+            **{"file": packed({"optimizer.py": PLUGIN}), "data": {"name": "{new}", "logLevel": "INFO"}},
+        },
+        f"POST {BASE}/hypersearch/algorithm/debug": _SEARCH,
+        f"POST {BASE}/execs/{{}}/deploy": {"name": "{new}", "kernel": "kernel.py", "attributes": []},
+        f"POST {BASE}/resplans/resplan": {"name": "{new}", "parent": "{pool}", "labels": [{"key": "a", "value": "b"}]},
+        f"PUT {BASE}/resplans/resplan": {"name": "{pool}", "labels": []},
+        f"PUT {BASE}/notebooks/{{}}": {"resourcePlan": "{pool}"},
+    },
+)
+
+APIS = {one.name: one for one in (_NATIVE, _CLOUDML, _OPENPAI, _MLBENCH, _WMLA)}

@@ -8,6 +8,7 @@ no column holds, a text of nearly the whole body, values that lie a thousand dee
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote
 
-from helpers.two_users import Operation, Things, Try, filled
+from helpers.two_users import Form, Operation, Things, Try, filled
 
 ROOM = 900_000
 """Bytes that a list, a map or a text is to fill: a little less than most bodies may have."""
@@ -144,6 +145,9 @@ def requests_of(document: Document, op: Operation, base: Try, things: Things) ->
     base = Try("", base.params, filled(base.query, things), filled(base.body, things))
     yield from _in_path(op, base)
     yield from _in_query(document, said, base)
+    if isinstance(base.body, Form):
+        yield from _in_form(base, base.body, things)
+        return
     schema = document.body(said)
     if schema is None:
         return
@@ -157,6 +161,41 @@ def requests_of(document: Document, op: Operation, base: Try, things: Things) ->
 
 def _with_body(base: Try, around: str, make: Callable[[], str]) -> Try:
     return Try("", base.params, base.query, around.replace(json.dumps(_HERE), make()))
+
+
+def _in_form(base: Try, form: Form, things: Things) -> Iterator[Large]:
+    """Fields of a form, whose texts are JSON: each member is tried as what it is not, too."""
+    makes = (partial(_list, "1"), lambda: json.dumps("x" * ROOM), _deep, *(partial(json.dumps, n) for n in WHOLE))
+    for name, value in form.fields.items():
+        whole = filled(value, things)
+        for place, make in itertools.product(_places(whole), makes):
+            around = json.dumps(_replaced(whole, place, _HERE))
+            what = ".".join(map(str, (name, *place)))
+            yield Large(what, partial(_with_field, base, form, name, around, make))
+        for text in ("x" * ROOM, "[" * 100_000, "{'a':" * 100_000, "(" * 100_000, "'" + "\\x41" * 100_000 + "'"):
+            given = partial(_with_field, base, form, name, json.dumps(_HERE), partial(str, text))
+            yield Large(f"{name} = {text[:20]}", given)
+
+
+def _with_field(base: Try, form: Form, name: str, around: str, make: Callable[[], str]) -> Try:
+    text = around.replace(json.dumps(_HERE), make())
+    return Try("", base.params, base.query, Form(form.file, {**form.fields, name: text}))
+
+
+def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """All members and items of a value, at any depth."""
+    yield place
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        yield from _places(one, (*place, name))
+
+
+def _replaced(value: Any, place: tuple[Any, ...], by: Any) -> Any:
+    if not place:
+        return by
+    made = copy.copy(value)
+    made[place[0]] = _replaced(value[place[0]], place[1:], by)
+    return made
 
 
 def _in_path(op: Operation, base: Try) -> Iterator[Large]:

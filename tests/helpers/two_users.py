@@ -25,7 +25,7 @@ from helpers.cloudml import put_trainer, signed
 from helpers.models import times
 from helpers.rig import wait_until
 from helpers.wmla import BASE as WMLA
-from helpers.wmla import BOUNDARY, multipart, packed, part
+from helpers.wmla import BOUNDARY, PLUGIN, multipart, packed, part
 from localml.config import Config
 from localml.control.serving.gateway_process import stop
 from localml.core.people.identity import Caller
@@ -88,6 +88,21 @@ class Answer:
             return json.dumps(_without_shared(json.loads(text)))
         except ValueError:
             return text
+
+
+@dataclass(frozen=True)
+class Form:
+    """A body that is a form: its file, and fields, which are texts or sent as JSON."""
+
+    file: bytes
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def encoded(self, things: Mapping[str, str]) -> bytes:
+        """As it is sent."""
+        texts = {name: filled(value, things) for name, value in self.fields.items()}
+        said = {name: one if isinstance(one, str) else json.dumps(one) for name, one in texts.items()}
+        fields = [part(name, text.encode()) for name, text in said.items()]
+        return multipart(part("file", self.file, "model.modelDir.tar"), *fields)
 
 
 @dataclass
@@ -223,7 +238,7 @@ class World:
             lambda found: filled(things.get(one.params[found[1]], one.params[found[1]]), things), op.rule
         )
         query = filled(one.query, things)
-        body = b"" if one.body is None or op.method in READS else _encoded(filled(one.body, things))
+        body = b"" if one.body is None or op.method in READS else _body(one.body, things)
         if op.method in READS and "wait" in op.rule:
             query = query or "timeout=0"
         headers = self._headers(user, op.dialect, path, body)
@@ -231,7 +246,7 @@ class World:
         got = self.pool.request(
             op.method, self.server.url + target, body=body or None, headers=headers, timeout=timeout
         )
-        return Answer(f"{op.method} {target} {body.decode()}", got.status, dict(got.headers), got.data)
+        return Answer(f"{op.method} {target} {body.decode(errors='replace')}", got.status, dict(got.headers), got.data)
 
     def _headers(self, user: User | None, dialect: str, path: str, body: bytes) -> dict[str, str]:
         form = body.startswith(f"--{BOUNDARY}".encode())
@@ -305,6 +320,7 @@ class World:
         study = self._study(job)
         tokens = self.do(alice, "GET", f"{native}/users/{MARK}/tokens")["tokens"]
         self._of_vendors()
+        self._of_wmla()
         wait_until(lambda: bool(self.do(alice, "GET", "/api/pods/", dialect="mlbench")))
         self.ids = {
             **{"team": place, "job": str(job), "lab": str(lab), "board": str(shown), "end": str(end)},
@@ -324,6 +340,7 @@ class World:
             **{"service": f"{MARK}-service", "tb": f"{MARK}-tb", "orgpool": f"cloudml/train/{alice.caller.org}"},
             "code": self._put_code(),
             **{"task": self.task["id"], "application": self.task["appId"]},
+            **{"search": f"{MARK}-search", "algorithm": f"{MARK}-algorithm", "executor": "1"},
             "pod": self.do(alice, "GET", "/api/pods/", dialect="mlbench")[0]["name"],
         }
         self.ids, self.names = both | self.ids, both | {"run": self.ids["run"]} | self.names
@@ -394,6 +411,19 @@ class World:
             file.write(b"its result")
         self.run = self.do(alice, "POST", "/api/runs/", run_body(MARK), "mlbench")
 
+    def _of_wmla(self) -> None:
+        """A search, and an algorithm."""
+        search = {
+            "hpoName": f"{MARK}-search",
+            "modelSpec": {"args": f"--exec-start Python --model-main main.py --word {MARK}"},
+            "algoDef": {"algorithm": "Random", "objectiveMetric": "loss", "objective": "minimize", "maxJobNum": 1},
+            "hyperParams": [{"name": MARK, "type": "Range", "dataType": "double", "minDbVal": 0, "maxDbVal": 1}],
+        }
+        model = packed({"main.py": MARK})
+        self.do(self.alice, "POST", f"{WMLA}/hypersearch", Form(model, {"data": search}), "wmla")
+        plugin = Form(packed({"optimizer.py": PLUGIN}), {"data": {"name": f"{MARK}-algorithm"}})
+        self.do(self.alice, "POST", f"{WMLA}/hypersearch/algorithm/install", plugin, "wmla")
+
     def _wait_for_rest(self) -> None:
         """Until nothing changes any more by itself."""
         last, since = self.state(), time.monotonic()
@@ -421,6 +451,10 @@ def _without_shared(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_shared(one) for name, one in value.items()}
     return value
+
+
+def _body(body: Any, things: Things) -> bytes:
+    return body.encoded(things) if isinstance(body, Form) else _encoded(filled(body, things))
 
 
 def _encoded(body: Any) -> bytes:

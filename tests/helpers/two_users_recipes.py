@@ -6,9 +6,9 @@ what somebody else finds there.
 
 from __future__ import annotations
 
-from helpers.two_users import Try, hidden, own, run_body, seen, taken, used
+from helpers.two_users import Form, Try, hidden, own, run_body, seen, taken, used
 from helpers.wmla import BASE as WMLA
-from helpers.wmla import multipart, packed, part
+from helpers.wmla import PLUGIN, multipart, packed, part
 
 _SPEC = {"roles": [{"command": ["true"]}]}
 _TRAIN = {"module_name": "trainer.task", "trainer_uri": "fds://{bucket}/trainer.tar.gz"}
@@ -18,6 +18,15 @@ _POINT = {"name": "loss", "date": "2026-01-01T00:00:00Z", "value": "1"}
 _SPACE = [{"name": "lr", "low": 0, "high": 1}]
 _STUDY = {"space": _SPACE, "objective": {"metric": "loss"}, "max_trials": 1, "trial": _SPEC}
 _PASSWORD = {"username": "{user}", "password": "another"}
+
+_MODEL = packed({"main.py": "print(1)"})
+_ARGS = "--exec-start Python --model-main main.py"
+_SOURCE = {"type": "connection", "asset": {"asset_id": "a"}, "location": {"paths": "note", "bucket": "{bucket}"}}
+_SEARCH = {
+    "modelSpec": {"args": _ARGS},
+    "algoDef": {"algorithm": "Random", "objectiveMetric": "loss", "objective": "minimize"},
+    "hyperParams": [{"name": "lr", "type": "Range", "dataType": "double", "minDbVal": 0, "maxDbVal": 1}],
+}
 
 
 def _reads(rule: str, *tries: Try) -> dict[str, tuple[Try, ...]]:
@@ -103,7 +112,7 @@ def _studies(study: str) -> dict[str, tuple[Try, ...]]:
         f"POST {study}/restart": (hidden(ref="study"),),
         f"POST {study}/resume": (hidden(body={"max_trials": 9}, ref="study"),),
         **_reads(f"{study}/trials/<int:number>", hidden(ref="study", number="1")),
-        **_reads("/algorithms", own()),
+        **_reads("/algorithms", seen()),
     }
     for below in ("wait", "events", "follow", "trials", "export"):
         found |= _reads(f"{study}/{below}", hidden(ref="study"))
@@ -281,7 +290,53 @@ def _mlbench() -> dict[str, tuple[Try, ...]]:
 
 
 def _wmla() -> dict[str, tuple[Try, ...]]:
-    return {**_wmla_execs()}
+    return {**_reads("/conf", own()), **_wmla_execs(), **_wmla_searches(), **_wmla_scheduler()}
+
+
+def _wmla_searches() -> dict[str, tuple[Try, ...]]:
+    search, algorithm = "/hypersearch/<hpoName>", "/hypersearch/algorithm"
+    return {
+        **_reads("/hypersearch", own()),
+        "POST /hypersearch": (
+            used(Form(_MODEL, {"data": {**_SEARCH, "modelSpec": {"args": _ARGS, "dataSource": [_SOURCE]}}})),
+        ),
+        "DELETE /hypersearch": (own(),),
+        **_reads(search, hidden(hpoName="search")),
+        **{f"PUT {search}{rest}": (hidden(hpoName="search"),) for rest in ("", "/restart", "/force")},
+        f"DELETE {search}": (hidden(hpoName="search"),),
+        **_reads(algorithm, seen(), seen("type=USER_PLUGIN")),
+        **_reads(f"{algorithm}/<algoName>", seen(algoName="algorithm")),
+        f"DELETE {algorithm}/<algoName>": (Try("refused", {"algoName": "algorithm"}),),
+        f"POST {algorithm}/install": (
+            taken(body=Form(packed({"optimizer.py": PLUGIN}), {"data": {"name": "{algorithm}"}})),
+        ),
+        f"POST {algorithm}/debug": (own(body=_SEARCH),),
+    }
+
+
+def _wmla_scheduler() -> dict[str, tuple[Try, ...]]:
+    book, plan = "/notebooks/<username>", "/resplans/resplan"
+    application = "/scheduler/applications/<appid>"
+    found = {
+        **_reads("/notebooks/runningservices", Try("refused")),
+        f"PUT {book}": (hidden(body={"resourcePlan": "default"}, username="user"),),
+        **_reads(f"{book}/runningkernels", hidden(username="user")),
+        **_reads(f"{book}/runningservices", hidden(username="user")),
+        f"PUT {book}/stopservice": (hidden(username="user"),),
+        f"POST {plan}": (Try("refused", body={"name": "{new}"}),),
+        f"PUT {plan}": (Try("refused", body={"name": "default"}),),
+        **_reads(f"{plan}/<path:resplan_name>", seen(resplan_name="default")),
+        f"DELETE {plan}/<path:resplan_name>": (Try("refused", {"resplan_name": "default"}),),
+        **_reads("/resplans/resplantree", own()),
+    }
+    for path in ("applications", "applicationStatistic"):
+        found |= _reads(f"/scheduler/{path}", own(), own("applicationid={application}"), own("applicationname={user}"))
+    names = {"appid": "application", "type": "stdout"}
+    for rest in ("", "/download"):
+        found |= _reads(f"{application}/driver/logs/<type>{rest}", hidden(**names))
+        executor = f"{application}/executor/<executorid>/logs/<type>{rest}"
+        found |= _reads(executor, hidden(**names, executorid="executor"))
+    return found
 
 
 def _wmla_execs() -> dict[str, tuple[Try, ...]]:
@@ -316,6 +371,7 @@ def recipes() -> dict[str, tuple[Try, ...]]:
         "/api/v1": _openpai(),
         "/api": {},
         WMLA: _wmla(),
+        "/auth/v1": _reads("/logon", own()) | {"POST /logoff": (own(),)},
     }
     for prefix, made in {**documents, "/api": _mlbench()}.items():
         found |= {key.replace(" ", f" {prefix}", 1): tries for key, tries in made.items()}

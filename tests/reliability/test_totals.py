@@ -13,12 +13,13 @@ from helpers.counts import count
 from helpers.oversize import Document, Large, requests_of
 from helpers.two_users import Operation, Things, Try, World
 from helpers.two_users_recipes import recipes
+from helpers.wmla import BASE
 
 PATIENCE_S = 30.0
 """For one answer, on a machine that others use."""
 MOST_ROWS = 50
 """Rows that one request may make, points and their series apart."""
-DOCUMENTS = {"native": "/localml/v1", "cloudml": "/cloud_ml", "openpai": "/api/v1", "mlbench": "/api"}
+DOCUMENTS = {"native": "/localml/v1", "cloudml": "/cloud_ml", "openpai": "/api/v1", "mlbench": "/api", "wmla": BASE}
 PARTS = 4
 """Tests that our own API's operations are shared out over."""
 UNTRIED = ("DELETE /localml/v1/users/<name>/credentials", "POST /localml/v1/backup", "POST /localml/v1/images/build")

@@ -268,4 +268,4 @@ def _need_unused(session: Session, name: str) -> None:
 
 
 def _taken(name: str) -> LocalmlError:
-    return LocalmlError(Code.CONFLICT, f"name: there is an algorithm '{name}' already", field="name")
+    return LocalmlError(Code.CONFLICT, f"name: an algorithm '{name}' exists already", field="name")

@@ -155,7 +155,7 @@ def test_a_plain_form_names_a_folder(client: WmlaClient, tmp_path: Path) -> None
 
 def test_a_name_is_unique(client: WmlaClient, new_user: Callable[[str], WmlaClient]) -> None:
     assert install(client, {"name": "mine"}, PLUGIN).status == 200
-    refused(install(client, {"name": "mine"}, PLUGIN), "name: there is an algorithm 'mine' already")
+    refused(install(client, {"name": "mine"}, PLUGIN), "name: an algorithm 'mine' exists already")
     refused(install(new_user("eve"), {"name": "mine"}, PLUGIN), "name: ")
     for name in ("Random", "random", "TPE", "ExperimentGridSearch", "experimentgridsearch", "grid"):
         refused(install(client, {"name": name}, PLUGIN), "is a built-in algorithm")

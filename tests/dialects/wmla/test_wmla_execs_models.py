@@ -16,6 +16,7 @@ from localml.core.errors import LocalmlError
 from localml.core.people.identity import Caller
 from localml.core.work.specs import WorkloadSpec
 from localml.dialects.kit.multipart import FilePart
+from localml.dialects.wmla.schemas.execs import TaskData
 from localml.dialects.wmla.translate.args import parse_args
 from localml.dialects.wmla.translate.ids import app_id, new_exec_id, number_of, submission_id
 from localml.dialects.wmla.translate.model_upload import Model, keep_model
@@ -114,7 +115,8 @@ def spec(platform: Platform, me: Caller) -> Callable[..., WorkloadSpec]:
     def act(args: str, sources: Any = (), hardware: Any = None) -> WorkloadSpec:
         given = with_hardware(parse_args(f"{START} {args}"), hardware or {})
         view = platform.buckets_for(me)
-        places = places_of(view, me, "exec-1", given.datastore, sources)
+        data = TaskData.model_validate({"dataSource": list(sources)})
+        places = places_of(view, me, "exec-1", given.datastore, data.sources)
         return task_spec(platform, Task(given, Model("sha256:" + "0" * 64, "m", "main.py"), places))
 
     return act
@@ -166,7 +168,6 @@ def test_data_sources_are_places_in_the_buckets(
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({"type": "ftp"}, "dataSource.0.type: must be one of fs, connection, data_asset"),
         ({"type": "fs", "location": {"paths": "a,b"}}, "is one folder for fs, not 2"),
         ({"type": "fs", "location": {"paths": "nowhere"}}, "'nowhere' does not exist in the buckets"),
         ({"type": "fs", "location": {"paths": "mnist/../x"}}, "'..'"),

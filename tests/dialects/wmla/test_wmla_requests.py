@@ -409,3 +409,15 @@ def test_both_parts_are_needed(client: WmlaClient) -> None:
     assert client.form(f"/execs?args={ARGS.replace(' ', '+')}", part("data", b"{}")).status == 400
     assert client.form("/hypersearch/algorithm/install", part("file", MODEL, "m.tar")).status == 400
     assert client.install({"name": new_name()}).status == 400
+
+
+BAD_SOURCES: list[Any] = [{"type": "ftp"}, {"location": []}, {"location": {"paths": 1}}, {"asset": "a"}, "fs", None]
+
+
+@pytest.mark.parametrize("source", BAD_SOURCES, ids=str)
+def test_a_data_source_that_is_none_is_refused(source: Any, client: WmlaClient) -> None:
+    task = client.start(ARGS, MODEL, json.dumps({"dataSource": [source]}))
+    search = started(client, {**RANDOM, "modelSpec": {"args": ARGS, "dataSource": [source]}})
+    for answer in (task, search):
+        assert answer.status == 400, answer.data
+        assert "dataSource" in answer.json["error"]

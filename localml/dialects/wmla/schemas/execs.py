@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 
 from localml.dialects.kit.parameters import Parameters
+from localml.dialects.wmla.schemas.sources import WithSources
 
 
 class ExecPath(BaseModel):
@@ -42,11 +43,10 @@ class Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
 
-class TaskData(Lenient):
+class TaskData(WithSources, Lenient):
     """The field ``data`` of a task's form."""
 
     args: str | None = None
-    dataSource: list[dict[str, Any]] | None = Field(default=None, max_length=100)
     hardwareSpec: dict[str, Any] | None = None
 
 

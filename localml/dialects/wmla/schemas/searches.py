@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, Field, RootModel, StrictStr, model_validator
 
@@ -11,6 +11,7 @@ from localml.core.limits import MOST_PARALLEL, MOST_SECONDS, MOST_TRIALS
 from localml.core.studies.specs import Goal, Strategy
 from localml.core.work.specs import NAME
 from localml.dialects.wmla.schemas.searches_space import Lenient, Real, Space, Whole, folded, repeated
+from localml.dialects.wmla.schemas.sources import WithSources
 
 RESERVED = "algorithm"
 """No search can have this name: it stands for the algorithms in URLs."""
@@ -85,11 +86,10 @@ class AlgoDef(AlgoDefBase):
     objective: Annotated[Goal, folded()]
 
 
-class ModelSpec(Lenient):
+class ModelSpec(WithSources, Lenient):
     """What a training runs, in the options of ``POST /execs``."""
 
     args: StrictStr
-    dataSource: list[dict[str, Any]] = Field(default_factory=list, max_length=100)
 
 
 class HpoTaskRequest(Space):

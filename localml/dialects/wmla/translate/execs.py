@@ -82,7 +82,7 @@ def start(platform: Platform, caller: Caller, args: str, data: TaskData, form: F
     allow(caller, Action.CREATE, Thing(ThingKind.WORKLOAD, workspace=workspace))
     pool = usable_plan(platform, caller, options.consumer, "args: --consumer")
     exec_id, view = new_exec_id(), platform.buckets_for(caller, workspace)
-    places = places_of(view, caller, exec_id, options.datastore, data.dataSource or [])
+    places = places_of(view, caller, exec_id, options.datastore, data.sources)
     model = keep_model(platform, workspace, form.file(FILE), options)
     new = Submission(
         exec_id,

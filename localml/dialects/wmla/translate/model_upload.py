@@ -137,7 +137,10 @@ def _kept(platform: Platform, workspace: str, path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             found.update(block)
+        code = f"sha256:{found.hexdigest()}"
+        if platform.code.archives.find(workspace, code) is not None:
+            platform.code.archives.use(workspace, code)
+            return code
         os.fsync(file.fileno())  # what has its name is taken for whole
-    code = f"sha256:{found.hexdigest()}"
     platform.code.archives.keep(path, workspace, code)
     return code

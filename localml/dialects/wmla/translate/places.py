@@ -11,10 +11,10 @@ import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from localml.core.errors import invalid
 from localml.core.people.identity import Caller
+from localml.dialects.wmla.schemas.sources import TaskDataSource, TaskDataSourceAsset, TaskDataSourceLocation
 from localml.objects import BucketsFor, parse
 
 SCHEME = "s3://"
@@ -22,7 +22,6 @@ WORK = "batchworkdir"
 RESULTS_BUCKET = "wmla-"
 """Begins the name of a user's bucket of results."""
 _NOT_IN_BUCKETS = re.compile(r"[^A-Za-z0-9._-]")
-_TYPES = ("fs", "connection", "data_asset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Places:
 
 
 def places_of(
-    view: BucketsFor, caller: Caller, exec_id: str, datastore: Mapping[str, str], sources: Sequence[Mapping[str, Any]]
+    view: BucketsFor, caller: Caller, exec_id: str, datastore: Mapping[str, str], sources: Sequence[TaskDataSource]
 ) -> Places:
     """The places of a task. Nothing is made: who makes the result folder makes the user's bucket, too.
 
@@ -75,7 +74,7 @@ def places_of(
 
 
 def _data(
-    view: BucketsFor, datastore: Mapping[str, str], sources: Sequence[Mapping[str, Any]]
+    view: BucketsFor, datastore: Mapping[str, str], sources: Sequence[TaskDataSource]
 ) -> tuple[str, tuple[str, ...]]:
     if not sources:
         path = datastore.get("data_path", "").strip("/")
@@ -84,31 +83,28 @@ def _data(
     return _found(view, kept, "dataSource") if kept else ("", ())
 
 
-def _places(source: Mapping[str, Any], field: str) -> list[str]:
+def _places(source: TaskDataSource, field: str) -> list[str]:
     """The places that one data source names."""
-    kind = source.get("type") or "fs"
-    if kind not in _TYPES:
-        raise invalid(f"{field}.type", f"must be one of {', '.join(_TYPES)}, not {str(kind)[:40]!r}")
-    location, asset = source.get("location") or {}, source.get("asset") or {}
-    paths = [part for one in str(location.get("paths") or "").split(",") if (part := one.strip().strip("/"))]
-    if kind == "fs":
+    location, asset = source.location or TaskDataSourceLocation(), source.asset or TaskDataSourceAsset()
+    paths = [part for one in (location.paths or "").split(",") if (part := one.strip().strip("/"))]
+    if source.type in (None, "fs"):
         if len(paths) > 1:
             raise invalid(f"{field}.location.paths", f"is one folder for fs, not {len(paths)}")
-        return _below(location.get("volume"), paths)
-    if kind == "connection":
-        bucket = location.get("bucket") or asset.get("asset_id")
+        return _below(location.volume, paths)
+    if source.type == "connection":
+        bucket = location.bucket or asset.asset_id
         if not bucket:
             raise invalid(f"{field}.location.bucket", "or asset.asset_id is required for a connection: the bucket")
         if not paths:
             raise invalid(f"{field}.location.paths", "is required for a connection")
         return _below(bucket, paths)
-    if not asset.get("asset_id"):
+    if not asset.asset_id:
         raise invalid(f"{field}.asset.asset_id", "is required for a data asset")
-    return _below(asset.get("project_id") or asset.get("catalog_id"), [str(asset["asset_id"]).strip("/")])
+    return _below(asset.project_id or asset.catalog_id, [asset.asset_id.strip("/")])
 
 
-def _below(bucket: Any, paths: list[str]) -> list[str]:
-    top = str(bucket).strip("/") if bucket else ""
+def _below(bucket: str | None, paths: list[str]) -> list[str]:
+    top = (bucket or "").strip("/")
     if not paths:
         return [top] if top else []
     return [f"{top}/{path}" if top else path for path in paths]

@@ -81,7 +81,7 @@ def _trial(
     check_options(platform, args)
     need_datastore(args.datastore)
     view = platform.buckets_for(who, workspace)
-    at = places_of(view, who, f"{new_exec_id()}-{{trial}}", args.datastore, asked.modelSpec.dataSource)
+    at = places_of(view, who, f"{new_exec_id()}-{{trial}}", args.datastore, asked.modelSpec.sources)
     return task_spec(platform, Task(args, keep_model(platform, workspace, file, args), at)), at.result_uri
 
 
