@@ -35,7 +35,9 @@ LEAST_SERVICE_LOGS = 64 << 10
 """Bytes: less would give less than a screen of long lines."""
 _PORTS = ("port", "gateway_port")
 _DAYS = ("keep_logs_days", "keep_removed_days", "keep_jobs_days", "keep_events_days")
-SIZES = ("memory", "keep_logs", "service_logs", "free_disk")
+LEAST_ALGORITHM_MEMORY = 256 << 20
+"""What Optuna takes for the smallest of searches, and some more."""
+SIZES = ("memory", "keep_logs", "service_logs", "free_disk", "algorithm_memory")
 OPENABLE = {
     "mlbench": "MLBench asks nobody on this machine who they are: each account and each job here may start programs, "
     "stop and delete runs and read their output, in the administrator's name",
@@ -66,6 +68,7 @@ class Config:
     system, at most 50 GiB); of each stream of a service its last ``service_logs`` bytes; records of what was removed
     (``keep_removed_days``) and of jobs that ended (``keep_jobs_days``); events (``keep_events_days``).
     ``free_disk`` is how much of the disk stays free in bytes (None: the fiftieth part, 1 to 10 GiB).
+    ``algorithm_seconds`` and ``algorithm_memory`` (bytes) are what a search's algorithm may take for a proposal.
     ``open`` are APIs that ask nobody on this machine for credentials, ``closed`` has every operation ask that can
     (``dialects/kit/open.py``). ``images`` says, where there are no containers, which runtime of the catalogue (or
     ``host``) the images stand for whose names match a pattern; the first that matches counts. ``cache`` is where
@@ -100,6 +103,8 @@ class Config:
     keep_events_days: float = 90.0
     service_logs: int = 64 << 20
     free_disk: int | None = None
+    algorithm_seconds: float = 120.0
+    algorithm_memory: int = 4 << 30
     images: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -135,6 +140,11 @@ class Config:
             raise invalid("max-replicas", f"must not be negative, not {self.max_replicas}")
         if self.service_logs < LEAST_SERVICE_LOGS:
             raise invalid("service-logs", f"must be at least {LEAST_SERVICE_LOGS} bytes, not {self.service_logs}")
+        if not 0 < self.algorithm_seconds < float("inf"):
+            raise invalid("algorithm-seconds", f"must be more than 0, not {self.algorithm_seconds:g}")
+        if self.algorithm_memory < LEAST_ALGORITHM_MEMORY:
+            words = f"must be at least {LEAST_ALGORITHM_MEMORY} bytes, not {self.algorithm_memory}"
+            raise invalid("algorithm-memory", words)
         for name in _DAYS:
             if not getattr(self, name) >= 0:  # not a number is neither
                 raise invalid(name.replace("_", "-"), f"must not be negative, not {getattr(self, name):g}")
@@ -334,6 +344,7 @@ _FROM_ENVIRONMENT: dict[str, Any] = {
     "trust_users": _truth,
     "inherit_proxy": _truth,
     "uids": _whole,
+    "algorithm_seconds": _number,
     **{name: partial(parse_size, field=f"LOCALML_{name.upper()}") for name in SIZES},
     **{name: partial(parse_days, field=f"LOCALML_{name.upper()}") for name in _DAYS},
 }

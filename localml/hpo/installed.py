@@ -15,8 +15,9 @@ from localml.core.studies.installed import MOST_BYTES, MOST_FILES, Algorithms
 from localml.engines.base import Account
 from localml.engines.process.boxes import trouble as boxes_trouble
 from localml.hpo.base import Plugin
-from localml.hpo.processes import Processes
-from localml.objects.archives import Limits, unpack
+from localml.hpo.processes import Limits, Processes
+from localml.objects.archives import Limits as ArchiveLimits
+from localml.objects.archives import unpack
 
 
 def open_algorithms(
@@ -28,9 +29,10 @@ def open_algorithms(
         user: a user by number, also one that was removed.
     """
     accounts = PluginAccounts(trusted=config.trust_users, first=config.uids, user=user)
-    limits = Limits(files=MOST_FILES, size=MOST_BYTES)
+    limits = ArchiveLimits(files=MOST_FILES, size=MOST_BYTES)
     algorithms = Algorithms(store, clock, config.data, unpack=partial(unpack, limits=limits), admits=accounts.check)
-    return algorithms, Processes(config.cache, config.data, account=accounts.of)
+    may_take = Limits(call=config.algorithm_seconds, memory=config.algorithm_memory)
+    return algorithms, Processes(config.cache, config.data, account=accounts.of, limits=may_take)
 
 
 def plugin_of(algorithms: Algorithms, name: str) -> Plugin | None:

@@ -55,7 +55,7 @@ def test_the_sequence_goes_on_in_another_process(suggesters: Processes, algorith
 
 @settings(max_examples=3)
 @given(seed=st.integers(0, 1 << 30), cut=st.integers(0, 40), parallel=st.integers(2, 5))
-@pytest.mark.parametrize("algorithm", SEEDED)
+@pytest.mark.parametrize("algorithm", [*SEEDED, pytest.param("bayesian", marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_replayed_order_of_asks_and_tells_proposes_the_same(
     suggesters: Processes, algorithm: str, seed: int, cut: int, parallel: int
 ) -> None:

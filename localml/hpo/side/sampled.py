@@ -32,8 +32,8 @@ _LONG_AGO = datetime(2000, 1, 1)
 _MOST_MODELLED = 500
 """Trials that a Gaussian process is fitted to: its time grows with their cube, its memory with their square."""
 
-_MOST_AT_ONCE = 4_000
-"""Points that are judged together: each takes memory for each trial and each parameter."""
+_MOST_NUMBERS = 12_000_000
+"""That are held at a time while points are judged: one for each point, trial and parameter."""
 
 
 class Make(Protocol):
@@ -135,10 +135,10 @@ class Gaussian(GPSampler):
         whole = acqf.eval_acqf_no_grad
 
         def some(points: numpy.ndarray) -> numpy.ndarray:
-            if points.ndim != 2 or len(points) <= _MOST_AT_ONCE:
+            at_once = max(1, _MOST_NUMBERS // (_MOST_MODELLED * points.shape[-1]))
+            if points.ndim != 2 or len(points) <= at_once:
                 return numpy.asarray(whole(points))
-            parts = range(0, len(points), _MOST_AT_ONCE)
-            return numpy.concatenate([whole(points[start : start + _MOST_AT_ONCE]) for start in parts])
+            return numpy.concatenate([whole(points[at : at + at_once]) for at in range(0, len(points), at_once)])
 
         acqf.eval_acqf_no_grad = some
         return numpy.asarray(super()._optimize_acqf(acqf, best_params))
