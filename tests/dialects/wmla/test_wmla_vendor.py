@@ -18,6 +18,7 @@ from helpers.rig import wait_until
 from helpers.wmla import BASE, OVER, PLUGIN, packed
 from helpers.wmla_world import ARGS, GRID, SLEEP, SPACE, TRAIN, TRIAL
 
+from localml.client import Client
 from localml.server import Server
 
 pytestmark = pytest.mark.vendor
@@ -160,6 +161,14 @@ def _searches(service: Service) -> None:
         assert service.delete_one_hpo(name) is None
     assert service.delete_all_hpo() is None
     assert service.get_all_hpo() == []
+
+
+def test_it_reads_what_env_prints(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Client(server.url, server.platform.credentials.token) as own:
+        for name, value in own.env("wmla")["variables"].items():
+            monkeypatch.setenv(name, value)
+    found = ibm_wmla.DeepLearningImpactV1.new_instance().get_deep_learning_conf().get_result()
+    assert found["DLI_REST_URL"] == server.url + BASE
 
 
 def test_it_shows_its_user_the_words_of_a_failure(service: Service) -> None:
