@@ -31,7 +31,7 @@ def open_algorithms(
     accounts = PluginAccounts(trusted=config.trust_users, first=config.uids, user=user)
     limits = ArchiveLimits(files=MOST_FILES, size=MOST_BYTES)
     algorithms = Algorithms(store, clock, config.data, unpack=partial(unpack, limits=limits), admits=accounts.check)
-    may_take = Limits(call=config.algorithm_seconds, memory=config.algorithm_memory)
+    may_take = Limits(config.algorithm_seconds, config.algorithm_seconds, memory=config.algorithm_memory)
     return algorithms, Processes(config.cache, config.data, account=accounts.of, limits=may_take)
 
 

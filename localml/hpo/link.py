@@ -65,7 +65,7 @@ class Link:
             line = self._exchange(json.dumps(request).encode() + b"\n", time.monotonic() + seconds, seconds)
         try:
             answer = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             self.kill()

@@ -37,10 +37,12 @@ _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_TH
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a process may take: seconds to begin (with all of its history) and for each call, bytes of memory."""
+    """What a process may take: seconds to begin and for each call, seconds more for each asking and telling of its
+    history, bytes of memory."""
 
-    begin: float = 300.0
+    begin: float = 120.0
     call: float = 120.0
+    each: float = 0.05
     memory: int = 4 << 30
 
 
@@ -127,7 +129,8 @@ class _Suggester:
             "state": base64.b64encode(state).decode() if state is not None else None,
             "memory": self._limits.memory,
         }
-        self._keeps = bool(self._call(request, self._limits.begin)["keeps"])
+        answer = self._call(request, self._limits.begin + len(history) * self._limits.each)
+        self._keeps = bool(answer.get("keeps"))
 
     def ask(self, number: int) -> Proposal:
         answer = self._call({"do": "ask", "number": number}, self._limits.call)
@@ -136,6 +139,8 @@ class _Suggester:
             return Proposal(over=bool(answer.get("over")))
         if self._setup.experiments:
             return Proposal(values)  # the study's own, which need not have the same names
+        if not isinstance(values, dict):
+            raise self._failed(f"proposed {_shown(values)}", "")
         try:
             return Proposal(cleaned(self._space, values))
         except LocalmlError as error:
@@ -147,7 +152,11 @@ class _Suggester:
     def state(self) -> bytes | None:
         if not self._keeps:
             return None
-        return base64.b64decode(self._call({"do": "state"}, self._limits.call)["state"])
+        answer = self._call({"do": "state"}, self._limits.call)
+        try:
+            return base64.b64decode(answer["state"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._failed("gave no state", "") from error
 
     def close(self) -> None:
         self._link.kill()

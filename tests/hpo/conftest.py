@@ -20,6 +20,6 @@ def suggesters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Algorithms that may take little."""
     folder = tmp_path_factory.mktemp("strict")
-    processes = Processes(folder / "cache", folder / "data", limits=Limits(begin=20, call=1.0, memory=256 << 20))
+    processes = Processes(folder / "cache", folder / "data", limits=Limits(begin=30.0, call=1.0, memory=256 << 20))
     yield processes
     processes.close()

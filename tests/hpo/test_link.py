@@ -34,6 +34,7 @@ def test_answers_of_any_size_come_whole() -> None:
     [
         ("print('nonsense', flush=True); input()", "wrote what is no answer: b'nonsense'"),
         ("print([1], flush=True); input(); input()", "wrote what is no answer"),
+        ("print('[' * 100000, flush=True); input(); input()", "wrote what is no answer"),
         ("print('1' * 5000, flush=True); input(); input()", "wrote what is no answer"),
         ("import os; os.close(1); input(); input()", "was ended by SIGKILL"),
         ("raise SystemExit(7)", "ended with exit status 7"),

@@ -23,7 +23,7 @@ from localml.engines.base import Account
 from localml.engines.runtimes.environments import READY
 from localml.hpo.base import Asked, Proposal, Told
 from localml.hpo.environments import Environments
-from localml.hpo.processes import Limits, Processes
+from localml.hpo.processes import Processes
 
 HEAD = """
 import numpy as np
@@ -337,9 +337,7 @@ who = os.getuid(), os.getgid(), os.listdir({str(tmp_path / "data")!r})
 open("note", "w").write("mine")
 return [{{'x': 1.0, 'units': 1 if who == (165432, 165432, ["algorithm-runs"]) else 2}}]
 """)
-    suggesters = Processes(
-        tmp_path / "cache", tmp_path / "data", account=lambda _: Account(165432, 165432), limits=Limits(begin=60)
-    )
+    suggesters = Processes(tmp_path / "cache", tmp_path / "data", account=lambda _: Account(165432, 165432))
     with opened(suggesters, plugin_setup(tmp_path / "mine", source)) as suggester:
         assert (suggester.ask(1).values or {})["units"] == 1
     suggesters.close()
