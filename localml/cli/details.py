@@ -29,6 +29,7 @@ def print_workload(found: Workload) -> None:
         ("Ended", show.clock(found.ended_at)),
         ("Try", f"{found.attempt}, {found.retries} retries"),
     ]
+    rows += [("Trial", f"{found.parent_index} of study {found.parent_id}")] if found.parent_kind == "study" else []
     rows += [("Code", found.spec["code"])] if found.spec.get("code") else []
     rows += [("Why", line) for line in explain(found)]
     for label, value in rows:

@@ -399,3 +399,10 @@ def test_a_terminal_shows_how_far_it_is_and_what_runs(cli: Cli, monkeypatch: pyt
     assert "TRIAL" in last
     assert "\x1b[3" not in done.out  # no colours
     assert done.out.endswith("  it ran: sh -c 'echo step=1 loss=1; echo --x 1 $LOCALML_TRIAL $LOCALML_STUDY'\n")
+
+
+def test_a_trial_is_a_workload_that_says_whose_trial_it_is(done: str, cli: Cli, localml: Localml) -> None:
+    number = localml.client.studies.get(done).id
+    assert f"Trial:    2 of study {number}" in cli("show", f"{done}-2").out
+    assert "succeeded" in cli("why", f"{done}-2").out
+    assert f"{done}-2" in cli("ps", "-a", "--kind", "trial").out

@@ -376,6 +376,8 @@ class StudyDriver:
     def _no_answer(self, known: Known, row: StudyRow, error: Exception, *, fresh: bool) -> None:
         """A suggester failed, and is closed. One that had worked before is opened once more from the records."""
         code = error.code if isinstance(error, LocalmlError) else None
+        if self._worker.stopping.is_set():
+            return  # it ended with the server
         if code is Code.STORAGE or (code in _LATER and known.tries < _MOST_WAITS):
             log.warning("the suggester of study %s is asked again later: %s", row.name, error)
             known.again_later()
