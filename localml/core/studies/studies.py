@@ -36,7 +36,8 @@ from localml.core.work.specs import NAME
 from localml.core.work.states import Desired
 from localml.core.work.tables import Workload
 
-_LONGEST_NAME = 128
+_GROUP = 500
+"""Trials that are hidden in one transaction, so that nobody else waits long for the writer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +179,13 @@ class Studies:
             row.desired, row.forced = Desired.STOP, row.forced or force
             self._tell(session, row, "StopRequested", words)
             if row.state is not StudyState.STOPPING:
-                begin_end(row, StudyState.STOPPED, words)
-            end_if_idle(session, row, self._clock.now())
+                row.state, row.outcome, row.message = StudyState.STOPPING, StudyState.STOPPED, words
+            _end_if_idle(session, row, self._clock.now())
 
         return self._want(number, act)
 
     def delete(self, number: int, caller: Caller) -> Study:
-        """Hide a study that is over, and its trials with it; its name is free at once.
+        """Hide a study that is over, and before it its trials, some at a time; its name is free when this returns.
 
         Raises:
             LocalmlError: ``WRONG_STATE`` while it is not over.
@@ -192,12 +193,21 @@ class Studies:
 
         def act(session: Session, row: Study) -> None:
             _need_over(row, "be deleted")
-            now = row.deleted_at = self._clock.now()
-            trials = update(Workload).where(*children_of(subject_of(number)), col(Workload.deleted_at).is_(None))
-            session.execute(trials.values(deleted_at=now, updated_at=now))
+            row.deleted_at = self._clock.now()
             self._tell(session, row, "Deleted", f"deleted by {caller.name}")
 
+        found = self.get(number)
+        if found.deleted_at is None:
+            _need_over(found, "be deleted")
+            for first in range(1, found.asked + 1, _GROUP):
+                self._hide_trials(number, first, first + _GROUP)
         return self._want(number, act)
+
+    def _hide_trials(self, number: int, first: int, end: int) -> None:
+        index = col(Workload.parent_index)
+        of = *children_of(subject_of(number)), index >= first, index < end, col(Workload.deleted_at).is_(None)
+        hidden = update(Workload).where(*of).values(deleted_at=self._clock.now())
+        self._store.write(lambda session: session.execute(hidden))
 
     def restart(self, number: int, caller: Caller) -> Study:
         """Start over: the same search again, with nothing known of the trials so far, which stay listed.
@@ -394,19 +404,13 @@ class Studies:
         return Events(self._store).of(subject_of(number), after=after, limit=limit)
 
 
-def begin_end(row: Study, outcome: StudyState, words: str) -> None:
-    """Let a study end: nothing more is proposed, and its trials are to be stopped."""
-    row.state, row.outcome, row.message = StudyState.STOPPING, outcome, words
-
-
-def end_if_idle(session: Session, row: Study, now: float) -> bool:
+def _end_if_idle(session: Session, row: Study, now: float) -> None:
     """Let a study that is ending be over, if none of its trials runs any more."""
-    if row.state is not StudyState.STOPPING or row.outcome is None or row.running:
-        return False
+    if row.outcome is None or row.running:
+        return
     row.state, row.ended_at, row.updated_at = row.outcome, now, now
     words = f"{row.state}: {row.message}" if row.message else str(row.state)
     record_event(session, subject_of(row.id or 0), "Ended", words, now=now, warning=row.state is StudyState.FAILED)
-    return True
 
 
 def _need_over(row: Study, what: str) -> None:
