@@ -196,7 +196,7 @@ class StudyRig(Rig):
         with self.db.read_raw() as connection:
             found = list(happenings(connection, number, row.run, 0))
         assert [sequence for sequence, *_ in found] == list(range(1, row.sequence + 1))
-        fresh = Mind(replace(self.minds.opened[-1].setup, seed=row.seed), Minds())
+        fresh = Mind(replace(self.minds.opened[-1].setup, seed=row.seed), Minds(self.minds.proposals))
         for _, trial, values, value in found:
             if values is None:
                 fresh.tell(trial, value)
