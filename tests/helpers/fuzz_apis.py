@@ -242,6 +242,9 @@ _WMLA = Api(
         f"PUT {BASE}/resplans/resplan": {"name": "{pool}", "labels": []},
         f"PUT {BASE}/notebooks/{{}}": {"resourcePlan": "{pool}"},
     },
+    left_out={
+        f"GET {BASE}/notebooks/{{username}}/runningkernels": "the notebook is only said to run, and answers nothing"
+    },
 )
 
 APIS = {one.name: one for one in (_NATIVE, _CLOUDML, _OPENPAI, _MLBENCH, _WMLA)}

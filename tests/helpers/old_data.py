@@ -23,6 +23,8 @@ from helpers.models import serving_server, times
 from helpers.native import Http, sh
 from helpers.openpai import PaiClient, role
 from helpers.rig import wait_until
+from helpers.wmla import OVER as WMLA_OVER
+from helpers.wmla import PLUGIN, WmlaClient, packed
 from localml.client import Client
 from localml.store.schema import HEAD
 from localml.testing import Localml
@@ -63,6 +65,7 @@ class Callers:
         self.cloudml = SignedClient(given.access_key, given.secret_key, over(server.url))
         self.openpai = PaiClient(over(server.url), given.token)
         self.mlbench = Dashboard(server._server)
+        self.wmla = WmlaClient(over(server.url), given.user, given.password)
 
 
 def main() -> None:
@@ -86,6 +89,8 @@ def everything(server: Localml) -> None:
     people_and_pools(server)
     native_jobs(callers)
     vendors_jobs(server, callers)
+    wmla_work(callers)
+    studies(callers)
     tools(callers)
     models_and_endpoints(callers)
     wait_until(lambda: all(one.state in OVER for one in callers.client.all(deleted=True)), 60)
@@ -185,6 +190,44 @@ def vendors_jobs(server: Localml, callers: Callers) -> None:
         callers.mlbench.wait(number)
 
 
+def wmla_work(callers: Callers) -> None:
+    """Tasks that ended well and badly, a grid search, an algorithm of one's own with a search, and a resource plan."""
+    wmla, args = callers.wmla, "--exec-start Python --model-main main.py"
+    left = "import os; open(os.environ['RESULT_DIR'] + '/left.txt', 'w').write('left'); print('trained')"
+    numbers = [wmla.start(args, packed({"main.py": script})).json["id"] for script in (left, "raise SystemExit(3)")]
+    wait_until(lambda: all(wmla.get(f"/execs/{one}").json["state"] in WMLA_OVER for one in numbers), 60)
+    assert wmla.install({"name": "Lower"}, packed({"optimizer.py": PLUGIN})).status == 200
+    metric = "import json, os\nlr = json.load(open('config.json'))['lr']\n"
+    metric += "json.dump([{'step': 1, 'loss': lr}], open(os.environ['RESULT_DIR'] + '/val_dict_list.json', 'w'))"
+    space = [{"name": "lr", "type": "Range", "dataType": "double", "minDbVal": 0.5, "maxDbVal": 1}]
+    fixed = [{"id": one, "hyperParams": [{"name": "lr", "dataType": "double", "fixedVal": one / 4}]} for one in (1, 2)]
+    for name, algorithm, rest in (("own", "Lower", {"hyperParams": space}), ("grid", "grid", {"experiments": fixed})):
+        algorithm = {"grid": "ExperimentGridSearch"}.get(algorithm, algorithm)
+        chosen = {"algorithm": algorithm, "maxJobNum": 2, "objectiveMetric": "loss", "objective": "minimize"}
+        request = {"hpoName": name, "modelSpec": {"args": args}, "algoDef": chosen, **rest}
+        answer = wmla.search(request, packed({"main.py": metric}))
+        assert answer.status == 200, answer.data
+        wait_until(lambda name=name: wmla.get(f"/hypersearch/{name}").json["state"] in WMLA_OVER, 60)  # type: ignore[misc]
+    assert wmla.post("/resplans/resplan", {"name": "lab", "labels": [{"key": "a", "value": "b"}]}).status == 201
+
+
+def studies(callers: Callers) -> None:
+    """One that found something, and one that was stopped."""
+    client = callers.client
+    for name, command in (("found", "echo loss={x}"), ("halted", "sleep 600")):
+        spec = {
+            "space": [{"name": "x", "low": 0, "high": 1}],
+            "algorithm": {"name": "random"},
+            **{"objective": {"metric": "loss"}, "seed": 1, "max_trials": 3, "max_failures": None},
+            "trial": {"roles": [one("main", 1, command)]},
+        }
+        made = callers.native("POST", "/studies", {"name": name, "spec": spec})
+        assert made.status == 201, made.data
+    client.studies.wait("found", 60)
+    client.studies.stop("halted")
+    client.studies.wait("halted", 60)
+
+
 def cloudml_state(callers: Callers, name: str) -> str:
     """What Cloud-ML says of a job."""
     return str(callers.cloudml.get(f"/train/{name}").json["state"])
@@ -245,6 +288,11 @@ def ask(server: Localml) -> dict[str, Any]:
         at = f"/workloads/{number}"
         paths += [at, f"{at}/events", f"{at}/samples", f"{at}/logs"]
     native = {path: _answer(callers.native("GET", path)) for path in paths}
+    found = [one["id"] for one in callers.native("GET", "/studies").json["studies"]]
+    for number in found:
+        native |= {
+            path: _answer(callers.native("GET", path)) for path in (f"/studies/{number}", f"/studies/{number}/trials")
+        }
     cloudml = ["/train", "/train/linear", "/train/linear/logs", "/train/linear/events", "/train/none", "/model"]
     openpai = ["/jobs", "/jobs/pai-good", "/jobs/pai-bad", "/jobs/pai-waits", "/virtual-clusters"]
     runs = callers.mlbench.get("runs/")
@@ -254,8 +302,18 @@ def ask(server: Localml) -> dict[str, Any]:
         "native": native,
         "cloudml": {path: _answer(callers.cloudml.get(path)) for path in cloudml},
         "openpai": {path: _answer(callers.openpai.get(path)) for path in openpai},
+        "wmla": {path: _answer(callers.wmla.get(path)) for path in wmla_paths(callers.wmla)},
         "mlbench": {path: _answer(callers.mlbench.call("GET", path)) for path in mlbench},
     }
+
+
+def wmla_paths(wmla: WmlaClient) -> list[str]:
+    """Of all that shows something there."""
+    paths = ["/execs", "/hypersearch", "/hypersearch/algorithm?type=BUILD_IN", "/resplans/resplantree"]
+    for one in wmla.get("/execs").json:
+        paths += [f"/execs/{one['id']}", f"/execs/{one['id']}/log"]
+    paths += [f"/hypersearch/{one['hpoName']}" for one in wmla.get("/hypersearch").json]
+    return [*paths, "/scheduler/applications?sort=applicationid"]
 
 
 def _answer(answer: Any) -> Any:
