@@ -134,10 +134,6 @@ class StudyDriver:
                 self._moved.add(workload)
             self._worker.nudge()
 
-    def open_suggesters(self) -> int:
-        """How many processes of suggesters there are."""
-        return sum(1 for known in self._known.values() if known.talk.open)
-
     # -- one tick --------------------------------------------------------------------------------
 
     def tick(self) -> float | None:
@@ -158,7 +154,7 @@ class StudyDriver:
         with self._lock:
             moved, self._moved = self._moved, set()
             dirty, self._dirty = self._dirty, set()
-        dirty |= self._errands.take()
+        served = self._errands.take()
         dirty.update(self._study_of[one] for one in self._ended(moved) if one in self._study_of)
         now = self._clock.now()
         dirty.update(study for study, known in self._known.items() if (known.due_in(now) or 1.0) <= 0)
@@ -166,7 +162,10 @@ class StudyDriver:
             self._check_at = time.monotonic() + CHECK_S
             with self._db.read_raw() as connection:
                 dirty.update(trials.active(connection))
-        return sorted(dirty)
+        for study in dirty:
+            if (known := self._known.get(study)) is not None:
+                known.seen = None  # it may be another one by now
+        return sorted(dirty | served)
 
     def _ended(self, moved: set[int]) -> set[int]:
         """Those of these trials' workloads that are over. The others wrote something."""
@@ -202,7 +201,7 @@ class StudyDriver:
             known.failure = f"a defect of localml, not of the search; the server's log says more: {error}"
 
     def _one(self, study: int) -> None:
-        seen = self._load(study)
+        seen = self._seen(study)
         for _ in range(_MOST_STEPS):
             if seen is None:
                 self._forget(study)
@@ -217,10 +216,16 @@ class StudyDriver:
                 continue
             found = plan(known.view(seen.row, seen.running), self._clock.now())
             if not found.writes:
+                known.seen = seen
                 self._act(known, seen, found)
                 return
             seen = self._written(known, seen, found) or self._load(study)
         self.nudge(study)  # it is the others' turn
+
+    def _seen(self, study: int) -> Seen | None:
+        """A study as it was left, if nothing was heard of it since but what the loop itself had done for it."""
+        known = self._known.get(study)
+        return known.seen if known is not None and known.seen is not None else self._load(study)
 
     def _load(self, study: int) -> Seen | None:
         with self._db.read_raw() as connection:

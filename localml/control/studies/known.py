@@ -41,6 +41,7 @@ class Known:
 
     Attributes:
         life: which of its lives it is known in; whatever was meant for an earlier one is forgotten.
+        seen: how it was left; None: it is to be loaded.
         asking: whether its suggester is being asked; ``answer`` is what it said, until that is recorded.
         waits: it has nothing to propose before it is told more.
         tries: how often in a row something failed.
@@ -56,6 +57,7 @@ class Known:
     life: int
     spec: StudySpec
     talk: Talk
+    seen: Seen | None = None
     asking: bool = False
     answer: Answer | None = None
     waits: bool = False
