@@ -188,7 +188,6 @@ def _shown(session: Session, wanted: Sequence[int], alias: str, paths: Sequence[
 
 
 def _sums(session: Session, survey: Survey) -> list[OwnersSum]:
-
     def total(amount: Any, when: ColumnElement[bool]) -> ColumnElement[Any]:
         return func.coalesce(func.sum(case((when, amount), else_=0)), 0)
 
@@ -249,7 +248,9 @@ def _matches(search: Search, alias: str) -> ColumnElement[bool]:
 
 
 def _name(alias: str) -> ColumnElement[Any]:
-    return func.coalesce(func.json_extract(col(WorkloadDetail.request), alias), col(_W.name))
+    request = col(WorkloadDetail.request)
+    given = case((func.json_valid(request) == 1, func.json_extract(request, alias)))  # Python writes Infinity, too
+    return func.coalesce(given, col(_W.name))
 
 
 def _plain(name: str) -> ColumnElement[Any]:

@@ -298,6 +298,17 @@ def test_others_see_what_is_theirs(
         assert nobody.call("GET", path, X_Auth_Token=scoped).status == 403
 
 
+@pytest.mark.parametrize("request_", ["text", 5, [1], {"appName": 7}, {"x": float("inf")}, {"appName": ["a"]}], ids=str)
+def test_whatever_a_request_was_the_list_is_answered(request_: Any, client: WmlaClient, platform: Platform) -> None:
+    role = Role(image="i", command=("x",))
+    admin = platform.identity.user("admin")
+    platform.workloads.submit(Submission("odd", WorkloadSpec(roles=(role,)), admin, "wmla", request=request_))
+    for query in ({}, {"sort": "applicationname"}, {"search": "i"}, {"applicationname": "odd"}):
+        answer = client.get(APPS, **query)
+        assert answer.status == 200, answer.data
+        assert all(isinstance(one["applicationname"], str) for one in answer.json)
+
+
 def test_a_deleted_application_is_none(client: WmlaClient, platform: Platform, some: dict[str, int]) -> None:
     platform.workloads.delete(some["a"], platform.identity.user("admin"))
     assert names(client.get(APPS)) == ["e", "d", "c", "b"]
