@@ -64,6 +64,10 @@ def test_jupyter_is_told_where_to_listen_and_never_the_token(tmp_path: Path) -> 
     arguments, seen, folder = json.loads(done.stdout)
     assert {"--ServerApp.port=40001", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder}"} <= set(arguments)
     assert "open-sesame" not in " ".join(arguments)
+    untracked = "--MappingKernelManager.untracked_message_types="
+    assert {f"{untracked}{name}" for name in ("usage_request", "usage_reply", "status", "kernel_info_request")} <= set(
+        arguments
+    )
     assert seen["JUPYTER_TOKEN"] == "open-sesame"
     assert folder == str(tmp_path / "work")
     # what a user sets up or installs stays with the files

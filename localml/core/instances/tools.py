@@ -249,6 +249,11 @@ class Tools:
         """The token; empty when it has none."""
         return self._opened(full.row.owner_id, full.spec.roles[0], _TOKEN_NAMES.get(full.row.kind, ""))
 
+    @staticmethod
+    def kernels_tell(spec: WorkloadSpec) -> bool:
+        """Whether a notebook's kernels may be asked what they use: in ours that does not count as use of them."""
+        return _is_ours(spec.roles[0].image)
+
     def _opened(self, owner: int, role: Role, name: str) -> str:
         sealed = role.sealed_env.get(name)
         return self._sealer.open(owner, sealed) if sealed is not None else ""

@@ -21,6 +21,17 @@ from pathlib import Path
 
 DEFAULT_PORT = "8888"
 PACKAGES = ".packages"
+NOT_USE = (
+    *(
+        f"{what}_{end}"
+        for what in ("comm_info", "kernel_info", "shutdown", "interrupt", "debug", "input", "usage")
+        for end in ("request", "reply")
+    ),
+    *("stream", "display_data", "update_display_data", "execute_input", "execute_result", "error", "status"),
+    *("clear_output", "debug_event"),
+)
+"""Messages that are no use of a kernel: jupyter_server's own list, and questions of what the kernel uses. Whoever asks
+that would make one that computes look idle, and one that is idle look used."""
 
 
 def work_folder(env: Mapping[str, str]) -> Path:
@@ -45,6 +56,7 @@ def options(env: Mapping[str, str], folder: Path) -> list[str]:
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         "--LabApp.extension_manager=readonly",
         "--ResourceUseDisplay.track_cpu_percent=True",
+        *(f"--MappingKernelManager.untracked_message_types={name}" for name in NOT_USE),
     ]
 
 

@@ -13,6 +13,7 @@ from helpers.rig import wait_until
 from helpers.wmla import WmlaClient
 
 from localml.client import Client
+from localml.core.instances import tools
 from localml.core.people.rights import MemberRole
 from localml.core.people.scopes import Scope
 from localml.core.series.uses import CPU, MEMORY
@@ -40,6 +41,9 @@ ANSWERS = {
     USAGE + "k1": {"content": {"kernel_cpu": 150.0, "kernel_memory": 3 << 20, "pid": 7}},
     USAGE + "k2": {"content": {"reason": "not_supported", "kernel_version": None}},
 }
+
+if os.environ.get("KERNELS") == "1":
+    del ANSWERS["/api/kernels"][1:]
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -98,8 +102,11 @@ def test_a_users_notebook_is_its_service(native: Client, live: WmlaClient, serve
     assert live.get(ALL).json == [live.get("/notebooks/admin/runningservices").json]
 
 
-def test_its_kernels_and_what_they_use(native: Client, live: WmlaClient, server: Server) -> None:
+def test_its_kernels_and_what_they_use(
+    native: Client, live: WmlaClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = begin(native, "lab", resources={"gpu": 1})
+    monkeypatch.setattr(tools, "NOTEBOOK_IMAGES", ("any",))  # as if it were ours
     answer = live.get("/notebooks/admin/runningkernels")
     assert answer.status == 200, answer.data
     one, other = answer.json
@@ -113,6 +120,23 @@ def test_its_kernels_and_what_they_use(native: Client, live: WmlaClient, server:
     assert not {"cpuUsed", "memoryUsed"} & set(other)  # it does not say
     (application,) = live.get("/scheduler/applications", applicationid=one["jobId"]).json
     assert (application["type"], application["state"]) == ("NOTEBOOK", "RUNNING")
+
+
+def test_kernels_of_other_images_are_not_asked(native: Client, live: WmlaClient) -> None:
+    begin(native, "lab")  # to ask them would count as use of them
+    for one in live.get("/notebooks/admin/runningkernels").json:
+        check(one, NotebookKernel)
+        assert not {"cpuUsed", "memoryUsed"} & set(one)
+
+
+def test_the_only_kernel_uses_what_the_notebook_does(native: Client, live: WmlaClient, server: Server) -> None:
+    made = begin(native, "lab", env={"KERNELS": "1"})
+    of, now = Subject.workload(made.workload_id), time.time()
+    for at, seconds in ((now + 20, 10.0), (now + 25, 20.0)):
+        server.platform.samples.add_many(of, [(CPU, seconds, at)], replica="main-0", cumulative=True, measured=True)
+    server.platform.samples.flush()
+    (kernel,) = live.get("/notebooks/admin/runningkernels").json
+    assert kernel["cpuUsed"] == 2.0
 
 
 def test_what_was_measured_of_it_is_what_it_uses(native: Client, live: WmlaClient, server: Server) -> None:

@@ -81,21 +81,35 @@ def kernels(platform: Platform, service: InstanceFull) -> list[dict[str, Any]]:
     if service.run.row.state is not State.RUNNING:
         return []
     jupyter = platform.idle.jupyter(service.run)
+    every, tell = jupyter.activity().kernels, platform.tools.kernels_tell(service.run.spec)
     found = []
-    for one in jupyter.activity().kernels:
-        usage = jupyter.kernel_usage(one.id)
+    for one in every:
+        cpu, memory = _kernel_use(jupyter.kernel_usage(one.id)) if tell else _of_the_only_one(platform, service, every)
         kernel = {
             "kernelName": one.name,
             "userName": service.row.owner,
             "jobId": app_id(platform, service.row.workload_id),
             "status": one.state,
-            "cpuUsed": None if usage.cpu_percent is None else round(usage.cpu_percent / 100, 3),
+            "cpuUsed": None if cpu is None else round(cpu, 3),
             "gpuUsed": float(_gpus(service)),
-            "memoryUsed": None if usage.memory is None else round(usage.memory / _MEGABYTE, 3),
+            "memoryUsed": None if memory is None else round(memory / _MEGABYTE, 3),
             "createTime": _milliseconds(service.run.row.created_at),
         }
         found.append({name: value for name, value in kernel.items() if value is not None})
     return found
+
+
+def _kernel_use(usage: Any) -> tuple[float | None, float | None]:
+    """Cores and bytes, as a kernel says it."""
+    return None if usage.cpu_percent is None else usage.cpu_percent / 100, usage.memory
+
+
+def _of_the_only_one(
+    platform: Platform, service: InstanceFull, every: Sequence[Any]
+) -> tuple[float | None, float | None]:
+    """Of a notebook whose kernels are not to be asked: what all of it uses, where there is one kernel."""
+    use = platform.uses.of([service.row.workload_id]).get(service.row.workload_id)
+    return (None, None) if use is None or len(every) != 1 else (use.cpu, float(use.memory))
 
 
 def change_plan(platform: Platform, caller: Caller, username: str, plan: str | None) -> InstanceFull:
