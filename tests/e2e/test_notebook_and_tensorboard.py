@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +17,7 @@ from helpers.tools import execute, points, printed
 
 from localml.client import Client
 from localml.config import load
+from localml.control.watch.jupyter import Jupyter
 from localml.core.catalog import cache_dir
 from localml.engines.runtimes import open_images
 from localml.platform import Platform
@@ -92,6 +94,29 @@ def test_a_notebook_computes_sees_the_buckets_and_keeps_its_files(served: tuple[
     contents = httpx.get(f"{again.base_url}/api/contents/sum.txt", headers={"Authorization": "token t"}, timeout=30)
     assert contents.json()["content"] == "6"
     client.stop("lab")
+
+
+def test_a_kernel_that_is_asked_what_it_uses_goes_on_as_it_did(served: tuple[Server, Client]) -> None:
+    server, client = served
+    found = client.tools.wait_ready(client.tools.start_notebook(name="asked", token="t"), READY_S)
+    assert found.base_url is not None
+    base, jupyter = found.base_url, Jupyter(found.base_url, "t")
+    folder = server.platform.data / "folders" / str(server.platform.identity.user("admin").id) / "asked"
+    code = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.05)"
+    with ThreadPoolExecutor() as threads:
+        computing = threads.submit(lambda: asyncio.run(execute(base, "t", code)))
+        wait_until(lambda: [one.busy for one in jupyter.activity().kernels] == [True], READY_S)
+        (kernel,) = jupyter.activity().kernels
+        for _ in range(3):
+            assert (jupyter.kernel_usage(kernel.id).memory or 0) > 1 << 20
+            assert jupyter.activity().busy  # else it would be stopped as idle while it computes
+        (folder / "go").touch()
+        computing.result(READY_S)
+    wait_until(lambda: not jupyter.activity().busy, READY_S)
+    last = jupyter.activity().last
+    jupyter.kernel_usage(kernel.id)
+    assert jupyter.activity().last == last
+    client.stop("asked")
 
 
 def test_a_notebook_server_that_is_killed_comes_back_by_itself(served: tuple[Server, Client]) -> None:
