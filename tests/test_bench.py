@@ -33,6 +33,15 @@ def test_submissions_are_measured_over_http_beside_a_bare_app() -> None:
     assert all(row["floor"] and row["budget"] for row in rows)
 
 
+def test_each_vendors_submission_is_measured_beside_the_native_one() -> None:
+    run = bench("--quick", "--only", "vendors", "--json")
+    rows: list[dict[str, Any]] = json.loads(run.stdout)
+    names = ["Cloud-ML", "OpenPAI", "MLBench", "WMLA"]
+    assert [row["what"] for row in rows] == [f"{name} submit: p50" for name in names]
+    assert all(row["floor"].endswith("native") for row in rows[:3])
+    assert rows[3]["floor"].endswith("native with code")  # a model always goes along
+
+
 @pytest.mark.parametrize("given", ["nothing", "http,nothing"])
 def test_a_measurement_that_does_not_exist_is_refused(given: str) -> None:
     run = bench("--only", given)

@@ -104,9 +104,9 @@ class Workloads:
         """
         return self._queue(submission, also)[0]
 
-    def queued(self, submission: Submission) -> Full:
+    def queued(self, submission: Submission, *, also: Callable[[Session, int], None] = lambda *_: None) -> Full:
         """Like :meth:`submit`; returns what was stored, without reading it back."""
-        number, values = self._queue(submission)
+        number, values = self._queue(submission, also)
         return Full(Workload(id=number, **values), submission.spec, submission.request)
 
     def queued_as(self, submission: Submission, names: Iterable[str]) -> Full:

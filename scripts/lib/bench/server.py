@@ -29,6 +29,7 @@ CPUS = 16 * (os.cpu_count() or 1)
 IMAGE = "localml/base:latest"
 POOLS = ("default", "cloudml/train/default", "openpai/default")
 NATIVE, CLOUDML, OPENPAI, MLBENCH = "/localml/v1", "/cloud_ml/v1", "/api/v1", "/api"
+WMLA = "/platform/rest/deeplearning/v1"
 
 
 def free_port() -> int:
@@ -107,6 +108,11 @@ class Server:
         }
         return request(method, CLOUDML + path, data, **signed)
 
+    def wmla(self, method: str, path: str, body: bytes = b"", **headers: str) -> bytes:
+        """A request as the vendor's client sends it: by name and password."""
+        pair = f"{self.credentials['user']}:{self.credentials['password']}".encode()
+        return request(method, WMLA + path, body, Authorization=f"Basic {base64.b64encode(pair).decode()}", **headers)
+
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """The answer of localml's own API."""
         return self.control.send(self.native(method, path, body)).json
@@ -128,8 +134,10 @@ class Server:
 
     @staticmethod
     def _bearer(method: str, path: str, body: Any, token: str, **headers: str) -> bytes:
-        data = b"" if body is None else json.dumps(body).encode()
-        kind = {"Content_Type": "application/json"} if data else {}
+        """Bytes are sent as they are, all else as JSON."""
+        raw = isinstance(body, bytes)
+        data = b"" if body is None else body if raw else json.dumps(body).encode()
+        kind = {"Content_Type": "application/x-tar" if raw else "application/json"} if data else {}
         return request(method, path, data, Authorization=f"Bearer {token}", **kind, **headers)
 
     def await_leases(self) -> None:

@@ -94,15 +94,15 @@ def start(platform: Platform, caller: Caller, args: str, data: TaskData, form: F
         request=_kept(text, options, model, places.result_uri),
         refuse_over_quota=True,
     )
-    return platform.workloads.get(_submitted(platform, new, options, view, places.result_uri))
+    return _submitted(platform, new, options, view, places.result_uri)
 
 
-def _submitted(platform: Platform, new: Submission, options: TaskArgs, view: BucketsFor, result: str) -> int:
+def _submitted(platform: Platform, new: Submission, options: TaskArgs, view: BucketsFor, result: str) -> Full:
     """Make the result folder and the workload, both or neither."""
     view.make_folder(result, shared=True)
     try:
         with renamed(cpu=FIELD, memory=FIELD, gpu=FIELD, image=FIELD, env=FIELD, command=FIELD):
-            return platform.workloads.submit(new, also=lambda *at: _note(platform, options, *at))
+            return platform.workloads.queued(new, also=lambda *at: _note(platform, options, *at))
     except LocalmlError:
         view.remove_empty(result)
         raise
