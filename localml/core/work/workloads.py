@@ -396,13 +396,11 @@ class Workloads:
         row = session.get(Workload, number)
         if row is None:
             raise not_found("workload", number)
-        if row.state not in TERMINAL and row.desired is not Desired.STOP:
+        other = grace is not None and grace != row.grace
+        if row.state not in TERMINAL and (other or row.desired is not Desired.STOP):
             now = self._clock.now()
-            session.execute(
-                update(Workload)
-                .where(col(Workload.id) == number)
-                .values(desired=Desired.STOP, message=words, grace=grace, updated_at=now)
-            )
+            wanted = {"desired": Desired.STOP, "message": words, "grace": grace, "updated_at": now}
+            session.execute(update(Workload).where(col(Workload.id) == number).values(wanted))
             record_event(session, Subject.workload(number), "StopRequested", words, now=now)
             session.refresh(row)
         return row

@@ -14,6 +14,7 @@ from helpers.studies import StudyRig
 from localml.core.errors import Code, LocalmlError
 from localml.core.studies.specs import Goal, Objective, ResultFile, Strategy, Take
 from localml.core.studies.tables import StudyState
+from localml.core.work.specs import single
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Query
 from localml.hpo.base import Proposal
@@ -162,6 +163,20 @@ def test_a_forced_stop_gives_trials_no_time(rig: StudyRig) -> None:
     [trial] = rig.trials(number)
     assert rig.get(trial.workload_id).row.grace == 0
     assert rig.row(number).state is StudyState.STOPPED
+
+
+def test_one_that_is_being_stopped_may_be_forced_then(rig: StudyRig) -> None:
+    env = {"FAKE_IGNORE_TERM": "1"}
+    number = rig.study(trial=single(["run"], env=env, stop_grace=1000.0), max_trials=1)
+    rig.steps(3)
+    rig.studies.stop(number, ME)
+    rig.steps(3)
+    [trial] = rig.trials(number)
+    assert (rig.row(number).state, rig.get(trial.workload_id).row.grace) == (StudyState.STOPPING, None)
+    rig.studies.stop(number, ME, force=True)
+    rig.steps(3)
+    assert rig.get(trial.workload_id).row.grace == 0
+    assert rig.reasons(trial.workload_id).count("StopRequested") == 2
 
 
 def test_one_trial_that_somebody_stops_is_no_failure(rig: StudyRig) -> None:
