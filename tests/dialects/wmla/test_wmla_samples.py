@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator
 from typing import Any
@@ -265,11 +264,15 @@ def test_one_that_has_no_more_to_propose_ends_the_search(live: WmlaClient) -> No
     assert (found["state"], found["complete"]) == ("FINISHED", 4), found
 
 
-def test_a_kernel_that_a_task_left_answers_at_the_vendors_address(server: Server, live: WmlaClient) -> None:
-    number = live.start(
-        "--exec-start PyTorch --model-main main.py", packed({"main.py": EXPORT, "kernel.py": KERNEL.lstrip()})
-    )
-    number = number.json["id"]
+ASKED = {"id": 7, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}], "outputs": []}
+SAID = {"key": 7, "data": [2.5, 5.0], "unit": "cm", "mode": "fast"}
+
+
+@pytest.fixture(scope="module")
+def inference(server: Server, live: WmlaClient) -> str:
+    """Where models answer, once the kernel that a task left does."""
+    files = {"main.py": EXPORT, "kernel.py": KERNEL.lstrip()}
+    number = live.start("--exec-start PyTorch --model-main main.py", packed(files)).json["id"]
     assert ended(live, f"/execs/{number}")["state"] == "FINISHED", live.get(f"/execs/{number}/log").data
     description = {
         **{"name": "doubling", "tag": "v1", "runtime": "dlipy3", "kernel": "kernel.py", "weight": "factor.txt"},
@@ -279,10 +282,28 @@ def test_a_kernel_that_a_task_left_answers_at_the_vendors_address(server: Server
     answer = live.post(f"/execs/{number}/deploy", description)
     assert answer.status == 200, answer.data
     wait_until(lambda: live.get("/conf").json["DLI_EDI_REST_URL"] != "", 60)
-    endpoint = f"{live.get('/conf').json['DLI_EDI_REST_URL']}/dlim/v1/inference/doubling"
-    asked = {"id": 7, "inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}], "outputs": []}
-    headers = {"X-User-Token": server.platform.credentials.token}
-    wait_until(lambda: requests.post(endpoint, json=asked, headers=headers, timeout=30).status_code == 200, 60)
-    got = requests.post(endpoint, data=json.dumps(asked), headers=headers, timeout=30)
-    assert got.json() == {"key": 7, "data": [2.5, 5.0], "unit": "cm", "mode": "fast"}
-    assert requests.post(endpoint, json=asked, timeout=30).status_code == 401
+    url = str(live.get("/conf").json["DLI_EDI_REST_URL"])
+    wait_until(lambda: asked(url, server.platform.credentials.token).status_code == 200, 60)
+    return url
+
+
+def asked(url: str, token: str | None) -> requests.Response:
+    headers = {} if token is None else {"X-User-Token": token}
+    return requests.post(f"{url}/dlim/v1/inference/doubling", json=ASKED, headers=headers, timeout=30)
+
+
+def test_a_kernel_that_a_task_left_answers_at_the_vendors_address(server: Server, inference: str) -> None:
+    assert asked(inference, server.platform.credentials.token).json() == SAID
+    assert asked(inference, None).status_code == 401
+    assert asked(inference, "of-nobody").status_code == 401
+
+
+@pytest.mark.vendor
+def test_the_vendors_inference_client_asks_it(server: Server, inference: str) -> None:
+    client = pytest.importorskip("ibm_wmla.wmla_api_edi_v2", reason="vendor: ibm-wmla is not installed")
+    authentication = pytest.importorskip("ibm_wmla.edi_authentication")
+    token = server.platform.credentials.token
+    who = authentication.ElasticDistributedInferenceAuthenticator(user_access_token=token, url=inference)
+    service = client.ElasticDistributedInferenceV2(who)
+    service.set_service_url(inference)
+    assert service.run_inference("doubling", ASKED).get_result() == SAID
