@@ -40,7 +40,7 @@ def pools_seen(platform: Platform, caller: Caller) -> list[PoolInfo]:
     pools = platform.pools.list()
     if caller.admin:
         return pools
-    shown = {one.name for one in pools if _limited(one)} | platform.pools.used_in(caller.roles)
+    shown = {one.name for one in pools if _is_for_all(one)} | platform.pools.used_in(caller.roles)
     return [one for one in pools if _seen(caller, one.name, shown)]
 
 
@@ -75,5 +75,5 @@ def _role_covers(caller: Caller, workspace: str, role: MemberRole) -> bool:
     return found is not None and found.covers(role)
 
 
-def _limited(pool: PoolInfo) -> bool:
+def _is_for_all(pool: PoolInfo) -> bool:
     return any(one is not None for one in (pool.cpu, pool.memory, pool.gpu, pool.max_workloads, pool.labels))
