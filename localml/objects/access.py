@@ -72,6 +72,11 @@ class BucketsFor:
         row = self.find(uri, Action.CREATE, field=field)
         return row or self._made(_in_tree(uri, field).bucket, field)
 
+    def is_open(self, name: str) -> bool:
+        """Whether the caller may write to the bucket of this name, or nobody has one of it yet."""
+        row = self._records.find(name)
+        return row is None or may(self._caller, Action.CREATE, object_of(row, f"s3://{name}"))
+
     def create(self, name: str, *, everyone: MemberRole | None = None, field: str = "name") -> Bucket:
         """Make a bucket, with its folder.
 

@@ -67,10 +67,16 @@ def places_of(
     Raises:
         LocalmlError: ``INVALID`` naming the data that is not there.
     """
-    bucket = RESULTS_BUCKET + _NOT_IN_BUCKETS.sub("_", caller.name)
+    bucket = _results(view, caller)
     data, files = _data(view, datastore, sources)
     result = f"{bucket}/{caller.name}/{WORK}/{exec_id}"
     return Places(bucket, result, caller.name, exec_id, data, files)
+
+
+def _results(view: BucketsFor, caller: Caller) -> str:
+    """The user's bucket of results. Who left may have had the name before, and somebody nearly the same one."""
+    name = RESULTS_BUCKET + _NOT_IN_BUCKETS.sub("_", caller.name)
+    return name if view.is_open(name) else f"{name}-{caller.id}"
 
 
 def _data(
