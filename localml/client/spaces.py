@@ -19,7 +19,7 @@ from localml.core.errors import invalid
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"(?:(?P<base>{_NUMBER})\^)?(?P<low>{_NUMBER})\.\.(?P<high>{_NUMBER})(?::(?P<step>{_NUMBER}))?")
-_SEEMS_RANGE = re.compile(rf"{_NUMBER}\s*\.\.")
+_SEEMS_RANGE = re.compile(rf"(?:{_NUMBER}|[+-]?(?:inf|infinity|nan))\s*\.\.", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+")
 _WORDS = {"true": True, "false": False}
 _MEMBERS = {"type", "low", "high", "step", "log", "power", "choices", "value"}

@@ -48,6 +48,8 @@ def test_what_is_written_is_a_parameter(text: Any, means: dict[str, Any]) -> Non
         ("1..", "'1..' is no range"),
         ("int:a..b", "'int:a..b' is no range"),
         ("1..2..3", "is no range"),
+        ("nan..1", "'nan..1' is no range"),
+        ("-Inf..1", "'-Inf..1' is no range"),
         ("a,,b", "has a choice that is empty"),
         ({"lo": 1, "high": 2}, "--param x.lo: there is no such member; did you mean low?"),
     ],

@@ -21,6 +21,9 @@ Value = StrictBool | StrictInt | StrictFloat | StrictStr
 """What a parameter can be set to; JSON keeps its type."""
 Values = dict[str, Any]
 """Parameter -> :data:`Value`."""
+_LARGEST_INTEGER = float(1 << 63)
+_MOST_STEPS = float(1 << 53)
+"""Of a range: with more of them two that are neighbours could be one number."""
 _SLACK = 1e-9
 """Of a step: how far a value may lie from the grid that it was rounded to."""
 
@@ -70,13 +73,23 @@ class Parameter(Frozen):
             raise ValueError(f"{self.name}: a range needs both low and high")
         if low > high:
             raise ValueError(f"{self.name}: low ({low:g}) is above high ({high:g})")
-        if self.type is Type.INT and self.power is None and (low != int(low) or high != int(high)):
-            raise ValueError(f"{self.name}: the ends of a range of integers must be integers")
-        if self.type is Type.INT and self.power is None and self.step is not None and self.step != int(self.step):
-            raise ValueError(f"{self.name}: the step of a range of integers must be an integer")
+        if not math.isfinite(high - low):
+            raise ValueError(f"{self.name}: from {low:g} to {high:g} is too wide a range")
+        if self.step is not None and not (high - low) / self.step <= _MOST_STEPS:
+            raise ValueError(f"{self.name}: {self.step:g} is too small a step from {low:g} to {high:g}")
+        if self.type is Type.INT and self.power is None:
+            self._check_integers(low, high)
         if self.log and (low <= 0 or self.step is not None or self.power is not None):
             raise ValueError(f"{self.name}: log needs low above 0, and goes neither with step nor with power")
         return self._checked_power()
+
+    def _check_integers(self, low: float, high: float) -> None:
+        if low != int(low) or high != int(high):
+            raise ValueError(f"{self.name}: the ends of a range of integers must be integers")
+        if max(-low, high) > _LARGEST_INTEGER:
+            raise ValueError(f"{self.name}: the ends of a range of integers must be within 2^63")
+        if self.step is not None and self.step != int(self.step):
+            raise ValueError(f"{self.name}: the step of a range of integers must be an integer")
 
     def _checked_power(self) -> Parameter:
         if self.power is None:
