@@ -19,6 +19,8 @@ MOST_ANSWER = 32 << 20
 """Bytes of an answer."""
 _LOOK_S = 0.5
 """How often who waits for an answer looks whether another thread has ended the process."""
+_END_S = 5.0
+"""How long what is ended may take to end all that it began."""
 _LAST_WORDS_S = 1.0
 """How long a process that hangs may take to say where."""
 
@@ -133,7 +135,7 @@ class Link:
     def _hung(self, seconds: float) -> Broken:
         """Let it say where it is (by its fault handler), and end it."""
         with suppress(ProcessLookupError):
-            self._child.send_signal(signal.SIGUSR1)
+            os.killpg(self._child.pid, signal.SIGUSR1)
         deadline = time.monotonic() + _LAST_WORDS_S
         with selectors.DefaultSelector() as ready:
             ready.register(self._stderr, selectors.EVENT_READ)
@@ -147,9 +149,7 @@ class Link:
         """End the process and what it began, and reap it. May be called again."""
         with self._ending:
             if self._child.returncode is None:  # once it is reaped its number may be another's
-                with suppress(ProcessLookupError):
-                    os.killpg(self._child.pid, signal.SIGKILL)
-                self._child.wait()
+                self._end()
             self._killed = True
         with self._ends:
             if not self._stderr.closed:
@@ -157,6 +157,16 @@ class Link:
             for stream in (self._stderr, self._stdin, self._stdout):
                 with suppress(OSError):  # what was not sent any more
                     stream.close()
+
+    def _end(self) -> None:
+        """It may be a guard (:mod:`localml.hpo.side.guard`), which ends what is below it."""
+        self._child.terminate()
+        try:
+            self._child.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._child.pid, signal.SIGKILL)
+            self._child.wait()
 
     def _drain(self) -> None:
         """What it printed last: it can print no more."""

@@ -29,7 +29,7 @@ import json, sys
 paths, first = json.loads(sys.argv[1])
 sys.path = paths + sys.path if first else sys.path + paths
 from localml.hpo.side.worker import main
-main(int(sys.argv[2]), json.loads(sys.argv[3]))
+main(int(sys.argv[2]), *json.loads(sys.argv[3]))
 """
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One thread each: sums come out the same every time, and the machine's cores are for the trials."""
@@ -199,7 +199,7 @@ def _begun(python: str, run: Run | None) -> subprocess.Popen[bytes]:
     folder = str(run.folder) if run is not None else "/"
     kept = {name: text for name, text in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
     return subprocess.Popen(
-        [python, "-I", "-u", "-c", _START, _paths(python), str(os.getpid()), json.dumps(box)],
+        [python, "-I", "-u", "-c", _START, _paths(python), str(os.getpid()), json.dumps([run is not None, box])],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -214,12 +214,13 @@ def test_endless_output_does_not_reach_the_server(suggesters: Processes, tmp_pat
     assert len(error.details["printed"]) <= 8 << 10
 
 
-def test_nothing_is_left_of_one_that_is_closed(suggesters: Processes, tmp_path: Path) -> None:
-    source = searching("""
+@pytest.mark.parametrize("own_session", [False, True])
+def test_nothing_is_left_of_one_that_is_closed(suggesters: Processes, tmp_path: Path, own_session: bool) -> None:
+    source = searching(f"""
 import os, subprocess
-child = subprocess.Popen(["sleep", "1000"])
+child = subprocess.Popen(["sleep", "1000"], start_new_session={own_session})
 logger.error("x")
-return [{"x": 1.0, "units": child.pid % 60 + 1}]
+return [{{"x": 1.0, "units": child.pid % 60 + 1}}]
 """)
     with opened(suggesters, plugin_setup(tmp_path, source)) as suggester:
         suggester.ask(1)
@@ -231,6 +232,25 @@ return [{"x": 1.0, "units": child.pid % 60 + 1}]
     assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in mine)
     assert not folder.exists()
     assert not [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE]
+
+
+def test_one_that_ends_and_leaves_others_is_told_at_once_and_they_end(suggesters: Processes, tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    source = searching(f"""
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        open({str(left)!r}, "w").write(str(os.getpid()))
+        time.sleep(1000)
+    os._exit(0)
+while not os.path.exists({str(left)!r}) or not open({str(left)!r}).read():
+    time.sleep(0.01)
+os._exit(3)
+""")
+    error = failing(suggesters, tmp_path / "mine", source)
+    assert "ended with exit status 3" in error.message
+    assert not psutil.pid_exists(int(left.read_text()))
 
 
 def test_another_thread_may_end_one_that_is_being_asked(suggesters: Processes, tmp_path: Path) -> None:
@@ -254,16 +274,23 @@ def test_it_writes_into_a_copy_of_its_folder(suggesters: Processes, tmp_path: Pa
 
 
 def test_all_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "optimizer.py").write_text(searching("import time; time.sleep(1e6)"))
+    left = tmp_path / "left"
+    source = searching(f"""
+import subprocess, time
+child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+open({str(left)!r}, "w").write(f"{{child.pid}}\\n")
+time.sleep(1000)
+""")
     code = f"""
 import sys, threading
 sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from pathlib import Path
 from helpers.algorithms import plugin_setup, setup_of
 from localml.hpo.processes import Processes
-suggesters = Processes(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}, "data"))
+folder = Path({str(tmp_path)!r})
+suggesters = Processes(folder, folder / "data")
 quiet = suggesters.open(setup_of("random"))
-asleep = suggesters.open(plugin_setup(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}, "optimizer.py").read_text()))
+asleep = suggesters.open(plugin_setup(folder / "mine", {source!r}))
 threading.Thread(target=lambda: asleep.ask(1), daemon=True).start()
 print(quiet._link._child.pid, asleep._link._child.pid, flush=True)
 sys.stdin.read()
@@ -271,6 +298,9 @@ sys.stdin.read()
     server = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     processes = [psutil.Process(int(pid)) for pid in server.stdout.readline().split()]
+    assert len(processes) == 2
+    wait_for(lambda: left.is_file() and left.read_text().endswith("\n"))
+    processes.append(psutil.Process(int(left.read_text())))
     server.send_signal(signal.SIGKILL)
     server.communicate()
     _, alive = psutil.wait_procs(processes, timeout=20)

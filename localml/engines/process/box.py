@@ -243,12 +243,12 @@ def main(namespace: int, launch: int) -> int:
             os.write(2, f"localml: {error}\n".encode())
         finally:
             os._exit(126)
-    outputs = {_identity(os.fstat(number)) for number in (1, 2) if not os.isatty(number)}
+    outputs = frozenset(_identity(os.fstat(number)) for number in (1, 2) if not os.isatty(number))
     for number in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC), number)
     while (ended := os.waitpid(-1, 0))[0] != child:
         pass
-    _end_rest(outputs)
+    end_rest(outputs)
     code = os.waitstatus_to_exitcode(ended[1])
     return code if code >= 0 else 128 - code
 
@@ -277,8 +277,11 @@ def _join(namespace: int, items: list[bytes]) -> int:
         return 127 if isinstance(error, FileNotFoundError) else 126
 
 
-def _end_rest(outputs: set[tuple[int, int]]) -> None:
-    """Kill what the command left behind: once nothing of it can write to its outputs any more, which somebody reads."""
+def end_rest(outputs: frozenset[tuple[int, int]] = frozenset()) -> None:
+    """Kill what the command left behind: once nothing of it can write to its outputs any more, which somebody reads.
+
+    This process must have adopted orphans.
+    """
     pause = 0.005
     while left := _below():
         if any(_writes(pid, outputs) for pid in left):
@@ -309,7 +312,7 @@ def _below() -> list[int]:
     return found[1:]
 
 
-def _writes(pid: int, outputs: set[tuple[int, int]]) -> bool:
+def _writes(pid: int, outputs: frozenset[tuple[int, int]]) -> bool:
     try:
         numbers = os.listdir(f"/proc/{pid}/fd")
     except OSError:  # it ended

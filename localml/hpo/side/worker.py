@@ -10,7 +10,6 @@ Requests (``do``): ``open`` (the first one: setup, history, state, limits), ``as
 from __future__ import annotations
 
 import base64
-import ctypes
 import faulthandler
 import importlib
 import json
@@ -22,7 +21,8 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, Protocol
 
-_PR_SET_PDEATHSIG = 1
+from localml.hpo.side.guard import end_with, guarded
+
 _LONGEST_TRACEBACK = 8_000
 _MODULES = {"hyperband": "hyperband", "grid": "grid"}
 """Algorithm -> its module beside this one; the others are samplers."""
@@ -42,18 +42,21 @@ class Algorithm(Protocol):
     def state(self) -> bytes: ...
 
 
-def main(parent: int, box: list[list[str]]) -> None:
+def main(parent: int, installed: bool, box: list[list[str]]) -> None:
     """Serve until the pipe is closed.
 
     Args:
         parent: the server's process number; this process ends with it.
+        installed: somebody else's algorithm, which may begin others and leave them.
         box: options of :mod:`localml.engines.process.box`, to go on as another user, who sees no private folders;
             empty: go on as who this is.
     """
+    if installed:
+        parent = guarded(parent)
     if box:
         _enter(box)
     requests, answers = _own_pipes()
-    _end_with(parent)
+    end_with(parent, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=False)
     algorithm: Algorithm | None = None
     for line in requests:
@@ -90,12 +93,6 @@ def _own_pipes() -> tuple[IO[str], IO[str]]:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     return requests, answers
-
-
-def _end_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before that was asked for
-        os._exit(1)
 
 
 def _say(answers: IO[str], text: str) -> None:
