@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 from typer.models import ArgumentInfo, OptionInfo
 
 _PATH = re.compile(r"^((?:[a-z_]+|\d+)(?:\.[^\s:.]+)*): ")
-_LEFT_OUT = re.compile(r"^(?:spec\.)?(?:trial\.)?(?:roles\.\d+\.)?(?:resources\.|scaling\.)?")
+_LEFT_OUT = re.compile(r"^(?:spec\.)?(?:trial\.|objective\.)?(?:roles\.\d+\.)?(?:resources\.|scaling\.)?")
 _NOT_IN_FILE = re.compile(r"^spec\.|\bresources\.|(?<=\bretries)\.limit$")
 _ONLY_ROLE = re.compile(r"^(trial\.)?roles\.0\.")
 _ROLES = re.compile(r"""^[\s{\["']*roles\b""", re.MULTILINE)
@@ -29,6 +29,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "variants": ("--variant",),
     "max_trials": ("--trials",),
     "objective": ("--metric",),
+    "goal": ("--maximize",),
     "space": ("--param",),
     "keep_log_bytes": ("--keep",),
 }

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 _WORDS = ("MESSAGE", "WHY", "DESCRIPTION")
 """Columns of sentences, which go on in further lines."""
-_NARROW = 20
+NARROW = 20
+"""Cells that a column of sentences has at least."""
+GAP = 2
+"""Cells between two columns."""
 _WIDEST = 10_000
 COLOURS = {
     "queued": "yellow",
@@ -64,13 +67,13 @@ def made_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, show_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
     cells = [[cell if isinstance(cell, Text) else Text(visible(str(cell))) for cell in row] for row in rows]
     for at, column in enumerate(columns):
         # ids, names and addresses are never cut or folded: where there is no room a line is longer than the terminal
         words = column in _WORDS
         widest = max(row[at].cell_len for row in cells)
-        made.add_column(column, overflow="fold", no_wrap=not words, min_width=_NARROW if words else widest)
+        made.add_column(column, overflow="fold", no_wrap=not words, min_width=NARROW if words else widest)
     for row in cells:
         made.add_row(*row)
     return made

@@ -206,10 +206,16 @@ class Screen(_Plain):
             study = replace(self.study, spec=self._spec)
             lines = self._lines(study)
             titles, rows = study_show.table_of(study, trials)
+            further = len(study_show.columns(study, trials)[1])
         shown: list[Any] = [Text(visible(line)) for line in lines]
         if rows:
-            shown += [Text(""), show.made_table(titles, rows)]
+            kept = study_show.fitted(titles, rows, self._width(), further)
+            cells = [[row[at] for at in kept] for row in rows]
+            shown += [Text(""), show.made_table([titles[at] for at in kept], cells)]
         return Group(*shown)
+
+    def _width(self) -> int:
+        return self._live.console.width if self._live is not None else 80
 
     def _lines(self, study: Study) -> list[str]:
         ran = show.took(study.started_at, None)

@@ -135,6 +135,28 @@ def table_of(study: Study, trials: Sequence[Trial]) -> tuple[list[str], list[lis
     return ["TRIAL", "STATE", study.metric, *metrics, *params, "RAN", "MESSAGE"], rows
 
 
+def fitted(titles: Sequence[str], rows: Sequence[Sequence[Any]], width: int, further: int) -> list[int]:
+    """Which columns of :func:`table_of` a terminal has room for, whole: a part of a number is another number.
+
+    The parameters matter most, then how long a trial ran, further metrics and messages.
+
+    Args:
+        width: of the terminal.
+        further: how many of the columns are further metrics, the fourth and so on.
+    """
+    from rich.text import Text
+
+    order = [0, 1, 2, *range(3 + further, len(titles) - 1), *range(3, 3 + further), len(titles) - 1]
+    kept, used = [], 0
+    for at in order:
+        cells = (row[at] if isinstance(row[at], Text) else Text(visible(str(row[at]))) for row in rows)
+        need = max(len(titles[at]), *(one.cell_len for one in cells)) if at < len(titles) - 1 else show.NARROW
+        if at < 3 or used + need <= width:
+            kept.append(at)
+            used += need + show.GAP
+    return sorted(kept)
+
+
 def print_trials(study: Study, trials: Sequence[Trial]) -> None:
     """Trials as a table; the best one has a star."""
     titles, rows = table_of(study, trials)

@@ -46,6 +46,7 @@ _BRACES = re.compile(r"(?<![%$])\{([^{}]+)\}")
 _SPACE = re.compile(r"(?:spec\.)?space\.(\d+)(?:\.\w+)*: ")
 _FOR_ALL = ("params", "trial")
 """What braces may hold besides a parameter."""
+_WITH_RESUME = ("resume", "trials", "follow", "data", "as_json")
 
 
 class _Tune(TyperCommand):
@@ -57,7 +58,18 @@ class _Tune(TyperCommand):
         if ctx.params.get("words"):
             ctx.fail("what a trial runs stands behind --, such as: localml tune ... -- python train.py --lr {lr}")
         ctx.params["words"] = args[at + 1 :]
+        if ctx.params.get("resume") is not None:
+            self._need_alone(ctx, args[at:])
         return left
+
+    def _need_alone(self, ctx: Any, words: list[str]) -> None:
+        """That nothing is asked of a resumed study which it would not do."""
+        for one in self.params:
+            source = ctx.get_parameter_source(one.name)
+            if source is not None and source.name == "COMMANDLINE" and one.name not in _WITH_RESUME:
+                words = [one.opts[0] if one.opts[0].startswith("-") else "SPEC", *words]
+        if words:
+            ctx.fail(f"--resume goes on with what the study has: --trials goes with it, and {words[0]} does not")
 
 
 def add(app: typer.Typer) -> None:
@@ -142,10 +154,8 @@ def tune(
     from localml.cli import study_file
 
     if resume is not None:
-        if file is not None or words or param:
-            raise invalid("--resume", "goes on with what the study has; only --trials and --follow go with it")
         with connect(data) as client:
-            made = client.studies.resume(find(client, resume), trials=trials)
+            made = _resumed(client, resume, trials)
             return _finish(client, made, data, follow, as_json, known=made.asked)
     search = study_file.load(file) if file is not None else study_file.Search()
     given = {"name": name, "pool": pool, "workspace": workspace}
@@ -182,6 +192,14 @@ def tune(
                 typer.echo("note: it goes on until it is stopped; --trials or --max-time end it", err=True)
         _finish(client, made, data, follow, as_json)
     return None
+
+
+def _resumed(client: Client, name: str, trials: int | None) -> Study:
+    try:
+        return client.studies.resume(find(client, name), trials=trials)
+    except ClientError as error:
+        words = error.message.replace("max_trials", "--trials")
+        raise ClientError(error.code, words, field=error.field, details=error.details) from None
 
 
 def submit(client: Client, search: Search, code_limit: str, *, quiet: bool) -> Study:

@@ -124,7 +124,7 @@ def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
     more = ("--param", "x=0.0..1.0", "--metric", "loss", "-a", "random", "--trials", "2", "--seed", "3")
     assert cli("tune", *more, "--name", "longer", "-f", *TRIAL).code == 0
     refused = cli("tune", "--resume", "longer")
-    assert (refused.code, "give more" in refused.err) == (1, True)
+    assert (refused.code, "give more as --trials" in refused.err) == (1, True)
     resumed = cli("tune", "--resume", "longer", "--trials", "4", "--follow")
     assert resumed.code == 0, resumed.err
     told = [line.split()[1] for line in resumed.out.splitlines() if line.startswith("trial ")]
@@ -136,8 +136,15 @@ def test_a_search_goes_on_where_it_was(cli: Cli) -> None:
     runs = cli("study", "trials", "longer", "--run", "0", "--json").json["trials"]
     assert [one["run"] for one in runs] == [1, 1, 1, 1, 2, 2, 2, 2]
     assert [one["params"] for one in runs[:4]] == [one["params"] for one in runs[4:]]  # the same seed
-    refused = cli("tune", "--resume", "longer", "--param", "x=1,2")
-    assert refused.err.startswith("error: --resume: goes on with what the study has")
+
+
+@pytest.mark.parametrize(
+    "given", [("--param", "x=1,2"), ("-j", "4"), ("--metric", "acc"), ("sweep.toml",), ("--early-stopping",), TRIAL]
+)
+def test_what_a_resumed_search_would_not_do_is_refused(cli: Cli, given: tuple[str, ...]) -> None:
+    refused = cli("tune", "--resume", "longer", "--trials", "9", *given)
+    assert refused.code == 2
+    assert "--resume goes on with what the study has: --trials goes with it, and" in " ".join(refused.err.split())
 
 
 def test_a_trial_is_run_once_more_as_a_job(done: str, cli: Cli) -> None:
@@ -312,7 +319,15 @@ def test_what_the_server_refuses_is_called_as_in_the_file(cli: Cli, tmp_path: Pa
         (("-p", "x=1..2", "--metric", "l", "--max-time", "x", "--", "true"), "error: --max-time: must be a time"),
         (("-p", "x=1..2", "--metric", "l", "--option", "x", "--", "true"), "error: --option: must be NAME=VALUE"),
         (("-p", "x=1..2", "--metric", "l", "--minimize", "--maximize", "--", "true"), "error: --maximize: "),
+        (
+            ("-p", "x=1..2", "--metric", "l", "--take", "worst", "--", "true"),
+            "error: --take: should be 'best' or 'last'",
+        ),
         (("-p", "x=1..2", "--metric", "l", "--pool", "nowhere", "--", "true"), "error: --pool: there is no pool"),
+        (
+            ("-p", "x=1..2", "--metric", "l", "-a", "grd", "--", "true"),
+            "error: --algorithm: there is no algorithm 'grd'; built in are random, tpe, bayesian, hyperband, grid",
+        ),
         ((), "error: --param: say what is searched"),
         (("/no/such.toml",), "error: SPEC: /no/such.toml does not exist"),
     ],
@@ -347,6 +362,23 @@ def test_the_course_of_the_best_value_is_drawn(monkeypatch: pytest.MonkeyPatch) 
     assert len(study_show.sparkline(points, 1, 1000, width=40)) == 40
     monkeypatch.setattr(study_show, "_BLOCKS", "01234567")
     assert study_show.sparkline(points, 1, 8) in ("77333330", "%%======_", "%%=====_")
+
+
+@pytest.mark.parametrize(
+    ("width", "kept"),
+    [
+        (200, "TRIAL STATE acc loss learning_rate alpha RAN MESSAGE"),
+        (79, "TRIAL STATE acc loss learning_rate alpha RAN MESSAGE"),
+        (78, "TRIAL STATE acc loss learning_rate alpha RAN"),
+        (56, "TRIAL STATE acc learning_rate alpha RAN"),
+        (50, "TRIAL STATE acc learning_rate alpha"),
+        (20, "TRIAL STATE acc"),
+    ],
+)
+def test_a_picture_shows_whole_columns(width: int, kept: str) -> None:
+    titles = ["TRIAL", "STATE", "acc", "loss", "learning_rate", "alpha", "RAN", "MESSAGE"]
+    rows = [[1, study_show.state("pruned"), "0.9", "-", "0.1", "1.23804e-06", "9s", "stopped early: " + "x" * 80]]
+    assert [titles[at] for at in study_show.fitted(titles, rows, width, 1)] == kept.split()
 
 
 class Interrupted:

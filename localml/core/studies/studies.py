@@ -27,7 +27,7 @@ from localml.core.people import memberships
 from localml.core.people.allow import need_priority
 from localml.core.people.identity import Caller
 from localml.core.ports import Store
-from localml.core.studies.algorithms import built_in, checked, seed_of
+from localml.core.studies.algorithms import BUILT_IN, built_in, checked, seed_of
 from localml.core.studies.specs import StudySpec, need_study
 from localml.core.studies.tables import OVER, Algorithm, Study, StudyState, SuggesterState, Trial, TrialState
 from localml.core.subjects import Noun, Subject
@@ -421,7 +421,8 @@ def _need_over(row: Study, what: str) -> None:
 def _need_algorithm(session: Session, row: Study) -> None:
     there = select(col(Algorithm.id)).where(col(Algorithm.name) == row.algorithm)
     if built_in(row.algorithm) is None and session.execute(there).first() is None:
-        raise invalid("algorithm", f"there is no algorithm '{row.algorithm}'")
+        words = f"there is no algorithm '{row.algorithm}'; built in are {', '.join(BUILT_IN)}"
+        raise invalid("algorithm", words)
 
 
 def _newest(query: Any, workspaces: Collection[str] | None) -> Any:
