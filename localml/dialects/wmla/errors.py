@@ -4,6 +4,7 @@ which the vendor's client looks for in ``error``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -37,6 +38,15 @@ ERRORS: dict[Code, HTTPStatus] = {
 
 _WITHOUT_FORBIDDEN = (f"{BASE}/execs", f"{BASE}/hypersearch/algorithm/debug")
 """Where the document lists no 403; its 401 says that the request was denied, too."""
+_STUDY = re.compile(r"\bstudy '")
+_NAMED = {
+    "search": "hpoName",
+    "study": "hpoName",
+    "algorithm": "algoName",
+    "application": "appid",
+    "executor": "executorid",
+}
+"""What is not found -> the member of the request that names it."""
 
 
 def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
@@ -48,7 +58,13 @@ def render_error(error: LocalmlError) -> tuple[int, dict[str, Any]]:
         and request.path.startswith(_WITHOUT_FORBIDDEN)
     ):
         status = int(HTTPStatus.UNAUTHORIZED)
-    return status, {"error": error.message, "field": error.field, "code": status}
+    field = error.field or _NAMED.get(error.details.get("what", ""))
+    return status, {"error": _in_words(error.message), "field": field, "code": status}
+
+
+def _in_words(message: str) -> str:
+    """What the core calls a study is a search here."""
+    return _STUDY.sub("search '", message)
 
 
 @contextmanager

@@ -110,6 +110,12 @@ def test_what_no_model_can_be_is_refused(keep: Callable[..., Model], content: by
     assert words in found.value.message
 
 
+def test_what_is_called_a_tar_is_one(keep: Callable[..., Model]) -> None:
+    for name in ("m.modelDir.tar", "M.TAR.GZ"):
+        with pytest.raises(LocalmlError, match=f"file: '{name}' is no tar, gzipped or not"):
+            keep(b"cut off, or saved from a page", START, name)
+
+
 @pytest.fixture
 def spec(platform: Platform, me: Caller) -> Callable[..., WorkloadSpec]:
     def act(args: str, sources: Any = (), hardware: Any = None) -> WorkloadSpec:

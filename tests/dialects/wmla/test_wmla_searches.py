@@ -198,7 +198,7 @@ def test_a_grid_has_as_many_as_it_lists(client: WmlaClient) -> None:
         ("", "data: "),
         ("no object", "data: is not JSON"),
         ("[1]", "data: must be an object"),
-        ("{'a': open('x')}", "data: is not JSON"),
+        ("{'a': open('x')}", "; and no dict of plain values as Python writes it"),
         ("{'a': 1e999}", "data: "),
         ('{"a": NaN}', "data: "),
         ("{" * 200, "data: "),
@@ -264,7 +264,9 @@ def test_parameters_of_algorithms_just_outside(
     client: WmlaClient, platform: Platform, algorithm: str, params: dict[str, str], words: str
 ) -> None:
     given = [{"name": name, "value": value} for name, value in params.items()]
-    refused(client.search(request(algoDef__algorithm=algorithm, algoDef__algoParams=given), MODEL), words)
+    answer = client.search(request(algoDef__algorithm=algorithm, algoDef__algoParams=given), MODEL)
+    refused(answer, f"algoDef.algoParams.{words}: ")
+    assert answer.json["field"] == f"algoDef.algoParams.{words}"
     assert rows(platform) == []
 
 
@@ -333,13 +335,15 @@ def test_a_name_that_is_none_has_each_operations_own_status(client: WmlaClient) 
         refused(client.put(f"/hypersearch/{name}/restart"), "does not exist", 404)
         refused(client.delete(f"/hypersearch/{name}"), "does not exist", 404)
     refused(client.put("/hypersearch/algorithm"), "does not exist", 404)
+    assert client.get("/hypersearch/nosuch").json["field"] == "hpoName"
+    assert client.get("/hypersearch/algorithm/nosuch").json["field"] == "algoName"
 
 
 @pytest.mark.parametrize("path", ["/hypersearch/rs1", "/hypersearch/rs1/force"])
 def test_stop_restart_and_delete(client: WmlaClient, path: str) -> None:
     client.search(request(), MODEL)
-    refused(client.delete("/hypersearch/rs1"), "rs1", 409)
-    refused(client.put("/hypersearch/rs1/restart"), "rs1", 400)
+    refused(client.delete("/hypersearch/rs1"), "search 'rs1' is ", 409)
+    refused(client.put("/hypersearch/rs1/restart"), "search 'rs1' is ", 400)
     stopped = client.put(path)
     assert (stopped.status, stopped.data) == (204, b"")
     assert client.get("/hypersearch/rs1").json["state"] == "KILLED"

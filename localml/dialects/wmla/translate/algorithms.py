@@ -10,6 +10,7 @@ from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.people.identity import Caller
 from localml.core.studies.installed import MOST_BYTES, Installation
 from localml.core.studies.tables import Algorithm
+from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.multipart import FORM, FilePart, Form, FormRules, read_form
 from localml.dialects.kit.times import iso_time
 from localml.dialects.wmla.schemas.algorithms import AlgorithmType, InstallRequest
@@ -107,4 +108,5 @@ def _install(platform: Platform, who: Caller, text: str, file: FilePart | None) 
         log_level=asked.logLevel,
         settings=settings,
     )
-    return platform.algorithms.install(new).name
+    with renamed(archive=FIELD):
+        return platform.algorithms.install(new).name

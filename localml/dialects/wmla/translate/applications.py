@@ -207,7 +207,8 @@ def _sorted(platform: Platform, found: Survey, query: ApplicationQuery) -> Surve
     say which way."""
     field = (query.sort or "").removeprefix("-")
     if field and field not in SORTS and field not in PATHS:
-        raise invalid("sort", f"must be one field of an application, perhaps with a minus before it, not {field!r}")
+        known = ", ".join(sorted({*SORTS, *PATHS}))
+        raise invalid("sort", f"must be one of {known}, perhaps with a minus before it, not {field!r}")
     down = {"asc": False, "desc": True}.get((query.order or "").lower(), query.sort is None)
     by = replace(found, sort=SORTS.get(field or "applicationid", "id"), path=PATHS.get(field))
     by = replace(by, descending=down or (query.sort or "").startswith("-"))

@@ -29,10 +29,19 @@ def parse_object(text: str, field: str, *, most_values: int = MOST_VALUES) -> di
         if _is_python(text, field, most_values):
             found = _literal(text, field)
         else:
-            raise refusal from None
+            raise _of_both(refusal, field) from None
     if not isinstance(found, dict):
         raise invalid(field, "must be an object, in JSON or as Python writes a dict")
     return found
+
+
+def _of_both(refusal: LocalmlError, field: str) -> LocalmlError:
+    """The same failure, which also says that it is no dict as Python writes it."""
+    if " is not JSON: " not in refusal.message:
+        return refusal
+    return invalid(
+        field, f"{refusal.message.removeprefix(f'{field}: ')}; and no dict of plain values as Python writes it"
+    )
 
 
 def _json(text: str, field: str, most_values: int) -> Any:

@@ -33,6 +33,7 @@ MOST_BODY = MOST_CODE + MOST_TEXT + (1 << 20)
 _LIMITS = Limits(size=MOST_CODE)
 _BLOCK = 1 << 20
 _MODEL = "model.py"
+_TARS = (".tar", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,8 @@ def keep_model(platform: Platform, workspace: str, part: FilePart, args: TaskArg
     if is_folder:
         folder, main = _located(_checked_names(part.path), args)
         return Model(_kept(platform, workspace, part.path), folder, main)
+    if part.filename is not None and part.filename.lower().endswith(_TARS):
+        raise invalid(FIELD, f"{part.filename!r} is no tar, gzipped or not")
     name = _file_name(part, args)
     place, writer = platform.uploads.create(FIELD)
     writer.close()

@@ -11,6 +11,7 @@ from localml.core.studies.algorithms import BAYESIAN, GRID, HYPERBAND, RANDOM, T
 from localml.core.studies.space import Parameter, Type, Values
 from localml.core.studies.specs import AlgorithmChoice, Goal, Objective, ResultFile, StudySpec
 from localml.core.work.specs import WorkloadSpec, single
+from localml.dialects.kit.errors import renamed
 from localml.dialects.wmla.schemas.searches import AlgoDefBase
 from localml.dialects.wmla.schemas.searches_space import GRID as GRID_NAME
 from localml.dialects.wmla.schemas.searches_space import Experiment, HyperParam, Space
@@ -57,8 +58,15 @@ def study_spec(space: Space, algo: AlgoDefBase) -> StudySpec:
         parallel=algo.maxParalleJob,
         max_time=None if algo.maxRunTime <= 0 else algo.maxRunTime * 60.0,
     )
-    checked(spec.algorithm, spec)
+    with renamed(**_options(spec.algorithm.name)):
+        checked(spec.algorithm, spec)
     return spec
+
+
+def _options(algorithm: str) -> dict[str, str]:
+    """What failures call the parameters of a built-in algorithm."""
+    found = built_in(algorithm)
+    return {one.name: f"algoDef.algoParams.{one.name}" for one in found.options} if found else {}
 
 
 def with_trial(spec: StudySpec, trial: WorkloadSpec, result: str) -> StudySpec:
