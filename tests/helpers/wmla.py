@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import tarfile
@@ -137,15 +138,15 @@ def multipart(*parts: bytes) -> bytes:
 
 
 def packed(files: Mapping[str, str | bytes], top: str = "", *, gz: bool = False) -> bytes:
-    """A tar of these files, below one folder if it has a name."""
+    """A tar of these files, below one folder if it has a name; the same bytes at any time (they may name tests)."""
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz" if gz else "w") as archive:
+    with tarfile.open(fileobj=made, mode="w") as archive:
         for name, content in files.items():
             data = content.encode() if isinstance(content, str) else content
             member = tarfile.TarInfo(f"{top}/{name}" if top else name)
             member.size, member.mode = len(data), 0o644
             archive.addfile(member, io.BytesIO(data))
-    return made.getvalue()
+    return gzip.compress(made.getvalue(), mtime=0) if gz else made.getvalue()
 
 
 @contextmanager

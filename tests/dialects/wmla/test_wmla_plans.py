@@ -125,10 +125,10 @@ def test_a_plan_in_use_stays(client: WmlaClient, platform: Platform) -> None:
     client.post(ONE, {"name": "a"})
     client.post(ONE, {"name": "b", "parent": "a"})
     answer = client.delete(f"{ONE}/a")
-    assert (answer.status, answer.json["error"]) == (409, "pool: 'wmla/a' is in use: 1 pool")
+    assert (answer.status, answer.json["error"]) == (409, "resplan_name: 'wmla/a' is in use: 1 pool")
     job(platform, "wmla/a/b")
     answer = client.delete(f"{ONE}/b")
-    assert (answer.status, answer.json["error"]) == (409, "pool: 'wmla/a/b' is in use: 1 workload")
+    assert (answer.status, answer.json["error"]) == (409, "resplan_name: 'wmla/a/b' is in use: 1 workload")
     for name in ("default", "wmla"):
         assert client.delete(f"{ONE}/{name}").status == 409
 

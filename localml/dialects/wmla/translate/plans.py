@@ -16,6 +16,7 @@ from localml.core.people.identity import Caller
 from localml.core.work.specs import NAME
 from localml.core.work.states import HOLDING
 from localml.core.work.workloads import Query
+from localml.dialects.kit.errors import renamed
 from localml.dialects.kit.pools import pools_seen, use_pool
 from localml.dialects.wmla.schemas.plans import Resplan
 from localml.platform import Platform
@@ -111,7 +112,8 @@ def delete(platform: Platform, caller: Caller, called: str) -> None:
     plan = need_plan(platform, caller, called)
     if plan.name in _FIXED:
         raise LocalmlError(Code.WRONG_STATE, f"{name_of(plan.name)} stays: it is {_FIXED[plan.name]}")
-    platform.pools.delete(plan.name)
+    with renamed(pool="resplan_name"):
+        platform.pools.delete(plan.name)
     platform.reconciler.nudge()
 
 
