@@ -44,12 +44,8 @@ if __name__ == "__main__":
     Kernel.run()
 """
 _KERNEL = {"id": "k1", "name": "python3", "execution_state": "busy", "connections": 1}
-_USAGE = {"content": {"kernel_cpu": 150.0, "kernel_memory": 3 << 20, "pid": 7}}
-BUSY = JUPYTER.replace(
-    '"/api/kernels": []',
-    f'"/api/kernels": [{_KERNEL | {"last_activity": "2026-01-01T00:00:00.000000Z"}}],'
-    f'"/api/metrics/v1/kernel_usage/get_usage/k1": {_USAGE}',
-)
+_KERNEL |= {"last_activity": "2026-01-01T00:00:00.000000Z"}
+BUSY = JUPYTER.replace('"/api/kernels": []', f'"/api/kernels": [{_KERNEL}]')
 """A JupyterLab that says that it has a kernel."""
 APPLICATION = "/scheduler/applications/{world.application}"
 """The path of the task that is over, for the scheduler."""
@@ -124,6 +120,8 @@ class WmlaWorld:
         with Client(self.server.url, self.platform.identity.create_token(self.platform.identity.user(name))) as own:
             made = own.tools.start_notebook(name="lab", image="own", command=["python3", "-c", BUSY])
             own.tools.wait_ready(made, 30)
+        kernels = f"/notebooks/{name}/runningkernels"
+        wait_until(lambda: "cpuUsed" in self.admin.get(kernels).json[0], 60)  # once it was measured
         return name
 
     def new(self, what: str) -> str:
