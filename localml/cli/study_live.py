@@ -100,6 +100,8 @@ class _Lines(_Plain):
     def told(self, item: Study | Trial) -> None:
         """Something changed."""
         if isinstance(item, Study):
+            if item.state == "waiting" and item.message not in ("", self.study.message):
+                typer.echo(visible(item.message), err=True)
             self.study = item
         elif item.ended:
             line = self._line(item)
@@ -231,7 +233,8 @@ class Screen(_Plain):
             )
         if course := study_show.sparkline(self._curve, study.first, study.asked):
             lines.append(course)
-        return [*lines, self._why] if self._why else lines
+        why = study.message if study.state == "waiting" else self._why
+        return [*lines, why] if why else lines
 
     def _shown_trials(self) -> list[Trial]:
         """Those that run, and of those that ended as many as there is room for."""

@@ -35,6 +35,7 @@ from localml.core.sql import IDS, id_list
 from localml.core.studies import trials
 from localml.core.studies.specs import StudySpec
 from localml.core.studies.studies import Studies, subject_of
+from localml.core.studies.tables import PREPARING
 from localml.core.studies.template import trial_spec
 from localml.core.studies.trials import Asking, StudyRow, Superseded, TrialRow
 from localml.core.subjects import Parent, Subject
@@ -246,7 +247,7 @@ class StudyDriver:
     def _tell(self, study: int, words: str) -> None:
         """What an algorithm is about while it is opened, which may take minutes; said by its thread."""
         now = self._clock.now()
-        self._db.write(lambda session: record_event(session, subject_of(study), "Preparing", words, now=now))
+        self._db.write(lambda session: record_event(session, subject_of(study), PREPARING, words, now=now))
         self._changed(subject_of(study))
 
     def _remember(self, study: int, known: Known, workload: int) -> None:

@@ -38,6 +38,10 @@ class TrialState(StrEnum):
     STOPPED = "stopped"
 
 
+PREPARING = "Preparing"
+"""Events that tell what an algorithm is about before it proposes anything."""
+
+
 class Study(SQLModel, table=True):
     """A search over parameters; its trials are workloads, whose parent it is.
 

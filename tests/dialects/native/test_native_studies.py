@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -17,6 +20,7 @@ from localml.core.studies.tables import Trial, TrialState
 from localml.core.work.specs import single
 from localml.core.work.workloads import Submission
 from localml.dialects.native.schemas import studies as schemas
+from localml.hpo.environments import Environments
 from localml.testing import Localml
 
 SPACE = [{"name": "lr", "low": 0.001, "high": 0.1, "log": True}, {"name": "batch", "choices": [16, 32, "full"]}]
@@ -67,6 +71,25 @@ def test_a_study_is_made_listed_and_shown_as_documented(admin: Http) -> None:
         ("/algorithms", schemas.AlgorithmsOut),
     ):
         jsonschema.validate(admin("GET", path).json, {**model.model_json_schema(), "additionalProperties": False})
+
+
+def test_one_whose_algorithm_is_being_installed_says_so(admin: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = threading.Event()
+
+    def slowly(_: Environments, name: str, progress: Callable[[str], None]) -> str:
+        progress(f"making the environment of the algorithm '{name}'")
+        assert made.wait(60)
+        return sys.executable
+
+    monkeypatch.setattr(Environments, "built_in", slowly)
+    try:
+        admin("POST", "/studies", {"name": "slow", "spec": spec(algorithm={"name": "random"})})
+        words = "making the environment of the algorithm 'random'"
+        wait_until(lambda: admin("GET", "/studies/slow").json["message"] == words)
+    finally:
+        made.set()
+    ended = admin("GET", "/studies/slow/wait?timeout=60").json
+    assert (ended["state"], ended["message"]) == ("complete", "")
 
 
 def test_a_study_without_a_name_gets_one_and_a_taken_name_is_refused(admin: Http) -> None:

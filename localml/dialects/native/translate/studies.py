@@ -18,7 +18,8 @@ from localml.core.studies.algorithms import BUILT_IN, GRID, checked, trial_space
 from localml.core.studies.algorithms import built_in as built_in_algorithm
 from localml.core.studies.space import grid_points
 from localml.core.studies.specs import StudySpec
-from localml.core.studies.tables import Algorithm, Study, Trial, TrialState
+from localml.core.studies.tables import PREPARING, Algorithm, Study, StudyState, Trial, TrialState
+from localml.core.work.causes import shortened
 from localml.core.work.tables import Workload
 from localml.dialects.native.translate import work
 from localml.platform import Platform
@@ -36,7 +37,6 @@ _PLAIN = (
     "seed",
     "state",
     "desired",
-    "message",
     "run",
     "first",
     "asked",
@@ -61,16 +61,30 @@ _EXPORTED = ("number", "run", "state", "value")
 _EXPORTED_LAST = ("workload", "created_at", "started_at", "ended_at", "message")
 
 
+_PREPARES = "SELECT reason, message FROM event WHERE subject_kind = 'study' AND subject_id = ? ORDER BY id DESC LIMIT 1"
+_LONGEST_STEP = 150
+
+
 def study(platform: Platform, row: Study) -> dict[str, Any]:
     """A study as lists show it."""
     spec = platform.studies.spec(row)
     return {
         **{name: getattr(row, name) for name in _PLAIN},
+        "message": row.message or _prepares(platform, row),
         "metric": spec.objective.metric,
         "goal": spec.objective.goal,
         "planned": _planned(row, spec),
         "parallel": spec.parallel,
     }
+
+
+def _prepares(platform: Platform, row: Study) -> str:
+    """What its algorithm is about before it proposes anything: packages are installed for minutes."""
+    if row.state is not StudyState.WAITING:
+        return ""
+    with platform.db.read_raw() as connection:
+        found = connection.execute(_PREPARES, (row.id,)).fetchone()
+    return shortened(found[1], _LONGEST_STEP) if found is not None and found[0] == PREPARING else ""
 
 
 def _planned(row: Study, spec: StudySpec) -> int | None:
