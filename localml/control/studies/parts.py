@@ -9,7 +9,7 @@ from localml.config import Config
 from localml.control.studies.driver import StudyDriver
 from localml.control.studies.results import Results
 from localml.core.clock import Clock
-from localml.core.errors import LocalmlError
+from localml.core.errors import Code, LocalmlError, invalid
 from localml.core.logs.files import LogStore
 from localml.core.metrics.folders import Objects
 from localml.core.metrics.reading import Metrics
@@ -17,9 +17,9 @@ from localml.core.people.allow import Thing, may
 from localml.core.people.identity import Caller
 from localml.core.people.rights import Action, ThingKind
 from localml.core.series.samples import Samples
-from localml.core.studies.specs import StudySpec
+from localml.core.studies.specs import ResultFile, StudySpec
 from localml.core.studies.studies import Studies, StudySubmission
-from localml.core.studies.template import sample_values, trial_spec
+from localml.core.studies.template import result_uri, sample_values, trial_spec
 from localml.core.subjects import Subject
 from localml.core.work.states import Kind
 from localml.core.work.workloads import Submission, Workloads
@@ -54,6 +54,7 @@ class Searching:
         changed: Callable[[Subject], None],
     ) -> None:
         self._workloads = workloads
+        self._objects = objects
         self._owner = owner
         self.algorithms, self._suggesters = open_algorithms(config, db, clock, owner)
         self.studies = Studies(db, clock, check=self._check, changed=changed)
@@ -94,4 +95,18 @@ class Searching:
             if error.field is not None and not error.field.startswith("trial"):
                 error.field = f"trial.{error.field}"
             raise
+        if spec.result is not None:
+            self._check_result(spec.result.uri, new)
         return spec
+
+    def _check_result(self, uri: str, new: StudySubmission) -> None:
+        """Refuse files that can never be read, or that all trials would share."""
+        if "{trial}" not in uri and new.spec.max_trials != 1:
+            raise invalid("result.uri", "needs {trial}, the trial's number, so that each trial has a file of its own")
+        try:
+            self._objects.read(new.caller.id, result_uri(ResultFile(uri=uri), 1, 1), 0, 1)
+        except LocalmlError as error:
+            if error.code in (Code.INVALID, Code.FORBIDDEN):
+                raise invalid("result.uri", error.message.removeprefix("uri: ")) from error
+        except OSError:  # it may be there later
+            pass

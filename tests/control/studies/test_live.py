@@ -15,7 +15,7 @@ from localml.config import Config
 from localml.core.errors import Code, LocalmlError
 from localml.core.people.identity import ADMIN, Caller
 from localml.core.people.rights import MemberRole
-from localml.core.studies.specs import AlgorithmChoice
+from localml.core.studies.specs import AlgorithmChoice, ResultFile
 from localml.core.studies.studies import StudySubmission, subject_of
 from localml.core.studies.tables import Study, StudyState
 from localml.core.work.specs import Resources
@@ -129,6 +129,9 @@ def test_a_search_in_a_workspace_that_its_owner_left_is_stopped(live: Live) -> N
         ({"job": {"priority": 900}}, Code.INVALID, "priority"),
         ({"algorithm": AlgorithmChoice(name="nonesuch")}, Code.INVALID, "algorithm"),
         ({"algorithm": AlgorithmChoice(name="tpe", params={"WarmUp": "x"})}, Code.INVALID, "WarmUp"),
+        ({"result": ResultFile(uri="fds://ann/out.json"), "max_trials": 2}, Code.INVALID, "result.uri"),
+        ({"result": ResultFile(uri="/../../x-{trial}")}, Code.INVALID, "result.uri"),
+        ({"result": ResultFile(uri="file:///x-{trial}.json")}, Code.INVALID, "result.uri"),
     ],
 )
 def test_what_could_never_run_is_refused_and_nothing_is_left(
