@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from localml import __version__
 from localml.core import descriptors
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("localml.server")
 
+_AT_GATEWAY = "/dlim/v1/"
+"""Where IBM's clients ask models; of the server that they know, although it is the gateway that answers."""
 _GRACE_S = 3.0
 _FINISH_S = 15.0
 """Seconds that requests get to finish in when the server is stopped."""
@@ -76,6 +79,9 @@ class Dispatcher:
         if page is not None:
             return _answer(start_response, "405 Method Not Allowed", f"{path} can only be read")
         known = ", ".join(prefix for prefix, _ in DIALECTS)
+        if path.startswith(_AT_GATEWAY):
+            port = urlsplit(self._platform.gateway_url or "").port
+            known += "; models answer at the gateway" + (f", which is at port {port}" if port else "")
         return _answer(start_response, "404 Not Found", f"nothing is served at {path}; the APIs are below {known}")
 
     def app(self, prefix: str) -> WSGIApplication:

@@ -57,8 +57,8 @@ def follow_to_end(client: Client, made: Study, data: Any, *, as_json: bool, know
 
 
 def _print_end(client: Client, ended: Study) -> None:
-    took = show.took(ended.started_at, ended.ended_at)
-    words = f"{ended.name} {ended.state}: {study_show.counts(ended)} in {took}"
+    took = "" if ended.started_at is None else f" in {show.took(ended.started_at, ended.ended_at)}"
+    words = f"{ended.name} {ended.state}: {study_show.counts(ended)}{took}"
     if ended.state == "complete" and ended.best is not None:
         typer.echo(words)
     else:

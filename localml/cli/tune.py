@@ -121,7 +121,8 @@ def tune(
     ] = False,
     seed: Annotated[int | None, typer.Option(help="The same seed proposes the same trials.")] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Go on with a study.", autocompletion=completer(STUDY))
+        str | None,
+        typer.Option(metavar="NAME", help="Go on with a study, to --trials.", autocompletion=completer(STUDY)),
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name; a friendly one is made up otherwise.")] = None,
     gpus: Gpus = None,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import urllib3
@@ -112,6 +113,13 @@ def test_a_kernel_answers_with_its_weights_attributes_and_environment(
     assert ask(server, "times", ROW, X_Auth_Token=token).status == 200
     assert ask(server, "times", ROW, Authorization=f"Bearer {token}").status == 200
     assert "Deployed: times:1 answers at /dlim/v1/inference/times" in live.get(f"/execs/{trained}").json["events"]
+
+
+def test_who_asks_the_server_is_told_where_the_gateway_is(server: Server) -> None:
+    answer = urllib3.request("POST", f"{server.url}/dlim/v1/inference/times", json=ROW, retries=False)
+    port = urlsplit(server.platform.gateway_url or "").port
+    assert answer.status == 404
+    assert answer.json()["message"].endswith(f"; models answer at the gateway, which is at port {port}")
 
 
 def test_only_who_may_use_it_is_answered(server: Server, trained: str) -> None:
