@@ -25,8 +25,8 @@ def environment(
     """Endpoint and credentials for one API: the administrator's, for administrators.
 
     ``url`` is the server's, ``endpoint`` the API's own; ``variables`` are the environment variables that the vendor's
-    client, or scripts written for it, read (the dialect's ``environment.py``; our own also has ``gateway``, where
-    endpoints are, once that is known); ``served`` says whether this version answers them. Where clients take
+    client, or scripts written for it, read (the dialect's ``environment.py``), with ``gateway``, where endpoints are,
+    as the one that ``GATEWAY`` names there; ``served`` says whether this version answers them. Where clients take
     credentials from the address alone (``ADDRESS_RIGHTS``), ``url`` holds name and a token with these rights in that
     user's own workspace; other users get theirs, too.
 
@@ -48,8 +48,8 @@ def environment(
         token = platform.tokens.kept(user, dialect, Scope.of(rights, workspace=user.workspace))
         url = url.replace("://", f"://{user.name}:{token}@", 1)
     variables = its.variables(credentials, url, endpoint)
-    if dialect == "native" and gateway is not None:
-        variables["LOCALML_GATEWAY_URL"] = gateway
+    if gateway is not None and (name := getattr(its, "GATEWAY", None)):
+        variables[name] = gateway
     return {
         "dialect": dialect,
         "url": url,

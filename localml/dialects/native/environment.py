@@ -6,6 +6,8 @@ from localml.core.people.identity import Credentials
 
 BASE = "/localml/v1"
 """What the API's endpoint adds to the server's URL."""
+GATEWAY = "LOCALML_GATEWAY_URL"
+"""The variable with the gateway's URL, which endpoints are below."""
 
 
 def variables(credentials: Credentials, url: str, endpoint: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ from localml.core.people.identity import Credentials
 
 BASE = "/platform/rest/deeplearning/v1"
 """What the API's endpoint adds to the server's URL."""
+GATEWAY = "WMLA_INFERENCE_URL"
+"""The variable with the gateway's URL, which deployed models are below."""
 _SDK = "DEEP_LEARNING_IMPACT_RES_TFUL_AP_IS_"
 """How variables begin that the vendor's Python client reads in ``new_instance()``; its URL has no path."""
 

@@ -114,7 +114,8 @@ def test_the_environment_has_the_gateway_s_address_where_it_listens_now(admin: H
     gateway = localml.platform.serving.gateway
     gateway.ensure()
     wait_until(lambda: gateway.url is not None and gateway.listening, 30)
-    assert admin("GET", "/env/native").json["variables"]["LOCALML_GATEWAY_URL"] == gateway.url
+    for dialect, name in (("native", "LOCALML_GATEWAY_URL"), ("wmla", "WMLA_INFERENCE_URL")):
+        assert admin("GET", f"/env/{dialect}").json["variables"][name] == gateway.url
 
 
 def test_a_backup_is_a_database_of_its_own(admin: Http) -> None:
