@@ -24,6 +24,7 @@ _BLOCKS, _ASCII = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _WIDTH = 40
 _MOST_PARAMS, _MOST_METRICS = 8, 4
 _LONG = 24
+_LONGEST = 500
 
 
 def state(name: str) -> Any:
@@ -185,7 +186,12 @@ def _command(client: Client, one: Trial) -> str:
         roles = client.get(one.workload_id).spec["roles"]
     except ClientError:  # pruned
         return ""
-    return shlex.join(roles[0].get("command", ())) if len(roles) == 1 else ""
+    return " ".join(_word(word) for word in roles[0].get("command", ())) if len(roles) == 1 else ""
+
+
+def _word(word: str) -> str:
+    """A word of a command; of a script in it, such as vendors' APIs start programs with, that there is one."""
+    return "..." if "\n" in word or len(word) > _LONGEST else shlex.quote(word)
 
 
 def print_study(client: Client, one: Study, trials: Sequence[Trial]) -> None:

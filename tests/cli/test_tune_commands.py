@@ -56,6 +56,12 @@ def test_a_search_from_options_alone_is_followed_to_its_best_trial(grid: Any) ->
     assert "options is begun" in done.err
 
 
+def test_a_script_of_a_trial_is_not_shown(cli: Cli) -> None:
+    script = ("--", "sh", "-c", "# long\necho loss=$1", "sh", "{x}")
+    done = cli("tune", *GRID, "--name", "scripted", "--follow", *script)
+    assert done.out.splitlines()[-1] == "  it ran: sh -c ... sh 1"
+
+
 def test_the_largest_is_the_best_where_that_is_asked_for(grid: Any) -> None:
     assert "best: loss=3 by trial 1" in grid("largest", "--maximize").out
 
