@@ -140,13 +140,13 @@ def test_the_vendors_command_line_sends_plain_objects(server: Server, live: Wmla
     body = {
         "kernel": "serve/kernel.py",
         "weight": "trained/factor",
-        "attributes": {"a": "1"},
+        "attributes": {"a": 1, "b": True, "c": "x"},
         "environments": {"MODE": "x"},
     }
     assert live.post(f"/execs/{trained}/deploy", body).json["uid"] == trained
     ready(server, trained)
     answer = ask(server, trained, ROW, X_User_Token=server.platform.credentials.token)
-    assert (answer.json()["attributes"], answer.json()["mode"]) == ({"a": "1"}, "x")
+    assert (answer.json()["attributes"], answer.json()["mode"]) == ({"a": "1", "b": "true", "c": "x"}, "x")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from typing import Any
 
@@ -122,4 +123,11 @@ class EDIModelDescription(Lenient):
     def _pairs(cls, given: Any) -> Any:
         if given is None:
             return []
-        return [{"name": name, "value": one} for name, one in given.items()] if isinstance(given, dict) else given
+        return (
+            [{"name": name, "value": _text(one)} for name, one in given.items()] if isinstance(given, dict) else given
+        )
+
+
+def _text(value: Any) -> Any:
+    """A number or a truth value of an object as the text that a pair would have."""
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
