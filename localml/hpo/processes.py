@@ -29,7 +29,14 @@ import json, sys
 paths, first = json.loads(sys.argv[1])
 sys.path = paths + sys.path if first else sys.path + paths
 from localml.hpo.side.worker import main
-main(int(sys.argv[2]), *json.loads(sys.argv[3]))
+main(int(sys.argv[2]))
+"""
+_GUARD = """
+import json, sys
+given = json.loads(sys.argv[1])
+sys.path = given.pop("paths") + sys.path
+from localml.hpo.side.guard import main
+main(**given)
 """
 _THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """One thread each: sums come out the same every time, and the machine's cores are for the trials."""
@@ -195,11 +202,10 @@ class _Suggester:
 
 
 def _begun(python: str, run: Run | None) -> subprocess.Popen[bytes]:
-    box = [list(option) for option in run.box] if run is not None else []
     folder = str(run.folder) if run is not None else "/"
     kept = {name: text for name, text in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TZ")}
     return subprocess.Popen(
-        [python, "-I", "-u", "-c", _START, _paths(python), str(os.getpid()), json.dumps([run is not None, box])],
+        _command(python, run),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -207,6 +213,14 @@ def _begun(python: str, run: Run | None) -> subprocess.Popen[bytes]:
         env={**kept, **_THREADS, "HOME": folder, "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
         start_new_session=True,
     )
+
+
+def _command(python: str, run: Run | None) -> list[str]:
+    command = [python, "-I", "-u", "-c", _START, _paths(python)]
+    if run is None:
+        return [*command, str(os.getpid())]
+    given = {"paths": module_folders(), "parent": os.getpid(), "box": run.box, "command": command}
+    return [sys.executable, "-I", "-u", "-c", _GUARD, json.dumps(given)]
 
 
 def _paths(python: str) -> str:

@@ -1,7 +1,9 @@
 """Between the server and an algorithm that somebody installed: a process that ends with it whatever it began.
 
 What an algorithm begins in a session of its own, and what it leaves behind, is out of the server's reach; here it
-becomes a child. The guard stays who the server is, so an algorithm under another account cannot end it.
+becomes a child. The guard stays who the server is, so an algorithm under another account cannot end it. And it is run
+by the server's own Python: that of the algorithm's environment, which runs what its packages say when it starts, begins
+inside the box.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Sequence
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _HEARD = {signal.SIGTERM, signal.SIGCHLD}
@@ -21,7 +24,31 @@ def end_with(parent: int, number: signal.Signals) -> None:
         os._exit(1)
 
 
-def guarded(parent: int) -> int:
+def main(parent: int, box: Sequence[Sequence[str]], command: Sequence[str]) -> None:
+    """Run a command, whose last argument will be the number of the process that it is to end with.
+
+    Args:
+        parent: the server's process number.
+        box: options of :mod:`localml.engines.process.box`, to go on as another user, who sees no private folders;
+            empty: go on as who this is.
+    """
+    guard = _guarded(parent)
+    if box:
+        _enter(box)
+    os.execv(command[0], [*command, str(guard)])
+
+
+def _enter(box: Sequence[Sequence[str]]) -> None:
+    from localml.engines.process.box import enter, limit
+
+    folder = os.getcwd()
+    options = [(os.fsencode(name), os.fsencode(value)) for name, value in box]
+    limit(options)
+    enter(options)
+    os.chdir(folder)
+
+
+def _guarded(parent: int) -> int:
     """Go on in a child of this process, which waits for its end, for that of its parent, or for SIGTERM, and ends then
     with all that there is below it.
 

@@ -21,7 +21,7 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, Protocol
 
-from localml.hpo.side.guard import end_with, guarded
+from localml.hpo.side.guard import end_with
 
 _LONGEST_TRACEBACK = 8_000
 _MODULES = {"hyperband": "hyperband", "grid": "grid"}
@@ -42,19 +42,12 @@ class Algorithm(Protocol):
     def state(self) -> bytes: ...
 
 
-def main(parent: int, installed: bool, box: list[list[str]]) -> None:
+def main(parent: int) -> None:
     """Serve until the pipe is closed.
 
     Args:
-        parent: the server's process number; this process ends with it.
-        installed: somebody else's algorithm, which may begin others and leave them.
-        box: options of :mod:`localml.engines.process.box`, to go on as another user, who sees no private folders;
-            empty: go on as who this is.
+        parent: the number of the process that this one ends with: the server, or the guard of an installed algorithm.
     """
-    if installed:
-        parent = guarded(parent)
-    if box:
-        _enter(box)
     requests, answers = _own_pipes()
     end_with(parent, signal.SIGKILL)
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=False)
@@ -73,16 +66,6 @@ def main(parent: int, installed: bool, box: list[list[str]]) -> None:
             os._exit(1)
         _say(answers, text)
     os._exit(0)  # threads of a foreign algorithm do not keep it
-
-
-def _enter(box: list[list[str]]) -> None:
-    from localml.engines.process.box import enter, limit
-
-    folder = os.getcwd()
-    options = [(os.fsencode(name), os.fsencode(value)) for name, value in box]
-    limit(options)
-    enter(options)
-    os.chdir(folder)
 
 
 def _own_pipes() -> tuple[IO[str], IO[str]]:
