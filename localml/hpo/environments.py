@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +24,13 @@ Progress = Callable[[str], None]
 NEEDS: dict[str, dict[str, str]] = {"bayesian": {"torch": "torch==2.13.0", "scipy": "scipy==1.17.1"}}
 """Algorithm -> modules that it imports -> what is installed for them."""
 _FOLDER = "algorithms"
+_COMMENT = re.compile(r"(^|\s)#.*")
+_VERSION = r"\s*(?:===?|~=|!=|<=?|>=?)\s*[A-Za-z0-9.*+!_-]+\s*"
+_NAMED = re.compile(
+    r"(?!\S*\.(?:whl|zip|tar|tgz|gz|bz2|xz)\b)[A-Za-z0-9][A-Za-z0-9._-]*\s*(?:\[[A-Za-z0-9._, -]*\])?\s*"
+    rf"(?:{_VERSION}(?:,{_VERSION})*)?(?:;[A-Za-z0-9_.<>=!~,'\"() ]*)?"
+)
+"""A package and its versions."""
 _KEPT_S = 60 * 86_400.0
 """How long an environment stays that is not used, once another one is made."""
 
@@ -52,10 +60,11 @@ class Environments:
         """The Python of an installed algorithm: this process's own where its folder has no ``requirements.txt``.
 
         Args:
-            wheels_only: take no packages whose installation runs code.
+            wheels_only: take no packages whose installation runs code, and none but from package indexes.
 
         Raises:
-            LocalmlError: ``UNAVAILABLE`` with pip's last lines, ``INVALID`` for a file that is no text.
+            LocalmlError: ``UNAVAILABLE`` with pip's last lines, ``INVALID`` for a file that is no text, or has what
+                ``wheels_only`` does not allow.
         """
         try:
             text = (folder / "requirements.txt").read_text(encoding="utf-8")
@@ -63,7 +72,9 @@ class Environments:
             return sys.executable
         except (OSError, ValueError) as error:
             raise LocalmlError(Code.INVALID, f"{name}: its requirements.txt cannot be read: {error}") from error
-        return self._ensure(name, text, ("--only-binary", ":all:") if wheels_only else (), progress)
+        if wheels_only:
+            return self._ensure(name, _named(name, text), ("--only-binary", ":all:"), progress)
+        return self._ensure(name, text, (), progress)
 
     def _ensure(self, name: str, requirements: str, options: Sequence[str], progress: Progress) -> str:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -113,6 +124,21 @@ class Environments:
         with (folder / READY).open("w") as mark:
             os.fsync(mark.fileno())
         progress(f"the environment of the algorithm '{name}' is made")
+
+
+def _named(algorithm: str, text: str) -> str:
+    """The requirements as names and versions. Nothing else is passed on: pip reads options, addresses, paths, variables
+    and other encodings in such files, with which it would build what it finds, as the server.
+
+    Raises:
+        LocalmlError: ``INVALID`` naming the line.
+    """
+    lines = [stripped for line in text.splitlines() if (stripped := _COMMENT.sub("", line).strip())]
+    for line in lines:
+        if not _NAMED.fullmatch(line):
+            words = f"its requirements.txt may have packages and their versions, such as numpy>=2, not {line[:100]!r}"
+            raise LocalmlError(Code.INVALID, f"{algorithm}: {words}; more is for administrators", field="algorithm")
+    return "\n".join(lines)
 
 
 def _used(folder: Path) -> bool:

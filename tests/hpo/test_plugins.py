@@ -22,7 +22,7 @@ from localml.core.studies.space import Parameter, Type
 from localml.engines.base import Account
 from localml.engines.runtimes.environments import READY
 from localml.hpo.base import Asked, Proposal, Told
-from localml.hpo.environments import Environments
+from localml.hpo.environments import Environments, _named
 from localml.hpo.processes import Processes
 
 HEAD = """
@@ -313,6 +313,7 @@ def wheel(folder: Path) -> Path:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:
         file.writestr("neededhere.py", "VALUE = 7\n")
+        file.writestr("neededhere.pth", "import os; os.environ['STARTED_AS'] = str(os.getuid())\n")
         file.writestr("neededhere-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: neededhere\nVersion: 1.0\n")
         file.writestr(
             "neededhere-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -373,6 +374,21 @@ return [{{'x': 1.0, 'units': 1 if who == (165432, 165432, ["algorithm-runs"]) el
     suggesters.close()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give accounts")
+def test_what_packages_of_other_users_run_when_python_starts_is_under_their_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel(tmp_path).parent))
+    source = searching("import os\nreturn [{'x': 1.0, 'units': 1 if os.environ['STARTED_AS'] == '165432' else 2}]")
+    setup = plugin_setup(tmp_path / "mine", source)
+    (tmp_path / "mine" / "requirements.txt").write_text("neededhere\n")
+    suggesters = Processes(tmp_path / "cache", tmp_path / "data", account=lambda _: Account(165432, 165432))
+    with opened(suggesters, setup) as suggester:
+        assert (suggester.ask(1).values or {})["units"] == 1
+    suggesters.close()
+
+
 def test_what_it_is_told_of_the_space(suggesters: Processes, tmp_path: Path) -> None:
     source = searching("raise RuntimeError(__import__('json').dumps(self.hyper_parameters))")
     setup = plugin_setup(tmp_path, source, {}, (*MIXED, SPACE[2], SPACE[3]))
@@ -402,3 +418,42 @@ def test_what_it_is_told_of_the_space(suggesters: Processes, tmp_path: Path) -> 
 def test_results_of_trials_that_it_does_not_know_are_no_news(suggesters: Processes, tmp_path: Path) -> None:
     with opened(suggesters, plugin_setup(tmp_path, RANDOM), [Told(9, 1.0)]) as suggester:
         assert suggester.ask(1).values is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x @ https://example.com/x.tar.gz",
+        "https://example.com/x-1.0.zip",
+        "git+https://example.com/x",
+        "./x",
+        "/x",
+        "x.tar.gz",
+        "-e .",
+        "--no-binary :all:",
+        "--index-url https://example.com",
+        "-r other.txt",
+        "x==1 --global-option=a",
+        "x\\",
+        "x==${HOME}",
+        "x; python_version > '${HOME}'",
+    ],
+)
+def test_users_name_packages_alone(tmp_path: Path, line: str) -> None:
+    (tmp_path / "requirements.txt").write_text(f"# what it needs\n{line}\n")
+    with pytest.raises(LocalmlError, match=r"requirements.txt may have packages and their versions") as caught:
+        Environments(tmp_path / "cache").installed("mine", tmp_path, lambda _: None, wheels_only=True)
+    assert line[:20] in caught.value.message.replace("\\\\", "\\")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_pip_takes_for_packages_of_users(tmp_path: Path) -> None:
+    given = [
+        "numpy",
+        "scikit-learn >= 1.4, < 2  # newer",
+        "a[b,c]~=1.0; python_version >= '3.9'",
+        "",
+        "# -*- coding: utf-7 -*-",
+    ]
+    kept = _named("mine", "\n".join(given))
+    assert kept == "numpy\nscikit-learn >= 1.4, < 2\na[b,c]~=1.0; python_version >= '3.9'"
