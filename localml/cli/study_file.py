@@ -59,6 +59,8 @@ def load(path: Path) -> Search:
     made.spec |= _space(found, where) | _objective(found, where)
     if {"trials", "max_trials"} & set(found):
         made.spec["max_trials"] = found.get("trials", found.get("max_trials"))
+    if "experiments" in found:
+        made.spec["algorithm"] = {"name": "grid"}
     if "algorithm" in found:
         made.spec["algorithm"] = algorithm(found["algorithm"], f"{where}: algorithm")
     if "metrics" in found:

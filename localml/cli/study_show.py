@@ -161,7 +161,7 @@ def fitted(titles: Sequence[str], rows: Sequence[Sequence[Any]], width: int, fur
 def print_trials(study: Study, trials: Sequence[Trial]) -> None:
     """Trials as a table; the best one has a star."""
     titles, rows = table_of(study, trials)
-    show.table(*titles, rows=rows, empty="No trials yet.")
+    show.table(*titles, rows=rows, empty="No trials.")
     if hidden := [name for name in dict.fromkeys(name for one in trials for name in one.params) if name not in titles]:
         words = f"Not shown: {', '.join(hidden)}; see 'localml study export {study.name}'."
         typer.secho(words, dim=True, err=True)

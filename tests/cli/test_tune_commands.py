@@ -286,6 +286,14 @@ def test_whatever_a_file_holds_is_a_search_or_named(cli: Cli, tmp_path: Path, lo
                 count("requests tried")
 
 
+def test_experiments_are_a_grids(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.toml"
+    file.write_text("minimize = 'loss'\nexperiments = [{ x = 2 }, { x = 1 }]\n[trial]\ncommand = 'echo loss={x}'\n")
+    done = cli("tune", str(file), "--follow")
+    assert done.code == 0, done.err
+    assert "best: loss=1 by trial 2" in done.out
+
+
 @pytest.mark.parametrize(
     ("members", "told"),
     [
