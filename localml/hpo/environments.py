@@ -66,8 +66,11 @@ class Environments:
             LocalmlError: ``UNAVAILABLE`` with pip's last lines, ``INVALID`` for a file that is no text, or has what
                 ``wheels_only`` does not allow.
         """
+        wanted = (folder / "requirements.txt").resolve()
+        if not wanted.is_relative_to(folder.resolve()):
+            raise LocalmlError(Code.INVALID, f"{name}: its requirements.txt leads out of its folder", field="algorithm")
         try:
-            text = (folder / "requirements.txt").read_text(encoding="utf-8")
+            text = wanted.read_text(encoding="utf-8")
         except FileNotFoundError:
             return sys.executable
         except (OSError, ValueError) as error:

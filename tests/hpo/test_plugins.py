@@ -447,6 +447,14 @@ def test_users_name_packages_alone(tmp_path: Path, line: str) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+def test_requirements_are_no_file_of_somebody_else_s(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("the secret")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "requirements.txt").symlink_to("../secret")
+    with pytest.raises(LocalmlError, match=r"its requirements.txt leads out of its folder"):
+        Environments(tmp_path / "cache").installed("mine", tmp_path / "mine", lambda _: None)
+
+
 def test_what_pip_takes_for_packages_of_users(tmp_path: Path) -> None:
     given = [
         "numpy",
