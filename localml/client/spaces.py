@@ -38,7 +38,7 @@ def parameter(name: str, given: Any, where: str) -> dict[str, Any]:
     if isinstance(given, str):
         return {"name": name, **_of_text(given, where)}
     if isinstance(given, list):
-        return {"name": name, "choices": given}
+        return {"name": name, "choices": _need_choices(given, where)}
     if isinstance(given, Mapping):
         return {"name": name, **_of_table(given, where)}
     return {"name": name, "value": given}
@@ -75,6 +75,15 @@ def _of_choices(text: str, where: str) -> dict[str, Any]:
         raise invalid(where, f"{text!r} has a choice that is empty; {_FORMS}")
     values = [value_of(one) for one in words]
     return {"choices": values} if len(values) > 1 else {"value": values[0]}
+
+
+def _need_choices(given: list[Any], where: str) -> list[Any]:
+    if not given:
+        raise invalid(where, "has no choices")
+    for one in given:
+        if not isinstance(one, str | int | float):
+            raise invalid(where, f"choices are texts, numbers, true or false, and {one!r} is none of these")
+    return given
 
 
 def _of_table(given: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def test_what_is_written_is_a_parameter(text: Any, means: dict[str, Any]) -> Non
         ("int:a..b", "'int:a..b' is no range"),
         ("1..2..3", "is no range"),
         ("nan..1", "'nan..1' is no range"),
+        ([], "--param x: has no choices"),
+        ([[1, 2], 3], "--param x: choices are texts, numbers, true or false, and [1, 2] is none of these"),
         ("-Inf..1", "'-Inf..1' is no range"),
         ("a,,b", "has a choice that is empty"),
         ({"lo": 1, "high": 2}, "--param x.lo: there is no such member; did you mean low?"),
