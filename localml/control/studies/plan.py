@@ -254,7 +254,10 @@ def _stops(view: View, row: StudyRow, told_now: set[int]) -> Iterator[Stop]:
 
 
 def _stop_words(row: StudyRow) -> str:
-    return f"its study is {row.outcome or StudyState.STOPPED}" + (f": {row.message}" if row.message else "")
+    ended = {StudyState.FAILED: "failed", StudyState.COMPLETE: "is complete"}.get(
+        row.outcome or StudyState.STOPPED, "was stopped"
+    )
+    return f"its study {ended}" + (f": {row.message}" if row.message else "")
 
 
 def _may_ask(view: View, row: StudyRow) -> bool:

@@ -195,6 +195,9 @@ def test_one_that_stops_stops_whatever_runs_and_no_other_trial(view: View) -> No
     for stop in found.stops:
         assert stop.trial.state not in TERMINAL
         assert stop.early is (then.row.state is not StudyState.STOPPING)
+        assert stop.early or stop.words.startswith(
+            ("its study failed", "its study is complete", "its study was stopped")
+        )
         assert stop.words
     if then.row.state is StudyState.STOPPING:
         assert all(one.desired is Desired.STOP for one in then.trials if one.state not in {*TERMINAL, None})
