@@ -426,4 +426,5 @@ class StudyDriver:
             return None
         now = self._clock.now()
         left = [due for known in self._known.values() if (due := known.due_in(now)) is not None]
+        left += self._errands.relieve()
         return max(0.0, min(*left, self._check_at - time.monotonic(), CHECK_S))

@@ -14,6 +14,9 @@ from localml.core.errors import LocalmlError
 T = TypeVar("T")
 Taken = Callable[[T | None, Exception | None], None]
 """Told what an errand returned, or what it raised."""
+LATE_S = 5.0
+"""Seconds after which an algorithm that is asked holds up no other one."""
+_RELIEF_S = 1.0
 _MOST_WORDS = 8000
 
 
@@ -27,7 +30,7 @@ class Errands:
 
     def __init__(self, nudge: Callable[[], None], asks: Executor | None = None, reads: Executor | None = None) -> None:
         self._nudge = nudge
-        self._asks = asks or Crew(8, "localml-suggest")
+        self._asks = asks or Crew(8, "localml-suggest", late=LATE_S)
         self._reads = reads or Crew(4, "localml-results")
         self._done: deque[Callable[[], int]] = deque()
 
@@ -45,6 +48,11 @@ class Errands:
         while self._done:
             found.add(self._done.popleft()())
         return found
+
+    def relieve(self) -> list[float]:
+        """Let those that take too long hold up nobody. Seconds until this is to be done again, if somebody waits."""
+        crews = [one for one in (self._asks, self._reads) if isinstance(one, Crew)]
+        return [_RELIEF_S for crew in crews if crew.relieve()]
 
     def close(self) -> None:
         """Take no more. What is under way goes on; nobody waits for it."""
