@@ -165,5 +165,9 @@ def wmla_server(data: Path, engine: str = "process", **settings: Any) -> Iterato
     try:
         yield one
     finally:
+        one.platform.reconciler.close()  # what waited for those that are ended now would begin
+        for name in one.platform.engine.list():
+            one.platform.engine.stop(name, 0)
+            one.platform.engine.remove(name)
         one.close()
         stop(data / "data", timeout=2)
