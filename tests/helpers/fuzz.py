@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import requests
 import schemathesis
@@ -322,7 +322,7 @@ class Fuzzer:
 def contract(name: str) -> dict[str, Any]:
     """A vendor's document, with all of each path in its paths."""
     said: dict[str, Any] = yaml.safe_load((CONTRACTS / name).read_text())
-    base = said.get("servers", [{}])[0].get("url", "").rstrip("/")
+    base = urlsplit(said.get("servers", [{}])[0].get("url", "")).path.rstrip("/")
     if base and not any(path.startswith(base) for path in said["paths"]):
         said["paths"] = {base + path: one for path, one in said["paths"].items()}
         del said["servers"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -36,9 +37,9 @@ def main() -> None:
             dist.all_reduce(one.grad)
             one.grad /= size
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     # all have the same weights, though each has seen its share alone
-    total = torch.tensor([float(sum(one.abs().sum() for one in net.parameters()))])
+    total = torch.tensor([sum(one.abs().sum().item() for one in net.parameters())])
     sums = [torch.zeros(1) for _ in range(size)]
     if not torch.cuda.is_available():
         dist.all_gather(sums, total)
@@ -51,3 +52,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # Gloo's threads outlive their group (PyTorch 2.13), and now and then abort Python while it ends
