@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from localml.core.errors import Code, LocalmlError
 from localml.core.limits import MOST_LEVELS
 from localml.core.work.states import State
+from localml.core.work.survey import Stages
 from localml.core.work.tables import Workload
 from localml.dialects.wmla.translate.args import OPTIONS, REFUSED, USER_COMMAND, WITHOUT_EFFECT, parse_args
 from localml.dialects.wmla.translate.literals import parse_object
@@ -20,8 +21,8 @@ from localml.dialects.wmla.translate.states import (
     ACTIVE_WORDS,
     FINAL_WORDS,
     STATE_WORDS,
+    stages_called,
     state_word,
-    states_of,
 )
 from localml.dialects.wmla.translate.tasks import notes
 
@@ -157,8 +158,8 @@ def test_every_state_has_one_of_the_words_that_clients_know() -> None:
     for state, word in STATE_WORDS.items():
         final = state in (State.SUCCEEDED, State.FAILED, State.STOPPED)
         assert word in (FINAL_WORDS if final else ACTIVE_WORDS)
-        assert state in states_of(word.lower())
-    assert states_of("nonsense") == frozenset()
+        assert state in stages_called([word.lower()]).states
+    assert stages_called(["nonsense"]) == Stages(frozenset())
 
 
 def test_a_task_that_is_tried_again_recovers_until_it_runs() -> None:

@@ -20,7 +20,7 @@ from localml.dialects.wmla.environment import BASE
 from localml.dialects.wmla.schemas.scheduler import ApplicationQuery, StatisticQuery
 from localml.dialects.wmla.translate.ids import APP, DIALECT, SUBMISSION, app_id, number_of, submission_id
 from localml.dialects.wmla.translate.plans import find_plan, name_of
-from localml.dialects.wmla.translate.states import RECOVERING, STATE_WORDS, state_word
+from localml.dialects.wmla.translate.states import RECOVERING, STATE_WORDS, stages_called, state_word
 from localml.platform import Platform
 
 SOURCES = (Source((Kind.JOB, Kind.TRIAL), DIALECT), Source((Kind.NOTEBOOK,)))
@@ -187,13 +187,8 @@ def _numbers(platform: Platform, given: dict[str, str | None]) -> Collection[int
 
 def _stages(state: str | None) -> Stages | None:
     """What is meant by states in the vendor's words, with commas between them; None where none is given."""
-    words = {one.strip().upper() for one in (state or "").split(",") if one.strip()}
-    return _called(words) if words else None
-
-
-def _called(words: Collection[str]) -> Stages:
-    states = frozenset(state for state, word in STATE_WORDS.items() if word in words)
-    return Stages(states, again=RECOVERING in words)
+    words = {one.strip() for one in (state or "").split(",") if one.strip()}
+    return stages_called(words) if words else None
 
 
 def _only_holding(stages: Stages | None) -> Stages:
@@ -226,7 +221,7 @@ def _search(platform: Platform, found: Survey, text: str) -> Search:
     return Search(
         text,
         kinds=tuple(kind for word, some in kinds.items() if low in word.lower() for kind in some),
-        stages=_called([word for word in _WORDS if low in word.lower()]),
+        stages=stages_called([word for word in _WORDS if low in word.lower()]),
         numbers=_with_part(platform, found, low) if _PART_OF_ID.fullmatch(low) else (),
         paths=tuple(PATHS.values()),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from localml.core.work.states import State
+from localml.core.work.survey import Stages
 from localml.core.work.tables import Workload
 
 NEW, SUBMITTED, UNKNOWN = "NEW", "SUBMITTED", "UNKNOWN"
@@ -34,7 +37,8 @@ def state_word(row: Workload) -> str:
     return STATE_WORDS[row.state]
 
 
-def states_of(word: str) -> frozenset[State]:
-    """The states that may be called so; none for a word that stands for none."""
-    found = {state for state, one in STATE_WORDS.items() if one == word.upper()}
-    return frozenset(found | ({State.QUEUED, State.PREPARING} if word.upper() == RECOVERING else set()))
+def stages_called(words: Collection[str]) -> Stages:
+    """Where tasks are that may be called by one of these words, in any case; one that is none stands for nothing."""
+    named = {word.upper() for word in words}
+    states = frozenset(state for state, word in STATE_WORDS.items() if word in named)
+    return Stages(states, again=RECOVERING in named)
